@@ -1,1 +1,15 @@
-"""The specification: every op in plain PyTorch, readable before fast, on any device."""
+"""The specification: every op in plain PyTorch, readable before fast, on any device and in any float dtype."""
+
+from .attention import attention, index_dtype, kept_positions, relative_position
+from .sparse import accumulation_dtype, sddmm, spmm, spmm_transpose
+
+__all__ = [
+    "accumulation_dtype",
+    "attention",
+    "index_dtype",
+    "kept_positions",
+    "relative_position",
+    "sddmm",
+    "spmm",
+    "spmm_transpose",
+]

@@ -1,1 +1,15 @@
+"""Backends: one adapter per kernel family, found by name."""
 
+from .base import Backend, BackendInfo, BackendUnavailable, backends, empty, get, names, poisoned, require
+
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "BackendUnavailable",
+    "backends",
+    "empty",
+    "get",
+    "names",
+    "poisoned",
+    "require",
+]

@@ -1,1 +1,1 @@
-
+"""Measurement: timer, rounds, statistics, memory, environment."""

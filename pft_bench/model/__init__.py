@@ -1,1 +1,1 @@
-
+"""The PFT model."""

@@ -1,1 +1,1 @@
-
+"""Tables, verdicts and plots: pure functions of records."""

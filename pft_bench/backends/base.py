@@ -1,0 +1,187 @@
+"""What a backend is, and the registry that finds one by name.
+
+A backend adapts one family of kernels. Backends never import each other, and nothing ever falls back silently:
+a backend that cannot run says why and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
+AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+class Backend:
+    """One family of kernels. Arguments arrive validated, detached, with unit stride along the last dimension."""
+
+    name: str
+    summary: str
+    dtypes: frozenset[torch.dtype]
+    devices: frozenset[str]
+    composite: bool = False
+    """True: plain PyTorch that differentiates itself. False: raw kernels behind the torch.library ops."""
+    timed: bool = True
+    """False for what is only ever checked: an emulator's time says nothing about the kernel."""
+
+    def available(self) -> str | None:
+        """None when the backend can run here, else the reason and what to do."""
+        raise NotImplementedError
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
+        raise NotImplementedError
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
+        raise NotImplementedError
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
+        raise NotImplementedError
+
+    def attention_forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionForward:
+        """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
+        raise NotImplementedError
+
+    def attention_backward(
+        self,
+        grad_out: Tensor,
+        grad_logits: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        new_index: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionBackward:
+        """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
+        raise NotImplementedError
+
+
+class BackendInfo(NamedTuple):
+    """One row of `pft_bench.backends()`."""
+
+    name: str
+    available: bool
+    reason: str
+    """Why it is not available and what to do; what it is, when it is available."""
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was asked for that cannot run here."""
+
+
+# Name -> module and class. Modules are imported when first asked for, so that a broken optional part hurts nobody.
+_BACKENDS = {
+    "dense": ("dense", "DenseBackend"),
+    "reference": ("reference", "ReferenceBackend"),
+}
+# The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
+_PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("dense",)}
+
+_loaded: dict[str, Backend] = {}
+
+
+def names() -> tuple[str, ...]:
+    """All backend names, available or not."""
+    return tuple(_BACKENDS)
+
+
+def get(name: str) -> Backend:
+    """The backend called `name`, whether available or not."""
+    if name not in _BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
+    if name not in _loaded:
+        module, cls = _BACKENDS[name]
+        _loaded[name] = getattr(importlib.import_module(f"{__package__}.{module}"), cls)()
+    return _loaded[name]
+
+
+def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend `name` ("auto": the preferred one) for tensors of this device and dtype, or an error."""
+    if name == "auto":
+        return _preferred(device, dtype)
+    backend = get(name)
+    reason = backend.available()
+    if reason is not None:
+        raise BackendUnavailable(f"backend {name!r} is not available: {reason}")
+    if device.type not in backend.devices:
+        raise ValueError(f"backend {name!r} takes tensors on {_either(backend.devices)}, got {device}")
+    if dtype not in backend.dtypes:
+        raise TypeError(f"backend {name!r} takes {_either(map(str, backend.dtypes))}, got {dtype}")
+    return backend
+
+
+def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
+    for name in _PREFERENCE.get(device.type, ("reference",)):
+        if name not in _BACKENDS:
+            continue
+        backend = get(name)
+        if dtype in backend.dtypes and device.type in backend.devices and backend.available() is None:
+            return backend
+    raise BackendUnavailable(f"no backend takes {dtype} tensors on {device}; see pft_bench.backends()")
+
+
+def _either(values: Sequence[str] | Iterator[str] | frozenset[str]) -> str:
+    return " or ".join(sorted(values))
+
+
+def backends() -> list[BackendInfo]:
+    """Every backend: its name, whether it can run here, and why not or what it is."""
+    rows = []
+    for name in _BACKENDS:
+        backend = get(name)
+        reason = backend.available()
+        rows.append(BackendInfo(name, reason is None, backend.summary if reason is None else reason))
+    return rows
+
+
+_poison = False
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill what `empty` returns with NaN (0x7f bytes for integers), so that a value nobody wrote shows."""
+    global _poison
+    previous, _poison = _poison, True
+    try:
+        yield
+    finally:
+        _poison = previous
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for an output or a workspace of a raw kernel, contiguous; poisoned while `poisoned()` is active."""
+    tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
+    if _poison and tensor.numel():
+        if dtype.is_floating_point:
+            tensor.fill_(float("nan"))
+        else:
+            tensor.view(torch.uint8).fill_(0xFF if dtype == torch.uint8 else 0x7F)
+    return tensor

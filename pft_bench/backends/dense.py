@@ -1,0 +1,112 @@
+"""The `dense` backend: masked dense attention, the plain PyTorch way to get the same result.
+
+Every layer computes all N x N logits and multiplies an N x N map with the values, whatever K is. This is what
+one gets without sparse kernels, and so the baseline of every speed-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from .. import reference, stages
+from .base import AttentionForward, Backend
+
+
+@functools.lru_cache(maxsize=8)
+def _relative_positions(window_size: int, device: torch.device) -> Tensor:
+    """Rows of the bias table for every pair of tokens of a window, [N, N]."""
+    token = torch.arange(window_size**2, device=device)
+    return reference.relative_position(window_size, token.unsqueeze(-1), token)
+
+
+def _dense_logits(
+    q: Tensor, k: Tensor, bias: Tensor | None, region: Tensor | None, scale: float, region_penalty: float
+) -> Tensor:
+    """All logits of a layer, [W, H, N, M], without those of earlier layers."""
+    z = (q * scale) @ k.transpose(-1, -2)
+    if bias is not None:
+        rows = _relative_positions(math.isqrt(k.shape[2]), q.device)
+        z = z + bias.to(z.dtype)[rows].permute(2, 0, 1)
+    if region is not None:
+        differs = region.unsqueeze(-1) != region.unsqueeze(-2)
+        mask = differs.to(z.dtype).unsqueeze(1) * -region_penalty
+        repeats, rest = divmod(q.shape[0], region.shape[0])
+        if rest:
+            mask = mask.repeat(repeats + 1, 1, 1, 1)[: q.shape[0]]
+            z = z + mask
+        else:
+            z = (z.unflatten(0, (repeats, region.shape[0])) + mask).flatten(0, 1)
+    return z
+
+
+class DenseBackend(Backend):
+    """Compute everything, then select."""
+
+    name = "dense"
+    summary = "masked dense attention in plain PyTorch: all N x N logits, then select; the baseline"
+    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+    devices = frozenset({"cpu", "cuda"})
+    composite = True
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        """All products, then gather."""
+        return (q @ k.transpose(-1, -2)).gather(-1, index.long())
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        """Scatter to an [N, M] map, then multiply."""
+        return self._scatter(a, index, v.shape[1]) @ v
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """Scatter to an [N, M] map, then multiply its transpose."""
+        return self._scatter(a, index, num_keys).transpose(-1, -2) @ x
+
+    @staticmethod
+    def _scatter(a: Tensor, index: Tensor, keys: int) -> Tensor:
+        return a.new_zeros((*a.shape[:-1], keys)).scatter(-1, index.long(), a)
+
+    def attention_forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionForward:
+        """One layer; shapes and meaning as in `pft_bench.reference.attention`."""
+        wide = reference.accumulation_dtype(q.dtype)
+        with stages.stage("logits"):
+            z = _dense_logits(q, k, bias, region, scale, region_penalty).to(wide)
+            if index is not None:
+                z = z.gather(-1, index.long())
+            if logits is not None:
+                z = z + logits
+        with stages.stage("select"):
+            lse = z.logsumexp(-1)
+            attn = z.softmax(-1)
+            relative = z - z.amax(-1, keepdim=True)
+            kept = None if index is None else index.long()
+            selected = topk < z.shape[-1]
+            if selected:
+                places = z.detach().topk(topk, dim=-1, sorted=False).indices.sort(-1).values
+                attn, relative = attn.gather(-1, places), relative.gather(-1, places)
+                kept = places if kept is None else kept.gather(-1, places)
+        with stages.stage("av"):
+            full = attn if kept is None else self._scatter(attn, kept, k.shape[2])
+            out = full.to(v.dtype) @ v
+        if kept is None:
+            relative = relative[..., :0]
+        new_index = kept if selected and kept is not None else q.new_empty((*q.shape[:3], 0))
+        return out, new_index.to(reference.index_dtype(k.shape[2])), relative, lse

@@ -1,0 +1,52 @@
+"""The `reference` backend: the specification itself, for any device and float dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference, stages
+from .base import AttentionForward, Backend
+
+
+class ReferenceBackend(Backend):
+    """Slow, readable, differentiable."""
+
+    name = "reference"
+    summary = "the specification in plain PyTorch: gathers row by row, slow, any device and float dtype"
+    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+    devices = frozenset({"cpu", "cuda"})
+    composite = True
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        """See `pft_bench.reference.sddmm`."""
+        return reference.sddmm(q, k, index)
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        """See `pft_bench.reference.spmm`."""
+        return reference.spmm(a, v, index)
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """See `pft_bench.reference.spmm_transpose`."""
+        return reference.spmm_transpose(a, x, index, num_keys)
+
+    def attention_forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionForward:
+        """See `pft_bench.reference.attention`."""
+        with stages.stage("attention"):
+            return reference.attention(q, k, v, bias, region, index, logits, scale, region_penalty, topk)

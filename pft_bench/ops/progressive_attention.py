@@ -1,0 +1,459 @@
+"""One layer of progressive attention as an op, and the state that a chain of layers hands on.
+
+With ``z_prev`` the accumulated logits of the layer before in the same chain, a layer computes
+``z = z_prev + scale * q.k + bias`` on the kept entries, ``A = softmax(z)``, keeps the topk largest entries of a row
+and returns ``sum of kept A_j v_j``. Adding logits is the paper's multiplication of attention maps
+(arXiv 2503.20337, eq. 3 to 5) without its division: ``softmax(a) * softmax(b)`` renormalised is ``softmax(a + b)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ..backends import get, require
+from ..reference import accumulation_dtype
+from ._library import define, unit_last_stride
+from .index import checked_index
+from .validate import (
+    describe,
+    require_count,
+    require_nonempty,
+    require_same,
+    require_shape,
+    require_tensor,
+)
+
+REGION_PENALTY = 100.0
+"""What the shift mask takes off a logit between tokens of different image regions (Swin's value)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChainState:
+    """What one layer hands to the next of its chain. Treat it as opaque; `ChainState.sparse` builds one by hand.
+
+    While nothing has been dropped the chain is dense: the sum of its layers' logits is one attention over
+    concatenated queries and keys with the summed bias table, so that no N x N map is kept. Afterwards it is the
+    kept index and its logits.
+    """
+
+    queries: Tensor | None = None
+    """Dense: [W, H, N, m * D] for m layers so far."""
+    keys: Tensor | None = None
+    """Dense: [W, H, M, m * D]."""
+    bias: Tensor | None = None
+    """Dense: the sum of the layers' bias tables [T, H]."""
+    masked_layers: int = 0
+    """Dense: how many of the layers had a region map."""
+    scale: float = 1.0
+    index: Tensor | None = None
+    """Sparse: kept keys [W, H, N, K], ascending, int16 (int32 beyond 32767 keys)."""
+    logits: Tensor | None = None
+    """Sparse: accumulated logits of the kept keys [W, H, N, K], relative to the row's maximum."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every key is still a candidate."""
+        return self.index is None
+
+    @classmethod
+    def sparse(cls, index: Tensor, logits: Tensor, num_keys: int) -> ChainState:
+        """A state from an index [W, H, N, K] (distinct keys, checked here) and logits of the same shape."""
+        if index.shape != logits.shape or index.dim() != 4:
+            raise ValueError(
+                f"index and logits must both be [W, H, N, K], got {describe(index)} and {describe(logits)}"
+            )
+        order = index.argsort(-1)
+        return cls(
+            index=checked_index(index.gather(-1, order), num_keys),
+            logits=logits.gather(-1, order).contiguous(),
+        )
+
+
+def progressive_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    topk: int,
+    state: ChainState | None = None,
+    bias: Tensor | None = None,
+    region: Tensor | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, ChainState]:
+    """One layer of progressive attention for W windows of N tokens and H heads.
+
+    Args:
+        q: queries [W, H, N, D], any strides (a view of the qkv projection will do).
+        k: keys [W, H, M, D].
+        v: values [W, H, M, Dv].
+        topk: entries kept in each row; nothing is dropped while it is at least the number of candidates.
+        state: what the previous layer of this chain returned, None for the first layer.
+        bias: relative position bias table [T, H] with T = (2w-1)^2, for windows of w x w = N = M tokens.
+        region: labels [P, N] uint8; window i uses row i % P. Logits between tokens of different labels are lowered
+            by 100 (the mask of shifted windows). Used while the chain is dense; what it masks is dropped after.
+        scale: factor of the products, default D ** -0.5.
+        backend: a name from `pft_bench.backends()`, or "auto".
+
+    Returns:
+        (out [W, H, N, Dv] in memory order [W, N, H, Dv], the state for the next layer of the chain).
+
+    Raises:
+        ValueError, TypeError: an argument has the wrong shape, dtype, device or values.
+        pft_bench.BackendUnavailable: the backend cannot run here; the message says why.
+    """
+    _validate(q, k, v, bias, region, state)
+    topk = require_count("topk", topk, 1)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    chosen = require(backend, q.device, q.dtype)
+    if bias is not None:
+        bias = bias.to(accumulation_dtype(q.dtype))
+
+    state = ChainState() if state is None else state
+    if state.is_dense:
+        state = _extend(state, q, k, bias, region, scale)
+        assert state.queries is not None
+        assert state.keys is not None
+        q, k, bias = state.queries, state.keys, state.bias
+        region = region if state.masked_layers else None
+    else:
+        region = None
+    penalty = REGION_PENALTY * state.masked_layers
+    arguments = (q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
+    if chosen.composite:
+        out, index, logits, _ = chosen.attention_forward(*arguments)
+    else:
+        out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*arguments, chosen.name)
+    if logits.shape[-1] == 0:
+        return out, state
+    unchanged = index.shape[-1] == 0
+    return out, ChainState(index=state.index if unchanged else index, logits=logits)
+
+
+def _extend(
+    state: ChainState, q: Tensor, k: Tensor, bias: Tensor | None, region: Tensor | None, scale: float
+) -> ChainState:
+    """The dense chain `state` with one more layer."""
+    masked = state.masked_layers + (region is not None)
+    if state.queries is None or state.keys is None:
+        return ChainState(queries=q, keys=k, bias=bias, masked_layers=masked, scale=scale)
+    if scale != state.scale:
+        raise ValueError(
+            f"scale must be the same in all dense layers of a chain, got {scale} after {state.scale}"
+        )
+    if state.masked_layers and region is None:
+        raise ValueError("region must be given to every dense layer of a chain that had one, got None")
+    if state.bias is not None:
+        bias = state.bias if bias is None else state.bias + bias
+    return ChainState(
+        queries=torch.cat((state.queries, q), -1),
+        keys=torch.cat((state.keys, k), -1),
+        bias=bias,
+        masked_layers=masked,
+        scale=scale,
+    )
+
+
+def _validate(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, region: Tensor | None, state: ChainState | None
+) -> None:
+    require_tensor("q", q, "[W, H, N, D]")
+    require_tensor("k", k, "[W, H, M, D]")
+    require_tensor("v", v, "[W, H, M, Dv]")
+    require_same("k", k, "q", q)
+    require_same("v", v, "q", q)
+    windows, heads, queries, head_dim = q.shape
+    keys = k.shape[2]
+    require_shape("k", k, (windows, heads, keys, head_dim), "[W, H, M, D]")
+    require_shape("v", v, (windows, heads, keys, v.shape[3]), "[W, H, M, Dv]")
+    require_nonempty("the head_dim D of q", head_dim, q)
+    require_nonempty("the head_dim Dv of v", v.shape[3], v)
+    require_nonempty("the number of keys M", keys, k)
+    if bias is not None:
+        require_tensor("bias", bias, "[T, H]")
+        require_same("bias", bias, "q", q, dtype=False)
+        side = math.isqrt(keys)
+        if side * side != keys or queries != keys:
+            raise ValueError(
+                f"bias needs windows of w x w tokens with N = M = w*w, got N = {queries}, M = {keys}"
+            )
+        require_shape("bias", bias, ((2 * side - 1) ** 2, heads), "[(2w-1)^2, H]")
+    if region is not None:
+        _validate_region(region, q, keys)
+    if state is not None:
+        _validate_state(state, q, keys)
+
+
+def _validate_region(region: Tensor, q: Tensor, keys: int) -> None:
+    windows, queries = q.shape[0], q.shape[2]
+    if not isinstance(region, Tensor) or region.dim() != 2 or region.dtype != torch.uint8:
+        raise ValueError(f"region must be [P, N] uint8, got {describe(region)}")
+    require_same("region", region, "q", q, dtype=False)
+    require_shape("region", region, (region.shape[0], queries), "[P, N]")
+    if queries != keys or region.shape[0] < 1 or windows % region.shape[0]:
+        raise ValueError(
+            f"region must be [P, N] with N = M and P a divisor of the {windows} windows, got {describe(region)}"
+        )
+
+
+def _validate_state(state: ChainState, q: Tensor, keys: int) -> None:
+    if not isinstance(state, ChainState):
+        raise TypeError(f"state must be a ChainState or None, got {describe(state)}")
+    rows = tuple(q.shape[:3])
+    held = state.queries if state.is_dense else state.index
+    if held is None:
+        return
+    if tuple(held.shape[:3]) != rows or (state.keys is not None and state.keys.shape[2] != keys):
+        raise ValueError(f"state must come from a layer with [W, H, N] = {list(rows)}, got {describe(held)}")
+    require_same("state", held, "q", q, dtype=False)
+
+
+def _run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    index: Tensor | None,
+    logits: Tensor | None,
+    scale: float,
+    region_penalty: float,
+    topk: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return get(backend).attention_forward(
+        unit_last_stride(q),
+        unit_last_stride(k),
+        unit_last_stride(v),
+        None if bias is None else bias.contiguous(),
+        None if region is None else region.contiguous(),
+        index,
+        None if logits is None else logits.contiguous(),
+        scale,
+        region_penalty,
+        topk,
+    )
+
+
+def _run_backward(
+    grad_out: Tensor,
+    grad_logits: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    index: Tensor | None,
+    logits: Tensor | None,
+    new_index: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    region_penalty: float,
+    topk: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_q, grad_k, grad_v, grad_bias, grad_previous = get(backend).attention_backward(
+        unit_last_stride(grad_out),
+        None if grad_logits is None else grad_logits.contiguous(),
+        unit_last_stride(q),
+        unit_last_stride(k),
+        unit_last_stride(v),
+        None if bias is None else bias.contiguous(),
+        None if region is None else region.contiguous(),
+        index,
+        None if logits is None else logits.contiguous(),
+        new_index,
+        out,
+        lse,
+        scale,
+        region_penalty,
+        topk,
+    )
+    nothing = q.new_empty(0)  # an op returns tensors, not None
+    return (
+        grad_q,
+        grad_k,
+        grad_v,
+        nothing if grad_bias is None else grad_bias,
+        nothing.clone() if grad_previous is None else grad_previous,
+    )
+
+
+define(
+    "progressive_attention(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? region, Tensor? index, "
+    "Tensor? logits, float scale, float region_penalty, int topk, str backend) "
+    "-> (Tensor out, Tensor new_index, Tensor new_logits, Tensor lse)",
+    _run,
+)
+define(
+    "progressive_attention_backward(Tensor grad_out, Tensor? grad_logits, Tensor q, Tensor k, Tensor v, "
+    "Tensor? bias, Tensor? region, Tensor? index, Tensor? logits, Tensor new_index, Tensor out, Tensor lse, "
+    "float scale, float region_penalty, int topk, str backend) "
+    "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor grad_previous)",
+    _run_backward,
+)
+
+
+def token_major(windows: int, heads: int, tokens: int, dim: int, like: Tensor) -> Tensor:
+    """An empty [W, H, N, D] whose memory order is [W, N, H, D]: merging the heads of its rows copies nothing."""
+    return torch.empty((windows, tokens, heads, dim), dtype=like.dtype, device=like.device).transpose(1, 2)
+
+
+@torch.library.register_fake("pft_bench::progressive_attention")
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    index: Tensor | None,
+    logits: Tensor | None,
+    scale: float,
+    region_penalty: float,
+    topk: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    windows, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    candidates = keys if index is None else index.shape[3]
+    kept = topk if topk < candidates else 0
+    width = kept or (0 if index is None else candidates)
+    index_dtype = torch.int16 if keys <= 32767 else torch.int32
+    return (
+        token_major(windows, heads, queries, v.shape[3], v),
+        torch.empty((windows, heads, queries, kept), dtype=index_dtype, device=q.device),
+        torch.empty((windows, heads, queries, width), dtype=torch.float32, device=q.device),
+        torch.empty((windows, heads, queries), dtype=torch.float32, device=q.device),
+    )
+
+
+@torch.library.register_fake("pft_bench::progressive_attention_backward")
+def _(
+    grad_out: Tensor,
+    grad_logits: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    index: Tensor | None,
+    logits: Tensor | None,
+    *args: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    windows, heads, queries, dim = q.shape
+    nothing = q.new_empty(0)
+    return (
+        token_major(windows, heads, queries, dim, q),
+        token_major(windows, heads, k.shape[2], dim, k),
+        token_major(windows, heads, v.shape[2], v.shape[3], v),
+        nothing if bias is None else torch.empty(bias.shape, dtype=bias.dtype, device=bias.device),
+        nothing.clone() if logits is None else torch.empty(logits.shape, dtype=logits.dtype, device=q.device),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.scale, ctx.region_penalty, ctx.topk, ctx.backend = inputs
+    out, new_index, _, lse = output
+    ctx.save_for_backward(*tensors, new_index, out, lse)
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad_out, _, grad_logits, _ = grads
+    q, k, v, bias, region, index, logits, new_index, out, lse = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    if grad_logits is not None and grad_logits.shape[-1] == 0:
+        grad_logits = None
+    grad_q, grad_k, grad_v, grad_bias, grad_previous = torch.ops.pft_bench.progressive_attention_backward(
+        grad_out,
+        grad_logits,
+        q,
+        k,
+        v,
+        bias,
+        region,
+        index,
+        logits,
+        new_index,
+        out,
+        lse,
+        ctx.scale,
+        ctx.region_penalty,
+        ctx.topk,
+        ctx.backend,
+    )
+    return (
+        grad_q,
+        grad_k,
+        grad_v,
+        None if bias is None else grad_bias,
+        None,
+        None,
+        None if logits is None else grad_previous,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+torch.library.register_autograd("pft_bench::progressive_attention", _backward, setup_context=_setup_context)
+
+
+def _products(q_shape: torch.Size, v_shape: torch.Size, candidates: int, topk: int) -> tuple[int, int]:
+    """Multiply-adds of q.k over the candidates and of A.v over the kept entries."""
+    windows, heads, queries, dim = q_shape
+    rows = windows * heads * queries
+    return rows * candidates * dim, rows * min(topk, candidates) * v_shape[3]
+
+
+@register_flop_formula(torch.ops.pft_bench.progressive_attention)
+def attention_flops(
+    q_shape: torch.Size,
+    k_shape: torch.Size,
+    v_shape: torch.Size,
+    bias_shape: Any,
+    region_shape: Any,
+    index_shape: torch.Size | None,
+    logits_shape: Any,
+    scale: float,
+    region_penalty: float,
+    topk: int,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    """2 * (candidates * D + kept * Dv) a row: q.k and A.v; softmax and selection are not counted."""
+    qk, av = _products(q_shape, v_shape, k_shape[2] if index_shape is None else index_shape[3], topk)
+    return 2 * (qk + av)
+
+
+@register_flop_formula(torch.ops.pft_bench.progressive_attention_backward)
+def attention_backward_flops(
+    grad_out_shape: torch.Size,
+    grad_logits_shape: Any,
+    q_shape: torch.Size,
+    k_shape: torch.Size,
+    v_shape: torch.Size,
+    bias_shape: Any,
+    region_shape: Any,
+    index_shape: torch.Size | None,
+    logits_shape: Any,
+    new_index_shape: Any,
+    out_shape_: Any,
+    lse_shape: Any,
+    scale: float,
+    region_penalty: float,
+    topk: int,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    """Three products over the candidates (q.k again, dq, dk) and two over the kept entries (dA, dv)."""
+    qk, av = _products(q_shape, v_shape, k_shape[2] if index_shape is None else index_shape[3], topk)
+    return 2 * (3 * qk + 2 * av)
