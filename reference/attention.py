@@ -93,12 +93,11 @@ def attention(
     attn = (z - lse.unsqueeze(-1)).exp()
     relative = z - z.gather(-1, z.argmax(-1, keepdim=True))
 
+    kept: Tensor | None = None if index is None else index.long()
     if topk < z.shape[-1]:
         places = kept_positions(z.detach(), topk)
         attn, relative = attn.gather(-1, places), relative.gather(-1, places)
         kept = places if index is None else index.long().gather(-1, places)
-    else:
-        kept = None if index is None else index.long()
 
     if kept is None:
         out = attn @ v.to(wide)

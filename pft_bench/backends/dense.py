@@ -23,23 +23,19 @@ def _relative_positions(window_size: int, device: torch.device) -> Tensor:
     return reference.relative_position(window_size, token.unsqueeze(-1), token)
 
 
-def _dense_logits(
+def dense_logits(
     q: Tensor, k: Tensor, bias: Tensor | None, region: Tensor | None, scale: float, region_penalty: float
 ) -> Tensor:
-    """All logits of a layer, [W, H, N, M], without those of earlier layers."""
-    z = (q * scale) @ k.transpose(-1, -2)
+    """All logits of a layer, [W, H, N, M], without those of earlier layers; float32 for half-precision q and k."""
+    wide = reference.accumulation_dtype(q.dtype)
+    z = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
     if bias is not None:
         rows = _relative_positions(math.isqrt(k.shape[2]), q.device)
         z = z + bias.to(z.dtype)[rows].permute(2, 0, 1)
     if region is not None:
         differs = region.unsqueeze(-1) != region.unsqueeze(-2)
         mask = differs.to(z.dtype).unsqueeze(1) * -region_penalty
-        repeats, rest = divmod(q.shape[0], region.shape[0])
-        if rest:
-            mask = mask.repeat(repeats + 1, 1, 1, 1)[: q.shape[0]]
-            z = z + mask
-        else:
-            z = (z.unflatten(0, (repeats, region.shape[0])) + mask).flatten(0, 1)
+        z = (z.unflatten(0, (-1, region.shape[0])) + mask).flatten(0, 1)
     return z
 
 
@@ -86,9 +82,8 @@ class DenseBackend(Backend):
         topk: int,
     ) -> AttentionForward:
         """One layer; shapes and meaning as in `pft_bench.reference.attention`."""
-        wide = reference.accumulation_dtype(q.dtype)
         with stages.stage("logits"):
-            z = _dense_logits(q, k, bias, region, scale, region_penalty).to(wide)
+            z = dense_logits(q, k, bias, region, scale, region_penalty)
             if index is not None:
                 z = z.gather(-1, index.long())
             if logits is not None:

@@ -9,6 +9,8 @@ and returns ``sum of kept A_j v_j``. Adding logits is the paper's multiplication
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +128,8 @@ def progressive_attention(
         region = None
     penalty = REGION_PENALTY * state.masked_layers
     arguments = (q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
+    if _observer is not None:
+        _observer(*arguments)
     if chosen.composite:
         out, index, logits, _ = chosen.attention_forward(*arguments)
     else:
@@ -134,6 +138,24 @@ def progressive_attention(
         return out, state
     unchanged = index.shape[-1] == 0
     return out, ChainState(index=state.index if unchanged else index, logits=logits)
+
+
+_observer: Callable[..., None] | None = None
+
+
+@contextmanager
+def observe_layers(callback: Callable[..., None]) -> Iterator[None]:
+    """Call `callback` with the arguments of every layer that runs inside this context.
+
+    The arguments are those of `Backend.attention_forward`: q, k, v, bias, region, index, logits, scale,
+    region_penalty, topk. They are what the layer computes on, so that a check or a statistic can use real activations.
+    """
+    global _observer
+    previous, _observer = _observer, callback
+    try:
+        yield
+    finally:
+        _observer = previous
 
 
 def _extend(

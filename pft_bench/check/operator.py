@@ -1,0 +1,270 @@
+"""Teacher-forced checks: the same inputs and index for kernel and oracle, so that only arithmetic may differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..backends import Backend, get, poisoned
+from ..backends.dense import dense_logits
+from ..reference import accumulation_dtype
+from . import oracle
+from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
+from .result import CheckResult, no_worse_than, within
+from .selection import check_selection
+
+
+def _unchanged(name: str, inputs: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> CheckResult:
+    """A kernel must not write to what it was given."""
+    changed = [key for key, tensor in inputs.items() if not torch.equal(tensor, before[key])]
+    return CheckResult(f"{name} inputs untouched", math.inf if changed else 0.0, ", ".join(changed))
+
+
+def _copies(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.clone() for key, tensor in inputs.items()}
+
+
+# -- sddmm and spmm ----------------------------------------------------------------------------------------------------
+
+
+def check_product(
+    backend: Backend, op: str, inputs: Mapping[str, Tensor], *, train: bool = False
+) -> list[CheckResult]:
+    """Check `sddmm` (q, k, index) or `spmm` (a, v, index), with `train` the products of its backward too."""
+    before = _copies(inputs)
+    index = inputs["index"]
+    with poisoned(), torch.no_grad():
+        if op == "sddmm":
+            results = _products(backend, "sddmm", (inputs["q"], inputs["k"], index), None)
+            if train:
+                results += _product_gradients(backend, "sddmm", inputs["q"], inputs["k"], index)
+        else:
+            results = _products(backend, "spmm", (inputs["a"], inputs["v"], index), None)
+            if train:
+                results += _product_gradients(backend, "spmm", inputs["a"], inputs["v"], index)
+    return [*results, _unchanged(op, inputs, before)]
+
+
+def _product_gradients(
+    backend: Backend, op: str, left: Tensor, right: Tensor, index: Tensor
+) -> list[CheckResult]:
+    """The gradients of a product are the other two products: check those on a random output gradient."""
+    generator = torch.Generator().manual_seed(1)
+    keys = right.shape[1]
+    shape = index.shape if op == "sddmm" else (*index.shape[:2], right.shape[2])
+    grad = torch.randn(shape, generator=generator).to(left.dtype).to(left.device)
+    if op == "sddmm":
+        first = _products(backend, "spmm", (grad, right, index), None, "sddmm grad_q")
+        return first + _products(backend, "spmm_transpose", (grad, left, index), keys, "sddmm grad_k")
+    first = _products(backend, "sddmm", (grad, right, index), None, "spmm grad_a")
+    return first + _products(backend, "spmm_transpose", (left, grad, index), keys, "spmm grad_v")
+
+
+def _products(
+    backend: Backend,
+    op: str,
+    operands: tuple[Tensor, Tensor, Tensor],
+    num_keys: int | None,
+    label: str | None = None,
+) -> list[CheckResult]:
+    left, right, index = operands
+    label = label or op
+    extra = () if num_keys is None else (num_keys,)
+    got = getattr(backend, op)(left, right, index, *extra)
+    peer = getattr(get("dense"), op)(left, right, index, *extra)
+    exact, bound = _exact_product(op, left, right, index, num_keys)
+    bound = bound + output_rounding(exact, left.dtype)
+    u = unit_roundoff(left.dtype)
+    return [
+        within(f"{label} operator", got, exact, bound),
+        no_worse_than(f"{label} against PyTorch", got, peer, exact, u),
+    ]
+
+
+def _exact_product(
+    op: str, left: Tensor, right: Tensor, index: Tensor, num_keys: int | None
+) -> tuple[Tensor, Tensor]:
+    """The product in float64 by the dense map, and the bound of its sums (without the output's rounding)."""
+    u = arithmetic_roundoff(left.dtype)
+    a, b, places = left.double(), right.double(), index.long()
+    if op == "sddmm":
+        values = (a @ b.mT).gather(-1, places)
+        return values, gamma(a.shape[-1], u) * (a.abs() @ b.abs().mT).gather(-1, places)
+    keys = b.shape[1] if num_keys is None else num_keys
+    scattered = a.new_zeros((*a.shape[:2], keys)).scatter(-1, places, a)
+    if op == "spmm_transpose":
+        return scattered.mT @ b, gamma(max(1, b.shape[1]), u) * (scattered.abs().mT @ b.abs())
+    return scattered @ b, gamma(index.shape[-1], u) * (scattered.abs() @ b.abs())
+
+
+# -- one layer of progressive attention --------------------------------------------------------------------------------
+
+
+def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -> list[CheckResult]:
+    """Check one layer: selection, output, handed-on logits and logsumexp, with `train` the gradients too."""
+    inputs = {
+        name: getattr(layer, name)
+        for name in ("q", "k", "v", "bias", "region", "index", "logits")
+        if getattr(layer, name) is not None
+    }
+    before = _copies(inputs)
+    with poisoned(), torch.no_grad():
+        out, new_index, new_logits, lse = backend.attention_forward(*layer.arguments())  # type: ignore[arg-type]
+    candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
+    selects = layer.topk < candidates
+    kept = new_index if selects else layer.index
+    results = check_shapes(layer, out, new_index, new_logits, lse)
+    if any(not result.passed for result in results):
+        return results
+    if selects:
+        results += check_selection(layer, new_index)
+        if any(not result.passed for result in results):
+            return results
+
+    windows = range(layer.q.shape[0])
+    done = [oracle.forward(layer.window(i), None if kept is None else kept[i : i + 1]) for i in windows]
+    results.append(_joined("attention out", out, [d.out for d in done]))
+    results.append(_joined("attention logsumexp", lse, [d.lse for d in done]))
+    if kept is not None:
+        handed = [
+            oracle.Bounded(
+                d.relative.value.gather(-1, kept[i : i + 1].long()),
+                d.relative.bound.gather(-1, kept[i : i + 1].long()),
+            )
+            for i, d in enumerate(done)
+        ]
+        results.append(_joined("attention logits", new_logits, handed))
+    results.append(_against_dense(layer, out, done, kept))
+    if train:
+        results += _check_gradients(backend, layer, (out, new_index, new_logits, lse), kept, done)
+    results.append(_unchanged("attention", inputs, before))
+    return results
+
+
+def check_shapes(
+    layer: oracle.Layer, out: Tensor, new_index: Tensor, new_logits: Tensor, lse: Tensor
+) -> list[CheckResult]:
+    """The shapes and dtypes that a backend must return."""
+    rows = tuple(layer.q.shape[:3])
+    candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
+    kept = layer.topk if layer.topk < candidates else 0
+    width = kept or (0 if layer.index is None else candidates)
+    wide = accumulation_dtype(layer.q.dtype)
+    expected = {
+        "out": (out, (*rows, layer.v.shape[-1]), layer.v.dtype),
+        "index": (new_index, (*rows, kept), new_index.dtype),
+        "logits": (new_logits, (*rows, width), wide),
+        "logsumexp": (lse, rows, wide),
+    }
+    wrong = [
+        f"{name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}"
+        for name, (tensor, shape, dtype) in expected.items()
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype
+    ]
+    return [CheckResult("attention shapes", math.inf if wrong else 0.0, "; ".join(wrong))]
+
+
+def _joined(name: str, got: Tensor | None, parts: list[oracle.Bounded]) -> CheckResult:
+    if got is None:
+        return CheckResult(name, math.inf, "no gradient")
+    if not parts:
+        return CheckResult(name, 0.0, "empty")
+    return within(name, got, torch.cat([p.value for p in parts]), torch.cat([p.bound for p in parts]))
+
+
+def _against_dense(
+    layer: oracle.Layer, out: Tensor, done: list[oracle.Forward], kept: Tensor | None
+) -> CheckResult:
+    """The output's error next to that of plain PyTorch in the same dtype, on the same kept entries."""
+    if not done:
+        return CheckResult("attention against PyTorch", 0.0, "empty")
+    z = torch.cat([_same_dtype_logits(layer.window(i)) for i in range(layer.q.shape[0])])
+    attn = z.softmax(-1)
+    if kept is not None:
+        attn = attn * torch.zeros_like(attn).scatter_(-1, kept.long(), 1.0)
+    peer = attn.to(layer.v.dtype) @ layer.v
+    exact = torch.cat([d.out.value for d in done])
+    return no_worse_than("attention against PyTorch", out, peer, exact, unit_roundoff(layer.v.dtype))
+
+
+def _same_dtype_logits(layer: oracle.Layer) -> Tensor:
+    """All logits of a window by plain PyTorch in the layer's own dtype, -inf outside the index."""
+    region = layer.region if layer.index is None else None
+    z = dense_logits(layer.q, layer.k, layer.bias, region, layer.scale, layer.region_penalty)
+    z = z.to(accumulation_dtype(layer.q.dtype))
+    if layer.index is None:
+        return z
+    places = layer.index.long()
+    given = torch.zeros_like(places, dtype=z.dtype) if layer.logits is None else layer.logits.to(z.dtype)
+    return z + torch.full_like(z, -math.inf).scatter_(-1, places, given)
+
+
+def _check_gradients(
+    backend: Backend,
+    layer: oracle.Layer,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    kept: Tensor | None,
+    done: list[oracle.Forward],
+) -> list[CheckResult]:
+    out, new_index, new_logits, lse = outputs
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like.dtype).to(like.device)
+
+    grad_out = normal(out)
+    grad_logits = normal(new_logits) if new_logits.shape[-1] else None
+    if backend.composite:
+        got = _autograd(backend, layer, grad_out, grad_logits)
+    else:
+        with poisoned(), torch.no_grad():
+            got = backend.attention_backward(
+                grad_out, grad_logits, layer.q, layer.k, layer.v, layer.bias, layer.region, layer.index,
+                layer.logits, new_index, out, lse, layer.scale, layer.region_penalty, layer.topk,
+            )  # fmt: skip
+    exact = []
+    for i, forward in enumerate(done):
+        handed = None
+        if grad_logits is not None and kept is not None:
+            handed = torch.zeros_like(forward.attn.value).scatter_(
+                -1, kept[i : i + 1].long(), grad_logits[i : i + 1].double()
+            )
+        exact.append(oracle.backward(layer.window(i), forward, grad_out[i : i + 1], handed))
+    results = [
+        _joined("attention grad_q", got[0], [g.q for g in exact]),
+        _joined("attention grad_k", got[1], [g.k for g in exact]),
+        _joined("attention grad_v", got[2], [g.v for g in exact]),
+    ]
+    if layer.bias is not None and got[3] is not None and exact:
+        parts = [g.bias for g in exact if g.bias is not None]
+        value = torch.stack([p.value for p in parts]).sum(0)
+        magnitude = torch.stack([p.value.abs() for p in parts]).sum(0)
+        u = arithmetic_roundoff(layer.q.dtype)
+        bound = torch.stack([p.bound for p in parts]).sum(0) + gamma(len(parts) + 1, u) * magnitude
+        results.append(
+            within("attention grad_bias", got[3], value, bound + output_rounding(value, got[3].dtype))
+        )
+    if layer.logits is not None and got[4] is not None:
+        results.append(
+            _joined("attention grad_logits", got[4], [g.logits for g in exact if g.logits is not None])
+        )
+    return results
+
+
+def _autograd(
+    backend: Backend, layer: oracle.Layer, grad_out: Tensor, grad_logits: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a composite backend, in the order of `Backend.attention_backward`."""
+    names = [n for n in ("q", "k", "v", "bias", "logits") if getattr(layer, n) is not None]
+    leaves = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+    copy = oracle.Layer(**{**vars(layer), **leaves})
+    out, _, new_logits, _ = backend.attention_forward(*copy.arguments())  # type: ignore[arg-type]
+    heads, seeds = [out], [grad_out]
+    if grad_logits is not None:
+        heads.append(new_logits)
+        seeds.append(grad_logits)
+    grads = dict(zip(names, torch.autograd.grad(heads, list(leaves.values()), seeds), strict=True))
+    return tuple(grads.get(name) for name in ("q", "k", "v", "bias", "logits"))

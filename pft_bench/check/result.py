@@ -1,0 +1,73 @@
+"""The outcome of one check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One comparison: `worst` is the largest error in units of what is allowed, so at most 1 passes."""
+
+    name: str
+    worst: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything stayed within its bound (NaN never does)."""
+        return self.worst <= 1.0
+
+    def __str__(self) -> str:
+        mark = "ok" if self.passed else "FAILED"
+        return f"{self.name}: {mark}, {self.worst:.3g} of the bound" + (
+            f" ({self.detail})" if self.detail else ""
+        )
+
+
+def within(name: str, got: Tensor, exact: Tensor, bound: Tensor) -> CheckResult:
+    """Compare `got` with `exact` elementwise; `bound` is the largest error allowed. Shapes must be equal."""
+    if got.shape != exact.shape:
+        return CheckResult(name, math.inf, f"shape {list(got.shape)}, expected {list(exact.shape)}")
+    if got.numel() == 0:
+        return CheckResult(name, 0.0, "empty")
+    error = (got.double() - exact).abs()
+    ratio = torch.where(error == 0, 0.0, error / bound)
+    ratio = ratio.nan_to_num(nan=math.inf)  # NaN in the output, or 0/0 where nothing is allowed
+    worst = float(ratio.max())
+    if worst <= 1:
+        return CheckResult(name, worst)
+    place = [int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape)]
+    bad = int((ratio > 1).sum())
+    detail = (
+        f"{bad} of {ratio.numel()} entries off; worst at {place}: "
+        f"got {float(got[tuple(place)]):.6g}, expected {float(exact[tuple(place)]):.6g} "
+        f"+- {float(bound[tuple(place)]):.2g}"
+    )
+    return CheckResult(name, worst, detail)
+
+
+def rms(tensor: Tensor) -> float:
+    """Root mean square, 0 for an empty tensor."""
+    return float(tensor.double().pow(2).mean().sqrt()) if tensor.numel() else 0.0
+
+
+def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float) -> CheckResult:
+    """The error of `got` is at most twice that of `peer`, a plain PyTorch computation in the same dtype.
+
+    Both as root mean squares; errors below one rounding `u` of the result count as equal.
+    """
+    allowed = 2 * max(rms(peer.double() - exact), u * rms(exact))
+    error = rms(got.double() - exact)
+    worst = math.inf if math.isnan(error) else error / allowed if allowed else 0.0 if error == 0 else math.inf
+    return CheckResult(name, worst, f"rms error {error:.2g}, PyTorch's own {allowed / 2:.2g}")
+
+
+def failures(results: Iterable[CheckResult]) -> list[CheckResult]:
+    """Those that did not pass."""
+    return [result for result in results if not result.passed]
