@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pft_bench import ops
-from pft_bench.model.config import PFTConfig
-from pft_bench.model.layers import ConvFFN, DepthwiseConv, from_windows, to_windows
-from pft_bench.ops import ChainState
-from pft_bench.stages import stage
+from .. import ops
+from .config import PFTConfig
+from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
+from ..ops import ChainState
+from ..stages import stage
 
 
 class WindowAttention(nn.Module):

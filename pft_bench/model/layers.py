@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pft_bench.stages import stage
+from ..stages import stage
 
 
 def mirror_pad(x: Tensor, multiple: int) -> Tensor:

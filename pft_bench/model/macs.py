@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from pft_bench.model.config import PFTConfig
-from pft_bench.model.pft import PFT
-from pft_bench.model.upsamplers import FEATURES
+from .config import PFTConfig
+from .pft import PFT
+from .upsamplers import FEATURES
 
 # The low-resolution (width, height) that the published tables use: 1280x720 divided by the scale, rounded down.
 PUBLISHED_LR: dict[int, tuple[int, int]] = {2: (640, 360), 3: (426, 240), 4: (320, 180)}

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pft_bench.model.attention import PFTLayer
-from pft_bench.model.config import PFTConfig
-from pft_bench.model.layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
-from pft_bench.model.upsamplers import add_upsampler, reconstruct
-from pft_bench.ops import ChainState
-from pft_bench.stages import stage
+from .attention import PFTLayer
+from .config import PFTConfig
+from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
+from .upsamplers import add_upsampler, reconstruct
+from ..ops import ChainState
+from ..stages import stage
 
 # The mean of DIV2K, which the published model subtracts from three-channel images.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pft_bench.model.config import PFTConfig
+from .config import PFTConfig
 
 FEATURES = 64  # channels between the body and the image
 
