@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .config import PFTConfig
-from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
 from ..ops import ChainState
 from ..stages import stage
+from .config import PFTConfig
+from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
 
 
 class WindowAttention(nn.Module):
@@ -29,9 +29,7 @@ class WindowAttention(nn.Module):
         windows, tokens, width = qkv.shape
         heads, channels = self.num_heads, width // 3
         q, k, v = qkv.view(windows, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
-        # The kernels add the bias in float32, or in the reference's float64; a half-precision model widens it here.
         bias = self.relative_position_bias_table.expand(-1, heads)
-        bias = bias if bias.dtype == torch.float64 else bias.float()
         out, state = ops.progressive_attention(
             q, k, v, topk=topk, state=state, bias=bias, region=region, backend=backend
         )

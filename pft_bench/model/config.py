@@ -48,7 +48,15 @@ class PFTConfig:
     """Names of keywords that `from_keywords` was given and that PFT does not know."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "in_chans", "embed_dim", "num_heads", "window_size", "convffn_kernel_size", "upscale"):
+        for name in (
+            "patch_size",
+            "in_chans",
+            "embed_dim",
+            "num_heads",
+            "window_size",
+            "convffn_kernel_size",
+            "upscale",
+        ):
             _require_int(name, getattr(self, name))
         for name in ("qkv_bias", "ape", "patch_norm", "use_checkpoint"):
             if not isinstance(getattr(self, name), bool):
@@ -59,12 +67,13 @@ class PFTConfig:
         self._check_upsampler()
 
     def _check_image(self) -> None:
-        size = self.img_size
-        if not isinstance(size, int):
-            if not isinstance(size, Iterable) or len(size := tuple(size)) != 2:
-                raise TypeError(f"img_size must be one integer or a pair (height, width), got {self.img_size!r}")
-            object.__setattr__(self, "img_size", size)
-        for side in (size,) if isinstance(size, int) else size:
+        if not isinstance(self.img_size, int):
+            if not isinstance(self.img_size, Iterable) or len(pair := tuple(self.img_size)) != 2:
+                raise TypeError(
+                    f"img_size must be one integer or a pair (height, width), got {self.img_size!r}"
+                )
+            object.__setattr__(self, "img_size", pair)
+        for side in self.img_hw:
             _require_int("img_size", side)
         if not _is_number(self.img_range) or not math.isfinite(self.img_range) or self.img_range <= 0:
             raise ValueError(f"img_range must be a positive number, got {self.img_range!r}")
@@ -81,7 +90,9 @@ class PFTConfig:
         if not callable(self.norm_layer):
             raise TypeError(f"norm_layer must be callable with a number of channels, got {self.norm_layer!r}")
         if self.resi_connection not in RESI_CONNECTIONS:
-            raise ValueError(f"resi_connection must be one of {RESI_CONNECTIONS}, got {self.resi_connection!r}")
+            raise ValueError(
+                f"resi_connection must be one of {RESI_CONNECTIONS}, got {self.resi_connection!r}"
+            )
         if self.resi_connection == "3conv" and self.embed_dim < 4:
             raise ValueError(f"resi_connection '3conv' needs embed_dim >= 4, got embed_dim={self.embed_dim}")
 
@@ -108,15 +119,15 @@ class PFTConfig:
             kept[chain] = min(topk, area)
 
     def _check_upsampler(self) -> None:
-        if self.upsampler is None:
-            object.__setattr__(self, "upsampler", "")
         if self.upsampler not in UPSAMPLERS:
             raise ValueError(f"upsampler must be one of {UPSAMPLERS}, got {self.upsampler!r}")
         if self.upsampler == "nearest+conv" and self.upscale != 4:
             raise ValueError(f"upsampler 'nearest+conv' needs upscale=4, got upscale={self.upscale}")
         power_of_two = self.upscale & (self.upscale - 1) == 0
         if self.upsampler == "pixelshuffle" and not power_of_two and self.upscale != 3:
-            raise ValueError(f"upsampler 'pixelshuffle' needs upscale 3 or a power of two, got upscale={self.upscale}")
+            raise ValueError(
+                f"upsampler 'pixelshuffle' needs upscale 3 or a power of two, got upscale={self.upscale}"
+            )
 
     @classmethod
     def from_keywords(cls, **keywords: Any) -> PFTConfig:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..stages import stage
-
 
 def mirror_pad(x: Tensor, multiple: int) -> Tensor:
     """Pad [B, C, h, w] on the right and the bottom to multiples of `multiple`.

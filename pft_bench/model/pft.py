@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import ChainState
+from ..stages import stage
 from .attention import PFTLayer
 from .config import PFTConfig
 from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
 from .upsamplers import add_upsampler, reconstruct
-from ..ops import ChainState
-from ..stages import stage
 
 # The mean of DIV2K, which the published model subtracts from three-channel images.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+class LayerGroup(nn.Module):
+    """The layers of a block: a level that the published keys have, layers.B.residual_group.layers.L.*."""
+
+    def __init__(self, layers: Iterable[PFTLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def __iter__(self) -> Iterator[PFTLayer]:
+        return cast(Iterator[PFTLayer], iter(self.layers))
 
 
 class Block(nn.Module):
@@ -25,9 +36,7 @@ class Block(nn.Module):
 
     def __init__(self, config: PFTConfig, layers: Iterable[PFTLayer]) -> None:
         super().__init__()
-        # The published keys have this extra level: layers.B.residual_group.layers.L.*
-        self.residual_group = nn.Module()
-        self.residual_group.layers = nn.ModuleList(layers)
+        self.residual_group = LayerGroup(layers)
         self.conv = block_convolution(config.embed_dim, config.resi_connection)
         self.use_checkpoint = config.use_checkpoint
 
@@ -36,7 +45,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Map [B, h, w, C] to itself; `chains` (unshifted, shifted) is read and updated in place."""
         block_input = x
-        for layer in self.residual_group.layers:
+        for layer in self.residual_group:
             # Taken out of the list, so that the old state can be freed as soon as the layer has used it.
             state, chains[layer.chain] = chains[layer.chain], None
             if self.use_checkpoint and torch.is_grad_enabled():
@@ -60,7 +69,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, h, w, C] to itself."""
-        return x if self.norm is None else self.norm(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x
 
 
 class PFT(nn.Module):
@@ -70,6 +81,8 @@ class PFT(nn.Module):
     the kernels that compute the attention ("auto": the fastest available for the tensors' device) and may be set to
     another at any time. Raises ValueError or TypeError for keywords that cannot make a model.
     """
+
+    mean: Tensor
 
     def __init__(self, *, backend: str = "auto", **keywords: Any) -> None:
         super().__init__()
@@ -94,7 +107,9 @@ class PFT(nn.Module):
     @classmethod
     def from_config(cls, config: PFTConfig, backend: str = "auto") -> PFT:
         """Make the model of a `PFTConfig`."""
-        keywords = {name: getattr(config, name) for name in PFTConfig.__dataclass_fields__ if name != "ignored"}
+        keywords = {
+            name: getattr(config, name) for name in PFTConfig.__dataclass_fields__ if name != "ignored"
+        }
         return cls(backend=backend, **keywords)
 
     @property
@@ -121,7 +136,7 @@ class PFT(nn.Module):
 
     def transformer_layers(self) -> list[PFTLayer]:
         """All layers in the order of `num_topk`."""
-        return [layer for block in self.layers for layer in block.residual_group.layers]
+        return [layer for block in self.layers for layer in cast(Block, block).residual_group]
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore [B, in_chans, h, w] in 0..1 to [B, in_chans, h*scale, w*scale] (scale 1 for upsampler "")."""
@@ -129,9 +144,12 @@ class PFT(nn.Module):
         height, width = x.shape[2:]
         x = (mirror_pad(x, self.config.window_size) - self.mean) * self.config.img_range
         with stage("conv"):
-            first = self.conv_first(x).contiguous(memory_format=torch.channels_last)
-        features = self._body(first.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            first = self.conv_first(x)
+        features = self._body(first.permute(0, 2, 3, 1).contiguous())
         with stage("conv"):
+            # Plain [B, C, h, w] from here on: oneDNN's channels-last convolutions have twice the rounding error, and
+            # what these few make goes to the image directly.
+            features = features.permute(0, 3, 1, 2).contiguous()
             features = self.conv_after_body(features) + first
             del first
             x = reconstruct(self, self.config.upsampler, features, x)
@@ -154,7 +172,8 @@ class PFT(nn.Module):
         for block in self.layers:
             x = block(x, chains, region, self._backend)
         with stage("norm"):
-            return self.norm(x)
+            out: Tensor = self.norm(x)
+            return out
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
         trained = tuple(side // self.config.patch_size for side in self.config.img_hw)
@@ -163,7 +182,7 @@ class PFT(nn.Module):
                 f"x must have the size that absolute position embeddings were made for, {trained} after padding to "
                 f"windows, got {(height, width)}"
             )
-        return self.absolute_pos_embed.view(1, height, width, -1)
+        return cast(Tensor, self.absolute_pos_embed).view(1, height, width, -1)
 
     def _check_input(self, x: Tensor) -> None:
         channels, weight = self.config.in_chans, self.conv_first.weight

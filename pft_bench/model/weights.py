@@ -17,7 +17,9 @@ def generated_weights(model: nn.Module) -> dict[str, Tensor]:
     activations stay of order one. Integer entries keep their values. Timings, checks and the golden models use these.
     """
     return {
-        key: _generate(key, tuple(value.shape)).to(value.dtype) if value.is_floating_point() else value.cpu().clone()
+        key: _generate(key, tuple(value.shape)).to(value.dtype)
+        if value.is_floating_point()
+        else value.cpu().clone()
         for key, value in model.state_dict().items()
     }
 
