@@ -1,1 +1,20 @@
 """Correctness: operator, selection and model checks against masked dense attention in float64."""
+
+from .model import ModelOracle, captured_layers, check_layers, check_output
+from .operator import check_layer, check_product, exact_product
+from .oracle import Layer
+from .result import CheckResult, failures, within
+
+__all__ = [
+    "CheckResult",
+    "Layer",
+    "ModelOracle",
+    "captured_layers",
+    "check_layer",
+    "check_layers",
+    "check_output",
+    "check_product",
+    "exact_product",
+    "failures",
+    "within",
+]

@@ -75,8 +75,7 @@ def _products(
     extra = () if num_keys is None else (num_keys,)
     got = getattr(backend, op)(left, right, index, *extra)
     peer = getattr(get("dense"), op)(left, right, index, *extra)
-    exact, bound = _exact_product(op, left, right, index, num_keys)
-    bound = bound + output_rounding(exact, left.dtype)
+    exact, bound = exact_product(op, left, right, index, num_keys)
     u = unit_roundoff(left.dtype)
     return [
         within(f"{label} operator", got, exact, bound),
@@ -84,10 +83,20 @@ def _products(
     ]
 
 
-def _exact_product(
+def exact_product(
+    op: str, left: Tensor, right: Tensor, index: Tensor, num_keys: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """A product in float64 by the dense map, and the largest error of a correct kernel, elementwise.
+
+    The bound is ``gamma_n * sum |a||b|`` for sums of n terms, and the rounding of the output.
+    """
+    value, sums = _exact_sums(op, left, right, index, num_keys)
+    return value, sums + output_rounding(value, left.dtype)
+
+
+def _exact_sums(
     op: str, left: Tensor, right: Tensor, index: Tensor, num_keys: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The product in float64 by the dense map, and the bound of its sums (without the output's rounding)."""
     u = arithmetic_roundoff(left.dtype)
     a, b, places = left.double(), right.double(), index.long()
     if op == "sddmm":

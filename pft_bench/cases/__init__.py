@@ -1,0 +1,30 @@
+"""What is measured at each level (op, layer, model): groups of candidates that run interleaved against one baseline."""
+
+from .group import Group, GroupResult
+from .layer import layer_groups
+from .model import model_groups
+from .op import op_groups
+from .settings import LEVELS, Settings
+
+__all__ = [
+    "LEVELS",
+    "Group",
+    "GroupResult",
+    "Settings",
+    "layer_groups",
+    "model_groups",
+    "op_groups",
+    "plan_groups",
+]
+
+
+def plan_groups(settings: Settings) -> list[Group]:
+    """All groups of a run, in the order in which they will run: quick ones first."""
+    groups: list[Group] = []
+    if "op" in settings.levels:
+        groups += op_groups(settings)
+    if "layer" in settings.levels:
+        groups += layer_groups(settings)
+    if "model" in settings.levels:
+        groups += model_groups(settings)
+    return groups

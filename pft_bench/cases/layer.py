@@ -1,0 +1,140 @@
+"""Level layer: one progressive-attention layer for every step (candidates -> kept) of the schedules."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..backends import get
+from ..check.operator import check_layer
+from ..check.oracle import Layer
+from ..measure.candidate import Call, Candidate
+from ..problem import Problem
+from ..record import Case, Flops
+from .group import Group
+from .settings import BASELINE, Settings, layer_candidates
+
+
+def problem_layer(problem: Problem, device: str = "cpu") -> Layer:
+    """The layer that an attention problem describes, on its own inputs."""
+    made = problem.inputs(device)
+    return Layer(
+        q=made["q"],
+        k=made["k"],
+        v=made["v"],
+        bias=made.get("bias"),
+        region=None,
+        index=made.get("index"),
+        logits=made.get("logits"),
+        scale=problem.head_dim**-0.5,
+        region_penalty=0.0,
+        topk=problem.kept,
+    )
+
+
+class LayerGroup(Group):
+    """One step of a chain on synthetic activations: standard normal q, k, v and a random index."""
+
+    baseline = BASELINE
+
+    def __init__(self, settings: Settings, candidates: int, kept: int) -> None:
+        super().__init__(settings)
+        self.problem = Problem(
+            op="attention",
+            windows=settings.windows,
+            heads=settings.config.num_heads,
+            tokens=settings.config.window_size**2,
+            head_dim=settings.head_dim,
+            candidates=candidates,
+            kept=kept,
+            dtype=settings.dtype,
+            mode=settings.mode,
+            seed=settings.seed,
+        )
+        self.title = f"layer {candidates} -> {kept}"
+        self.cost = 2.0
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Candidate name -> its case."""
+        problem, settings = self.problem, self.settings
+        shapes = {
+            "windows": problem.windows,
+            "heads": problem.heads,
+            "tokens": problem.tokens,
+            "head_dim": problem.head_dim,
+            "candidates": problem.candidates,
+        }
+        return {
+            name: Case(
+                level="layer",
+                op="progressive_attention",
+                backend=name,
+                device=settings.device,
+                dtype=settings.dtype,
+                mode=settings.mode,  # type: ignore[arg-type]
+                threads=settings.threads,
+                seed=settings.seed,
+                shapes=shapes,
+                k=problem.kept,
+            )
+            for name in settings.backends
+        }
+
+    def candidates(self) -> list[Candidate]:
+        """Raw launchers for inference; the differentiable op, forward and backward, for training."""
+        layer, train = problem_layer(self.problem, self.settings.device), self.settings.mode == "train"
+        found = []
+        for name in self.settings.backends:
+            backend = get(name)
+            call: Call = partial(backend.attention_forward, *layer.arguments())  # type: ignore[arg-type]
+            if train:
+                call = forward_backward(layer, name)
+            found.append(
+                Candidate(name, call, lambda _, b=backend: check_layer(b, layer, train=train))  # type: ignore[misc]
+            )
+        return found
+
+    def flops(self, name: str) -> Flops:
+        """The roofline's counts of the problem."""
+        return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+
+
+def forward_backward(layer: Layer, backend: str) -> Call:
+    """Forward and backward of a layer through the public op, gradients of everything that has one."""
+    names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
+    leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+    state = None
+    if layer.index is not None:
+        state = ops.ChainState(index=layer.index, logits=leaf["logits"])
+    generator = torch.Generator().manual_seed(1)
+    shape = (*layer.q.shape[:3], layer.v.shape[-1])
+    grad_out = torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
+
+    def call() -> object:
+        out, after = ops.progressive_attention(
+            leaf["q"],
+            leaf["k"],
+            leaf["v"],
+            topk=layer.topk,
+            state=state,
+            bias=leaf.get("bias"),
+            scale=layer.scale,
+            backend=backend,
+        )
+        heads, seeds = [out], [grad_out]
+        if after.logits is not None:
+            heads.append(after.logits)
+            seeds.append(torch.ones_like(after.logits))
+        return torch.autograd.grad(heads, list(leaf.values()), seeds)
+
+    return call
+
+
+def layer_groups(settings: Settings) -> list[Group]:
+    """Every distinct step (candidates -> kept) of the schedules, densest first."""
+    steps = {step for schedule in settings.schedules for step in layer_candidates(settings.config, schedule)}
+    return [LayerGroup(settings, *step) for step in sorted(steps, reverse=True)]

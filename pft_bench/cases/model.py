@@ -1,0 +1,188 @@
+"""Level model: the whole PFT model on a photograph, for each focus schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import stages
+from ..check import ModelOracle, captured_layers, check_layers, check_output
+from ..check.result import CheckResult, within
+from ..measure.candidate import Call, Candidate
+from ..model import PFT, generated_weights, load, published_macs
+from ..problem import Problem
+from ..record import Case, Flops
+from ..schedule import FocusSchedule
+from .group import Group
+from .image import BUNDLED, low_resolution
+from .settings import BASELINE, Settings, layer_candidates
+
+STAGE_RUNS = 5
+"""Instrumented runs of which the middle one (by its total) is reported."""
+
+
+def make_model(settings: Settings, schedule: FocusSchedule) -> PFT:
+    """The model of the settings with this schedule, its weights generated or loaded."""
+    if settings.weights is not None:
+        model = load(settings.weights)
+        model.num_topk = schedule.num_topk
+    else:
+        model = PFT.from_config(settings.config.with_topk(schedule.num_topk))
+        model.load_state_dict(generated_weights(model))
+    return model.to(settings.device, settings.torch_dtype).train(settings.mode == "train")
+
+
+class ModelGroup(Group):
+    """One schedule: the model on every backend, the same weights and the same image."""
+
+    baseline = BASELINE
+
+    def __init__(self, settings: Settings, schedule: FocusSchedule) -> None:
+        super().__init__(settings)
+        self.schedule = schedule
+        self.title = f"{settings.preset} {schedule.text}"
+        self.cost = 20.0 * settings.windows / 4
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Candidate name -> its case."""
+        settings = self.settings
+        height, width = settings.lr_hw
+        image = f"scikit-image:{BUNDLED}" if settings.image is None else settings.image.name
+        weights = "generated" if settings.weights is None else settings.weights.name
+        return {
+            name: Case(
+                level="model",
+                op="model",
+                backend=name,
+                device=settings.device,
+                dtype=settings.dtype,
+                mode=settings.mode,  # type: ignore[arg-type]
+                threads=settings.threads,
+                seed=settings.seed,
+                shapes={"height": height, "width": width},
+                preset=settings.preset,
+                schedule=self.schedule.num_topk,
+                options={"image": image, "weights": weights, "sched": self.schedule.text},
+            )
+            for name in settings.backends
+        }
+
+    def candidates(self) -> list[Candidate]:
+        """The model's forward, or a training step (forward, L1 loss, backward) without the optimiser."""
+        settings = self.settings
+        x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
+        model = make_model(settings, self.schedule)
+        scale = model.config.output_scale
+        target = functional.interpolate(x, scale_factor=scale, mode="bicubic").clamp(0, 1)
+        oracle = ModelOracle(model, x)
+        found = []
+        for name in settings.backends:
+            variant = PFT.from_config(model.config, backend=name).to(settings.device, settings.torch_dtype)
+            variant.load_state_dict(model.state_dict())
+            variant.train(settings.mode == "train")
+            call = self._train_step(variant, x, target) if settings.mode == "train" else _forward(variant, x)
+            found.append(Candidate(name, call, self._check(variant, x, target, oracle)))
+        return found
+
+    def _check(self, model: PFT, x: Tensor, target: Tensor, oracle: ModelOracle):  # type: ignore[no-untyped-def]
+        train = self.settings.mode == "train"
+
+        def check(_: Call) -> list[CheckResult]:
+            with torch.no_grad():
+                layers = captured_layers(lambda: model(x))
+                output = model(x)
+            results = check_layers(model.backend, layers, train=train) + check_output(oracle, output, target)
+            if train:
+                results += _check_step(model, x, target)
+            return results
+
+        return check
+
+    @staticmethod
+    def _train_step(model: PFT, x: Tensor, target: Tensor) -> Call:
+        def call() -> object:
+            model.zero_grad(set_to_none=True)
+            loss = functional.l1_loss(model(x), target)
+            loss.backward()
+            return loss
+
+        return call
+
+    def flops(self, name: str) -> Flops:
+        """The published count, and the attention core's roofline counts over all layers."""
+        settings = self.settings
+        config = settings.config.with_topk(self.schedule.num_topk)
+        height, width = settings.lr_hw
+        problems = [
+            Problem(
+                op="attention",
+                windows=settings.windows,
+                heads=config.num_heads,
+                tokens=config.window_size**2,
+                head_dim=settings.head_dim,
+                candidates=candidates,
+                kept=kept,
+                dtype=settings.dtype,
+                mode=settings.mode,
+            )
+            for candidates, kept in layer_candidates(config, self.schedule)
+        ]
+        return Flops(
+            paper_macs=published_macs(config, height, width),
+            kernel_flops=sum(problem.kernel_flops() for problem in problems),
+            kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
+        )
+
+    def stages(self, candidate: Candidate) -> dict[str, float]:
+        """Seconds by stage of the middle one of a few instrumented runs."""
+        device = torch.device(self.settings.device)
+        synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+        runs = []
+        for _ in range(STAGE_RUNS):
+            with stages.record(synchronize) as times:
+                candidate.call()
+            runs.append(times.seconds)
+        return sorted(runs, key=lambda seconds: sum(seconds.values()))[STAGE_RUNS // 2]
+
+
+def _forward(model: PFT, x: Tensor) -> Call:
+    def call() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    return call
+
+
+def _check_step(model: PFT, x: Tensor, target: Tensor) -> list[CheckResult]:
+    """The loss and the gradients of the weights against the same step in float64 on masked dense attention."""
+    results = []
+    grads = []
+    for variant in (model, _double_dense(model)):
+        inputs, wanted = (x, target) if variant is model else (x.double(), target.double())
+        variant.zero_grad(set_to_none=True)
+        loss = functional.l1_loss(variant(inputs), wanted)
+        loss.backward()
+        flat = [p.grad.flatten().double() for p in variant.parameters() if p.grad is not None]
+        grads.append((loss.detach().double(), torch.cat(flat)))
+    (loss, flat), (exact_loss, exact_flat) = grads
+    results.append(within("model loss", loss, exact_loss, 1e-6 * exact_loss.abs()))
+    error = float((flat - exact_flat).norm() / exact_flat.norm())
+    results.append(CheckResult("model gradients", error / 1e-4, f"relative error {error:.2g}"))
+    model.zero_grad(set_to_none=True)
+    return results
+
+
+def _double_dense(model: PFT) -> PFT:
+    copied = PFT.from_config(model.config, backend="dense").to(next(model.parameters()).device).double()
+    copied.load_state_dict(model.state_dict())
+    return copied.train(model.training)
+
+
+def model_groups(settings: Settings) -> list[Group]:
+    """One group a schedule."""
+    distinct = {schedule.num_topk: schedule for schedule in settings.schedules}
+    return [ModelGroup(settings, replace(schedule)) for schedule in distinct.values()]

@@ -1,0 +1,174 @@
+"""Level op: sddmm and spmm alone, at the shapes of the model, beside the best public operators for the same work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..backends import get
+from ..check.operator import check_product, exact_product
+from ..check.result import CheckResult, within
+from ..measure.candidate import Call, Candidate
+from ..problem import Problem
+from ..record import Case, Flops
+from .group import Group
+from .settings import BASELINE, Settings, layer_candidates
+
+PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
+"""Public operators that do the same work on a CPU; the strongest known ones."""
+
+
+class OpGroup(Group):
+    """One of sddmm and spmm at one K: every backend and, for inference on a CPU, the public peer."""
+
+    baseline = BASELINE
+
+    def __init__(self, settings: Settings, op: str, kept: int) -> None:
+        super().__init__(settings)
+        self.problem = Problem(
+            op=op,
+            windows=settings.windows,
+            heads=settings.config.num_heads,
+            tokens=settings.config.window_size**2,
+            head_dim=settings.head_dim,
+            candidates=kept,
+            kept=kept,
+            dtype=settings.dtype,
+            mode=settings.mode,
+            seed=settings.seed,
+        )
+        self.title = f"{op} K={kept}"
+        self.cost = 1.0
+        self.names = [*settings.backends]
+        if settings.device == "cpu" and settings.mode == "infer" and settings.dtype == "float32":
+            self.names.append(PEERS[op])
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Candidate name -> its case."""
+        problem, settings = self.problem, self.settings
+        shapes = {
+            "windows": problem.windows,
+            "heads": problem.heads,
+            "tokens": problem.tokens,
+            "head_dim": problem.head_dim,
+        }
+        return {
+            name: Case(
+                level="op",
+                op=problem.op,
+                backend=name,
+                device=settings.device,
+                dtype=settings.dtype,
+                mode=settings.mode,  # type: ignore[arg-type]
+                threads=settings.threads,
+                seed=settings.seed,
+                shapes=shapes,
+                k=problem.kept,
+            )
+            for name in self.names
+        }
+
+    def candidates(self) -> list[Candidate]:
+        """Raw launchers for inference; the differentiable op, forward and backward, for training."""
+        inputs = self.problem.inputs(self.settings.device)
+        left, right = (inputs["q"], inputs["k"]) if self.problem.op == "sddmm" else (inputs["a"], inputs["v"])
+        found = []
+        for name in self.names:
+            if name == "sampled_addmm":
+                found.append(Candidate(name, *_sampled_addmm(left, right, inputs["index"])))
+            elif name == "embedding_bag":
+                found.append(Candidate(name, *_embedding_bag(left, right, inputs["index"])))
+            else:
+                backend, train = get(name), self.settings.mode == "train"
+                call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
+                if train:
+                    call = _forward_backward(self.problem.op, left, right, inputs["index"], name)
+                found.append(
+                    Candidate(
+                        name,
+                        call,
+                        lambda _, b=backend, t=train: check_product(b, self.problem.op, inputs, train=t),  # type: ignore[misc]
+                    )
+                )
+        return found
+
+    def flops(self, name: str) -> Flops:
+        """The roofline's counts of the problem."""
+        return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+
+
+def _forward_backward(op: str, left: Tensor, right: Tensor, index: Tensor, backend: str) -> Call:
+    function = getattr(ops, op)
+    left, right = left.detach().requires_grad_(), right.detach().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    width = index.shape[-1] if op == "sddmm" else right.shape[-1]
+    grad = torch.randn((*index.shape[:2], width), generator=generator).to(left.dtype).to(left.device)
+
+    def call() -> object:
+        return torch.autograd.grad(function(left, right, index, backend=backend), (left, right), grad)
+
+    return call
+
+
+PeerCheck = Callable[[Call], Sequence[CheckResult]]
+
+
+def _peer_check(
+    op: str, left: Tensor, right: Tensor, index: Tensor, read: Callable[[object], Tensor]
+) -> PeerCheck:
+    """Check the very output of a peer's call against the float64 product."""
+
+    def check(call: Call) -> Sequence[CheckResult]:
+        exact, bound = exact_product(op, left, right, index)
+        return [within(f"{op} operator", read(call()), exact, bound)]
+
+    return check
+
+
+def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """`torch.sparse.sampled_addmm` on batched CSR; building the pattern is not timed."""
+    batch, queries, kept = index.shape
+    rows = torch.arange(0, queries * kept + 1, kept, dtype=torch.int32).expand(batch, -1).contiguous()
+    columns = index.to(torch.int32).flatten(1)
+    values = torch.zeros_like(columns, dtype=q.dtype)
+    pattern = torch.sparse_csr_tensor(rows, columns, values, (batch, queries, k.shape[1]))
+    keys = k.transpose(-1, -2)
+
+    def call() -> object:
+        return torch.sparse.sampled_addmm(pattern, q, keys, beta=0.0)
+
+    def read(result: object) -> Tensor:
+        assert isinstance(result, Tensor)
+        return result.values().view(index.shape)
+
+    return call, _peer_check("sddmm", q, k, index, read)
+
+
+def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """`embedding_bag(mode="sum")` with per-sample weights over all window-heads' rows; offsetting is not timed."""
+    batch, queries, kept = index.shape
+    offset = torch.arange(batch).view(-1, 1, 1) * v.shape[1]
+    rows = (index.long() + offset).view(batch * queries, kept)
+    table, weights = v.reshape(-1, v.shape[-1]), a.reshape(batch * queries, kept)
+
+    def call() -> object:
+        return torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+    def read(result: object) -> Tensor:
+        assert isinstance(result, Tensor)
+        return result.view(batch, queries, -1)
+
+    return call, _peer_check("spmm", a, v, index, read)
+
+
+def op_groups(settings: Settings) -> list[Group]:
+    """sddmm and spmm at every K that the schedules keep."""
+    kept = {
+        pair[1] for schedule in settings.schedules for pair in layer_candidates(settings.config, schedule)
+    }
+    return [OpGroup(settings, op, k) for k in sorted(kept, reverse=True) for op in ("sddmm", "spmm")]

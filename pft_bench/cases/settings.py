@@ -1,0 +1,140 @@
+"""What one run measures, as the command line decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..backends import get, require
+from ..measure.rounds import Plan
+from ..model import PFTConfig, preset
+from ..schedule import FocusSchedule, parse_schedule
+
+LEVELS = ("op", "layer", "model")
+BASELINE = "dense"
+"""The backend that every speed-up is measured against: masked dense attention."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run needs to know; built by `Settings.make`, which checks it."""
+
+    preset: str
+    config: PFTConfig
+    schedules: tuple[FocusSchedule, ...]
+    backends: tuple[str, ...]
+    levels: tuple[str, ...]
+    device: str
+    dtype: str
+    mode: str
+    threads: int
+    seed: int
+    lr_hw: tuple[int, int]
+    image: Path | None
+    weights: Path | None
+    plan: Plan = field(default_factory=Plan)
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        schedules: Sequence[str],
+        preset_name: str | None = None,
+        scale: int = 4,
+        backends: Sequence[str] = (),
+        levels: Sequence[str] = ("layer", "model"),
+        device: str = "auto",
+        dtype: str = "float32",
+        mode: str = "infer",
+        threads: int = 0,
+        seed: int = 0,
+        lr_hw: tuple[int, int] | None = None,
+        image: Path | None = None,
+        weights: Path | None = None,
+        plan: Plan | None = None,
+    ) -> Settings:
+        """Settings with defaults filled in: PFT light on a CPU, the classical model on a GPU.
+
+        Raises ValueError (an argument cannot be right) or `pft_bench.BackendUnavailable`.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        family = preset_name or ("classical" if device == "cuda" else "light")
+        name = family if "_x" in family else f"{family}_x{scale}"
+        config = preset(name)
+        area = config.window_size**2
+        torch_dtype = getattr(torch, dtype, None)
+        if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+            raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
+        for level in levels:
+            if level not in LEVELS:
+                raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+        if mode not in ("infer", "train"):
+            raise ValueError(f"mode must be infer or train, got {mode!r}")
+        chosen = tuple(dict.fromkeys((BASELINE, *(backends or _default_backends(device, torch_dtype)))))
+        for backend in chosen:
+            require(backend, torch.device(device), torch_dtype)
+            if not get(backend).timed:
+                raise ValueError(f"backend {backend!r} is checked, never timed: use `pft-bench check`")
+        return cls(
+            preset=name,
+            config=config,
+            schedules=tuple(parse_schedule(text, config.depths, area) for text in schedules),
+            backends=chosen,
+            levels=tuple(levels),
+            device=device,
+            dtype=dtype,
+            mode=mode,
+            threads=threads or torch.get_num_threads(),
+            seed=seed,
+            lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
+            image=image,
+            weights=weights,
+            plan=plan or Plan(),
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def windows(self) -> int:
+        """Windows of the padded input."""
+        size = self.config.window_size
+        height, width = self.lr_hw
+        return -(-height // size) * -(-width // size)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.config.embed_dim // self.config.num_heads
+
+
+def _default_backends(device: str, dtype: torch.dtype) -> list[str]:
+    """Fast backends that can run here; the reference is for checking, not for timing."""
+    found = []
+    for name in ("cpu", "cuda", "triton", "official"):
+        try:
+            backend = require(name, torch.device(device), dtype)
+        except (RuntimeError, ValueError, TypeError):
+            continue
+        if backend.timed:
+            found.append(name)
+    return found
+
+
+def layer_candidates(config: PFTConfig, schedule: FocusSchedule) -> list[tuple[int, int]]:
+    """(candidates, kept) of every layer: what the layer before in its chain kept, and what it keeps itself."""
+    area = config.window_size**2
+    carried = [area, area]
+    found = []
+    for chain, topk in zip(config.chains, schedule.num_topk, strict=True):
+        kept = min(topk, carried[chain])
+        found.append((carried[chain], kept))
+        carried[chain] = kept
+    return found
