@@ -467,7 +467,7 @@ def scan_records(path: Path | str) -> Scan:
         try:
             records.append(Record.from_json(text))
         except RecordError as error:
-            # What a killed writer leaves begins like a line of ours and lacks its end; with both it is damage.
+            # A killed writer's line begins like one of ours and lacks its end; with both it is damage.
             begun = text.startswith(_LINE_START) or _LINE_START.startswith(text)
             if begun and not _LINE_END.search(text):
                 truncated.append(Problem(path, number, "truncated line (its writer was interrupted)"))
@@ -538,7 +538,7 @@ def lock_folder(folder: Path | str) -> Iterator[Path]:
 
 
 def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
-    """Add an environment to the folder's `environment.json` (fingerprint -> environment); returns its fingerprint.
+    """Add an environment to the folder's `environment.json` (by fingerprint) and return its fingerprint.
 
     A resumed run may go on under another commit or thread count: each record keeps pointing at its own.
     """
