@@ -85,7 +85,7 @@ def test_baseline_runs_twice_a_round_and_the_others_once() -> None:
 
 
 def test_a_steady_drift_does_not_bend_the_ratio() -> None:
-    """Each sample is 0.5% slower than the one before; fixed order would call B slower by that much a round."""
+    """Each sample is 0.5% slower than the one before; a fixed order would bend B."""
     found = run(ScriptedTimer(lambda name, n: 1.005**n))
     b = found.candidates["B"].samples_s
     assert compare(b, found.candidates["A"].samples_s, found.control_s).ratio == pytest.approx(1.0, abs=2e-3)
@@ -100,7 +100,7 @@ def test_wide_intervals_extend_to_the_cap_and_no_further() -> None:
 
 @pytest.mark.parametrize("effect", [0.5, 0.95, 1.0, 1.05, 2.0])
 def test_stopping_does_not_look_at_the_difference(effect: float) -> None:
-    """The same noise stops after the same number of rounds, whatever the ratio: extension is by width alone."""
+    """The same noise stops after the same number of rounds, whatever the ratio."""
     noise = noisy(0.02, seed=3)
     found = run(ScriptedTimer(lambda name, n: noise(name, n) * (effect if name == "B" else 1.0)))
     plain = run(ScriptedTimer(noisy(0.02, seed=3)))
@@ -183,8 +183,9 @@ def test_a_candidate_that_raises_while_timed_leaves_the_others_running(victim: s
         return 1.0
 
     found = run(ScriptedTimer(raises_later), "ABC")
-    assert found.candidates[victim].rejection is not None
-    assert found.candidates[victim].rejection.reason == "RuntimeError: illegal memory access"
+    rejection = found.candidates[victim].rejection
+    assert rejection is not None
+    assert rejection.reason == "RuntimeError: illegal memory access"
     assert found.candidates[victim].samples_s == ()
     for name in set("ABC") - {victim}:
         assert len(found.candidates[name].samples_s) == len(found.rounds) == 20
@@ -230,7 +231,7 @@ def test_names_must_be_distinct_and_hold_the_baseline(names: Sequence[str]) -> N
     "bad", [{"rounds": 5}, {"max_rounds": 10}, {"min_rounds": 0}, {"budget_s": 0.0}, {"target_width": 0.0}]
 )
 def test_impossible_plans_are_errors(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be positive|need 1 <="):
+    with pytest.raises(ValueError, match=r"must be positive|need 1 <="):
         Plan(**bad)
 
 

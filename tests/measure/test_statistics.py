@@ -23,8 +23,8 @@ from pft_bench.measure.statistics import (
     walsh_averages,
 )
 
-# Wilcoxon's critical values, two-sided 5%: F. Wilcoxon, R. A. Wilcox, "Some Rapid Approximate Statistical Procedures"
-# (1964), table 2, reprinted in most textbooks of nonparametric statistics.
+# Wilcoxon's critical values, two-sided 5%: F. Wilcoxon, R. A. Wilcox, "Some Rapid Approximate Statistical
+# Procedures" (1964), table 2, reprinted in most textbooks of nonparametric statistics.
 PUBLISHED = {
     **{6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 11: 10, 12: 13, 13: 17, 14: 21, 15: 25, 16: 29, 17: 34, 18: 40},
     **{19: 46, 20: 52, 21: 58, 22: 65, 23: 73, 24: 81, 25: 89},
@@ -132,7 +132,7 @@ def test_floor_widens_delta() -> None:
 def _times(
     generator: np.random.Generator, effect: float, scale: float, rounds: int = 20
 ) -> tuple[list[float], list[float], list[float]]:
-    """(B, A, A') with drift (a random walk and a trend), heavy tails (t with 2 degrees) and bursts up to +100%."""
+    """(B, A, A') with drift (random walk and trend), heavy tails (t with 2 degrees) and bursts of +30%."""
     slots = 3
     drift = np.cumsum(generator.normal(0.0005, 0.01, rounds * slots)).reshape(rounds, slots)
     order = generator.permuted(np.tile(np.arange(slots), (rounds, 1)), axis=1)
@@ -156,7 +156,7 @@ def test_identical_code_is_rarely_called_different(scale: float) -> None:
 
 
 def test_medians_would_call_identical_code_different() -> None:
-    """The noise of these simulations is worth the name: a 1% difference of medians is wrong most of the time."""
+    """The simulated noise is worth the name: a 1% difference of medians is wrong most of the time."""
     generator = np.random.default_rng(7)
     wrong = 0
     for _ in range(300):

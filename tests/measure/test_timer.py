@@ -32,6 +32,14 @@ def busy(seconds: float) -> Call:
     return call
 
 
+def counting(calls: list[int], seconds: float) -> Call:
+    def call() -> None:
+        calls.append(1)
+        time.sleep(seconds)
+
+    return call
+
+
 def test_sleep_is_measured_right() -> None:
     sample_s = min(CpuTimer().sample_s(verified(lambda: time.sleep(0.02)), 1) for _ in range(3))
     assert 0.02 <= sample_s < 0.03
@@ -50,8 +58,8 @@ def test_short_calls_fill_a_block_and_are_divided_by_their_number(seconds: float
 
 
 def test_long_calls_are_not_repeated() -> None:
-    calls = []
-    subject = verified(lambda: (calls.append(1), time.sleep(0.06)))
+    calls: list[int] = []
+    subject = verified(counting(calls, 0.06))
     assert CpuTimer().calibrate(subject) == 1
     assert len(calls) == 1
 
@@ -66,7 +74,7 @@ def test_warm_up_runs_short_calls_often_and_long_ones_once() -> None:
     short: list[int] = []
     CpuTimer().warm_up(verified(lambda: short.append(1)))
     long: list[int] = []
-    CpuTimer().warm_up(verified(lambda: (long.append(1), time.sleep(0.26))))
+    CpuTimer().warm_up(verified(counting(long, 0.26)))
     assert len(short) >= 3
     assert len(long) == 1
 
@@ -148,7 +156,7 @@ class FakeCuda:
             def replay(self) -> None:
                 fake.log.append("replay")
 
-        class graph:  # noqa: N801 - torch's own name
+        class graph:
             def __init__(self, _: CUDAGraph) -> None: ...
 
             def __enter__(self) -> None: ...
