@@ -1,1 +1,1 @@
-"""Measurement: timer, rounds, statistics, memory, environment."""
+"""Sampling, rounds, verdicts, memory, FLOPs and the environment of a measurement."""

@@ -15,7 +15,7 @@ Call = Callable[[], object]
 
 
 class CheckOutcome(Protocol):
-    """One check's result as far as measuring needs it; `pft_bench.check` and `pft_bench.record` have richer ones."""
+    """One check's result, as far as measuring needs to know it."""
 
     @property
     def name(self) -> str:
@@ -37,8 +37,8 @@ Check = Callable[[Call], Sequence[CheckOutcome]]
 class Candidate:
     """A named callable and the check it must pass before it is timed.
 
-    `check` gets the very callable that will be timed. `rotations` are equivalent callables on other buffers of the same
-    shapes, for the graph timer (kernels so short that their inputs would stay in the cache).
+    `check` gets the very callable that will be timed. `rotations` are equivalent callables on other buffers
+    of the same shapes, for the graph timer (kernels so short that their inputs would stay in the cache).
     """
 
     name: str
@@ -87,7 +87,7 @@ def rejection_of(error: Exception) -> Rejection:
 
 
 def verify(candidate: Candidate) -> Verified | Refused:
-    """Run the candidate's check. No outcome at all counts as failed; an exception is a reason, not a crash."""
+    """Run the candidate's check. No outcome at all counts as failed; an exception becomes a reason."""
     try:
         checks = tuple(candidate.check(candidate.call))
     except Exception as error:

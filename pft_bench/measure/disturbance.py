@@ -11,11 +11,11 @@ MIN_ROUND_S = 0.1
 
 
 class ForeignLoad:
-    """A round is disturbed if other processes, or the host of a virtual machine, used too much of the processors.
+    """A round is disturbed if other processes or the virtual machine's host used too much processor time.
 
     Args:
-        max_fraction: of all processors' time during the round. Kept loose: on a busy shared machine a strict limit
-            drops every round, and interleaving bears an even load anyway.
+        max_fraction: of all processors' time during the round. Kept loose: on a busy shared machine a
+            strict limit drops every round, and interleaving bears an even load anyway.
     """
 
     def __init__(self, max_fraction: float = 0.25) -> None:

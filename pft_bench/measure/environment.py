@@ -1,4 +1,4 @@
-"""Where a number was measured: everything that could explain a difference, as JSON, and a short fingerprint of it.
+"""Where a number was measured: all that could explain a difference, as JSON, and a short fingerprint of it.
 
 Nothing here raises: what cannot be read is None.
 """
@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ import torch
 
 LIBRARIES = ("pft-bench", "torch", "numpy", "triton", "scikit-image", "pandas")
 COMPILED_MODULES = ("pft_bench._cpu", "pft_bench._cuda")
-VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "PFT_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "NVIDIA_TF32", "MALLOC_")
+VARIABLES = (
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "PFT_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_"),
+    *("NVIDIA_TF32", "MALLOC_", "LD_PRELOAD"),
+)
+"""Beginnings of the names of environment variables that can change a result or a time."""
 ISA_FLAGS = (
-    "sse4_2 avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 "
-    "asimd sve sve2"
-).split()
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "sve2"),
+)
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
@@ -93,7 +98,9 @@ def _gpu() -> dict[str, Any] | None:
         "count": torch.cuda.device_count(),
         "cuda": torch.version.cuda,
         "driver": _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "max_clocks": _command("nvidia-smi", "--query-gpu=clocks.max.sm,clocks.max.mem", "--format=csv,noheader"),
+        "max_clocks": _command(
+            "nvidia-smi", "--query-gpu=clocks.max.sm,clocks.max.mem", "--format=csv,noheader"
+        ),
     }
 
 
@@ -105,13 +112,13 @@ def _gpu_now() -> str | None:
 
 
 def _builds() -> dict[str, Any]:
-    """What each compiled module says of its compiler and flags through `build_info()`; None where it is absent."""
+    """What each compiled module's `build_info()` says of its compiler and flags; None where absent."""
 
     def read(name: str) -> Any:
         built = importlib.import_module(name).build_info()
         return json.loads(json.dumps(built, default=str))
 
-    return {name: _attempt(lambda name=name: read(name)) for name in COMPILED_MODULES}
+    return {name: _attempt(partial(read, name)) for name in COMPILED_MODULES}
 
 
 def _version(library: str) -> str | None:
@@ -123,7 +130,7 @@ def _version(library: str) -> str | None:
 
 
 def _commit() -> dict[str, Any] | None:
-    """Commit and state of the checkout this file lies in; None for an installed copy, in whosever checkout."""
+    """Commit and state of the checkout this file belongs to; None for an installed copy."""
     here = Path(__file__).resolve()
     root = _command("git", "-C", str(here.parent), "rev-parse", "--show-toplevel")
     if not root or here != Path(root).resolve() / "pft_bench" / "measure" / here.name:
@@ -136,9 +143,10 @@ def _commit() -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, Any]:
-    """Everything about this machine and process that belongs to a measurement; JSON-serialisable, never raises.
+    """All about this machine and process that belongs to a measurement; JSON-serialisable, never raises.
 
     `now` holds what varies from minute to minute and `host` who ran it; neither is part of the `fingerprint`.
+    `machine` is the fingerprint of the processors and memory alone: equal over commits and library versions.
     """
     memory = _attempt(psutil.virtual_memory)
     found: dict[str, Any] = {
@@ -154,6 +162,7 @@ def environment() -> dict[str, Any]:
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
         "variables": {key: value for key, value in sorted(os.environ.items()) if key.startswith(VARIABLES)},
     }
+    found["machine"] = fingerprint({key: found[key] for key in ("cpu", "gpu", "memory_bytes")})
     found["fingerprint"] = fingerprint(found)
     found["host"] = {"name": platform.node(), "command": sys.argv}
     found["now"] = {
@@ -166,7 +175,7 @@ def environment() -> dict[str, Any]:
 
 
 def fingerprint(found: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits of an environment: equal for equal machine, software, commit, threads, variables."""
+    """Twelve hex digits: equal for equal machine, software, commit, threads and variables."""
     lasting = {key: value for key, value in found.items() if key not in ("fingerprint", "host", "now")}
     text = json.dumps(lasting, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -17,9 +17,9 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Peak:
-    """A peak in bytes and where the number comes from; None where this machine cannot tell (source says why)."""
+    """A peak in bytes and where the number comes from."""
 
-    bytes: int | None
+    bytes: int
     source: str
 
 
@@ -35,8 +35,8 @@ def peak_of_events(sizes_bytes: Iterable[int]) -> int:
 def _cpu_events(call: Callable[[], object]) -> list[int]:
     """Sizes of all allocator events on the CPU during the call, in order of time.
 
-    `profiler.key_averages()` sums by operator and loses the order, so the raw event list is read. Only memory of the
-    torch allocator is seen: what a kernel takes with `malloc` shows in `peak_process` alone.
+    `profiler.key_averages()` sums by operator and loses the order, so the raw event list is read. Only memory
+    of the torch allocator is seen: what a kernel takes with `malloc` shows in `peak_process` alone.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         kept = call()
@@ -80,7 +80,7 @@ def _status_bytes(key: str) -> int | None:
 
 
 def _reset_peak() -> bool:
-    """Set VmHWM back to the present size (`man 5 proc`, clear_refs 5). Some sandboxes accept and ignore it."""
+    """Set VmHWM back to the present size (`man 5 proc`, clear_refs). Some sandboxes ignore it silently."""
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:

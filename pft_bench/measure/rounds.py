@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pft_bench.measure.candidate import Candidate, CheckOutcome, Refused, Rejection, Verified, rejection_of, verify
+from pft_bench.measure.candidate import (
+    Candidate,
+    CheckOutcome,
+    Refused,
+    Rejection,
+    Verified,
+    rejection_of,
+    verify,
+)
 from pft_bench.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.measure.timer import CpuTimer, Timer
 
@@ -23,7 +31,7 @@ CONTROL = "A'"
 """Slot of the baseline's second run in a round."""
 
 Disturbance = Callable[[], str | None]
-"""Called before a round (its answer ignored: it sets the mark) and after it: outside evidence against it, or None."""
+"""Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class RoundsResult:
 
 
 def order_of_rounds(slots: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
-    """Random orders without end, each followed by its mirror image, so that a steady drift favours no slot."""
+    """Random orders without end, each followed by its mirror image, so that a drift favours no slot."""
     generator = np.random.default_rng(seed)
     while True:
         order = tuple(slots[i] for i in generator.permutation(len(slots)))
@@ -245,13 +253,15 @@ def measure(
         on_progress: called before each round.
 
     Returns:
-        Raw samples. A candidate that failed its check or raised has a `rejection` and no sample. If that is the
-        baseline, the others are timed and there is nothing to compare them with.
+        Raw samples. A candidate that failed its check or raised has a `rejection` and no sample. If that is
+        the baseline, the others are timed and there is nothing to compare them with.
     """
     plan = plan or Plan()
     names = [candidate.name for candidate in candidates]
     if len(set(names)) != len(names) or baseline not in names or CONTROL in names:
-        raise ValueError(f"candidates need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}")
+        raise ValueError(
+            f"candidates need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}"
+        )
     started = time.perf_counter()
     verdicts = {candidate.name: verify(candidate) for candidate in candidates}
     subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}

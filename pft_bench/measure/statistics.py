@@ -1,7 +1,8 @@
 """From raw samples to a verdict: exact, distribution-free statistics of paired log ratios.
 
-Every comparison is made on `d_r = ln(t_B,r / t_A,r)`, one value a round, A the baseline and B the candidate. Pairing
-within a round cancels what both see (clock, temperature, neighbours); ranks instead of moments bear outliers.
+Every comparison is made on `d_r = ln(t_B,r / t_A,r)`, one value a round, A the baseline and B the candidate.
+Pairing within a round cancels what both see (clock, temperature, neighbours); ranks instead of moments bear
+outliers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, in the unit of the data. Too few values for the confidence: infinite ends."""
+    """An estimate and its interval, in the data's unit. Too few values for the confidence: infinite ends."""
 
     estimate: float
     low: float
@@ -64,7 +65,7 @@ class GeometricMean:
 class Comparison:
     """B against A from raw samples: ratios `t_B / t_A`, the log-scale floor of A' against A, and the verdict.
 
-    `low` and `high` are None where there are too few rounds for an interval; `floor` is None without a control.
+    `low` and `high` are None where there are too few rounds for an interval, `floor` without a control.
     """
 
     ratio: float
@@ -119,9 +120,10 @@ def walsh_averages(d: ArrayLike) -> Floats:
 def signed_rank_cdf(n: int) -> tuple[float, ...]:
     """P(T <= t) for t = 0 .. n(n+1)/2 of Wilcoxon's signed-rank statistic under symmetry about zero.
 
-    Exact: T is the sum of the ranks 1..n, each in or out with probability 1/2; one convolution a rank. All terms are
-    positive, so float64 loses nothing that matters (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods,
-    3rd ed., section 3.1). scipy has the distribution only inside `scipy.stats.wilcoxon`; the tests compare the two.
+    Exact: T is the sum of the ranks 1..n, each in or out with probability 1/2; one convolution a rank. All
+    terms are positive, so float64 loses nothing that matters (Hollander, Wolfe, Chicken: Nonparametric
+    Statistical Methods, 3rd ed., section 3.1). scipy has the distribution only inside `scipy.stats.wilcoxon`;
+    the tests compare the two.
     """
     probability = np.zeros(n * (n + 1) // 2 + 1)
     probability[0] = 1.0
@@ -143,7 +145,7 @@ def hodges_lehmann(d: ArrayLike, confidence: float = 0.95) -> Interval:
     """Median of the Walsh averages and the signed-rank interval that belongs to it.
 
     The interval's ends are the (t+1)-th smallest and largest Walsh averages, t the critical value (Hollander,
-    Wolfe, Chicken, sections 3.2 and 3.3): its coverage is at least `confidence` for any symmetric distribution.
+    Wolfe, Chicken, sections 3.2 and 3.3): coverage at least `confidence` for any symmetric distribution.
     """
     averages = walsh_averages(d)
     n = (math.isqrt(8 * averages.size + 1) - 1) // 2
@@ -196,7 +198,7 @@ def compare(
     delta_min: float = DELTA_MIN,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Everything derived from one comparison's raw samples, in one pure function, so that it can be recomputed."""
+    """Everything derived from one comparison's raw samples: one pure function, so it can be recomputed."""
     interval = hodges_lehmann(log_ratios(samples_s, baseline_s), confidence)
     floor = None if control_s is None else control_floor(control_s, baseline_s)
     delta = max(delta_min, floor or 0.0)

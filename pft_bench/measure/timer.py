@@ -1,6 +1,7 @@
 """One sample of one callable, in seconds a call. Each way of sampling has a name, and names are never mixed.
 
-All candidates of a comparison go through one timer object, chosen once (`cuda_timer` for a GPU, `CpuTimer` otherwise).
+All candidates of a comparison go through one timer object, chosen once (`cuda_timer` for a GPU, `CpuTimer`
+otherwise).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 from pft_bench.measure.candidate import Verified
 
 MIN_BLOCK_S = 0.005
-"""A CPU block shorter than this is dominated by what the clock and the scheduler do (DESIGN.md, section 4)."""
+"""A shorter CPU block says more about the clock and the scheduler than about the call (DESIGN.md, 4)."""
 
 SHORT_KERNEL_S = 20e-6
-"""Below this, launch overhead and event resolution exceed the kernel: time a graph of many launches instead."""
+"""Below this, launch overhead and event resolution exceed the kernel: time a graph of many launches."""
 
 GRAPH_LAUNCHES = 100
 """Launches captured in one graph; with them a 2 us kernel fills 200 us."""
@@ -60,7 +61,7 @@ class CpuTimer:
         self.min_block_s = min_block_s
 
     def warm_up(self, subject: Verified) -> None:
-        """At least three calls and 0.1 s; a slow call (0.25 s) has warmed up after one, its check having run it before."""
+        """At least three calls and 0.1 s; one call of 0.25 s is enough, its check has run it before."""
         start = time.perf_counter()
         for done in range(1, 100_000):
             before = time.perf_counter()
@@ -95,6 +96,10 @@ class CpuTimer:
         return _block_s(subject, repeats) / repeats
 
 
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 def _warm_up_cuda(subject: Verified) -> None:
     start = time.perf_counter()
     for done in range(1, 10_000):
@@ -125,7 +130,7 @@ class CudaEventTimer:
         """Device seconds of one call."""
         if repeats != 1:
             raise ValueError(f"{self.method} times one call a sample, got repeats={repeats}")
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, stop = _event(), _event()
         self._flush.zero_()
         torch.cuda.synchronize()
         start.record()
@@ -136,12 +141,12 @@ class CudaEventTimer:
 
 
 class CudaGraphTimer:
-    """For kernels under 20 us: a graph of many launches that walk over rotating buffers, between two events."""
+    """For kernels under 20 us: a graph of many launches over rotating buffers, between two events."""
 
     method = "cuda-graph-rotating"
 
     def __init__(self) -> None:
-        # Keyed by the subject itself: held alive here, so that no other can inherit its graph through a reused id.
+        # Keyed by the subject, which this keeps alive: no other can inherit its graph through a reused id.
         self._graphs: dict[Verified, Any] = {}
 
     def warm_up(self, subject: Verified) -> None:
@@ -166,7 +171,7 @@ class CudaGraphTimer:
         if subject not in self._graphs:
             self._graphs[subject] = self._capture(subject, repeats)
         graph = self._graphs[subject]
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, stop = _event(), _event()
         torch.cuda.synchronize()
         start.record()
         graph.replay()
@@ -178,7 +183,7 @@ class CudaGraphTimer:
 def cuda_timer(subjects: Sequence[Verified], device: torch.device) -> Timer:
     """One method for all candidates of a comparison: the graph if all have rotating buffers and any is short.
 
-    Without rotating buffers a graph would find its inputs in L2, so those candidates are timed cold by events.
+    Without rotating buffers a graph would find its inputs in L2, so then all are timed cold, by events.
     """
     events = CudaEventTimer(device)
     for subject in subjects:

@@ -1,0 +1,211 @@
+"""The timers against calls of known length; the CUDA ones only for what can be seen without a GPU."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pft_bench.measure import timer as timer_module
+from pft_bench.measure.candidate import Call, Candidate, Refused, Verified, verify
+from pft_bench.measure.timer import CpuTimer, CudaEventTimer, CudaGraphTimer, cuda_timer
+from pft_bench.record import CheckResult
+
+
+def passed() -> list[CheckResult]:
+    return [CheckResult("planted", True)]
+
+
+def verified(call: Call, *rotations: Call) -> Verified:
+    found = verify(Candidate("it", call, lambda _: passed(), rotations))
+    assert isinstance(found, Verified)
+    return found
+
+
+def busy(seconds: float) -> Call:
+    def call() -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    return call
+
+
+def counting(calls: list[int], seconds: float) -> Call:
+    def call() -> None:
+        calls.append(1)
+        time.sleep(seconds)
+
+    return call
+
+
+def test_sleep_is_measured_right() -> None:
+    sample_s = min(CpuTimer().sample_s(verified(lambda: time.sleep(0.02)), 1) for _ in range(3))
+    assert 0.02 <= sample_s < 0.03
+
+
+@pytest.mark.parametrize("seconds", [20e-6, 1e-3])
+def test_short_calls_fill_a_block_and_are_divided_by_their_number(seconds: float) -> None:
+    timer, subject = CpuTimer(), verified(busy(seconds))
+    repeats = timer.calibrate(subject)
+    assert (
+        repeats * seconds >= 0.6 * timer.min_block_s
+    )  # less than 1: the calls themselves take longer than asked
+    sample_s = min(timer.sample_s(subject, repeats) for _ in range(5))
+    assert seconds <= sample_s < 1.5 * seconds
+    assert sample_s * repeats >= timer.min_block_s * 0.9
+
+
+def test_long_calls_are_not_repeated() -> None:
+    calls: list[int] = []
+    subject = verified(counting(calls, 0.06))
+    assert CpuTimer().calibrate(subject) == 1
+    assert len(calls) == 1
+
+
+def test_one_disturbed_block_does_not_shorten_all_later_ones() -> None:
+    lengths = iter([0.02])  # the first call is slow, e.g. because its pages are touched for the first time
+    subject = verified(lambda: time.sleep(next(lengths, 0.0002)))
+    assert CpuTimer().calibrate(subject) > 5
+
+
+def test_warm_up_runs_short_calls_often_and_long_ones_once() -> None:
+    short: list[int] = []
+    CpuTimer().warm_up(verified(lambda: short.append(1)))
+    long: list[int] = []
+    CpuTimer().warm_up(verified(counting(long, 0.26)))
+    assert len(short) >= 3
+    assert len(long) == 1
+
+
+def test_nothing_unchecked_can_be_timed() -> None:
+    candidate = Candidate("it", lambda: None, lambda _: [])
+    with pytest.raises(TypeError, match="unchecked"):
+        Verified(candidate, (), object())
+    assert isinstance(verify(candidate), Refused)  # a check without a result is no check
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("index must be [B, N, K]"), "error"),
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "oom"),
+    ],
+)
+def test_an_exception_in_a_check_becomes_a_reason(error: Exception, status: str) -> None:
+    def check(_: Call) -> list[CheckResult]:
+        raise error
+
+    found = verify(Candidate("it", lambda: None, check))
+    assert isinstance(found, Refused)
+    assert found.rejection.status == status
+    assert type(error).__name__ in found.rejection.reason
+
+
+def test_the_allocator_of_torch_runs_out_as_expected() -> None:
+    """The wording that tells an exhausted CPU allocator from other RuntimeErrors."""
+
+    def check(call: Call) -> list[CheckResult]:
+        call()
+        return passed()
+
+    found = verify(Candidate("it", lambda: torch.empty(1 << 60, dtype=torch.int8), check))
+    assert isinstance(found, Refused)
+    assert found.rejection.status == "oom", found.rejection
+
+
+def test_check_gets_the_callable_that_is_timed() -> None:
+    seen: list[Call] = []
+
+    def call() -> None:
+        pass
+
+    def check(given: Call) -> list[CheckResult]:
+        seen.append(given)
+        return passed()
+
+    found = verify(Candidate("it", call, check))
+    assert isinstance(found, Verified)
+    assert seen == [call] == [found.call]
+
+
+class FakeCuda:
+    """Just enough of torch.cuda to log the order of what the CUDA timers do."""
+
+    def __init__(self, elapsed_ms: float) -> None:
+        self.log: list[str] = []
+        self.elapsed_ms = elapsed_ms
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        fake = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                fake.log.append("event")
+
+            def elapsed_time(self, _: Any) -> float:
+                return fake.elapsed_ms
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                fake.log.append("replay")
+
+        class graph:
+            def __init__(self, _: CUDAGraph) -> None: ...
+
+            def __enter__(self) -> None: ...
+
+            def __exit__(self, *_: object) -> None: ...
+
+        properties = SimpleNamespace(L2_cache_size=50 << 20)
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
+        patch.setattr(torch.cuda, "graph", graph)
+        patch.setattr(torch.cuda, "synchronize", lambda *_: self.log.append("synchronize"))
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        patch.setattr(timer_module, "WARMUP_S", 0.0)
+
+
+def test_events_flush_the_cache_before_and_wait_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(elapsed_ms=0.5)
+    fake.install(monkeypatch)
+    timer = CudaEventTimer(torch.device("cpu"))
+    assert timer._flush.numel() == 100 << 20
+    timer._flush = SimpleNamespace(zero_=lambda: fake.log.append("flush"))  # type: ignore[assignment]
+    subject = verified(lambda: fake.log.append("call"))
+    assert timer.sample_s(subject, timer.calibrate(subject)) == pytest.approx(0.5e-3)
+    assert fake.log == ["flush", "synchronize", "event", "call", "event", "synchronize"]
+    with pytest.raises(ValueError, match="one call"):
+        timer.sample_s(subject, 2)
+
+
+def test_graph_walks_over_all_buffers_and_divides_by_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(elapsed_ms=1.02)
+    fake.install(monkeypatch)
+    calls: list[int] = []
+    subject = verified(lambda: calls.append(0), lambda: calls.append(1), lambda: calls.append(2))
+    timer = CudaGraphTimer()
+    repeats = timer.calibrate(subject)
+    assert repeats == 102  # whole turns over three buffers
+    assert timer.sample_s(subject, repeats) == pytest.approx(1e-5)
+    assert calls == [0, 1, 2] * 34
+    timer.sample_s(subject, repeats)
+    assert len(calls) == 102  # captured once, replayed after
+
+
+@pytest.mark.parametrize(
+    ("elapsed_ms", "buffers", "method"),
+    [(0.01, 3, "cuda-graph-rotating"), (0.01, 1, "cuda-events-cold-l2"), (0.5, 3, "cuda-events-cold-l2")],
+)
+def test_one_method_is_chosen_for_all(
+    monkeypatch: pytest.MonkeyPatch, elapsed_ms: float, buffers: int, method: str
+) -> None:
+    FakeCuda(elapsed_ms).install(monkeypatch)
+    subject = verified(*[lambda: None] * buffers)
+    assert cuda_timer([subject], torch.device("cpu")).method == method
