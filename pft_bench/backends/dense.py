@@ -19,8 +19,9 @@ from .base import AttentionForward, Backend
 @functools.lru_cache(maxsize=8)
 def _relative_positions(window_size: int, device: torch.device) -> Tensor:
     """Rows of the bias table for every pair of tokens of a window, [N, N]."""
-    token = torch.arange(window_size**2, device=device)
-    return reference.relative_position(window_size, token.unsqueeze(-1), token)
+    with torch.inference_mode(False):  # a cached inference tensor could never be saved for a backward pass
+        token = torch.arange(window_size**2, device=device)
+        return reference.relative_position(window_size, token.unsqueeze(-1), token)
 
 
 def dense_logits(

@@ -68,7 +68,8 @@ class PFTConfig:
 
     def _check_image(self) -> None:
         if not isinstance(self.img_size, int):
-            if not isinstance(self.img_size, Iterable) or len(pair := tuple(self.img_size)) != 2:
+            pair = tuple(self.img_size) if isinstance(self.img_size, (tuple, list)) else ()
+            if len(pair) != 2:
                 raise TypeError(
                     f"img_size must be one integer or a pair (height, width), got {self.img_size!r}"
                 )

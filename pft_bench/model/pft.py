@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..backends import get as get_backend
 from ..ops import ChainState
 from ..stages import stage
 from .attention import PFTLayer
@@ -121,6 +122,10 @@ class PFT(nn.Module):
     def backend(self, name: str) -> None:
         if not isinstance(name, str):
             raise TypeError(f"backend must be a string, got {name!r}")
+        if name != "auto":
+            get_backend(
+                name
+            )  # raises where no backend has this name; whether it can run is asked at the call
         self._backend = name
 
     @property
