@@ -1,0 +1,4 @@
+#include "register.hpp"
+namespace pft::bindings {
+void register_attention(pybind11::module_&) {}
+}  // namespace pft::bindings
