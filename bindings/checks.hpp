@@ -1,0 +1,42 @@
+// What every binding checks before a kernel sees an argument. Python passes pointers as integers.
+//
+// Values and shapes of tensors are validated in pft_bench/ops; these checks only keep a wrong call of the module itself
+// from touching memory: null pointers, negative sizes, and a launcher's own refusal.
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+#include "pft/tensor.h"
+
+namespace pft::bindings {
+
+inline std::string describe(std::initializer_list<int64_t> sizes) {
+  std::string text = "[";
+  for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+inline void require_sizes(const char* kernel, std::initializer_list<int64_t> sizes) {
+  for (int64_t size : sizes)
+    if (size < 0) throw std::invalid_argument(std::string(kernel) + ": negative size in " + describe(sizes));
+}
+
+// A null pointer is accepted for an empty tensor only.
+template <typename T>
+T* pointer(const char* kernel, const char* name, uintptr_t address, int64_t elements) {
+  if (address == 0 && elements > 0)
+    throw std::invalid_argument(std::string(kernel) + ": " + name + " is a null pointer");
+  return reinterpret_cast<T*>(address);
+}
+
+inline void raise_on_failure(Status status, const char* kernel, std::initializer_list<int64_t> sizes) {
+  if (status == Status::kOk) return;
+  const char* what = status == Status::kBadShape      ? "shape, index type or workspace is not acceptable"
+                     : status == Status::kUnsupported ? "shape is too large for this kernel"
+                                                      : "launch failed";
+  throw std::runtime_error(std::string(kernel) + " " + describe(sizes) + ": " + what);
+}
+
+}  // namespace pft::bindings

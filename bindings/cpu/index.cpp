@@ -1,0 +1,65 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../checks.hpp"
+#include "pft/cpu.h"
+#include "register.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace py = pybind11;
+
+namespace pft::bindings {
+namespace {
+
+// As many as OpenMP would use, which is what torch.set_num_threads sets.
+int default_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+using Found = std::optional<std::tuple<int64_t, int64_t, int64_t, std::string>>;
+
+Found bind_index_error(uintptr_t index, int index_bytes, int64_t rows, int64_t kept, int64_t keys, int threads) {
+  require_sizes("index_error", {rows, kept, keys});
+  if (index_bytes != 2 && index_bytes != 4 && index_bytes != 8)
+    throw std::invalid_argument("index_error: index_bytes must be 2, 4 or 8, got " + std::to_string(index_bytes));
+  if (threads < 1) threads = default_threads();
+  const void* data = pointer<const void>("index_error", "index", index, rows * kept);
+  cpu::IndexError error;
+  {
+    py::gil_scoped_release release;
+    std::vector<char> scratch(static_cast<size_t>(cpu::index_scratch_bytes(keys, threads)));
+    error = cpu::index_error(data, static_cast<cpu::IndexType>(index_bytes), rows, kept, keys,
+                             {scratch.data(), static_cast<int64_t>(scratch.size())}, threads);
+  }
+  if (error.kind == cpu::IndexError::Kind::kNone) return std::nullopt;
+  const bool range = error.kind == cpu::IndexError::Kind::kOutOfRange;
+  return std::make_tuple(error.row, error.position, error.value, std::string(range ? "range" : "duplicate"));
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const char* const* name = cpu::isas(); *name; ++name) names.emplace_back(*name);
+  return names;
+}
+
+}  // namespace
+
+void register_index(py::module_& m) {
+  m.def("index_error", bind_index_error, py::arg("index"), py::arg("index_bytes"), py::arg("rows"), py::arg("kept"),
+        py::arg("keys"), py::arg("threads") = 0);
+  m.def("isa", cpu::isa);
+  m.def("isas", supported_isas);
+}
+
+}  // namespace pft::bindings

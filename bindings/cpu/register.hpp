@@ -1,0 +1,11 @@
+// Each file of this folder binds one group of kernels.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace pft::bindings {
+
+void register_sparse(pybind11::module_& m);
+void register_attention(pybind11::module_& m);
+void register_index(pybind11::module_& m);
+
+}  // namespace pft::bindings

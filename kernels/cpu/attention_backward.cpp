@@ -1,0 +1,215 @@
+// Backward of one progressive-attention layer, fused. Logits are recomputed a block of rows at a time. With A the softmax
+// over all candidates, dA = grad_out.v on the kept entries (else 0) and delta = grad_out.out:
+//   G = A (dA - delta) + grad_logits - [row's first maximum] sum(grad_logits)
+//   grad_q = scale G K, grad_k = scale G^T Q, grad_v = A_kept^T grad_out, grad_bias = sum of G, grad_logits_prev = G.
+// The last term of G is there because logits are handed on relative to their row's maximum.
+#include "attention_logits.hpp"
+#include "items.hpp"
+
+namespace pft::cpu::PFT_ISA {
+namespace {
+
+struct Pass {
+  Pass(const AttentionBackwardArgs& arguments, int64_t number, float* table)
+      : args(arguments), item(arguments.in, number), bias(table) {}
+
+  const AttentionBackwardArgs& args;
+  Item item;
+  float* bias;  // gradient of the head's table, reversed like AttentionBuffers::bias
+  GatherDot dot_k, dot_v;
+  GatherAdd add_k;
+  ScatterAdd scatter_k, scatter_v;
+
+  bool keeps_all() const { return !selects(item.s); }
+  int64_t kept() const { return keeps_all() ? item.s.candidates : item.s.topk; }
+};
+
+void fill(float* x, int64_t n, float value) {
+  for (int64_t t = 0; t < n; ++t) x[t] = value;
+}
+
+void prepare(Pass* pass, void* workspace) {
+  Item& item = pass->item;
+  const AttentionShape& s = item.s;
+  AttentionBuffers& b = item.buffers;
+  carve(s, item.sparse(), true, workspace, &b);
+  prepare_bias(item);
+  prepare_region(&item);
+  const float* k = item_rows(item.in.k, item.window, item.head);
+  const float* v = item_rows(item.in.v, item.window, item.head);
+  if (item.sparse()) {
+    pack_rows(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k, padded(s.dim_qk));
+  } else {
+    pack_panels_transposed(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k);
+    pack_panels(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k_panels);
+  }
+  if (item.sparse() || !pass->keeps_all())
+    pack_rows(v, item.in.v.stride_row, s.keys, s.dim_v, b.v, padded(s.dim_v));
+  else
+    pack_panels_transposed(v, item.in.v.stride_row, s.keys, s.dim_v, b.v);
+  fill(b.grad_k, s.keys * padded(s.dim_qk), 0.0f);
+  fill(b.grad_v, s.keys * padded(s.dim_v), 0.0f);
+  pass->dot_k = pick_gather_dot(s.dim_qk);
+  pass->dot_v = pick_gather_dot(s.dim_v);
+  pass->add_k = pick_gather_add(s.dim_qk);
+  pass->scatter_k = pick_scatter_add(s.dim_qk);
+  pass->scatter_v = pick_scatter_add(s.dim_v);
+}
+
+// The first maximum of a row without NaN; place 0 of a row with one.
+int64_t first_maximum(const float* z, int64_t nv) {
+  const F max = set1(row_max(z, nv));
+  for (int64_t c = 0; c < nv; ++c)
+    if (const uint32_t mask = mask_eq(load(z + c * kLanes), max)) return c * kLanes + __builtin_ctz(mask);
+  return 0;
+}
+
+// Places of a row's kept entries among its candidates. Both are in the same order, so one walk finds them.
+void find_places(const Pass& pass, int64_t r, int64_t row, int32_t* places) {
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  stage_offsets(pass.args.new_index, row, s.topk, 1, places);
+  if (!item.sparse()) return;
+  const int32_t* positions = item.buffers.positions + r * ld_candidates(s);
+  int32_t place = 0;
+  for (int64_t t = 0; t < s.topk; ++t) {
+    while (place + 1 < s.candidates && positions[place] != places[t]) ++place;
+    places[t] = place;
+  }
+}
+
+// delta of block row r, whose grad_out is staged in the workspace.
+float delta_of(const Pass& pass, int64_t i, int64_t r) {
+  const AttentionBackwardArgs& args = pass.args;
+  const float* out = item_rows(args.out, pass.item.window, pass.item.head) + i * args.out.stride_row;
+  return dot(pass.item.buffers.grad_out + r * padded(pass.item.s.dim_v), out, pass.item.s.dim_v);
+}
+
+// z becomes A. g becomes G, and must come in as dA where everything is kept and the chain is dense.
+void gradient_of_row(const Pass& pass, int64_t i, int64_t r) {
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  const AttentionBuffers& b = item.buffers;
+  const int64_t row = item.row(i), nv = vectors(s.candidates), kept = pass.kept(), ld_v = padded(s.dim_v);
+  float* z = b.z + r * ld_candidates(s);
+  float* g = b.grad_z + r * ld_candidates(s);
+  const float* grad_out = b.grad_out + r * ld_v;
+  const float* grad_logits = pass.args.grad_logits ? pass.args.grad_logits + row * kept : nullptr;
+  const int64_t largest = grad_logits ? first_maximum(z, nv) : 0;
+  row_exp(z, nv, pass.args.lse[row], z);
+  const float delta = delta_of(pass, i, r);
+
+  if (pass.keeps_all()) {
+    if (item.sparse()) {
+      multiply(b.positions + r * ld_candidates(s), kept, ld_v, b.offsets);
+      pass.dot_v(grad_out, s.dim_v, b.v, b.offsets, kept, g);
+      pass.scatter_v(z, grad_out, s.dim_v, b.grad_v, b.offsets, kept);
+    }
+    for (int64_t c = 0; c < nv * kLanes; c += kLanes) store(g + c, load(z + c) * (load(g + c) - set1(delta)));
+    for (int64_t t = 0; grad_logits && t < kept; ++t) g[t] += grad_logits[t];
+  } else {
+    for (int64_t c = 0; c < nv * kLanes; c += kLanes) store(g + c, load(z + c) * set1(-delta));
+    int32_t* places = b.kept + r * ld_kept(s);
+    float* values = b.kept_values + r * ld_kept(s);
+    stage_offsets(pass.args.new_index, row, kept, ld_v, b.offsets);
+    pass.dot_v(grad_out, s.dim_v, b.v, b.offsets, kept, values);
+    find_places(pass, r, row, places);
+    for (int64_t t = 0; t < kept; ++t) {
+      const float a = z[places[t]];
+      g[places[t]] += a * values[t] + (grad_logits ? grad_logits[t] : 0.0f);
+      values[t] = a;
+    }
+    pass.scatter_v(values, grad_out, s.dim_v, b.grad_v, b.offsets, kept);
+  }
+  if (grad_logits) {
+    float total = 0.0f;
+    for (int64_t t = 0; t < kept; ++t) total += grad_logits[t];
+    g[largest] -= total;
+  }
+}
+
+void add_bias_gradient_dense(const Pass& pass, int64_t i, const float* g) {
+  const int64_t w = pass.item.s.window_size;
+  float* entries = pass.bias + (bias_of_row(pass.item, i) - pass.item.buffers.bias);
+  for (int64_t y = 0; y < w; ++y, g += w, entries += 2 * w - 1)
+    for (int64_t x = 0; x < w; ++x) entries[x] += g[x];
+}
+
+void stage_grad_out(const Pass& pass, int64_t first, int64_t rows) {
+  const Matrices<const float>& from = pass.args.grad_out;
+  pack_rows(item_rows(from, pass.item.window, pass.item.head) + first * from.stride_row, from.stride_row, rows,
+            pass.item.s.dim_v, pass.item.buffers.grad_out, padded(pass.item.s.dim_v));
+}
+
+void dense_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  const AttentionBuffers& b = item.buffers;
+  const int64_t ldz = ld_candidates(s), ld_k = padded(s.dim_qk), ld_v = padded(s.dim_v);
+  dense_logits(item, first, rows);
+  stage_grad_out(pass, first, rows);
+  if (pass.keeps_all()) gemm(rows, s.keys, s.dim_v, b.grad_out, ld_v, 1, b.v, b.grad_z, ldz, false);
+  for (int64_t r = 0; r < rows; ++r) {
+    gradient_of_row(pass, first + r, r);
+    if (pass.bias) add_bias_gradient_dense(pass, first + r, b.grad_z + r * ldz);
+  }
+  gemm(rows, s.dim_qk, s.keys, b.grad_z, ldz, 1, b.k_panels, b.grad_q, ld_k, false);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < vectors(s.dim_qk) * kLanes; c += kLanes)
+      store(b.grad_q + r * ld_k + c, load(b.grad_q + r * ld_k + c) * set1(s.scale));
+    copy_row(b.grad_q + r * ld_k, s.dim_qk, grad_q + r * pass.args.grad_q.stride_row);
+  }
+  pack_panels(b.q, ld_k, rows, s.dim_qk, b.q_panels);
+  gemm(s.keys, s.dim_qk, rows, b.grad_z, 1, ldz, b.q_panels, b.grad_k, ld_k, true);
+  if (pass.keeps_all()) {
+    pack_panels(b.grad_out, ld_v, rows, s.dim_v, b.grad_out_panels);
+    gemm(s.keys, s.dim_v, rows, b.z, 1, ldz, b.grad_out_panels, b.grad_v, ld_v, true);
+  }
+}
+
+void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  const AttentionBuffers& b = item.buffers;
+  const int64_t ldz = ld_candidates(s), ld_k = padded(s.dim_qk);
+  sparse_logits(item, pass.dot_k, first, rows);
+  stage_grad_out(pass, first, rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    gradient_of_row(pass, first + r, r);
+    const float* g = b.grad_z + r * ldz;
+    const int32_t* positions = b.positions + r * ldz;
+    copy_row(g, s.candidates, pass.args.grad_logits_prev + item.row(first + r) * s.candidates);
+    multiply(positions, s.candidates, ld_k, b.offsets);
+    pass.add_k(g, b.k, b.offsets, s.candidates, s.scale, s.dim_qk, grad_q + r * pass.args.grad_q.stride_row);
+    pass.scatter_k(g, b.q + r * ld_k, s.dim_qk, b.grad_k, b.offsets, s.candidates);
+    if (!pass.bias) continue;
+    float* entries = pass.bias + (bias_of_row(item, first + r) - b.bias);
+    for (int64_t t = 0; t < s.candidates; ++t) entries[b.key_offset[positions[t]]] += g[t];
+  }
+}
+
+}  // namespace
+
+void attention_backward_item(const AttentionBackwardArgs& args, int64_t number, void* workspace, float* grad_bias) {
+  Pass pass(args, number, grad_bias);
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  prepare(&pass, workspace);
+  float* grad_q = item_rows(args.grad_q, item.window, item.head);
+  for (int64_t first = 0; first < s.queries; first += kBlockRows, grad_q += kBlockRows * args.grad_q.stride_row) {
+    const int64_t rows = s.queries - first < kBlockRows ? s.queries - first : kBlockRows;
+    if (item.sparse())
+      sparse_block(pass, first, rows, grad_q);
+    else
+      dense_block(pass, first, rows, grad_q);
+  }
+  const AttentionBuffers& b = item.buffers;
+  float* grad_k = item_rows(args.grad_k, item.window, item.head);
+  float* grad_v = item_rows(args.grad_v, item.window, item.head);
+  for (int64_t j = 0; j < s.keys; ++j) {
+    copy_row(b.grad_k + j * padded(s.dim_qk), s.dim_qk, grad_k + j * args.grad_k.stride_row);
+    copy_row(b.grad_v + j * padded(s.dim_v), s.dim_v, grad_v + j * args.grad_v.stride_row);
+  }
+}
+
+}  // namespace pft::cpu::PFT_ISA

@@ -1,0 +1,96 @@
+// A small matrix product, C[m, n] = A[m, k] B[k, n], blocked for registers. B is packed in panels of kTileVecs vectors of
+// columns (the last panel has fewer): a panel is contiguous, [k][columns of the panel], so that it streams, and rows
+// 4096 bytes apart do not compete for the same few cache lines.
+#pragma once
+#include <stdint.h>
+
+#include "simd.hpp"
+
+namespace pft::cpu::PFT_ISA {
+namespace {
+
+constexpr int64_t kPanel = kTileVecs * kLanes;
+
+inline int64_t panel_columns(int64_t n, int64_t first) {
+  const int64_t left = vectors(n) * kLanes - first;
+  return left < kPanel ? left : kPanel;
+}
+
+// B = src[k, n].
+inline void pack_panels(const float* src, int64_t row_stride, int64_t k, int64_t n, float* dst) {
+  for (int64_t first = 0; first < n; first += kPanel) {
+    const int64_t columns = panel_columns(n, first);
+    for (int64_t e = 0; e < k; ++e, dst += columns)
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        const float* from = src + e * row_stride + first + c;
+        const int64_t left = n - first - c;
+        store(dst + c, left >= kLanes ? load(from) : load_n(from, static_cast<int>(left)));
+      }
+  }
+}
+
+// B = transpose of src[n, k].
+inline void pack_panels_transposed(const float* src, int64_t row_stride, int64_t n, int64_t k, float* dst) {
+  for (int64_t first = 0; first < n; first += kPanel) {
+    const int64_t columns = panel_columns(n, first);
+    for (int64_t j = 0; j < columns; ++j) {
+      const float* from = src + (first + j) * row_stride;
+      if (first + j < n)
+        for (int64_t e = 0; e < k; ++e) dst[e * columns + j] = from[e];
+      else
+        for (int64_t e = 0; e < k; ++e) dst[e * columns + j] = 0.0f;
+    }
+    dst += columns * k;
+  }
+}
+
+template <int Rows, int Vecs>
+void tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b, float* c, int64_t ldc,
+          bool accumulate) {
+  F acc[Rows][Vecs];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) acc[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : set1(0.0f);
+  for (int64_t e = 0; e < k; ++e, a += a_k, b += Vecs * kLanes) {
+    F bv[Vecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) bv[v] = load(b + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const F x = set1(a[r * a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) acc[r][v] = fma(x, bv[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) store(c + r * ldc + v * kLanes, acc[r][v]);
+}
+
+template <int Vecs>
+void panel_rows(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b, float* c,
+                int64_t ldc, bool accumulate) {
+  int64_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows)
+    tile<kTileRows, Vecs>(k, a + i * a_row, a_row, a_k, b, c + i * ldc, ldc, accumulate);
+  for (; i < m; ++i) tile<1, Vecs>(k, a + i * a_row, a_row, a_k, b, c + i * ldc, ldc, accumulate);
+}
+
+// A(i, e) = a[i * a_row + e * a_k]; C has room for whole vectors of columns.
+inline void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* panels,
+                 float* c, int64_t ldc, bool accumulate) {
+  for (int64_t first = 0; first < n; first += kPanel) {
+    const int64_t columns = panel_columns(n, first);
+    const int64_t vecs = columns / kLanes;
+    if (vecs == 1) panel_rows<1>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
+    if (vecs == 2) panel_rows<2>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
+    if (vecs == 3) panel_rows<3>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
+    panels += columns * k;
+  }
+}
+static_assert(kTileVecs <= 3, "gemm() knows panels of up to three vectors");
+
+}  // namespace
+}  // namespace pft::cpu::PFT_ISA

@@ -1,0 +1,20 @@
+// The compiled instruction sets, and which one is in use.
+#pragma once
+#include "items.hpp"
+
+namespace pft::cpu {
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  void (*sddmm)(const SddmmArgs&, int64_t, void*);
+  void (*spmm)(const SpmmArgs&, int64_t, void*);
+  void (*spmm_transpose)(const SpmmTransposeArgs&, int64_t, void*);
+  void (*attention_forward)(const AttentionForwardArgs&, int64_t, void*, double*);
+  void (*attention_backward)(const AttentionBackwardArgs&, int64_t, void*, float*);
+};
+
+// Chosen once, at the first call. Throws std::runtime_error for a PFT_CPU_ISA that cannot be used.
+const Kernels& kernels();
+
+}  // namespace pft::cpu

@@ -1,0 +1,40 @@
+// Chooses the vector abstraction. Each kernel file is compiled once per instruction set with PFT_ISA set to its name.
+//
+// Rules for files compiled this way: everything with a body lives in an anonymous namespace, and no template or inline
+// function of the standard library is used. Two copies of such a function, one with AVX-512 and one without, would be one
+// function to the linker, and it might keep the wrong one.
+//
+// Interface, with F a vector of kLanes floats and I one of kLanes int32 (arithmetic and comparisons are the compiler's
+// operators): set1, load, load_n (first n lanes, zeros after them), store, store_n, fma(a, b, c) = a * b + c,
+// sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq (a bit per lane), compress.
+#pragma once
+
+#define PFT_ISA_ID_scalar 1
+#define PFT_ISA_ID_avx2 2
+#define PFT_ISA_ID_avx512 3
+#define PFT_ISA_CAT_(a, b) a##b
+#define PFT_ISA_CAT(a, b) PFT_ISA_CAT_(a, b)
+#define PFT_ISA_ID PFT_ISA_CAT(PFT_ISA_ID_, PFT_ISA)
+
+#if PFT_ISA_ID == PFT_ISA_ID_avx512
+#include "simd_avx512.hpp"
+#elif PFT_ISA_ID == PFT_ISA_ID_avx2
+#include "simd_avx2.hpp"
+#else
+#include "simd_scalar.hpp"
+#endif
+
+namespace pft::cpu::PFT_ISA {
+namespace {
+
+inline int64_t vectors(int64_t n) { return (n + kLanes - 1) / kLanes; }
+// Lanes in use in the last vector of a row of n floats: 1 to kLanes.
+inline int last_lanes(int64_t n) { return static_cast<int>(n - (vectors(n) - 1) * kLanes); }
+// Matrices::at is an inline function of a shared header, which the rules above forbid here.
+template <typename M>
+inline auto item_rows(const M& m, int64_t window, int64_t head) {
+  return m.data + window * m.stride_window + head * m.stride_head;
+}
+
+}  // namespace
+}  // namespace pft::cpu::PFT_ISA

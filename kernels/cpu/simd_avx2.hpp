@@ -1,0 +1,53 @@
+// The vector abstraction on AVX2 and FMA. Interface: simd.hpp.
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace pft::cpu::PFT_ISA {
+namespace {
+
+constexpr int kLanes = 8;
+constexpr int kTileRows = 4;  // 4 x 3 accumulators, 3 vectors of B, 1 broadcast: all 16 registers
+constexpr int kTileVecs = 3;
+using F = __m256;
+typedef int32_t I __attribute__((vector_size(32)));
+
+inline __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline F set1(float x) { return _mm256_set1_ps(x); }
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+inline void store_n(float* p, F x, int n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline float sum(F x) {
+  __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+inline uint32_t bits(F mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
+inline uint32_t mask_gt(F a, F b) { return bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+inline uint32_t mask_ge(F a, F b) { return bits(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+inline uint32_t mask_eq(F a, F b) { return bits(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+
+// AVX2 has no compress instruction; one store per set bit.
+inline void compress(float* p, F x, uint32_t mask) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (; mask; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
+}
+inline void compress(int32_t* p, I x, uint32_t mask) {
+  for (; mask; mask &= mask - 1) *p++ = x[__builtin_ctz(mask)];
+}
+
+// Lane u of the result is the sum of the lanes of acc[u].
+inline F sums(const F (&acc)[kLanes]) {
+  const F a = _mm256_hadd_ps(_mm256_hadd_ps(acc[0], acc[1]), _mm256_hadd_ps(acc[2], acc[3]));
+  const F b = _mm256_hadd_ps(_mm256_hadd_ps(acc[4], acc[5]), _mm256_hadd_ps(acc[6], acc[7]));
+  return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+}  // namespace
+}  // namespace pft::cpu::PFT_ISA

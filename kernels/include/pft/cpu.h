@@ -1,0 +1,112 @@
+// Launchers of the CPU kernels: float32, pointers and strides in, a status out.
+//
+// Each call splits its work into window-heads, each with one owner, so that a result does not depend on the number of
+// threads. Nothing is allocated: the caller hands in `*_workspace_bytes(shape, threads)` bytes, content arbitrary.
+// The instruction set is chosen at the first call (environment variable PFT_CPU_ISA = scalar, avx2 or avx512 forces it).
+#pragma once
+#include <cstdint>
+
+#include "pft/tensor.h"
+
+namespace pft::cpu {
+
+// The value is the size of one element in bytes.
+enum class IndexType : int { kInt16 = 2, kInt32 = 4, kInt64 = 8 };
+
+// A contiguous index [batch, rows, count]; `data` may be null when count is 0.
+template <typename Pointer>
+struct IndexRows {
+  Pointer data = nullptr;
+  IndexType type = IndexType::kInt32;
+};
+using ConstIndex = IndexRows<const void*>;
+using MutableIndex = IndexRows<void*>;
+
+struct Workspace {
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// out[b,i,t] = sum_e q[b,i,e] k[b,index[b,i,t],e]; out is contiguous [batch, queries, kept].
+struct SddmmArgs {
+  SparseShape shape;
+  Matrices<const float> q, k;
+  ConstIndex index;
+  float* out = nullptr;
+};
+
+// out[b,i,:] = sum_t a[b,i,t] v[b,index[b,i,t],:]; out is contiguous [batch, queries, head_dim].
+struct SpmmArgs {
+  SparseShape shape;
+  Matrices<const float> a, v;
+  ConstIndex index;
+  float* out = nullptr;
+};
+
+// out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]; out is contiguous [batch, keys, head_dim].
+struct SpmmTransposeArgs {
+  SparseShape shape;
+  Matrices<const float> a, x;
+  ConstIndex index;
+  float* out = nullptr;
+};
+
+// One progressive-attention layer; see AttentionShape. Null `bias`, `region`, `index`, `logits` mean "none".
+struct AttentionInputs {
+  AttentionShape shape;
+  Matrices<const float> q, k, v;
+  const float* bias = nullptr;      // [(2 window_size - 1)^2, heads], contiguous
+  const uint8_t* region = nullptr;  // [patterns, queries], contiguous
+  ConstIndex index;                 // [windows, heads, queries, candidates], null while dense
+  const float* logits = nullptr;    // the same shape, null while dense
+};
+
+struct AttentionForwardArgs {
+  AttentionInputs in;
+  Matrices<float> out;           // [windows, heads, queries, dim_v]
+  MutableIndex new_index;        // [windows, heads, queries, topk] where something is selected, else null
+  float* new_logits = nullptr;   // [windows, heads, queries, min(topk, candidates)], null while the chain stays dense
+  float* lse = nullptr;          // [windows, heads, queries]
+  double* phase_seconds = nullptr;  // logits, softmax and selection, AV; summed over threads, added to; null: not timed
+};
+
+struct AttentionBackwardArgs {
+  AttentionInputs in;
+  Matrices<const float> grad_out, out;
+  ConstIndex new_index;
+  const float* grad_logits = nullptr;  // shape of new_logits, or null
+  const float* lse = nullptr;
+  Matrices<float> grad_q, grad_k, grad_v;
+  float* grad_bias = nullptr;         // [(2 window_size - 1)^2, heads], null without a bias
+  float* grad_logits_prev = nullptr;  // shape of logits, null while dense
+};
+
+int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads);
+int64_t spmm_workspace_bytes(const SparseShape& shape, int threads);
+int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads);
+int64_t attention_forward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
+int64_t attention_backward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
+
+Status sddmm(const SddmmArgs& args, Workspace workspace, int threads);
+Status spmm(const SpmmArgs& args, Workspace workspace, int threads);
+Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads);
+Status attention_forward(const AttentionForwardArgs& args, Workspace workspace, int threads);
+Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace, int threads);
+
+// What is wrong with an index [rows, kept]: the first bad entry in row-major order.
+struct IndexError {
+  enum class Kind { kNone, kOutOfRange, kDuplicate } kind = Kind::kNone;
+  int64_t row = 0, position = 0, value = 0;
+};
+
+// Every value must lie in [0, keys) and be distinct within its row. `scratch` has index_scratch_bytes(keys, threads).
+int64_t index_scratch_bytes(int64_t keys, int threads);
+IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys, Workspace scratch,
+                       int threads);
+
+// The instruction set in use. Throws std::runtime_error when PFT_CPU_ISA names one that is unknown or not supported here.
+const char* isa();
+// Compiled in and supported by this processor, widest last; null-terminated.
+const char* const* isas();
+
+}  // namespace pft::cpu

@@ -1,0 +1,110 @@
+"""The compiled CPU kernels (bindings/cpu): addresses, strides in elements and sizes in; errors as exceptions."""
+
+# sizes of a sparse product: batch, queries, keys, head_dim, kept
+_Sizes = tuple[int, int, int, int, int]
+# strides: batch, row; of attention tensors: window, head, row
+_Strides = tuple[int, int]
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def index_error(
+    index: int, index_bytes: int, rows: int, kept: int, keys: int, threads: int = 0
+) -> tuple[int, int, int, str] | None:
+    """First bad entry as (row, position, value, "range" or "duplicate"); threads 0: as many as OpenMP would use."""
+def sddmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
+def spmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
+def spmm_transpose_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
+def sddmm(
+    q: int,
+    q_strides: _Strides,
+    k: int,
+    k_strides: _Strides,
+    index: int,
+    index_bytes: int,
+    out: int,
+    sizes: _Sizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None: ...
+def spmm(
+    a: int,
+    a_strides: _Strides,
+    v: int,
+    v_strides: _Strides,
+    index: int,
+    index_bytes: int,
+    out: int,
+    sizes: _Sizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None: ...
+def spmm_transpose(
+    a: int,
+    a_strides: _Strides,
+    x: int,
+    x_strides: _Strides,
+    index: int,
+    index_bytes: int,
+    out: int,
+    sizes: _Sizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None: ...
+
+# address and strides (window, head, row)
+_Tensor = tuple[int, tuple[int, int, int]]
+# address (0: none) and bytes per element
+_Index = tuple[int, int]
+# windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
+_AttentionSizes = tuple[int, int, int, int, int, int, int, int, int, int]
+
+def attention_forward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...
+def attention_backward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...
+def attention_forward(
+    sizes: _AttentionSizes,
+    scale: float,
+    region_penalty: float,
+    q: _Tensor,
+    k: _Tensor,
+    v: _Tensor,
+    bias: int,
+    region: int,
+    index: _Index,
+    logits: int,
+    out: _Tensor,
+    new_index: _Index,
+    new_logits: int,
+    lse: int,
+    timed: bool,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> tuple[float, float, float] | None: ...
+def attention_backward(
+    sizes: _AttentionSizes,
+    scale: float,
+    region_penalty: float,
+    grad_out: _Tensor,
+    grad_logits: int,
+    q: _Tensor,
+    k: _Tensor,
+    v: _Tensor,
+    bias: int,
+    region: int,
+    index: _Index,
+    logits: int,
+    new_index: _Index,
+    out: _Tensor,
+    lse: int,
+    grad_q: _Tensor,
+    grad_k: _Tensor,
+    grad_v: _Tensor,
+    grad_bias: int,
+    grad_logits_prev: int,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None: ...

@@ -1,0 +1,239 @@
+"""The `cpu` backend: hand-written kernels (kernels/cpu), float32, for AVX-512, AVX2 or neither, chosen at run time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import stages
+from ..reference import index_dtype
+from .base import AttentionBackward, AttentionForward, Backend, empty
+
+# After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
+try:
+    from .. import _cpu
+
+    _cpu.isa()
+    _reason: str | None = None
+except (ImportError, RuntimeError) as error:
+    _reason = (
+        f"{error}; unset PFT_CPU_ISA or name an instruction set this processor has"
+        if isinstance(error, RuntimeError)
+        else f"the compiled module is missing ({error}); install with `make setup` or `pip install -e .`"
+    )
+
+_CPU = torch.device("cpu")
+_F32 = torch.float32
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _rows(tensor: Tensor) -> tuple[int, tuple[int, int]]:
+    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1))
+
+
+def _matrices(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
+    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1), tensor.stride(2))
+
+
+def _index(tensor: Tensor | None) -> tuple[int, int]:
+    return (0, 4) if tensor is None or tensor.numel() == 0 else (tensor.data_ptr(), tensor.element_size())
+
+
+def _workspace(bytes_needed: int) -> tuple[Tensor, int, int]:
+    """Memory from torch's allocator, so that it shows in memory profiles and tests can poison it."""
+    memory = empty((bytes_needed,), torch.uint8, _CPU)
+    return memory, memory.data_ptr(), bytes_needed
+
+
+def _token_major(windows: int, heads: int, rows: int, dim: int) -> Tensor:
+    """[W, H, N, D] in the memory order [W, N, H, D], in which the heads of a token lie side by side."""
+    return empty((windows, rows, heads, dim), _F32, _CPU).transpose(1, 2)
+
+
+def _attention_sizes(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, region: Tensor | None, index: Tensor | None, topk: int
+) -> tuple[int, ...]:
+    windows, heads, queries, dim_qk = q.shape
+    keys = k.shape[2]
+    candidates = keys if index is None else index.shape[-1]
+    window_size = 0 if bias is None else math.isqrt(keys)
+    patterns = 0 if region is None else region.shape[0]
+    return windows, heads, queries, keys, dim_qk, v.shape[3], candidates, topk, window_size, patterns
+
+
+class CpuBackend(Backend):
+    """One thread owns a window-head, so results do not depend on the number of threads (torch.get_num_threads())."""
+
+    name = "cpu"
+    dtypes = frozenset({torch.float32})
+    devices = frozenset({"cpu"})
+
+    @property
+    def summary(self) -> str:  # type: ignore[override]
+        """What it is, with the instruction set in use."""
+        return f"C++ kernels, {_cpu.isa()}, {torch.get_num_threads()} threads"
+
+    def available(self) -> str | None:
+        """None once the compiled module can be used."""
+        return _reason
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
+        batch, queries, dim = q.shape
+        sizes = (batch, queries, k.shape[1], dim, index.shape[2])
+        threads = torch.get_num_threads()
+        out = empty(index.shape, _F32, _CPU)
+        _memory, *workspace = _workspace(_cpu.sddmm_workspace_bytes(sizes, threads))
+        _cpu.sddmm(
+            *_rows(q),
+            *_rows(k),
+            index.data_ptr(),
+            index.element_size(),
+            out.data_ptr(),
+            sizes,
+            *workspace,
+            threads,
+        )
+        return out
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
+        batch, queries, kept = a.shape
+        keys, dim = v.shape[1:]
+        sizes = (batch, queries, keys, dim, kept)
+        threads = torch.get_num_threads()
+        out = empty((batch, queries, dim), _F32, _CPU)
+        _memory, *workspace = _workspace(_cpu.spmm_workspace_bytes(sizes, threads))
+        _cpu.spmm(
+            *_rows(a),
+            *_rows(v),
+            index.data_ptr(),
+            index.element_size(),
+            out.data_ptr(),
+            sizes,
+            *workspace,
+            threads,
+        )
+        return out
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
+        batch, queries, kept = a.shape
+        sizes = (batch, queries, num_keys, x.shape[2], kept)
+        threads = torch.get_num_threads()
+        out = empty((batch, num_keys, x.shape[2]), _F32, _CPU)
+        _memory, *workspace = _workspace(_cpu.spmm_transpose_workspace_bytes(sizes, threads))
+        _cpu.spmm_transpose(
+            *_rows(a),
+            *_rows(x),
+            index.data_ptr(),
+            index.element_size(),
+            out.data_ptr(),
+            sizes,
+            *workspace,
+            threads,
+        )
+        return out
+
+    def attention_forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionForward:
+        """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
+        sizes: Any = _attention_sizes(q, k, v, bias, region, index, topk)
+        windows, heads, queries, keys, _, dim_v, candidates = sizes[:7]
+        threads = torch.get_num_threads()
+        selecting = topk < candidates
+        rows = (windows, heads, queries)
+        new_index = empty((*rows, topk if selecting else 0), index_dtype(keys), _CPU)
+        stays_dense = index is None and not selecting
+        new_logits = empty((*rows, 0 if stays_dense else min(topk, candidates)), _F32, _CPU)
+        out = _token_major(windows, heads, queries, dim_v)
+        lse = empty(rows, _F32, _CPU)
+        bias, region, index, logits = _contiguous(bias, region, index, logits)
+        bytes_needed = _cpu.attention_forward_workspace_bytes(sizes, index is not None, threads)
+        _memory, *workspace = _workspace(bytes_needed)
+        with stages.stage("attention"):
+            seconds = _cpu.attention_forward(
+                sizes,
+                scale,
+                region_penalty,
+                *(_matrices(q), _matrices(k), _matrices(v)),
+                *(_address(bias), _address(region), _index(index), _address(logits)),
+                *(_matrices(out), _index(new_index), _address(new_logits), lse.data_ptr()),
+                stages.active(),
+                *workspace,
+                threads,
+            )
+        if seconds is not None:
+            stages.split("attention", dict(zip(("logits", "select", "av"), seconds, strict=True)))
+        return out, new_index, new_logits, lse
+
+    def attention_backward(
+        self,
+        grad_out: Tensor,
+        grad_logits: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        new_index: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionBackward:
+        """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
+        sizes: Any = _attention_sizes(q, k, v, bias, region, index, topk)
+        windows, heads, queries, keys, dim_qk, dim_v = sizes[:6]
+        threads = torch.get_num_threads()
+        grad_q = _token_major(windows, heads, queries, dim_qk)
+        grad_k = _token_major(windows, heads, keys, dim_qk)
+        grad_v = _token_major(windows, heads, keys, dim_v)
+        grad_bias = None if bias is None else empty(bias.shape, _F32, _CPU)
+        grad_logits_prev = None if logits is None else empty(logits.shape, _F32, _CPU)
+        if grad_logits is not None and grad_logits.numel() == 0:
+            grad_logits = None
+        bias, region, index, logits = _contiguous(bias, region, index, logits)
+        grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
+        grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
+        bytes_needed = _cpu.attention_backward_workspace_bytes(sizes, index is not None, threads)
+        _memory, *workspace = _workspace(bytes_needed)
+        with stages.stage("attention"):
+            _cpu.attention_backward(
+                sizes,
+                scale,
+                region_penalty,
+                *(_matrices(grad_out), _address(grad_logits)),
+                *(_matrices(q), _matrices(k), _matrices(v)),
+                *(_address(bias), _address(region), _index(index), _address(logits)),
+                *(_index(new_index_), _matrices(out), _address(lse_)),
+                *(_matrices(grad_q), _matrices(grad_k), _matrices(grad_v)),
+                *(_address(grad_bias), _address(grad_logits_prev)),
+                *workspace,
+                threads,
+            )
+        return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
+
+
+def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if t is None else t.contiguous() for t in tensors)
