@@ -101,6 +101,7 @@ class BackendUnavailable(RuntimeError):
 _BACKENDS = {
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
+    "cpu": ("cpu", "CpuBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("dense",)}
@@ -140,8 +141,6 @@ def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
 
 def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
     for name in _PREFERENCE.get(device.type, ("reference",)):
-        if name not in _BACKENDS:
-            continue
         backend = get(name)
         if dtype in backend.dtypes and device.type in backend.devices and backend.available() is None:
             return backend
