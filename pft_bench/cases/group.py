@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..measure.candidate import Candidate
+from ..measure.candidate import Call, Candidate
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process
 from ..measure.rounds import Progress, measure
@@ -51,6 +51,10 @@ class Group(ABC):
     def flops(self, name: str) -> Flops:
         """Counts that need no run; `counted_flops` is filled in by `run`."""
 
+    def counted(self, candidate: Candidate) -> Call:
+        """What to count FLOPs of: the same work through operators that PyTorch's counter knows."""
+        return candidate.call
+
     def stages(self, candidate: Candidate) -> dict[str, float] | None:
         """Seconds by stage, for candidates that have stages."""
         return None
@@ -75,7 +79,7 @@ class Group(ABC):
                 if passed:
                     flops = Flops(
                         paper_macs=flops.paper_macs,
-                        counted_flops=counted_flops(candidate.call),
+                        counted_flops=counted_flops(self.counted(candidate)),
                         kernel_flops=flops.kernel_flops,
                         kernel_bytes=flops.kernel_bytes,
                     )

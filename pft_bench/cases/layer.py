@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -98,33 +99,46 @@ class LayerGroup(Group):
             )
         return found
 
+    def counted(self, candidate: Candidate) -> Call:
+        """A raw launcher is invisible to the counter: count the op around it."""
+        if self.settings.mode == "train":
+            return candidate.call
+        layer = problem_layer(self.problem, self.settings.device)
+        return partial(run_layer, layer, candidate.name)
+
     def flops(self, name: str) -> Flops:
         """The roofline's counts of the problem."""
         return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+
+
+def run_layer(layer: Layer, backend: str) -> tuple[Tensor, ops.ChainState]:
+    """The layer through the public op."""
+    state = None
+    if layer.index is not None:
+        state = ops.ChainState(index=layer.index, logits=layer.logits)
+    return ops.progressive_attention(
+        layer.q,
+        layer.k,
+        layer.v,
+        topk=layer.topk,
+        state=state,
+        bias=layer.bias,
+        scale=layer.scale,
+        backend=backend,
+    )
 
 
 def forward_backward(layer: Layer, backend: str) -> Call:
     """Forward and backward of a layer through the public op, gradients of everything that has one."""
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
     leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
-    state = None
-    if layer.index is not None:
-        state = ops.ChainState(index=layer.index, logits=leaf["logits"])
+    copy = replace(layer, **leaf)
     generator = torch.Generator().manual_seed(1)
     shape = (*layer.q.shape[:3], layer.v.shape[-1])
     grad_out = torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
 
     def call() -> object:
-        out, after = ops.progressive_attention(
-            leaf["q"],
-            leaf["k"],
-            leaf["v"],
-            topk=layer.topk,
-            state=state,
-            bias=leaf.get("bias"),
-            scale=layer.scale,
-            backend=backend,
-        )
+        out, after = run_layer(copy, backend)
         heads, seeds = [out], [grad_out]
         if after.logits is not None:
             heads.append(after.logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -269,7 +270,7 @@ def _autograd(
     """Gradients of a composite backend, in the order of `Backend.attention_backward`."""
     names = [n for n in ("q", "k", "v", "bias", "logits") if getattr(layer, n) is not None]
     leaves = {name: getattr(layer, name).detach().requires_grad_() for name in names}
-    copy = oracle.Layer(**{**vars(layer), **leaves})
+    copy = replace(layer, **leaves)
     out, _, new_logits, _ = backend.attention_forward(*copy.arguments())  # type: ignore[arg-type]
     heads, seeds = [out], [grad_out]
     if grad_logits is not None:

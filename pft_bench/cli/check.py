@@ -1,0 +1,111 @@
+"""`pft-bench check`: correctness alone, for any available backend, without timing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from ..backends import backends, get
+from ..cases.layer import problem_layer
+from ..check import CheckResult, check_layer, check_product, failures
+from ..problem import Problem
+from . import options
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]:
+    """Small problems that between them take every path: all K of a schedule, selection on and off, odd sizes."""
+    steps = [(tokens, tokens)]
+    kept = tokens
+    while kept > 1:
+        steps.append((kept, max(1, kept // 4)))
+        kept = max(1, kept // 4)
+        steps.append((kept, kept))
+    made = []
+    for candidates, keep in steps:
+        shape = {
+            "windows": 2,
+            "heads": 3,
+            "tokens": tokens,
+            "head_dim": head_dim,
+            "dtype": dtype,
+            "seed": seed,
+        }
+        if candidates == keep:
+            made += [Problem(op=op, candidates=keep, kept=keep, **shape) for op in ("sddmm", "spmm")]  # type: ignore[arg-type]
+        made.append(Problem(op="attention", candidates=candidates, kept=keep, **shape))  # type: ignore[arg-type]
+    return made
+
+
+def check_problem(backend: str, problem: Problem, device: str) -> list[CheckResult]:
+    """Forward and backward of one problem."""
+    if problem.op == "attention":
+        return check_layer(get(backend), problem_layer(problem, device), train=True)
+    return check_product(get(backend), problem.op, problem.inputs(device), train=True)
+
+
+def check(
+    backend: options.Backends = [],  # noqa: B006 - typer reads it, nobody writes it
+    dtype: Annotated[list[str], typer.Option(help="Repeatable. Default: every dtype a backend has.")] = [],  # noqa: B006
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a window (a square number has a bias table).")
+    ] = 64,
+    head_dim: Annotated[list[int], typer.Option(min=1, help="Channels of a head. Repeatable.")] = [13, 40],  # noqa: B006
+    device: options.Device = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds.")] = 2,
+    verbose: Annotated[
+        bool, typer.Option(help="Print every check, not only the worst of each backend.")
+    ] = False,
+) -> None:
+    """Hold kernels against masked dense attention in float64: values, selection, gradients. Nothing is timed.
+
+    Exit code 1 if anything is outside its bound.
+    """
+    console = Console()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    wrong = 0
+    for name in backend or [row.name for row in backends() if row.available]:
+        reason = get(name).available()
+        if reason is not None:
+            raise ValueError(f"--backend {name} is not available: {reason}")
+        if device not in get(name).devices:
+            console.print(f"{name}: skipped, it takes tensors on {', '.join(sorted(get(name).devices))}")
+            continue
+        for kind in dtype or DTYPES:
+            if getattr(torch, kind, None) not in get(name).dtypes:
+                if dtype:
+                    raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
+                continue
+            results = [
+                CheckResult(f"{result.name} {_describe(problem)}", result.worst, result.detail)
+                for seed in range(seeds)
+                for dim in head_dim
+                for problem in problems(tokens, dim, kind, seed)
+                for result in check_problem(name, problem, device)
+            ]
+            wrong += _print(console, name, kind, results, verbose=verbose)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _describe(problem: Problem) -> str:
+    return f"{problem.candidates}->{problem.kept} D={problem.head_dim} seed={problem.seed}"
+
+
+def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
+    bad = failures(results)
+    worst = max(results, key=lambda result: result.worst)
+    mark = "[bold red]FAILED[/]" if bad else "[green]ok[/]"
+    console.print(
+        f"{name} {dtype}: {mark}, {len(results) - len(bad)} of {len(results)} checks passed", highlight=False
+    )
+    for result in results if verbose else bad or [worst]:
+        console.print(
+            f"  {'' if verbose or bad else 'nearest to its bound: '}{result}", highlight=False, markup=False
+        )
+    return len(bad)

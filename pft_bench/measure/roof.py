@@ -1,0 +1,62 @@
+"""What this device reaches on the two simplest jobs: the roof that kernels are drawn under.
+
+The compute roof is the rate of a large matrix product, the memory roof that of a large copy, both by torch on the
+run's threads. They are what can be reached in practice, not the data sheet's peaks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+MATRIX_SIDE = 1536
+COPY_BYTES = 256 << 20
+"""Larger than the caches, so that the copy runs from memory."""
+
+TRIALS = 5
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Measured rates of one device, dtype and number of threads."""
+
+    flops_per_s: float
+    bytes_per_s: float
+    method: str = f"best of {TRIALS}: matrix product of side {MATRIX_SIDE}, copy of {COPY_BYTES >> 20} MiB"
+
+    def floor_s(self, flops: int, moved_bytes: int) -> float:
+        """The least time for this work: the longer of computing and moving."""
+        return max(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
+
+
+def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Roof:
+    """Measure both roofs; takes about a second."""
+    device = torch.device(device)
+    left = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
+    right = left.clone()
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    multiply_s = _best_s(lambda: left @ right, device)
+    copy_s = _best_s(lambda: target.copy_(source), device)
+    return Roof(2 * MATRIX_SIDE**3 / multiply_s, 2 * COPY_BYTES / copy_s)
+
+
+def _best_s(call: Callable[[], object], device: torch.device) -> float:
+    """The shortest of a few trials: a roof is a maximum, and noise only lengthens."""
+    call()
+    times = []
+    for _ in range(TRIALS):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,152 @@
+"""Tables of records for a terminal, and the CSV summary. Pure functions of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from ..measure.statistics import Verdict
+from ..record import Record, Status, to_frame
+from ..stages import STAGES
+
+_VERDICT_STYLE = {
+    Verdict.FASTER: "bold green",
+    Verdict.SLOWER: "bold red",
+    Verdict.SAME: "dim",
+    Verdict.UNDECIDED: "yellow",
+}
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration in the unit that suits it, three digits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def bytes_text(count: int | None) -> str:
+    """Bytes in MiB or GiB."""
+    if count is None:
+        return "-"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def count_text(count: int | None, unit: str) -> str:
+    """A count with its metric prefix."""
+    if count is None:
+        return "-"
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.3g} {prefix}{unit}"
+    return f"{count:.3g} {unit}"
+
+
+def speedup_text(record: Record) -> str:
+    """How many times faster than the baseline, with its 95% interval."""
+    derived = record.derived
+    if derived is None or derived.ratio is None:
+        return "baseline" if record.timing is not None else "-"
+    if derived.ratio_low is None or derived.ratio_high is None:
+        return f"{1 / derived.ratio:.2f}x"
+    return f"{1 / derived.ratio:.2f}x [{1 / derived.ratio_high:.2f}, {1 / derived.ratio_low:.2f}]"
+
+
+def step_text(record: Record) -> str:
+    """What was run: the schedule, the step of a chain, or the op and its K."""
+    case = record.case
+    if case.level == "model":
+        return str(case.options.get("sched", case.schedule))
+    if case.level == "layer":
+        return f"{case.shapes['candidates']} -> {case.k}"
+    return f"{case.op} K={case.k}"
+
+
+def _check_cell(record: Record) -> Text:
+    if record.status is Status.OK:
+        return Text(f"ok ({len(record.checks)})", style="green")
+    return Text(record.status.value.upper(), style="bold red")
+
+
+def results_table(records: Sequence[Record], level: str) -> Table:
+    """One row for each record of a level: time, speed-up with interval and verdict, memory, FLOPs, check."""
+    chosen = [record for record in records if record.case.level == level]
+    titles = {
+        "op": "Sparse products",
+        "layer": "One attention layer (candidates -> kept)",
+        "model": "Whole model",
+    }
+    table = Table(title=titles[level], title_justify="left", header_style="bold")
+    table.add_column({"op": "op", "layer": "step", "model": "schedule"}[level])
+    table.add_column("backend")
+    for name in ("latency", "speed-up", "verdict", "peak memory", "FLOPs", "rate", "check"):
+        table.add_column(name, justify="right")
+    previous = None
+    for record in chosen:
+        step = step_text(record)
+        if previous not in (None, step):
+            table.add_section()
+        derived = record.derived
+        flops = record.flops.counted_flops
+        verdict = Text("")
+        if derived is not None and derived.verdict is not None:
+            verdict = Text(derived.verdict.value, style=_VERDICT_STYLE[derived.verdict])
+        table.add_row(
+            step if step != previous else "",
+            record.case.backend,
+            "-" if derived is None else seconds_text(derived.median_s),
+            speedup_text(record),
+            verdict,
+            bytes_text(record.memory.peak_allocated_bytes),
+            count_text(flops, "FLOP"),
+            "-" if derived is None or not flops else count_text(int(flops / derived.median_s), "FLOP/s"),
+            _check_cell(record),
+        )
+        previous = step
+    return table
+
+
+def stage_table(records: Sequence[Record]) -> Table | None:
+    """Seconds by stage of the model, a column for each schedule and backend; None without model records."""
+    chosen = [record for record in records if record.stages_s]
+    if not chosen:
+        return None
+    table = Table(title="Where the model's time goes", title_justify="left", header_style="bold")
+    table.add_column("stage")
+    for record in chosen:
+        table.add_column(f"{record.case.backend}\n{step_text(record)}", justify="right")
+    totals = [sum((record.stages_s or {}).values()) for record in chosen]
+    for stage in ordered_stages(chosen):
+        cells = []
+        for record, total in zip(chosen, totals, strict=True):
+            seconds = (record.stages_s or {}).get(stage)
+            cells.append("-" if seconds is None else f"{seconds_text(seconds)}  {seconds / total:4.0%}")
+        table.add_row(stage, *cells)
+    table.add_section()
+    table.add_row("sum", *[seconds_text(total) for total in totals])
+    timed = [record.derived for record in chosen]
+    table.add_row("timed", *["-" if derived is None else seconds_text(derived.median_s) for derived in timed])
+    return table
+
+
+def ordered_stages(records: Iterable[Record]) -> list[str]:
+    """Every stage of the records: known ones in their order, others after them."""
+    present = {stage for record in records for stage in (record.stages_s or {})}
+    return [s for s in STAGES if s in present] + sorted(present - set(STAGES))
+
+
+def problem_lines(records: Sequence[Record]) -> list[str]:
+    """One line for each record without a result: what it was, its status and why."""
+    return [
+        f"{record.case.level} {step_text(record)} on {record.case.backend}: {record.status.value}: {record.reason}"
+        for record in records
+        if record.status is not Status.OK
+    ]
+
+
+def write_summary(records: Sequence[Record], path: Path) -> None:
+    """All records as a CSV, one row each, units in the column names; raw samples stay in the records."""
+    to_frame(records).to_csv(path, index=False)
