@@ -99,6 +99,7 @@ class BackendUnavailable(RuntimeError):
 
 # Name -> module and class. Modules are imported when first asked for, so that a broken optional part hurts nobody.
 _BACKENDS = {
+    "cpu": ("cpu", "CpuBackend"),
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
     "cpu": ("cpu", "CpuBackend"),
