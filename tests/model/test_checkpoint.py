@@ -23,7 +23,8 @@ VARIANTS = {
     "no bias in qkv": {"qkv_bias": False},
     "uneven depths": {"depths": (1, 2, 3)},
     "kernel, window": {"convffn_kernel_size": 7, "window_size": 5, "num_topk": (25, 25, 9, 9, 9, 9)},
-    "mlp ratio that rounds down": {"mlp_ratio": 1.3},
+    "fractional mlp ratio": {"mlp_ratio": 1.3},
+    "mlp ratio: int(22 * (49 / 22)) is 48": {"embed_dim": 22, "num_heads": 2, "mlp_ratio": 49.5 / 22},
     "heads told by the bias": {"embed_dim": 102, "num_heads": 6},
 }
 

@@ -78,6 +78,16 @@ def test_options_change_the_result(make_model, image):
         assert not same(make_model(**keywords)(image()), base), keywords
 
 
+def test_image_range_scales_the_input_and_the_output(make_model, image):
+    """With the first and last convolution scaled against it (by powers of two: exactly) nothing changes."""
+    plain, scaled = make_model(), make_model(img_range=4.0)
+    with torch.no_grad():
+        scaled.conv_first.weight /= 4
+        scaled.conv_last.weight *= 4
+        scaled.conv_last.bias *= 4
+    assert torch.equal(scaled(image()), plain(image()))
+
+
 def test_mean_is_that_of_the_dataset_for_rgb_only(make_model):
     assert make_model().mean.flatten().tolist() == pytest.approx([0.4488, 0.4371, 0.4040])
     assert make_model(in_chans=1).mean.flatten().tolist() == [0.0]
