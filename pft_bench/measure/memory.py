@@ -39,8 +39,7 @@ def _cpu_events(call: Callable[[], object]) -> list[int]:
     of the torch allocator is seen: what a kernel takes with `malloc` shows in `peak_process` alone.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        kept = call()
-    del kept  # alive until here: an output belongs to the peak
+        call()
     assert recorded.profiler is not None
     assert recorded.profiler.kineto_results is not None
     found = [
@@ -61,9 +60,8 @@ def peak_allocated(call: Callable[[], object], device: torch.device | str = "cpu
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         start_bytes = torch.cuda.memory_allocated(device)
-        kept = call()
+        call()
         torch.cuda.synchronize(device)
-        del kept
         return Peak(torch.cuda.max_memory_allocated(device) - start_bytes, "cuda-allocator")
     return Peak(peak_of_events(_cpu_events(call)), "torch-profiler-events")
 
