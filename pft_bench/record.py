@@ -114,14 +114,21 @@ class CheckResult:
 
     @classmethod
     def of(cls, outcome: CheckOutcome) -> CheckResult:
-        """From any check outcome; NaN and infinite errors, which JSON lacks, move to the detail."""
-        detail, numbers = outcome.detail, {}
-        for name in ("error", "bound"):
-            value = getattr(outcome, name, None)
+        """From any check outcome; `worst` is an error in units of its bound.
+
+        NaN and infinite errors, which JSON lacks, move to the detail.
+        """
+        worst = getattr(outcome, "worst", None)
+        found = {
+            "error": getattr(outcome, "error", worst),
+            "bound": getattr(outcome, "bound", None if worst is None else 1.0),
+        }
+        detail = outcome.detail
+        for name, value in found.items():
             if value is not None and not math.isfinite(value):
                 detail = f"{detail} ({name} {value})".strip()
-                value = None
-            numbers[name] = None if value is None else float(value)
+                found[name] = None
+        numbers = {name: None if value is None else float(value) for name, value in found.items()}
         return cls(outcome.name, bool(outcome.passed), detail, **numbers)
 
 

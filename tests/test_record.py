@@ -207,6 +207,19 @@ def test_infinite_errors_become_text() -> None:
     Record.without_result(case(), "abc", Status.FAILED, "why", checks=[Outcome()]).to_json()
 
 
+def test_the_error_of_a_check_in_units_of_its_bound_is_kept() -> None:
+    @dataclass
+    class Outcome:
+        name: str = "operator"
+        passed: bool = True
+        detail: str = ""
+        worst: float = 0.25
+
+    assert CheckResult.of(Outcome()) == CheckResult("operator", True, "", error=0.25, bound=1.0)
+    infinite = CheckResult.of(Outcome(passed=False, worst=math.inf))
+    assert (infinite.error, infinite.detail) == (None, "(error inf)")
+
+
 def test_derived_values_are_those_of_the_raw_samples() -> None:
     found = derive(timing())
     assert found.median_s == 1.15

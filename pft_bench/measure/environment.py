@@ -112,11 +112,12 @@ def _gpu_now() -> str | None:
 
 
 def _builds() -> dict[str, Any]:
-    """What each compiled module's `build_info()` says of its compiler and flags; None where absent."""
+    """What each compiled module tells of its compiler, flags and instruction set; None where it is absent."""
 
     def read(name: str) -> Any:
-        built = importlib.import_module(name).build_info()
-        return json.loads(json.dumps(built, default=str))
+        module = importlib.import_module(name)
+        told = {key: getattr(module, key)() for key in ("build_info", "isa", "isas") if hasattr(module, key)}
+        return json.loads(json.dumps(told, default=str))
 
     return {name: _attempt(partial(read, name)) for name in COMPILED_MODULES}
 

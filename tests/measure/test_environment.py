@@ -80,8 +80,15 @@ def test_build_info_of_a_compiled_module(monkeypatch: pytest.MonkeyPatch) -> Non
         def build_info() -> dict[str, str]:
             return {"compiler": "GNU 12.2", "flags": "-O3"}
 
+        @staticmethod
+        def isa() -> str:
+            return "avx2"
+
     monkeypatch.setitem(sys.modules, "pft_bench._cpu", Module)
-    assert environment()["builds"]["pft_bench._cpu"] == {"compiler": "GNU 12.2", "flags": "-O3"}
+    assert environment()["builds"]["pft_bench._cpu"] == {
+        "build_info": {"compiler": "GNU 12.2", "flags": "-O3"},
+        "isa": "avx2",
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -236,9 +236,9 @@ def test_impossible_plans_are_errors(bad: dict[str, Any]) -> None:
 
 
 def test_real_calls_end_to_end() -> None:
-    """A call that is 30% longer is found with the real timer, on whatever machine this is."""
+    """A twentieth of the work is found faster by the real timer, however loaded this machine is."""
     data = np.random.default_rng(0).random(200_000)
-    both = [candidate("A", lambda: np.sort(data)), candidate("B", lambda: np.sort(data[:100_000]))]
+    both = [candidate("A", lambda: np.sort(data)), candidate("B", lambda: np.sort(data[:10_000]))]
     found = measure(both, "A", Plan(rounds=10, max_rounds=10))
     result = compare(found.candidates["B"].samples_s, found.candidates["A"].samples_s, found.control_s)
     assert result.verdict == "FASTER"
