@@ -30,13 +30,14 @@ def dense_logits(
     """All logits of a layer, [W, H, N, M], without those of earlier layers; float32 for half-precision q and k."""
     wide = reference.accumulation_dtype(q.dtype)
     z = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
+    # In place from here on: nothing keeps the product, and every N x N map that is not made is time saved.
     if bias is not None:
         rows = _relative_positions(math.isqrt(k.shape[2]), q.device)
-        z = z + bias.to(z.dtype)[rows].permute(2, 0, 1)
+        z += bias.to(z.dtype).t()[:, rows]
     if region is not None:
         differs = region.unsqueeze(-1) != region.unsqueeze(-2)
         mask = differs.to(z.dtype).unsqueeze(1) * -region_penalty
-        z = (z.unflatten(0, (-1, region.shape[0])) + mask).flatten(0, 1)
+        z.view(-1, region.shape[0], *z.shape[1:]).add_(mask)
     return z
 
 
@@ -90,19 +91,18 @@ class DenseBackend(Backend):
             if logits is not None:
                 z = z + logits
         with stages.stage("select"):
-            lse = z.logsumexp(-1)
             attn = z.softmax(-1)
-            relative = z - z.amax(-1, keepdim=True)
+            highest = z.amax(-1, keepdim=True)
+            lse = (highest - attn.amax(-1, keepdim=True).log()).squeeze(-1)  # the largest entry is exp(max - lse)
             kept = None if index is None else index.long()
             selected = topk < z.shape[-1]
             if selected:
                 places = z.detach().topk(topk, dim=-1, sorted=False).indices.sort(-1).values
-                attn, relative = attn.gather(-1, places), relative.gather(-1, places)
+                attn, z = attn.gather(-1, places), z.gather(-1, places)
                 kept = places if kept is None else kept.gather(-1, places)
+            relative = z[..., :0] if kept is None else z - highest
         with stages.stage("av"):
             full = attn if kept is None else self._scatter(attn, kept, k.shape[2])
             out = full.to(v.dtype) @ v
-        if kept is None:
-            relative = relative[..., :0]
         new_index = kept if selected and kept is not None else q.new_empty((*q.shape[:3], 0))
         return out, new_index.to(reference.index_dtype(k.shape[2])), relative, lse
