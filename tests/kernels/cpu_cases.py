@@ -62,7 +62,7 @@ def attention(
     keys: int | None = None,
     seed: int = 0,
 ) -> Attention:
-    """A layer; dense unless `candidates` is given. q, k, v are strided views as of a qkv projection where they can be."""
+    """A layer; dense unless `candidates` is given. q, k, v are views of one tensor if they can be."""
     g = torch.Generator().manual_seed(seed)
     n, m = queries or window_size**2, keys or window_size**2
     if n == m and dim_v is None:

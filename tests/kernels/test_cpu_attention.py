@@ -13,33 +13,40 @@ from pft_bench.backends.base import poisoned
 CPU = get("cpu")
 
 CASES = {
-    "dense, keeps all": dict(topk=16),
-    "dense, selects": dict(topk=5),
-    "dense, regions": dict(topk=16, regions=3),
-    "dense, regions, selects": dict(topk=5, regions=3),
-    "dense, keeps one": dict(topk=1),
-    "dense, one region": dict(topk=16, regions=1),
-    "sparse, keeps all": dict(candidates=11, topk=11),
-    "sparse, topk above the candidates": dict(candidates=11, topk=16),
-    "sparse, selects": dict(candidates=11, topk=6),
-    "sparse, one candidate": dict(candidates=1, topk=1),
-    "sparse, every key a candidate": dict(candidates=16, topk=7),
-    "window of one token": dict(window_size=1, topk=1),
-    "window not a multiple of a vector, light head_dim": dict(window_size=9, dim=13, topk=81),
-    "the same, selects": dict(window_size=9, dim=13, topk=30),
-    "rows of a block left over": dict(window_size=7, dim=20, topk=20),
-    "two dense layers joined": dict(window_size=6, dim=80, dim_v=40, topk=36),
-    "five vectors and a panel left over": dict(window_size=6, dim=81, dim_v=83, topk=17),
-    "the same, sparse": dict(window_size=6, dim=81, dim_v=83, candidates=20, topk=17),
-    "no bias": dict(window_size=8, bias=False, topk=64),
-    "more queries than keys": dict(queries=70, keys=33, bias=False, topk=9),
-    "more keys than queries": dict(queries=3, keys=200, bias=False, topk=200),
-    "sparse without bias": dict(queries=50, keys=37, bias=False, candidates=19, topk=8),
-    "head_dim 1": dict(dim=1, topk=4),
-    "published window and head_dim": dict(windows=1, window_size=32, dim=40, topk=256),
-    "published, sparse": dict(windows=1, heads=1, window_size=32, dim=40, candidates=256, topk=128),
-    "no windows": dict(windows=0, topk=16),
-    "no windows, sparse": dict(windows=0, candidates=5, topk=3),
+    "dense, keeps all": {"topk": 16},
+    "dense, selects": {"topk": 5},
+    "dense, regions": {"topk": 16, "regions": 3},
+    "dense, regions, selects": {"topk": 5, "regions": 3},
+    "dense, keeps one": {"topk": 1},
+    "dense, one region": {"topk": 16, "regions": 1},
+    "sparse, keeps all": {"candidates": 11, "topk": 11},
+    "sparse, topk above the candidates": {"candidates": 11, "topk": 16},
+    "sparse, selects": {"candidates": 11, "topk": 6},
+    "sparse, one candidate": {"candidates": 1, "topk": 1},
+    "sparse, every key a candidate": {"candidates": 16, "topk": 7},
+    "window of one token": {"window_size": 1, "topk": 1},
+    "window not a multiple of a vector, light head_dim": {"window_size": 9, "dim": 13, "topk": 81},
+    "the same, selects": {"window_size": 9, "dim": 13, "topk": 30},
+    "rows of a block left over": {"window_size": 7, "dim": 20, "topk": 20},
+    "two dense layers joined": {"window_size": 6, "dim": 80, "dim_v": 40, "topk": 36},
+    "five vectors and a panel left over": {"window_size": 6, "dim": 81, "dim_v": 83, "topk": 17},
+    "the same, sparse": {"window_size": 6, "dim": 81, "dim_v": 83, "candidates": 20, "topk": 17},
+    "no bias": {"window_size": 8, "bias": False, "topk": 64},
+    "more queries than keys": {"queries": 70, "keys": 33, "bias": False, "topk": 9},
+    "more keys than queries": {"queries": 3, "keys": 200, "bias": False, "topk": 200},
+    "sparse without bias": {"queries": 50, "keys": 37, "bias": False, "candidates": 19, "topk": 8},
+    "head_dim 1": {"dim": 1, "topk": 4},
+    "published window and head_dim": {"windows": 1, "window_size": 32, "dim": 40, "topk": 256},
+    "published, sparse": {
+        "windows": 1,
+        "heads": 1,
+        "window_size": 32,
+        "dim": 40,
+        "candidates": 256,
+        "topk": 128,
+    },
+    "no windows": {"windows": 0, "topk": 16},
+    "no windows, sparse": {"windows": 0, "candidates": 5, "topk": 3},
 }
 
 
@@ -73,6 +80,11 @@ def test_forward(options):
     check_forward(attention(**options))
 
 
+def terms_of(case, grad_out, grad_logits) -> float:
+    """Size of the terms that cancel in a row with a single candidate."""
+    return (grad_out.norm() + grad_logits.norm()).item() if min(case.k.shape[2], case.topk) == 1 else 0.0
+
+
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 def test_backward(options):
     case = attention(**options)
@@ -88,26 +100,32 @@ def test_backward(options):
         grads = CPU.attention_backward(
             grad_out, grad_logits, *case.tensors(), index, out, lse, *case.arguments()[7:]
         )
-    # G = A (dA - delta) + grad_logits: |dA| and |delta| are at most a dot product of the widest rows; its error is that
-    # of the logits and of two sums of dim_v terms. Each gradient sums G over a row or a column.
-    wide = (grad_out.norm(dim=-1).max() * case.v.norm(dim=-1).max()).item() if out.numel() else 0.0
-    error = (case.q.shape[-1] + 16) * 2 * logit_magnitude(case) + case.v.shape[-1] + case.k.shape[2]
-    own = grad_logits.abs().sum(-1).max().item() if grad_logits.numel() else 0.0
-    for name, leaf, grad in zip(
-        ("q", "k", "v", "bias", "logits"), (*leaves[:4], leaves[6]), grads, strict=True
+    single = [
+        x.detach().float().requires_grad_() if isinstance(x, torch.Tensor) and x.requires_grad else x
+        for x in leaves
+    ]
+    out32, _, logits32, _ = reference.attention(*single)
+    ((out32 * grad_out).sum() + (logits32 * grad_logits).sum()).backward()
+    for name, exact, plain, grad in zip(
+        ("q", "k", "v", "bias", "logits"),
+        (*leaves[:4], leaves[6]),
+        (*single[:4], single[6]),
+        grads,
+        strict=True,
     ):
-        assert (leaf is None) == (grad is None), name
-        if leaf is None:
+        assert (exact is None) == (grad is None), name
+        if exact is None or grad is None:
             continue
-        assert grad.shape == leaf.shape, name
-        if not leaf.numel() or not out.numel():
-            assert float(grad.abs().sum()) == 0.0
+        assert grad.shape == exact.shape, name
+        if not exact.numel() or not out.numel():
+            assert not grad.any()
             continue
-        factor = {"q": case.k, "k": case.q}.get(name)
-        many = {"k": case.q.shape[2], "v": case.q.shape[2], "bias": case.q.shape[2] * case.q.shape[0]}.get(name, 2)
-        size = (factor.abs().max().item() if factor is not None else 1.0) * (2 * wide + own)
-        # Errors of many rows average out; sqrt is the usual statistical allowance, times 4.
-        close(grad, leaf.grad, int(error + many), 4 * size * many**0.5 / 8)
+        # At most twice as far from float64 as PyTorch's own float32, in norm. Roundings are always allowed: of the
+        # gradient, and of the terms that cancel in it.
+        size = exact.grad.norm().item() + terms_of(case, grad_out, grad_logits)
+        allowed = max(2 * (plain.grad.double() - exact.grad).norm().item(), 8 * EPS * size)
+        error = (grad.double() - exact.grad).norm().item()
+        assert error <= allowed, f"grad_{name}: {error:.3g} > {allowed:.3g} at size {size:.3g}"
 
 
 def test_without_a_gradient_of_the_logits():
@@ -140,11 +158,15 @@ def test_ties_around_the_threshold(candidates):
 def test_negative_and_positive_zero_tie():
     q, k = torch.full((1, 1, 1, 1), -1.0), torch.zeros(1, 1, 40, 1)
     k[..., ::2, :] = -0.0
-    _, index, _, _ = CPU.attention_forward(q, k, torch.randn(1, 1, 40, 3), None, None, None, None, 1.0, 0.0, 9)
+    _, index, _, _ = CPU.attention_forward(
+        q, k, torch.randn(1, 1, 40, 3), None, None, None, None, 1.0, 0.0, 9
+    )
     assert index.flatten().tolist() == list(range(9))
 
 
-@pytest.mark.parametrize("options", [dict(topk=16), dict(topk=5), dict(topk=9, candidates=9), dict(topk=5, candidates=9)])
+@pytest.mark.parametrize(
+    "options", [{"topk": 16}, {"topk": 5}, {"topk": 9, "candidates": 9}, {"topk": 5, "candidates": 9}]
+)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_bad_query_row_spoils_its_own_row_alone(options, value):
     case = attention(windows=1, heads=1, **options)
@@ -153,7 +175,7 @@ def test_a_bad_query_row_spoils_its_own_row_alone(options, value):
     bad = torch.arange(16) == 3
     assert torch.equal(out.isnan().any(-1)[0, 0], bad)
     assert not lse[0, 0].isfinite()[3]
-    assert index.numel() == 0 or (0 <= int(index.min()) and int(index.max()) < 16)
+    assert index.numel() == 0 or (set(index.flatten().tolist()) <= set(range(16)))
 
 
 @pytest.mark.parametrize("candidates", [None, 20])
@@ -176,7 +198,7 @@ def test_the_same_bits_for_any_number_of_threads(candidates):
 
 def test_bias_gradient_of_more_window_heads_than_groups():
     case = attention(windows=150, heads=2, window_size=2, dim=4, topk=4)
-    out, index, logits, lse = CPU.attention_forward(*case.arguments())
+    out, index, _, lse = CPU.attention_forward(*case.arguments())
     leaves = case.double()
     reference.attention(*leaves)[0].sum().backward()
     arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])

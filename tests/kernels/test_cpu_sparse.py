@@ -99,7 +99,9 @@ def test_the_same_bits_for_any_number_of_threads(threads):
     try:
         for n in (1, threads):
             torch.set_num_threads(n)
-            results.append((CPU.sddmm(q, k, index), CPU.spmm(a, k, index), CPU.spmm_transpose(a, q, index, 50)))
+            results.append(
+                (CPU.sddmm(q, k, index), CPU.spmm(a, k, index), CPU.spmm_transpose(a, q, index, 50))
+            )
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
