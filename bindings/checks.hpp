@@ -1,7 +1,7 @@
 // What every binding checks before a kernel sees an argument. Python passes pointers as integers.
 //
-// Values and shapes of tensors are validated in pft_bench/ops; these checks only keep a wrong call of the module itself
-// from touching memory: null pointers, negative sizes, and a launcher's own refusal.
+// Values and shapes of tensors are validated in pft_bench/ops; these checks only keep a wrong call of the
+// module itself from touching memory: null pointers, negative sizes, and a launcher's own refusal.
 #pragma once
 #include <cstdint>
 #include <initializer_list>

@@ -13,10 +13,11 @@ namespace py = pybind11;
 namespace pft::bindings {
 namespace {
 
-using Strides = std::array<int64_t, 3>;         // window, head, row
-using Tensor = std::pair<uintptr_t, Strides>;   // address and strides
-using Index = std::pair<uintptr_t, int>;        // address (0: none) and bytes per element
-// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
+using Strides = std::array<int64_t, 3>;        // window, head, row
+using Tensor = std::pair<uintptr_t, Strides>;  // address and strides
+using Index = std::pair<uintptr_t, int>;       // address (0: none) and bytes per element
+// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
+// region)
 using Sizes = std::array<int64_t, 10>;
 
 AttentionShape shape_of(const char* kernel, const Sizes& n) {
@@ -47,8 +48,8 @@ cpu::ConstIndex index_of(const Index& index) {
 }
 
 cpu::AttentionInputs inputs_of(const char* kernel, const Sizes& sizes, float scale, float region_penalty,
-                               const Tensor& q, const Tensor& k, const Tensor& v, uintptr_t bias, uintptr_t region,
-                               const Index& index, uintptr_t logits) {
+                               const Tensor& q, const Tensor& k, const Tensor& v, uintptr_t bias,
+                               uintptr_t region, const Index& index, uintptr_t logits) {
   cpu::AttentionInputs in;
   in.shape = shape_of(kernel, sizes);
   AttentionShape& s = in.shape;
@@ -61,7 +62,8 @@ cpu::AttentionInputs inputs_of(const char* kernel, const Sizes& sizes, float sca
   in.bias = pointer<const float>(kernel, "bias", bias, s.window_size);
   in.region = pointer<const uint8_t>(kernel, "region", region, s.patterns);
   in.index = index_of(index);
-  in.logits = pointer<const float>(kernel, "logits", logits, in.index.data ? items * s.queries * s.candidates : 0);
+  in.logits =
+      pointer<const float>(kernel, "logits", logits, in.index.data ? items * s.queries * s.candidates : 0);
   return in;
 }
 
@@ -70,11 +72,11 @@ void raise(Status status, const char* kernel, const AttentionShape& s) {
                    {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, s.topk});
 }
 
-std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, float region_penalty, Tensor q, Tensor k,
-                                                  Tensor v, uintptr_t bias, uintptr_t region, Index index,
-                                                  uintptr_t logits, Tensor out, Index new_index, uintptr_t new_logits,
-                                                  uintptr_t lse, bool timed, uintptr_t workspace,
-                                                  int64_t workspace_bytes, int threads) {
+std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, float region_penalty, Tensor q,
+                                                  Tensor k, Tensor v, uintptr_t bias, uintptr_t region,
+                                                  Index index, uintptr_t logits, Tensor out, Index new_index,
+                                                  uintptr_t new_logits, uintptr_t lse, bool timed,
+                                                  uintptr_t workspace, int64_t workspace_bytes, int threads) {
   const char* kernel = "attention_forward";
   cpu::AttentionForwardArgs args;
   args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
@@ -95,11 +97,11 @@ std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, floa
   return timed ? std::optional(seconds) : std::nullopt;
 }
 
-void bind_backward(Sizes sizes, float scale, float region_penalty, Tensor grad_out, uintptr_t grad_logits, Tensor q,
-                   Tensor k, Tensor v, uintptr_t bias, uintptr_t region, Index index, uintptr_t logits,
-                   Index new_index, Tensor out, uintptr_t lse, Tensor grad_q, Tensor grad_k, Tensor grad_v,
-                   uintptr_t grad_bias, uintptr_t grad_logits_prev, uintptr_t workspace, int64_t workspace_bytes,
-                   int threads) {
+void bind_backward(Sizes sizes, float scale, float region_penalty, Tensor grad_out, uintptr_t grad_logits,
+                   Tensor q, Tensor k, Tensor v, uintptr_t bias, uintptr_t region, Index index,
+                   uintptr_t logits, Index new_index, Tensor out, uintptr_t lse, Tensor grad_q, Tensor grad_k,
+                   Tensor grad_v, uintptr_t grad_bias, uintptr_t grad_logits_prev, uintptr_t workspace,
+                   int64_t workspace_bytes, int threads) {
   const char* kernel = "attention_backward";
   cpu::AttentionBackwardArgs args;
   args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
@@ -136,13 +138,15 @@ void register_attention(py::module_& m) {
   using py::arg;
   m.def("attention_forward_workspace_bytes", forward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
   m.def("attention_backward_workspace_bytes", backward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
-  m.def("attention_forward", bind_forward, arg("sizes"), arg("scale"), arg("region_penalty"), arg("q"), arg("k"),
-        arg("v"), arg("bias"), arg("region"), arg("index"), arg("logits"), arg("out"), arg("new_index"),
-        arg("new_logits"), arg("lse"), arg("timed"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
-  m.def("attention_backward", bind_backward, arg("sizes"), arg("scale"), arg("region_penalty"), arg("grad_out"),
-        arg("grad_logits"), arg("q"), arg("k"), arg("v"), arg("bias"), arg("region"), arg("index"), arg("logits"),
-        arg("new_index"), arg("out"), arg("lse"), arg("grad_q"), arg("grad_k"), arg("grad_v"), arg("grad_bias"),
-        arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
+  m.def("attention_forward", bind_forward, arg("sizes"), arg("scale"), arg("region_penalty"), arg("q"),
+        arg("k"), arg("v"), arg("bias"), arg("region"), arg("index"), arg("logits"), arg("out"),
+        arg("new_index"), arg("new_logits"), arg("lse"), arg("timed"), arg("workspace"),
+        arg("workspace_bytes"), arg("threads"));
+  m.def("attention_backward", bind_backward, arg("sizes"), arg("scale"), arg("region_penalty"),
+        arg("grad_out"), arg("grad_logits"), arg("q"), arg("k"), arg("v"), arg("bias"), arg("region"),
+        arg("index"), arg("logits"), arg("new_index"), arg("out"), arg("lse"), arg("grad_q"), arg("grad_k"),
+        arg("grad_v"), arg("grad_bias"), arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"),
+        arg("threads"));
 }
 
 }  // namespace pft::bindings

@@ -29,10 +29,12 @@ int default_threads() {
 
 using Found = std::optional<std::tuple<int64_t, int64_t, int64_t, std::string>>;
 
-Found bind_index_error(uintptr_t index, int index_bytes, int64_t rows, int64_t kept, int64_t keys, int threads) {
+Found bind_index_error(uintptr_t index, int index_bytes, int64_t rows, int64_t kept, int64_t keys,
+                       int threads) {
   require_sizes("index_error", {rows, kept, keys});
   if (index_bytes != 2 && index_bytes != 4 && index_bytes != 8)
-    throw std::invalid_argument("index_error: index_bytes must be 2, 4 or 8, got " + std::to_string(index_bytes));
+    throw std::invalid_argument("index_error: index_bytes must be 2, 4 or 8, got " +
+                                std::to_string(index_bytes));
   if (threads < 1) threads = default_threads();
   const void* data = pointer<const void>("index_error", "index", index, rows * kept);
   cpu::IndexError error;
@@ -56,8 +58,8 @@ std::vector<std::string> supported_isas() {
 }  // namespace
 
 void register_index(py::module_& m) {
-  m.def("index_error", bind_index_error, py::arg("index"), py::arg("index_bytes"), py::arg("rows"), py::arg("kept"),
-        py::arg("keys"), py::arg("threads") = 0);
+  m.def("index_error", bind_index_error, py::arg("index"), py::arg("index_bytes"), py::arg("rows"),
+        py::arg("kept"), py::arg("keys"), py::arg("threads") = 0);
   m.def("isa", cpu::isa);
   m.def("isas", supported_isas);
 }

@@ -25,8 +25,8 @@ Matrices<T> matrices(T* data, const Strides& strides) {
 }
 
 template <typename Launcher, typename Args>
-void launch(const char* kernel, Launcher launcher, const Args& args, uintptr_t workspace, int64_t workspace_bytes,
-            int threads) {
+void launch(const char* kernel, Launcher launcher, const Args& args, uintptr_t workspace,
+            int64_t workspace_bytes, int threads) {
   const SparseShape& s = args.shape;
   Status status;
   {
@@ -41,8 +41,9 @@ cpu::ConstIndex index_of(const char* kernel, uintptr_t index, int index_bytes, c
           static_cast<cpu::IndexType>(index_bytes)};
 }
 
-void bind_sddmm(uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t index, int index_bytes,
-                uintptr_t out, Sizes sizes, uintptr_t workspace, int64_t workspace_bytes, int threads) {
+void bind_sddmm(uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, uintptr_t index,
+                int index_bytes, uintptr_t out, Sizes sizes, uintptr_t workspace, int64_t workspace_bytes,
+                int threads) {
   cpu::SddmmArgs args;
   args.shape = shape_of("sddmm", sizes);
   const SparseShape& s = args.shape;
@@ -53,8 +54,9 @@ void bind_sddmm(uintptr_t q, Strides q_strides, uintptr_t k, Strides k_strides, 
   launch("sddmm", cpu::sddmm, args, workspace, workspace_bytes, threads);
 }
 
-void bind_spmm(uintptr_t a, Strides a_strides, uintptr_t v, Strides v_strides, uintptr_t index, int index_bytes,
-               uintptr_t out, Sizes sizes, uintptr_t workspace, int64_t workspace_bytes, int threads) {
+void bind_spmm(uintptr_t a, Strides a_strides, uintptr_t v, Strides v_strides, uintptr_t index,
+               int index_bytes, uintptr_t out, Sizes sizes, uintptr_t workspace, int64_t workspace_bytes,
+               int threads) {
   cpu::SpmmArgs args;
   args.shape = shape_of("spmm", sizes);
   const SparseShape& s = args.shape;
@@ -66,13 +68,14 @@ void bind_spmm(uintptr_t a, Strides a_strides, uintptr_t v, Strides v_strides, u
 }
 
 void bind_spmm_transpose(uintptr_t a, Strides a_strides, uintptr_t x, Strides x_strides, uintptr_t index,
-                         int index_bytes, uintptr_t out, Sizes sizes, uintptr_t workspace, int64_t workspace_bytes,
-                         int threads) {
+                         int index_bytes, uintptr_t out, Sizes sizes, uintptr_t workspace,
+                         int64_t workspace_bytes, int threads) {
   cpu::SpmmTransposeArgs args;
   args.shape = shape_of("spmm_transpose", sizes);
   const SparseShape& s = args.shape;
   args.a = matrices(pointer<const float>("spmm_transpose", "a", a, s.batch * s.queries * s.kept), a_strides);
-  args.x = matrices(pointer<const float>("spmm_transpose", "x", x, s.batch * s.queries * s.head_dim), x_strides);
+  args.x =
+      matrices(pointer<const float>("spmm_transpose", "x", x, s.batch * s.queries * s.head_dim), x_strides);
   args.index = index_of("spmm_transpose", index, index_bytes, s);
   args.out = pointer<float>("spmm_transpose", "out", out, s.batch * s.keys * s.head_dim);
   launch("spmm_transpose", cpu::spmm_transpose, args, workspace, workspace_bytes, threads);
@@ -91,15 +94,15 @@ void register_sparse(py::module_& m) {
   const auto threads = py::arg("threads");
   m.def("sddmm", bind_sddmm, py::arg("q"), py::arg("q_strides"), py::arg("k"), py::arg("k_strides"),
         py::arg("index"), py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w, wb, threads);
-  m.def("spmm", bind_spmm, py::arg("a"), py::arg("a_strides"), py::arg("v"), py::arg("v_strides"), py::arg("index"),
-        py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w, wb, threads);
+  m.def("spmm", bind_spmm, py::arg("a"), py::arg("a_strides"), py::arg("v"), py::arg("v_strides"),
+        py::arg("index"), py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w, wb, threads);
   m.def("spmm_transpose", bind_spmm_transpose, py::arg("a"), py::arg("a_strides"), py::arg("x"),
-        py::arg("x_strides"), py::arg("index"), py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w, wb,
-        threads);
+        py::arg("x_strides"), py::arg("index"), py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w,
+        wb, threads);
   m.def("sddmm_workspace_bytes", workspace_bytes<cpu::sddmm_workspace_bytes>, py::arg("sizes"), threads);
   m.def("spmm_workspace_bytes", workspace_bytes<cpu::spmm_workspace_bytes>, py::arg("sizes"), threads);
-  m.def("spmm_transpose_workspace_bytes", workspace_bytes<cpu::spmm_transpose_workspace_bytes>, py::arg("sizes"),
-        threads);
+  m.def("spmm_transpose_workspace_bytes", workspace_bytes<cpu::spmm_transpose_workspace_bytes>,
+        py::arg("sizes"), threads);
 }
 
 }  // namespace pft::bindings

@@ -1,7 +1,8 @@
-// Backward of one progressive-attention layer, fused. Logits are recomputed a block of rows at a time. With A the softmax
-// over all candidates, dA = grad_out.v on the kept entries (else 0) and delta = grad_out.out:
+// Backward of one progressive-attention layer, fused. Logits are recomputed a block of rows at a time. With A
+// the softmax over all candidates, dA = grad_out.v on the kept entries (else 0) and delta = grad_out.out:
 //   G = A (dA - delta) + grad_logits - [row's first maximum] sum(grad_logits)
-//   grad_q = scale G K, grad_k = scale G^T Q, grad_v = A_kept^T grad_out, grad_bias = sum of G, grad_logits_prev = G.
+//   grad_q = scale G K, grad_k = scale G^T Q, grad_v = A_kept^T grad_out, grad_bias = sum of G,
+//   grad_logits_prev = G.
 // The last term of G is there because logits are handed on relative to their row's maximum.
 #include "attention_logits.hpp"
 #include "items.hpp"
@@ -137,8 +138,8 @@ void add_bias_gradient_dense(const Pass& pass, int64_t i, const float* g) {
 
 void stage_grad_out(const Pass& pass, int64_t first, int64_t rows) {
   const Matrices<const float>& from = pass.args.grad_out;
-  pack_rows(item_rows(from, pass.item.window, pass.item.head) + first * from.stride_row, from.stride_row, rows,
-            pass.item.s.dim_v, pass.item.buffers.grad_out, padded(pass.item.s.dim_v));
+  pack_rows(item_rows(from, pass.item.window, pass.item.head) + first * from.stride_row, from.stride_row,
+            rows, pass.item.s.dim_v, pass.item.buffers.grad_out, padded(pass.item.s.dim_v));
 }
 
 void dense_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
@@ -190,13 +191,15 @@ void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) 
 
 }  // namespace
 
-void attention_backward_item(const AttentionBackwardArgs& args, int64_t number, void* workspace, float* grad_bias) {
+void attention_backward_item(const AttentionBackwardArgs& args, int64_t number, void* workspace,
+                             float* grad_bias) {
   Pass pass(args, number, grad_bias);
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   prepare(&pass, workspace);
   float* grad_q = item_rows(args.grad_q, item.window, item.head);
-  for (int64_t first = 0; first < s.queries; first += kBlockRows, grad_q += kBlockRows * args.grad_q.stride_row) {
+  for (int64_t first = 0; first < s.queries;
+       first += kBlockRows, grad_q += kBlockRows * args.grad_q.stride_row) {
     const int64_t rows = s.queries - first < kBlockRows ? s.queries - first : kBlockRows;
     if (item.sparse())
       sparse_block(pass, first, rows, grad_q);

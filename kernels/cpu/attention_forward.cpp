@@ -1,5 +1,5 @@
-// Forward of one progressive-attention layer, fused: logits, softmax, selection and the sum of values of a block of rows
-// while they are in cache.
+// Forward of one progressive-attention layer, fused: logits, softmax, selection and the sum of values of a
+// block of rows while they are in cache.
 #include <math.h>
 
 #include "attention_logits.hpp"
@@ -39,7 +39,8 @@ void write_index(const MutableIndex& index, int64_t row, int64_t count, const in
 
 // Softmax of one row; z is left as the exponentials of what is kept, or they go to the kept arrays.
 // Returns one over the sum of all exponentials.
-float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i, int64_t r, SearchStart* start) {
+float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i, int64_t r,
+                  SearchStart* start) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
   const int64_t nv = vectors(s.candidates), row = item.row(i);
@@ -87,7 +88,8 @@ void dense_values(const Item& item, int64_t rows, const float* factors, float* o
   }
 }
 
-void kept_values(const Item& item, GatherAdd add, int64_t rows, const float* factors, float* out, int64_t stride) {
+void kept_values(const Item& item, GatherAdd add, int64_t rows, const float* factors, float* out,
+                 int64_t stride) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
   for (int64_t r = 0; r < rows; ++r) {

@@ -32,7 +32,8 @@ inline void prepare_bias(const Item& item) {
   const int64_t last = table_size(s) - 1, w = s.window_size;
   for (int64_t u = 0; u <= last; ++u) item.buffers.bias[u] = item.in.bias[(last - u) * s.heads + item.head];
   for (int64_t y = 0; y < w; ++y)
-    for (int64_t x = 0; x < w; ++x) item.buffers.key_offset[y * w + x] = static_cast<int32_t>(y * (2 * w - 1) + x);
+    for (int64_t x = 0; x < w; ++x)
+      item.buffers.key_offset[y * w + x] = static_cast<int32_t>(y * (2 * w - 1) + x);
 }
 
 inline void prepare_region(Item* item) {
@@ -85,7 +86,8 @@ inline void dense_logits(const Item& item, int64_t first, int64_t rows) {
   const AttentionShape& s = item.s;
   const int64_t ldz = ld_candidates(s);
   stage_q(item, first, rows);
-  gemm(rows, s.keys, s.dim_qk, item.buffers.q, padded(s.dim_qk), 1, item.buffers.k, item.buffers.z, ldz, false);
+  gemm(rows, s.keys, s.dim_qk, item.buffers.q, padded(s.dim_qk), 1, item.buffers.k, item.buffers.z, ldz,
+       false);
   for (int64_t r = 0; r < rows; ++r) {
     float* z = item.buffers.z + r * ldz;
     if (item.in.bias) add_bias_dense(item, first + r, z);

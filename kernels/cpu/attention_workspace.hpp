@@ -1,4 +1,5 @@
-// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for kBlockRows rows at a time.
+// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for kBlockRows
+// rows at a time.
 #pragma once
 #include "workspace.hpp"
 

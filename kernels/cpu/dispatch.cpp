@@ -1,7 +1,8 @@
-// Chooses the instruction set, checks shapes, and shares window-heads out to threads. Compiled for the baseline.
+// Chooses the instruction set, checks shapes, and shares window-heads out to threads. Compiled for the
+// baseline.
 //
-// Threads come from OpenMP. Where torch was imported first its libgomp is in the global scope and provides GOMP_parallel
-// here too, so that torch and these kernels share one pool of threads.
+// Threads come from OpenMP. Where torch was imported first its libgomp is in the global scope and provides
+// GOMP_parallel here too, so that torch and these kernels share one pool of threads.
 #include <cstring>
 #include <limits>
 
@@ -51,7 +52,8 @@ bool usable(const ConstIndex& index) {
   return index.data && (index.type == IndexType::kInt16 || index.type == IndexType::kInt32);
 }
 
-Status check(const SparseShape& s, const ConstIndex& index, Workspace workspace, int threads, int64_t needed) {
+Status check(const SparseShape& s, const ConstIndex& index, Workspace workspace, int threads,
+             int64_t needed) {
   if (s.batch < 0 || s.queries < 0 || s.keys < 0 || s.kept < 0 || s.head_dim < 1 || threads < 1)
     return Status::kBadShape;
   if (!offsets_fit(s.keys, s.head_dim)) return Status::kUnsupported;
@@ -69,8 +71,9 @@ int64_t slice_bytes(const AttentionShape& s, bool sparse, bool backward) {
   return carve(s, sparse, backward, nullptr, &buffers);
 }
 
-// grad_bias is summed over windows. A unit of work is one head of a group of windows, with a table of its own; the tables
-// are then added in order. The groups depend on the shape alone: about 256 units, so that the tables stay small.
+// grad_bias is summed over windows. A unit of work is one head of a group of windows, with a table of its
+// own; the tables are then added in order. The groups depend on the shape alone: about 256 units, so that the
+// tables stay small.
 int64_t windows_per_group(const AttentionShape& s, bool bias) {
   return bias ? (s.windows * s.heads + 255) / 256 : 1;
 }
@@ -85,7 +88,9 @@ int64_t tables_bytes(const AttentionShape& s) {
 }
 
 // 64 bytes more than the slices: the caller's memory may begin anywhere.
-int64_t total_bytes(int64_t slice, int64_t items, int threads) { return slice * used_threads(items, threads) + 64; }
+int64_t total_bytes(int64_t slice, int64_t items, int threads) {
+  return slice * used_threads(items, threads) + 64;
+}
 
 char* aligned(void* data) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(data) + 63) / 64 * 64);
@@ -107,8 +112,8 @@ Status run_sparse(const Args& args, void (*item_function)(const Args&, int64_t, 
 Status check(const AttentionInputs& in, Workspace workspace, int threads, int64_t needed) {
   const AttentionShape& s = in.shape;
   const bool sparse = in.index.data != nullptr;
-  if (s.windows < 0 || s.heads < 1 || s.queries < 1 || s.keys < 1 || s.dim_qk < 1 || s.dim_v < 1 || threads < 1 ||
-      s.topk < 1 || s.candidates < 1)
+  if (s.windows < 0 || s.heads < 1 || s.queries < 1 || s.keys < 1 || s.dim_qk < 1 || s.dim_v < 1 ||
+      threads < 1 || s.topk < 1 || s.candidates < 1)
     return Status::kBadShape;
   if (!sparse && s.windows > 0 && s.candidates != s.keys) return Status::kBadShape;
   if (sparse && (!usable(in.index) || !in.logits || in.region)) return Status::kBadShape;
@@ -136,7 +141,9 @@ void reduce_tables(const AttentionShape& s, const float* tables, int threads, fl
 int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads) {
   return total_bytes(slice_bytes(shape), shape.batch, threads);
 }
-int64_t spmm_workspace_bytes(const SparseShape& shape, int threads) { return sddmm_workspace_bytes(shape, threads); }
+int64_t spmm_workspace_bytes(const SparseShape& shape, int threads) {
+  return sddmm_workspace_bytes(shape, threads);
+}
 int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads) {
   return sddmm_workspace_bytes(shape, threads);
 }

@@ -1,6 +1,6 @@
-// A small matrix product, C[m, n] = A[m, k] B[k, n], blocked for registers. B is packed in panels of kTileVecs vectors of
-// columns (the last panel has fewer): a panel is contiguous, [k][columns of the panel], so that it streams, and rows
-// 4096 bytes apart do not compete for the same few cache lines.
+// A small matrix product, C[m, n] = A[m, k] B[k, n], blocked for registers. B is packed in panels of
+// kTileVecs vectors of columns (the last panel has fewer): a panel is contiguous, [k][columns of the panel],
+// so that it streams, and rows 4096 bytes apart do not compete for the same few cache lines.
 #pragma once
 #include <stdint.h>
 
@@ -51,7 +51,7 @@ void tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b,
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) acc[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : set1(0.0f);
+    for (int v = 0; v < Vecs; ++v) acc[r][v] = set1(0.0f);
   for (int64_t e = 0; e < k; ++e, a += a_k, b += Vecs * kLanes) {
     F bv[Vecs];
 #pragma GCC unroll 4
@@ -66,7 +66,10 @@ void tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b,
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) store(c + r * ldc + v * kLanes, acc[r][v]);
+    for (int v = 0; v < Vecs; ++v) {
+      float* to = c + r * ldc + v * kLanes;
+      store(to, accumulate ? load(to) + acc[r][v] : acc[r][v]);
+    }
 }
 
 template <int Vecs>
@@ -78,16 +81,25 @@ void panel_rows(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_k
   for (; i < m; ++i) tile<1, Vecs>(k, a + i * a_row, a_row, a_k, b, c + i * ldc, ldc, accumulate);
 }
 
+// Longer sums are made of partial sums of this many terms, which keeps the rounding error of a sum of 1024
+// small.
+constexpr int64_t kPartialSum = 128;
+
 // A(i, e) = a[i * a_row + e * a_k]; C has room for whole vectors of columns.
-inline void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* panels,
-                 float* c, int64_t ldc, bool accumulate) {
+inline void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_k,
+                 const float* panels, float* c, int64_t ldc, bool accumulate) {
   for (int64_t first = 0; first < n; first += kPanel) {
     const int64_t columns = panel_columns(n, first);
     const int64_t vecs = columns / kLanes;
-    if (vecs == 1) panel_rows<1>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
-    if (vecs == 2) panel_rows<2>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
-    if (vecs == 3) panel_rows<3>(m, k, a, a_row, a_k, panels, c + first, ldc, accumulate);
-    panels += columns * k;
+    for (int64_t e = 0; e < k; e += kPartialSum, panels += kPartialSum * columns) {
+      const int64_t terms = k - e < kPartialSum ? k - e : kPartialSum;
+      const float* from = a + e * a_k;
+      const bool add = accumulate || e > 0;
+      if (vecs == 1) panel_rows<1>(m, terms, from, a_row, a_k, panels, c + first, ldc, add);
+      if (vecs == 2) panel_rows<2>(m, terms, from, a_row, a_k, panels, c + first, ldc, add);
+      if (vecs == 3) panel_rows<3>(m, terms, from, a_row, a_k, panels, c + first, ldc, add);
+    }
+    panels -= ((k + kPartialSum - 1) / kPartialSum * kPartialSum - k) * columns;
   }
 }
 static_assert(kTileVecs <= 3, "gemm() knows panels of up to three vectors");

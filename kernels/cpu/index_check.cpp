@@ -1,5 +1,5 @@
-// Range and duplicates of an index. Strictly ascending rows, the usual case, need no bookkeeping; any other row marks its
-// values in a bitmap of the thread that checks it, and unmarks them afterwards.
+// Range and duplicates of an index. Strictly ascending rows, the usual case, need no bookkeeping; any other
+// row marks its values in a bitmap of the thread that checks it, and unmarks them afterwards.
 #include <cstring>
 
 #include "pft/cpu.h"
@@ -41,7 +41,8 @@ IndexError check_row(const Index* values, int64_t row, int64_t kept, int64_t key
 }
 
 template <typename Index>
-IndexError check_rows(const Index* values, int64_t rows, int64_t kept, int64_t keys, uint64_t* scratch, int threads) {
+IndexError check_rows(const Index* values, int64_t rows, int64_t kept, int64_t keys, uint64_t* scratch,
+                      int threads) {
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   std::memset(scratch, 0, static_cast<size_t>(words(keys) * threads) * sizeof(uint64_t));
   IndexError first;
@@ -73,8 +74,8 @@ int64_t index_scratch_bytes(int64_t keys, int threads) {
   return words(keys) * (threads < 1 ? 1 : threads) * static_cast<int64_t>(sizeof(uint64_t)) + 8;
 }
 
-IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys, Workspace scratch,
-                       int threads) {
+IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys,
+                       Workspace scratch, int threads) {
   if (rows < 1 || kept < 1) return {};
   uint64_t* seen = reinterpret_cast<uint64_t*>((reinterpret_cast<uintptr_t>(scratch.data) + 7) / 8 * 8);
   switch (type) {

@@ -13,15 +13,16 @@ PFT_CPU_DECLARE_ITEMS(avx512)
 namespace pft::cpu {
 namespace {
 
-#define PFT_CPU_KERNELS(isa, supported)                                                             \
-  Kernels {                                                                                         \
-    #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item,                     \
-        isa::attention_forward_item, isa::attention_backward_item                                   \
+#define PFT_CPU_KERNELS(isa, supported)                                                                      \
+  Kernels {                                                                                                  \
+    #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item, isa::attention_forward_item, \
+        isa::attention_backward_item                                                                         \
   }
 
 bool always() { return true; }
 #ifdef PFT_CPU_X86
-// __builtin_cpu_supports asks the operating system too: an AVX-512 processor whose registers are not saved counts as none.
+// __builtin_cpu_supports asks the operating system too: an AVX-512 processor whose registers are not saved
+// counts as none.
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -2,15 +2,15 @@
 #pragma once
 #include "pft/cpu.h"
 
-#define PFT_CPU_DECLARE_ITEMS(isa)                                                                 \
-  namespace pft::cpu::isa {                                                                        \
-  void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace);                           \
-  void spmm_item(const SpmmArgs& args, int64_t item, void* workspace);                             \
-  void spmm_transpose_item(const SpmmTransposeArgs& args, int64_t item, void* workspace);          \
-  void attention_forward_item(const AttentionForwardArgs& args, int64_t item, void* workspace,     \
-                              double* phase_seconds);                                              \
-  void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace,   \
-                               float* grad_bias);                                                  \
+#define PFT_CPU_DECLARE_ITEMS(isa)                                                               \
+  namespace pft::cpu::isa {                                                                      \
+  void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace);                         \
+  void spmm_item(const SpmmArgs& args, int64_t item, void* workspace);                           \
+  void spmm_transpose_item(const SpmmTransposeArgs& args, int64_t item, void* workspace);        \
+  void attention_forward_item(const AttentionForwardArgs& args, int64_t item, void* workspace,   \
+                              double* phase_seconds);                                            \
+  void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace, \
+                               float* grad_bias);                                                \
   }
 
 #ifdef PFT_ISA

@@ -12,10 +12,12 @@ constexpr float kMinusInfinity = -__builtin_inff();
 inline F max(F a, F b) { return a > b ? a : b; }
 
 // e^x to about 1 ulp for x <= 88.7; below -87.3, where the result would be subnormal, 0; NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two-part ln 2), e^r by the polynomial of Cephes' expf.
+// x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two-part ln 2), e^r by the polynomial of Cephes'
+// expf.
 inline F exp(F x) {
   const F limited = x > set1(88.7f) ? set1(88.7f) : x;
-  const F magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, found in the low bits of the sum
+  const F magic =
+      set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, found in the low bits of the sum
   const F shifted = fma(limited, set1(1.44269504088896341f), magic);
   const F n = shifted - magic;
   F r = fma(n, set1(-0.693359375f), limited);

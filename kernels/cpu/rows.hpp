@@ -1,7 +1,8 @@
 // Work on one row of the index: gather-dot (SDDMM), gather-add (SpMM), scatter-add (its transpose).
 //
-// `rows` is a packed window-head: 64-byte aligned rows of `ld` floats, zero behind the last column. `offsets` holds
-// index * ld. NV is the number of vectors per row, or 0 for any number (rows longer than kMaxVectors vectors).
+// `rows` is a packed window-head: 64-byte aligned rows of `ld` floats, zero behind the last column. `offsets`
+// holds index * ld. NV is the number of vectors per row, or 0 for any number (rows longer than kMaxVectors
+// vectors).
 #pragma once
 #include <stdint.h>
 
@@ -14,7 +15,8 @@ namespace {
 constexpr int kMaxVectors = 5;  // head_dim 40 in AVX2; 80, two dense layers' worth, in AVX-512
 
 // dst[rows, ld] = src[rows, dim], zero-padded.
-inline void pack_rows(const float* src, int64_t row_stride, int64_t rows, int64_t dim, float* dst, int64_t ld) {
+inline void pack_rows(const float* src, int64_t row_stride, int64_t rows, int64_t dim, float* dst,
+                      int64_t ld) {
   const int64_t nv = vectors(dim);
   const int tail = last_lanes(dim);
   for (int64_t j = 0; j < rows; ++j, src += row_stride, dst += ld) {
@@ -43,11 +45,12 @@ inline void stage_offsets(const ConstIndex& index, int64_t row, int64_t count, i
 }
 
 // out[t] = sum_e q[e] rows[offsets[t] + e], e < dim.
-using GatherDot = void (*)(const float* q, int64_t dim, const float* rows, const int32_t* offsets, int64_t count,
-                           float* out);
+using GatherDot = void (*)(const float* q, int64_t dim, const float* rows, const int32_t* offsets,
+                           int64_t count, float* out);
 
 template <int NV>
-void gather_dot(const float* q, int64_t dim, const float* rows, const int32_t* offsets, int64_t count, float* out) {
+void gather_dot(const float* q, int64_t dim, const float* rows, const int32_t* offsets, int64_t count,
+                float* out) {
   const int nv = NV ? NV : static_cast<int>(vectors(dim));
   const int tail = last_lanes(dim);
   F qv[NV ? NV : 1];
@@ -86,13 +89,15 @@ void gather_dot(const float* q, int64_t dim, const float* rows, const int32_t* o
 }
 
 // out[e] = scale * sum_t a[t] rows[offsets[t] + e], e < dim.
-using GatherAdd = void (*)(const float* a, const float* rows, const int32_t* offsets, int64_t count, float scale,
-                           int64_t dim, float* out);
+using GatherAdd = void (*)(const float* a, const float* rows, const int32_t* offsets, int64_t count,
+                           float scale, int64_t dim, float* out);
 
 template <int NV>
-void gather_add(const float* a, const float* rows, const int32_t* offsets, int64_t count, float scale, int64_t dim,
-                float* out) {
-  constexpr int kSets = NV == 1 ? 8 : NV == 2 ? 4 : 2;  // enough independent sums to hide the latency of an FMA
+void gather_add(const float* a, const float* rows, const int32_t* offsets, int64_t count, float scale,
+                int64_t dim, float* out) {
+  constexpr int kSets = NV == 1   ? 8
+                        : NV == 2 ? 4
+                                  : 2;  // enough independent sums to hide the latency of an FMA
   F acc[kSets][NV];
   for (int s = 0; s < kSets; ++s)
     for (int c = 0; c < NV; ++c) acc[s][c] = set1(0.0f);
@@ -122,8 +127,8 @@ void gather_add(const float* a, const float* rows, const int32_t* offsets, int64
 }
 
 // Any number of vectors: slices of kMaxVectors vectors, each a pass over the index.
-inline void gather_add_any(const float* a, const float* rows, const int32_t* offsets, int64_t count, float scale,
-                           int64_t dim, float* out) {
+inline void gather_add_any(const float* a, const float* rows, const int32_t* offsets, int64_t count,
+                           float scale, int64_t dim, float* out) {
   constexpr int64_t kSlice = 4 * kLanes;
   int64_t e = 0;
   for (; e + kSlice <= dim; e += kSlice) gather_add<4>(a, rows + e, offsets, count, scale, kSlice, out + e);
@@ -136,9 +141,11 @@ using ScatterAdd = void (*)(const float* a, const float* x, int64_t dim, float* 
                             int64_t count);
 
 template <int NV>
-void scatter_add(const float* a, const float* x, int64_t dim, float* rows, const int32_t* offsets, int64_t count) {
+void scatter_add(const float* a, const float* x, int64_t dim, float* rows, const int32_t* offsets,
+                 int64_t count) {
   F xv[NV];
-  for (int c = 0; c < NV; ++c) xv[c] = c + 1 < NV ? load(x + c * kLanes) : load_n(x + c * kLanes, last_lanes(dim));
+  for (int c = 0; c < NV; ++c)
+    xv[c] = c + 1 < NV ? load(x + c * kLanes) : load_n(x + c * kLanes, last_lanes(dim));
   for (int64_t t = 0; t < count; ++t) {
     float* row = rows + offsets[t];
     const F w = set1(a[t]);

@@ -16,7 +16,8 @@ void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace) {
   for (int64_t i = 0; i < s.queries; ++i) {
     const int64_t row = item * s.queries + i;
     stage_offsets(args.index, row, s.kept, ld, buffers.offsets);
-    dot(q + i * args.q.stride_row, s.head_dim, buffers.rows, buffers.offsets, s.kept, args.out + row * s.kept);
+    dot(q + i * args.q.stride_row, s.head_dim, buffers.rows, buffers.offsets, s.kept,
+        args.out + row * s.kept);
   }
 }
 

@@ -1,8 +1,9 @@
 // The k largest entries of a row, in the order of the row; of equal entries the first ones.
 //
-// No sort: a threshold t with exactly k entries >= t is looked for by counting. Rows next to each other have much the same
-// distribution, so the search starts where it ended for the row before, at a distance from logsumexp; two or three counts
-// usually suffice. The start only decides how long the search takes, never what it finds.
+// No sort: a threshold t with exactly k entries >= t is looked for by counting. Rows next to each other have
+// much the same distribution, so the search starts where it ended for the row before, at a distance from
+// logsumexp; two or three counts usually suffice. The start only decides how long the search takes, never
+// what it finds.
 #pragma once
 #include <stdint.h>
 
@@ -75,7 +76,8 @@ inline Threshold among_few(const float* z, int64_t nv, float lo, float hi, int64
 }
 
 // Requires a finite logsumexp (so no NaN and no plus infinity in the row) and 1 <= k <= entries.
-inline Threshold find_threshold(const float* z, int64_t nv, int64_t k, float max, float lse, SearchStart* start) {
+inline Threshold find_threshold(const float* z, int64_t nv, int64_t k, float max, float lse,
+                                SearchStart* start) {
   // Invariant: at least k entries are >= lo, fewer than k are >= hi.
   int32_t lo = order_of(kMinusInfinity), hi = order_of(max) + 1;
   int64_t lo_count = nv * kLanes, hi_count = 0;
@@ -83,7 +85,8 @@ inline Threshold find_threshold(const float* z, int64_t nv, int64_t k, float max
   float step = 0.0f;
   for (int round = 0; hi - static_cast<int64_t>(lo) > 1; ++round) {
     int32_t at = order_of(t);
-    if (!(at > lo && at < hi) || round % 4 == 3) at = static_cast<int32_t>((static_cast<int64_t>(lo) + hi) >> 1);
+    if (!(at > lo && at < hi) || round % 4 == 3)
+      at = static_cast<int32_t>((static_cast<int64_t>(lo) + hi) >> 1);
     t = float_of(at);
     const int64_t n = count_ge(z, nv, t);
     if (n >= k) {

@@ -1,12 +1,13 @@
-// Chooses the vector abstraction. Each kernel file is compiled once per instruction set with PFT_ISA set to its name.
+// Chooses the vector abstraction. Each kernel file is compiled once per instruction set with PFT_ISA set to
+// its name.
 //
-// Rules for files compiled this way: everything with a body lives in an anonymous namespace, and no template or inline
-// function of the standard library is used. Two copies of such a function, one with AVX-512 and one without, would be one
-// function to the linker, and it might keep the wrong one.
+// Rules for files compiled this way: everything with a body lives in an anonymous namespace, and no template
+// or inline function of the standard library is used. Two copies of such a function, one with AVX-512 and one
+// without, would be one function to the linker, and it might keep the wrong one.
 //
-// Interface, with F a vector of kLanes floats and I one of kLanes int32 (arithmetic and comparisons are the compiler's
-// operators): set1, load, load_n (first n lanes, zeros after them), store, store_n, fma(a, b, c) = a * b + c,
-// sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq (a bit per lane), compress.
+// Interface, with F a vector of kLanes floats and I one of kLanes int32 (arithmetic and comparisons are the
+// compiler's operators): set1, load, load_n (first n lanes, zeros after them), store, store_n, fma(a, b, c) =
+// a * b + c, sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq (a bit per lane), compress.
 #pragma once
 
 #define PFT_ISA_ID_scalar 1

@@ -30,25 +30,29 @@ inline uint32_t mask_gt(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
 inline uint32_t mask_ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t mask_eq(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 
-// Register compress and a full store: the compress-to-memory instruction is microcoded on Zen 4 (over 100 cycles).
-// Writes up to kLanes elements past `p`, of which the first popcount(mask) count.
+// Register compress and a full store: the compress-to-memory instruction is microcoded on Zen 4 (over 100
+// cycles). Writes up to kLanes elements past `p`, of which the first popcount(mask) count.
 inline void compress(float* p, F x, uint32_t mask) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), x));
 }
 inline void compress(int32_t* p, I x, uint32_t mask) {
-  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), reinterpret_cast<__m512i>(x)));
+  _mm512_storeu_si512(
+      p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), reinterpret_cast<__m512i>(x)));
 }
 
-// Lane u of the result is the sum of the lanes of acc[u]: a transposition and its additions in one tree of 15 steps.
+// Lane u of the result is the sum of the lanes of acc[u]: a transposition and its additions in one tree of 15
+// steps.
 inline F sums(const F (&acc)[kLanes]) {
   F s[8], t[4];
 #pragma GCC unroll 8
   for (int u = 0; u < 8; ++u)
-    s[u] = _mm512_add_ps(_mm512_unpacklo_ps(acc[2 * u], acc[2 * u + 1]), _mm512_unpackhi_ps(acc[2 * u], acc[2 * u + 1]));
+    s[u] = _mm512_add_ps(_mm512_unpacklo_ps(acc[2 * u], acc[2 * u + 1]),
+                         _mm512_unpackhi_ps(acc[2 * u], acc[2 * u + 1]));
 #pragma GCC unroll 4
   for (int u = 0; u < 4; ++u) {
     const __m512d x = _mm512_castps_pd(s[2 * u]), y = _mm512_castps_pd(s[2 * u + 1]);
-    t[u] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    t[u] =
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
   }
   const F a = _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
   const F b = _mm512_add_ps(_mm512_shuffle_f32x4(t[2], t[3], 0x88), _mm512_shuffle_f32x4(t[2], t[3], 0xdd));

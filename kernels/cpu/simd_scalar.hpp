@@ -1,5 +1,5 @@
-// The vector abstraction without any instruction-set header: four lanes in the compiler's own vector type, which
-// becomes SSE2, NEON or plain scalar code. Interface: simd.hpp.
+// The vector abstraction without any instruction-set header: four lanes in the compiler's own vector type,
+// which becomes SSE2, NEON or plain scalar code. Interface: simd.hpp.
 #pragma once
 #include <stdint.h>
 
@@ -27,9 +27,7 @@ inline void store_n(float* p, F x, int n) {
 }
 inline F fma(F a, F b, F c) { return a * b + c; }
 inline float sum(F x) { return (x[0] + x[1]) + (x[2] + x[3]); }
-inline uint32_t bits(I mask) {
-  return (mask[0] & 1u) | (mask[1] & 2u) | (mask[2] & 4u) | (mask[3] & 8u);
-}
+inline uint32_t bits(I mask) { return (mask[0] & 1u) | (mask[1] & 2u) | (mask[2] & 4u) | (mask[3] & 8u); }
 inline uint32_t mask_gt(F a, F b) { return bits(a > b); }
 inline uint32_t mask_ge(F a, F b) { return bits(a >= b); }
 inline uint32_t mask_eq(F a, F b) { return bits(a == b); }

@@ -1,5 +1,6 @@
-// How a thread's slice of the workspace is divided. The same function measures and carves, so that they cannot differ.
-// Padding is that of the widest instruction set, so that a size does not depend on the one in use.
+// How a thread's slice of the workspace is divided. The same function measures and carves, so that they
+// cannot differ. Padding is that of the widest instruction set, so that a size does not depend on the one in
+// use.
 #pragma once
 #include <stdint.h>
 
@@ -29,7 +30,8 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and one row of the index as offsets into them.
+// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and one row of the index as offsets into
+// them.
 struct SparseBuffers {
   float* rows;
   int32_t* offsets;

@@ -45,10 +45,9 @@ def _index(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 4) if tensor is None or tensor.numel() == 0 else (tensor.data_ptr(), tensor.element_size())
 
 
-def _workspace(bytes_needed: int) -> tuple[Tensor, int, int]:
+def _workspace(bytes_needed: int) -> Tensor:
     """Memory from torch's allocator, so that it shows in memory profiles and tests can poison it."""
-    memory = empty((bytes_needed,), torch.uint8, _CPU)
-    return memory, memory.data_ptr(), bytes_needed
+    return empty((bytes_needed,), torch.uint8, _CPU)
 
 
 def _token_major(windows: int, heads: int, rows: int, dim: int) -> Tensor:
@@ -57,7 +56,13 @@ def _token_major(windows: int, heads: int, rows: int, dim: int) -> Tensor:
 
 
 def _attention_sizes(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, region: Tensor | None, index: Tensor | None, topk: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    index: Tensor | None,
+    topk: int,
 ) -> tuple[int, ...]:
     windows, heads, queries, dim_qk = q.shape
     keys = k.shape[2]
@@ -89,7 +94,7 @@ class CpuBackend(Backend):
         sizes = (batch, queries, k.shape[1], dim, index.shape[2])
         threads = torch.get_num_threads()
         out = empty(index.shape, _F32, _CPU)
-        _memory, *workspace = _workspace(_cpu.sddmm_workspace_bytes(sizes, threads))
+        workspace = _workspace(_cpu.sddmm_workspace_bytes(sizes, threads))
         _cpu.sddmm(
             *_rows(q),
             *_rows(k),
@@ -97,7 +102,8 @@ class CpuBackend(Backend):
             index.element_size(),
             out.data_ptr(),
             sizes,
-            *workspace,
+            workspace.data_ptr(),
+            workspace.numel(),
             threads,
         )
         return out
@@ -109,7 +115,7 @@ class CpuBackend(Backend):
         sizes = (batch, queries, keys, dim, kept)
         threads = torch.get_num_threads()
         out = empty((batch, queries, dim), _F32, _CPU)
-        _memory, *workspace = _workspace(_cpu.spmm_workspace_bytes(sizes, threads))
+        workspace = _workspace(_cpu.spmm_workspace_bytes(sizes, threads))
         _cpu.spmm(
             *_rows(a),
             *_rows(v),
@@ -117,7 +123,8 @@ class CpuBackend(Backend):
             index.element_size(),
             out.data_ptr(),
             sizes,
-            *workspace,
+            workspace.data_ptr(),
+            workspace.numel(),
             threads,
         )
         return out
@@ -128,7 +135,7 @@ class CpuBackend(Backend):
         sizes = (batch, queries, num_keys, x.shape[2], kept)
         threads = torch.get_num_threads()
         out = empty((batch, num_keys, x.shape[2]), _F32, _CPU)
-        _memory, *workspace = _workspace(_cpu.spmm_transpose_workspace_bytes(sizes, threads))
+        workspace = _workspace(_cpu.spmm_transpose_workspace_bytes(sizes, threads))
         _cpu.spmm_transpose(
             *_rows(a),
             *_rows(x),
@@ -136,7 +143,8 @@ class CpuBackend(Backend):
             index.element_size(),
             out.data_ptr(),
             sizes,
-            *workspace,
+            workspace.data_ptr(),
+            workspace.numel(),
             threads,
         )
         return out
@@ -167,17 +175,26 @@ class CpuBackend(Backend):
         lse = empty(rows, _F32, _CPU)
         bias, region, index, logits = _contiguous(bias, region, index, logits)
         bytes_needed = _cpu.attention_forward_workspace_bytes(sizes, index is not None, threads)
-        _memory, *workspace = _workspace(bytes_needed)
+        workspace = _workspace(bytes_needed)
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
                 sizes,
                 scale,
                 region_penalty,
-                *(_matrices(q), _matrices(k), _matrices(v)),
-                *(_address(bias), _address(region), _index(index), _address(logits)),
-                *(_matrices(out), _index(new_index), _address(new_logits), lse.data_ptr()),
+                _matrices(q),
+                _matrices(k),
+                _matrices(v),
+                _address(bias),
+                _address(region),
+                _index(index),
+                _address(logits),
+                _matrices(out),
+                _index(new_index),
+                _address(new_logits),
+                lse.data_ptr(),
                 stages.active(),
-                *workspace,
+                workspace.data_ptr(),
+                workspace.numel(),
                 threads,
             )
         if seconds is not None:
@@ -217,19 +234,31 @@ class CpuBackend(Backend):
         grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
         bytes_needed = _cpu.attention_backward_workspace_bytes(sizes, index is not None, threads)
-        _memory, *workspace = _workspace(bytes_needed)
+        workspace = _workspace(bytes_needed)
         with stages.stage("attention"):
             _cpu.attention_backward(
                 sizes,
                 scale,
                 region_penalty,
-                *(_matrices(grad_out), _address(grad_logits)),
-                *(_matrices(q), _matrices(k), _matrices(v)),
-                *(_address(bias), _address(region), _index(index), _address(logits)),
-                *(_index(new_index_), _matrices(out), _address(lse_)),
-                *(_matrices(grad_q), _matrices(grad_k), _matrices(grad_v)),
-                *(_address(grad_bias), _address(grad_logits_prev)),
-                *workspace,
+                _matrices(grad_out),
+                _address(grad_logits),
+                _matrices(q),
+                _matrices(k),
+                _matrices(v),
+                _address(bias),
+                _address(region),
+                _index(index),
+                _address(logits),
+                _index(new_index_),
+                _matrices(out),
+                _address(lse_),
+                _matrices(grad_q),
+                _matrices(grad_k),
+                _matrices(grad_v),
+                _address(grad_bias),
+                _address(grad_logits_prev),
+                workspace.data_ptr(),
+                workspace.numel(),
                 threads,
             )
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev

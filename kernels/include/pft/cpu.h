@@ -1,8 +1,9 @@
 // Launchers of the CPU kernels: float32, pointers and strides in, a status out.
 //
-// Each call splits its work into window-heads, each with one owner, so that a result does not depend on the number of
-// threads. Nothing is allocated: the caller hands in `*_workspace_bytes(shape, threads)` bytes, content arbitrary.
-// The instruction set is chosen at the first call (environment variable PFT_CPU_ISA = scalar, avx2 or avx512 forces it).
+// Each call splits its work into window-heads, each with one owner, so that a result does not depend on the
+// number of threads. Nothing is allocated: the caller hands in `*_workspace_bytes(shape, threads)` bytes,
+// content arbitrary. The instruction set is chosen at the first call (environment variable PFT_CPU_ISA =
+// scalar, avx2 or avx512 forces it).
 #pragma once
 #include <cstdint>
 
@@ -43,7 +44,8 @@ struct SpmmArgs {
   float* out = nullptr;
 };
 
-// out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]; out is contiguous [batch, keys, head_dim].
+// out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]; out is contiguous [batch, keys,
+// head_dim].
 struct SpmmTransposeArgs {
   SparseShape shape;
   Matrices<const float> a, x;
@@ -63,11 +65,13 @@ struct AttentionInputs {
 
 struct AttentionForwardArgs {
   AttentionInputs in;
-  Matrices<float> out;           // [windows, heads, queries, dim_v]
-  MutableIndex new_index;        // [windows, heads, queries, topk] where something is selected, else null
-  float* new_logits = nullptr;   // [windows, heads, queries, min(topk, candidates)], null while the chain stays dense
-  float* lse = nullptr;          // [windows, heads, queries]
-  double* phase_seconds = nullptr;  // logits, softmax and selection, AV; summed over threads, added to; null: not timed
+  Matrices<float> out;     // [windows, heads, queries, dim_v]
+  MutableIndex new_index;  // [windows, heads, queries, topk] where something is selected, else null
+  float* new_logits =
+      nullptr;           // [windows, heads, queries, min(topk, candidates)], null while the chain stays dense
+  float* lse = nullptr;  // [windows, heads, queries]
+  double* phase_seconds =
+      nullptr;  // logits, softmax and selection, AV; summed over threads, added to; null: not timed
 };
 
 struct AttentionBackwardArgs {
@@ -99,12 +103,14 @@ struct IndexError {
   int64_t row = 0, position = 0, value = 0;
 };
 
-// Every value must lie in [0, keys) and be distinct within its row. `scratch` has index_scratch_bytes(keys, threads).
+// Every value must lie in [0, keys) and be distinct within its row. `scratch` has index_scratch_bytes(keys,
+// threads).
 int64_t index_scratch_bytes(int64_t keys, int threads);
-IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys, Workspace scratch,
-                       int threads);
+IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys,
+                       Workspace scratch, int threads);
 
-// The instruction set in use. Throws std::runtime_error when PFT_CPU_ISA names one that is unknown or not supported here.
+// The instruction set in use. Throws std::runtime_error when PFT_CPU_ISA names one that is unknown or not
+// supported here.
 const char* isa();
 // Compiled in and supported by this processor, widest last; null-terminated.
 const char* const* isas();

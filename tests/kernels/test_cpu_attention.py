@@ -1,0 +1,215 @@
+"""The fused attention of the cpu backend, forward and backward, against the specification in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cpu_cases import EPS, attention, close, expected_forward
+
+from pft_bench import reference, stages
+from pft_bench.backends import get
+from pft_bench.backends.base import poisoned
+
+CPU = get("cpu")
+
+CASES = {
+    "dense, keeps all": {"topk": 16},
+    "dense, selects": {"topk": 5},
+    "dense, regions": {"topk": 16, "regions": 3},
+    "dense, regions, selects": {"topk": 5, "regions": 3},
+    "dense, keeps one": {"topk": 1},
+    "dense, one region": {"topk": 16, "regions": 1},
+    "sparse, keeps all": {"candidates": 11, "topk": 11},
+    "sparse, topk above the candidates": {"candidates": 11, "topk": 16},
+    "sparse, selects": {"candidates": 11, "topk": 6},
+    "sparse, one candidate": {"candidates": 1, "topk": 1},
+    "sparse, every key a candidate": {"candidates": 16, "topk": 7},
+    "window of one token": {"window_size": 1, "topk": 1},
+    "window not a multiple of a vector, light head_dim": {"window_size": 9, "dim": 13, "topk": 81},
+    "the same, selects": {"window_size": 9, "dim": 13, "topk": 30},
+    "rows of a block left over": {"window_size": 7, "dim": 20, "topk": 20},
+    "two dense layers joined": {"window_size": 6, "dim": 80, "dim_v": 40, "topk": 36},
+    "five vectors and a panel left over": {"window_size": 6, "dim": 81, "dim_v": 83, "topk": 17},
+    "the same, sparse": {"window_size": 6, "dim": 81, "dim_v": 83, "candidates": 20, "topk": 17},
+    "no bias": {"window_size": 8, "bias": False, "topk": 64},
+    "more queries than keys": {"queries": 70, "keys": 33, "bias": False, "topk": 9},
+    "more keys than queries": {"queries": 3, "keys": 200, "bias": False, "topk": 200},
+    "sparse without bias": {"queries": 50, "keys": 37, "bias": False, "candidates": 19, "topk": 8},
+    "head_dim 1": {"dim": 1, "topk": 4},
+    "published window and head_dim": {"windows": 1, "window_size": 32, "dim": 40, "topk": 256},
+    "published, sparse": {
+        "windows": 1,
+        "heads": 1,
+        "window_size": 32,
+        "dim": 40,
+        "candidates": 256,
+        "topk": 128,
+    },
+    "no windows": {"windows": 0, "topk": 16},
+    "no windows, sparse": {"windows": 0, "candidates": 5, "topk": 3},
+}
+
+
+def logit_magnitude(case) -> float:
+    """A bound of the sum of absolute terms of any logit."""
+    q, k, _, bias, region, _, logits, scale, penalty, _ = case.arguments()
+    norms = [t.norm(dim=-1).max().item() if t.numel() else 0.0 for t in (q, k)]
+    rest = [t.abs().max().item() for t in (bias, logits) if t is not None and t.numel()]
+    return scale * norms[0] * norms[1] + sum(rest) + (penalty if region is not None else 0.0)
+
+
+def check_forward(case):
+    with poisoned():
+        out, index, logits, lse = CPU.attention_forward(*case.arguments())
+    expected_out, expected_index, expected_logits, expected_lse = expected_forward(case)
+    assert out.transpose(1, 2).is_contiguous()
+    assert index.dtype == expected_index.dtype
+    assert torch.equal(index, expected_index)
+    terms = case.q.shape[-1] + 8
+    z = logit_magnitude(case)
+    close(logits, expected_logits, terms, 2 * z)
+    close(lse, expected_lse, terms, z + expected_lse.abs())
+    # A softmax weight is off by the error of its logits (twice: numerator and sum), relatively.
+    weights = (terms + 8) * 2 * z + case.k.shape[2]
+    close(out, expected_out, weights, case.v.abs().max() if case.v.numel() else 0.0)
+    return out, index, lse
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_forward(options):
+    check_forward(attention(**options))
+
+
+def terms_of(case, grad_out, grad_logits) -> float:
+    """Size of the terms that cancel in a row with a single candidate."""
+    return (grad_out.norm() + grad_logits.norm()).item() if min(case.k.shape[2], case.topk) == 1 else 0.0
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_backward(options):
+    case = attention(**options)
+    out, index, lse = check_forward(case)
+    leaves = case.double()
+    expected_out, _, expected_logits, _ = reference.attention(*leaves)
+    g = torch.Generator().manual_seed(5)
+    grad_out = torch.randn(out.shape, generator=g)
+    grad_logits = torch.randn(expected_logits.shape, generator=g)
+    loss = (expected_out * grad_out).sum() + (expected_logits * grad_logits).sum()
+    loss.backward()
+    with poisoned():
+        grads = CPU.attention_backward(
+            grad_out, grad_logits, *case.tensors(), index, out, lse, *case.arguments()[7:]
+        )
+    single = [
+        x.detach().float().requires_grad_() if isinstance(x, torch.Tensor) and x.requires_grad else x
+        for x in leaves
+    ]
+    out32, _, logits32, _ = reference.attention(*single)
+    ((out32 * grad_out).sum() + (logits32 * grad_logits).sum()).backward()
+    for name, exact, plain, grad in zip(
+        ("q", "k", "v", "bias", "logits"),
+        (*leaves[:4], leaves[6]),
+        (*single[:4], single[6]),
+        grads,
+        strict=True,
+    ):
+        assert (exact is None) == (grad is None), name
+        if exact is None or grad is None:
+            continue
+        assert grad.shape == exact.shape, name
+        if not exact.numel() or not out.numel():
+            assert not grad.any()
+            continue
+        # At most twice as far from float64 as PyTorch's own float32, in norm. Roundings are always allowed: of the
+        # gradient, and of the terms that cancel in it.
+        size = exact.grad.norm().item() + terms_of(case, grad_out, grad_logits)
+        allowed = max(2 * (plain.grad.double() - exact.grad).norm().item(), 8 * EPS * size)
+        error = (grad.double() - exact.grad).norm().item()
+        assert error <= allowed, f"grad_{name}: {error:.3g} > {allowed:.3g} at size {size:.3g}"
+
+
+def test_without_a_gradient_of_the_logits():
+    case = attention(topk=5)
+    out, index, logits, lse = CPU.attention_forward(*case.arguments())
+    arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
+    zero = CPU.attention_backward(torch.ones_like(out), torch.zeros_like(logits), *arguments)
+    none = CPU.attention_backward(torch.ones_like(out), None, *arguments)
+    assert all(torch.equal(a, b) for a, b in zip(zero[:4], none[:4], strict=True))
+
+
+def test_equal_logits_keep_the_first_keys():
+    case = attention(windows=1, heads=1, window_size=8, dim=8, topk=20, bias=False)
+    case.q.zero_()
+    _, index, logits, _ = CPU.attention_forward(*case.arguments())
+    assert torch.equal(index.long(), torch.arange(20).expand(1, 1, 64, 20))
+    assert torch.equal(logits, torch.zeros(1, 1, 64, 20))
+
+
+@pytest.mark.parametrize("candidates", [None, 60])
+def test_ties_around_the_threshold(candidates):
+    case = attention(windows=1, heads=2, window_size=8, dim=4, topk=23, bias=False, candidates=candidates)
+    case.q.round_(), case.k.round_()  # few distinct logits; -0 and +0 among them
+    if case.logits is not None:
+        case.logits.round_()
+    _, index, _, _ = CPU.attention_forward(*case.arguments())
+    assert torch.equal(index, expected_forward(case)[1])
+
+
+def test_negative_and_positive_zero_tie():
+    q, k = torch.full((1, 1, 1, 1), -1.0), torch.zeros(1, 1, 40, 1)
+    k[..., ::2, :] = -0.0
+    _, index, _, _ = CPU.attention_forward(
+        q, k, torch.randn(1, 1, 40, 3), None, None, None, None, 1.0, 0.0, 9
+    )
+    assert index.flatten().tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(
+    "options", [{"topk": 16}, {"topk": 5}, {"topk": 9, "candidates": 9}, {"topk": 5, "candidates": 9}]
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bad_query_row_spoils_its_own_row_alone(options, value):
+    case = attention(windows=1, heads=1, **options)
+    case.q[0, 0, 3, 0] = value
+    out, index, _, lse = CPU.attention_forward(*case.arguments())
+    bad = torch.arange(16) == 3
+    assert torch.equal(out.isnan().any(-1)[0, 0], bad)
+    assert not lse[0, 0].isfinite()[3]
+    assert index.numel() == 0 or (set(index.flatten().tolist()) <= set(range(16)))
+
+
+@pytest.mark.parametrize("candidates", [None, 20])
+def test_the_same_bits_for_any_number_of_threads(candidates):
+    case = attention(windows=5, heads=3, window_size=6, dim=13, topk=11, candidates=candidates)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            out, index, logits, lse = CPU.attention_forward(*case.arguments())
+            arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
+            grads = CPU.attention_backward(torch.ones_like(out), torch.ones_like(logits), *arguments)
+            results.append((out, index, logits, lse, *(x for x in grads if x is not None)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_bias_gradient_of_more_window_heads_than_groups():
+    case = attention(windows=150, heads=2, window_size=2, dim=4, topk=4)
+    out, index, _, lse = CPU.attention_forward(*case.arguments())
+    leaves = case.double()
+    reference.attention(*leaves)[0].sum().backward()
+    arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
+    grad = CPU.attention_backward(torch.ones_like(out), None, *arguments)[3]
+    close(grad, leaves[3].grad, 150 * 4, 20.0 * 40)
+    assert (grad.double() - leaves[3].grad).abs().max() < 1e3 * EPS * 20
+
+
+def test_phases_are_reported_to_an_active_recorder():
+    case = attention(window_size=8, topk=20)
+    with stages.record() as times:
+        CPU.attention_forward(*case.arguments())
+    assert {"logits", "select", "av"} <= times.seconds.keys()
+    assert "attention" not in times.seconds

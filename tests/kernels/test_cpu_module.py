@@ -1,0 +1,129 @@
+"""The compiled module: instruction sets, the index check, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pft_bench import _cpu
+from pft_bench.backends import get
+
+HERE = Path(__file__).parent
+
+
+def run_python(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PFT_CPU_ISA": isa}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=HERE, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", [name for name in ("scalar", "avx2", "avx512") if name != _cpu.isa()])
+def test_every_other_instruction_set_passes_the_same_tests(isa):
+    if isa not in _cpu.isas():
+        pytest.skip(f"this processor has no {isa}")
+    tests = [str(HERE / "test_cpu_sparse.py"), str(HERE / "test_cpu_attention.py")]
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, isa=isa)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_the_widest_instruction_set_is_the_default():
+    done = run_python("-c", "from pft_bench import _cpu; print(_cpu.isa())", isa="")
+    assert done.stdout.split() == [_cpu.isas()[-1]]
+
+
+def test_an_unknown_instruction_set_makes_the_backend_unavailable_and_says_why():
+    code = "import pft_bench; print([b.reason for b in pft_bench.backends() if b.name == 'cpu' and not b.available])"
+    done = run_python("-c", code, isa="mmx")
+    assert done.returncode == 0, done.stderr
+    assert "PFT_CPU_ISA=mmx" in done.stdout
+    assert "scalar" in done.stdout
+
+
+ASCENDING = [[0, 3, 7], [1, 2, 6]]
+BAD_INDEX = {  # rows, expected
+    "too large in an ascending row": ([[0, 3, 7], [1, 2, 8]], (1, 2, 8, "range")),
+    "negative": ([[0, 3, 7], [-1, 2, 6]], (1, 0, -1, "range")),
+    "negative, not ascending": ([[5, -2, 7]], (0, 1, -2, "range")),
+    "neighbours equal": ([[0, 3, 3]], (0, 2, 3, "duplicate")),
+    "equal but apart": ([[4, 3, 4]], (0, 2, 4, "duplicate")),
+    "the first of two faults": ([[0, 1, 2], [5, 5, 9], [9, 1, 2]], (1, 1, 5, "duplicate")),
+}
+
+
+def index_error(rows, keys, dtype=torch.int16, **options):
+    index = torch.tensor(rows, dtype=dtype)
+    return _cpu.index_error(index.data_ptr(), index.element_size(), len(rows), len(rows[0]), keys, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize(("rows", "expected"), BAD_INDEX.values(), ids=BAD_INDEX.keys())
+def test_index_faults(rows, expected, dtype):
+    assert index_error(rows, 8, dtype) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "rows", [ASCENDING, [[7, 3, 0], [6, 1, 2]], [[0], [7]]], ids=["ascending", "not", "one"]
+)
+def test_good_index(rows, dtype):
+    assert index_error(rows, 8, dtype) is None
+
+
+def test_values_beyond_int32_are_not_wrapped():
+    assert index_error([[2**32 + 1]], 8, torch.int64) == (0, 0, 2**32 + 1, "range")
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_the_first_fault_of_many_rows_for_any_number_of_threads(threads):
+    rows = torch.rand(5000, 70).topk(9).indices  # not ascending: every row is marked and unmarked
+    assert _cpu.index_error(rows.data_ptr(), 8, 5000, 9, 70, threads) is None
+    rows[4321, 5] = rows[4321, 2]
+    rows[4700, 1] = 70
+    expected = (4321, 5, int(rows[4321, 2]), "duplicate")
+    assert _cpu.index_error(rows.data_ptr(), 8, 5000, 9, 70, threads) == expected
+
+
+def test_refuses_null_pointers_and_small_workspaces():
+    sizes = (1, 2, 2, 4, 1)
+    x = torch.zeros(64)
+    index = torch.zeros(2, dtype=torch.int16)
+    p = x.data_ptr()
+    with pytest.raises(ValueError, match="q is a null pointer"):
+        _cpu.sddmm(0, (8, 4), p, (8, 4), index.data_ptr(), 2, p, sizes, p, 1 << 20, 1)
+    with pytest.raises(RuntimeError, match=r"sddmm \[1, 2, 2, 4, 1\]"):
+        _cpu.sddmm(p, (8, 4), p, (8, 4), index.data_ptr(), 2, p, sizes, p, 64, 1)
+    with pytest.raises(ValueError, match="negative"):
+        _cpu.sddmm_workspace_bytes((1, 2, -2, 4, 1), 1)
+
+
+def test_refuses_window_heads_too_large_for_its_offsets():
+    with pytest.raises(RuntimeError, match="too large"):
+        _cpu.sddmm(64, (0, 0), 64, (0, 0), 64, 4, 64, (1, 1, 2**27, 40, 1), 64, 2**62, 1)
+
+
+def test_workspace_grows_with_threads_but_not_beyond_the_window_heads():
+    sizes = (4, 64, 64, 40, 16)
+    assert _cpu.sddmm_workspace_bytes(sizes, 4) > _cpu.sddmm_workspace_bytes(sizes, 1)
+    assert _cpu.sddmm_workspace_bytes(sizes, 400) == _cpu.sddmm_workspace_bytes(sizes, 4)
+
+
+def test_one_openmp_library_serves_torch_and_the_kernels():
+    get("cpu").sddmm(torch.ones(3, 4, 8), torch.ones(3, 4, 8), torch.zeros(3, 4, 1, dtype=torch.int16))
+    code = (
+        "import torch, pft_bench, os; from pft_bench.backends import get;"
+        "torch.set_num_threads(2); torch.ones(1 << 20).sum().item(); n = len(os.listdir('/proc/self/task'));"
+        "i = torch.zeros(64, 64, 1, dtype=torch.int16);"
+        "get('cpu').sddmm(torch.ones(64, 64, 8), torch.ones(64, 64, 8), i);"
+        "print(len(os.listdir('/proc/self/task')) - n)"
+    )
+    if not Path("/proc/self/task").exists():
+        pytest.skip("no /proc")
+    done = run_python("-c", code, isa="")
+    assert done.stdout.split() == ["0"], done.stdout + done.stderr
