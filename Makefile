@@ -1,12 +1,60 @@
-.PHONY: lint
-PY := .venv/bin/python
-MYPY_TREE := build/mypy
+# Each target takes a fresh clone to its result: it makes .venv, installs with constraints.txt, builds, runs.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BENCH_ARGS ?= --sched 1024,256,128
+PY := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip --disable-pip-version-check
 
-lint: ## ruff, mypy, clang-format
+NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	-o -name CMakeLists.txt 2>/dev/null)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
+
+.PHONY: bench test lint sanitize microbench clean help
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+bench: $(VENV)/.bench ## set up, then check and measure the default schedule inside PFT
+	$(VENV)/bin/pft-bench run $(BENCH_ARGS)
+
+test: $(VENV)/.test ## set up, then all tests
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev ## ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	@rm -rf $(MYPY_TREE) && mkdir -p $(MYPY_TREE)
-	@cp -as $(CURDIR)/pft_bench $(MYPY_TREE)/ && cp -as $(CURDIR)/reference $(MYPY_TREE)/pft_bench/
-	@mkdir -p $(MYPY_TREE)/pft_bench/kernels && cp -as $(CURDIR)/kernels/triton $(MYPY_TREE)/pft_bench/kernels/
-	cd $(MYPY_TREE) && $(CURDIR)/$(PY) -m mypy -p pft_bench --config-file $(CURDIR)/pyproject.toml
-	git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' '*.cuh' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
+	@# mypy sees the package as a wheel installs it: reference/ and kernels/triton/ inside pft_bench/
+	@rm -rf build/mypy && mkdir -p build/mypy
+	@cp -as $(CURDIR)/pft_bench build/mypy/ && cp -as $(CURDIR)/reference build/mypy/pft_bench/
+	@mkdir -p build/mypy/pft_bench/kernels && cp -as $(CURDIR)/kernels/triton build/mypy/pft_bench/kernels/
+	cd build/mypy && $(CURDIR)/$(PY) -m mypy -p pft_bench --config-file $(CURDIR)/pyproject.toml
+	git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' '*.cuh' | xargs -r $(VENV)/bin/clang-format --dry-run --Werror
+
+sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(PY) tests/sanitized.py
+
+microbench: $(VENV)/.test ## pytest-benchmark over the ops
+	$(PY) -m pytest tests/benchmarks --benchmark-only
+
+clean: ## remove everything that was built or installed
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# -- set-up ------------------------------------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pft_bench needs Python >= 3.11, got $$($(PYTHON) --version); set PYTHON=python3.x"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "pft_bench needs a C++17 compiler (set CXX)"; exit 1; }
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
+	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
+	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
+	@echo "== installing PyTorch and tools, and building the kernels (one to three minutes the first time)"
+	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
+	@touch $@ $(VENV)/.bench
