@@ -1,7 +1,7 @@
 """Build the C++ with AddressSanitizer and UndefinedBehaviorSanitizer and run the kernel tests on that build.
 
-`make sanitize` calls this. The package is assembled in build/sanitize as a wheel would install it, with the sanitized
-module in the place of the usual one; the editable install is kept out of the way.
+`make sanitize` calls this. A wheel with the sanitized module is unpacked to build/sanitize/site and tested there; the
+editable install is kept out of the way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ BUILD = ROOT / "build" / "sanitize"
 SITE = BUILD / "site"
 TESTS = ["tests/kernels", "-k", "cpu and not threads and not subprocess"]
 
-# An editable install answers `import pft_bench` before sys.path is looked at; without its finder the tree in SITE wins.
+# An editable install answers `import pft_bench` before sys.path is looked at; without its finder the wheel wins.
 RUNNER = """
 import sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in type(f).__module__.lower()]
@@ -31,42 +31,28 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def build() -> None:
-    """Compile the CPU module with both sanitizers."""
-    import pybind11
-
-    configure = [
-        "cmake",
-        "-S",
-        str(ROOT),
-        "-B",
-        str(BUILD),
-        "-DPFT_SANITIZE=address,undefined",
-        "-DPFT_EMULATOR=OFF",
-        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}",
+    """Make a wheel whose compiled module has both sanitizers, and unpack it."""
+    options = [
+        "cmake.define.PFT_SANITIZE=address,undefined",
+        "cmake.define.PFT_EMULATOR=OFF",
+        "cmake.build-type=RelWithDebInfo",
+        f"build-dir={BUILD / 'cmake'}",
     ]
-    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PFT_CUDA": "off"})
-    subprocess.run(["cmake", "--build", str(BUILD), "--target", "_cpu", "-j2"], check=True, stdout=subprocess.DEVNULL)
-
-
-def assemble() -> None:
-    """Put the package together from symbolic links and the sanitized module."""
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(BUILD), str(ROOT)]
+    command += [part for option in options for part in ("-C", option)]
     shutil.rmtree(SITE, ignore_errors=True)
-    package = SITE / "pft_bench"
-    shutil.copytree(ROOT / "pft_bench", package, copy_function=os.symlink)
-    shutil.copytree(ROOT / "reference", package / "reference", copy_function=os.symlink)
-    shutil.copytree(ROOT / "kernels" / "triton", package / "kernels" / "triton", copy_function=os.symlink)
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    (built,) = BUILD.glob(f"**/_cpu{suffix}")
-    shutil.copy(built, package)
+    for old in BUILD.glob("*.whl"):
+        old.unlink()
+    subprocess.run(command, check=True, env={**os.environ, "PFT_CUDA": "off"})
+    (wheel,) = BUILD.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(SITE)
 
 
 def main() -> int:
-    """Build, assemble, run; the exit code is pytest's."""
+    """Build, unpack, run; the exit code is pytest's."""
     print("== building with AddressSanitizer and UndefinedBehaviorSanitizer", flush=True)
     build()
-    assemble()
     compiler = os.environ.get("CXX", "g++")
     library = subprocess.check_output([compiler, "-print-file-name=libasan.so"], text=True).strip()
     environment = {
