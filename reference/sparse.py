@@ -21,7 +21,7 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         (q_b.to(wide).unsqueeze(1) * k_b.to(wide)[index_b.long()]).sum(-1)
         for q_b, k_b, index_b in zip(q, k, index, strict=True)
     ]
-    return _stack(rows, index.shape, q).to(q.dtype)
+    return _stack(rows, index.shape, q, k).to(q.dtype)
 
 
 def spmm(a: Tensor, v: Tensor, index: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def spmm(a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         (a_b.to(wide).unsqueeze(-1) * v_b.to(wide)[index_b.long()]).sum(1)
         for a_b, v_b, index_b in zip(a, v, index, strict=True)
     ]
-    return _stack(rows, (*index.shape[:2], v.shape[-1]), a).to(a.dtype)
+    return _stack(rows, (*index.shape[:2], v.shape[-1]), a, v).to(a.dtype)
 
 
 def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
@@ -41,8 +41,9 @@ def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor
     for a_b, x_b, index_b in zip(a, x, index, strict=True):
         terms = (a_b.to(wide).unsqueeze(-1) * x_b.to(wide).unsqueeze(1)).flatten(0, 1)
         rows.append(terms.new_zeros(num_keys, x.shape[-1]).index_add(0, index_b.long().flatten(), terms))
-    return _stack(rows, (x.shape[0], num_keys, x.shape[-1]), a).to(a.dtype)
+    return _stack(rows, (x.shape[0], num_keys, x.shape[-1]), a, x).to(a.dtype)
 
 
-def _stack(rows: list[Tensor], shape: tuple[int, ...] | torch.Size, like: Tensor) -> Tensor:
-    return torch.stack(rows) if rows else like.new_zeros(shape)
+def _stack(rows: list[Tensor], shape: tuple[int, ...] | torch.Size, left: Tensor, right: Tensor) -> Tensor:
+    """All window-heads; without any, an empty result that still has gradients (of nothing)."""
+    return torch.stack(rows) if rows else (left.sum() + right.sum()) * left.new_zeros(shape)

@@ -117,7 +117,7 @@ def names() -> tuple[str, ...]:
 
 def get(name: str) -> Backend:
     """The backend called `name`, whether available or not."""
-    if name not in _BACKENDS:
+    if not isinstance(name, str) or name not in _BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
     if name not in _loaded:
         module, cls = _BACKENDS[name]

@@ -115,7 +115,7 @@ def run_layer(layer: Layer, backend: str) -> tuple[Tensor, ops.ChainState]:
     """The layer through the public op."""
     state = None
     if layer.index is not None:
-        state = ops.ChainState(index=layer.index, logits=layer.logits)
+        state = ops.ChainState(index=layer.index, logits=layer.logits, num_keys=layer.k.shape[2])
     return ops.progressive_attention(
         layer.q,
         layer.k,

@@ -130,11 +130,14 @@ def forward(layer: Layer, kept_index: Tensor | None) -> Forward:
     lse_bound = row_bound + gamma(candidates + 2 * EXP_ULPS, u) + 2 * u * lse.abs()
     attn = (z.value - lse).exp()
     exponent = z.bound + lse_bound + u * (z.value - lse).abs().masked_fill(~live, 0)
-    relative_error = torch.expm1(exponent) + EXP_ULPS * u
+    # Both ends of what exp may see: no entry exceeds 1, and no bound overflows where the logits are huge.
+    highest, lowest = (z.value - lse + exponent).exp().clamp_max(1.0), attn * torch.exp(-exponent)
+    relative_error = EXP_ULPS * u
     if layer.v.dtype != accumulation_dtype(layer.v.dtype):
-        relative_error = relative_error + unit_roundoff(layer.v.dtype)
+        relative_error += unit_roundoff(layer.v.dtype)
     # Far below the row's maximum a float32 exponential underflows to zero: that much is always allowed.
-    attn_bound = attn * relative_error + torch.finfo(accumulation_dtype(layer.q.dtype)).smallest_normal
+    tiny = torch.finfo(accumulation_dtype(layer.q.dtype)).smallest_normal
+    attn_bound = torch.maximum(highest - attn, attn - lowest) + attn * relative_error + tiny
 
     kept = live if kept_index is None else torch.zeros_like(live).scatter_(-1, kept_index.long(), True)
     number = candidates if kept_index is None else kept_index.shape[-1]

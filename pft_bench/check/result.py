@@ -60,12 +60,14 @@ def rms(tensor: Tensor) -> float:
 def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float) -> CheckResult:
     """The error of `got` is at most twice that of `peer`, a plain PyTorch computation in the same dtype.
 
-    Both as root mean squares; errors below one rounding `u` of the result count as equal.
+    Both as root mean squares; errors below one rounding `u` of the result count as equal. The entries of a row share
+    most of their error, so with only a few rows the yardstick itself is luck: those get ``1 + 4 / rows`` more.
     """
-    allowed = 2 * max(rms(peer.double() - exact), u * rms(exact))
+    rows = max(1, got.shape[:-1].numel())
+    allowed = 2 * (1 + 4 / rows) * max(rms(peer.double() - exact), u * rms(exact))
     error = rms(got.double() - exact)
     worst = math.inf if math.isnan(error) else error / allowed if allowed else 0.0 if error == 0 else math.inf
-    return CheckResult(name, worst, f"rms error {error:.2g}, PyTorch's own {allowed / 2:.2g}")
+    return CheckResult(name, worst, f"rms error {error:.2g}, PyTorch's own {rms(peer.double() - exact):.2g}")
 
 
 def failures(results: Iterable[CheckResult]) -> list[CheckResult]:

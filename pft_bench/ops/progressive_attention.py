@@ -19,13 +19,15 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
-from ..reference import accumulation_dtype
+from ..reference import accumulation_dtype, index_dtype
 from ._library import define, unit_last_stride
 from .index import checked_index
 from .validate import (
     describe,
     require_count,
+    require_index,
     require_nonempty,
+    require_number,
     require_same,
     require_shape,
     require_tensor,
@@ -57,6 +59,8 @@ class ChainState:
     """Sparse: kept keys [W, H, N, K], ascending, int16 (int32 beyond 32767 keys)."""
     logits: Tensor | None = None
     """Sparse: accumulated logits of the kept keys [W, H, N, K], relative to the row's maximum."""
+    num_keys: int = 0
+    """Sparse: M, the number of keys that the index was checked against."""
 
     @property
     def is_dense(self) -> bool:
@@ -65,15 +69,20 @@ class ChainState:
 
     @classmethod
     def sparse(cls, index: Tensor, logits: Tensor, num_keys: int) -> ChainState:
-        """A state from an index [W, H, N, K] (distinct keys, checked here) and logits of the same shape."""
-        if index.shape != logits.shape or index.dim() != 4:
-            raise ValueError(
-                f"index and logits must both be [W, H, N, K], got {describe(index)} and {describe(logits)}"
-            )
+        """A state from an index [W, H, N, K] (distinct keys, checked here) and logits of the same shape.
+
+        The logits are float32 (float64 for layers in float64).
+        """
+        require_index(index, "[W, H, N, K]")
+        require_tensor("logits", logits, "[W, H, N, K]")
+        require_same("logits", logits, "index", index, dtype=False)
+        require_shape("logits", logits, index.shape, "[W, H, N, K]")
+        require_count("num_keys", num_keys, 1)
         order = index.argsort(-1)
         return cls(
             index=checked_index(index.gather(-1, order), num_keys),
             logits=logits.gather(-1, order).contiguous(),
+            num_keys=num_keys,
         )
 
 
@@ -112,7 +121,7 @@ def progressive_attention(
     """
     _validate(q, k, v, bias, region, state)
     topk = require_count("topk", topk, 1)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else require_number("scale", scale)
     chosen = require(backend, q.device, q.dtype)
     if bias is not None:
         bias = bias.to(accumulation_dtype(q.dtype))
@@ -137,7 +146,7 @@ def progressive_attention(
     if logits.shape[-1] == 0:
         return out, state
     unchanged = index.shape[-1] == 0
-    return out, ChainState(index=state.index if unchanged else index, logits=logits)
+    return out, ChainState(index=state.index if unchanged else index, logits=logits, num_keys=k.shape[2])
 
 
 _observer: Callable[..., None] | None = None
@@ -227,13 +236,29 @@ def _validate_region(region: Tensor, q: Tensor, keys: int) -> None:
 def _validate_state(state: ChainState, q: Tensor, keys: int) -> None:
     if not isinstance(state, ChainState):
         raise TypeError(f"state must be a ChainState or None, got {describe(state)}")
-    rows = tuple(q.shape[:3])
     held = state.queries if state.is_dense else state.index
     if held is None:
+        return  # the first layer of a chain
+    came_from = state.num_keys if state.keys is None else state.keys.shape[2]
+    rows = list(q.shape[:3])
+    if list(held.shape[:3]) != rows or came_from != keys:
+        raise ValueError(
+            f"state must come from a layer with [W, H, N] = {rows} and M = {keys}, "
+            f"got {describe(held)} of {came_from} keys"
+        )
+    if state.is_dense:
+        require_same("state", held, "q", q)
         return
-    if tuple(held.shape[:3]) != rows or (state.keys is not None and state.keys.shape[2] != keys):
-        raise ValueError(f"state must come from a layer with [W, H, N] = {list(rows)}, got {describe(held)}")
-    require_same("state", held, "q", q, dtype=False)
+    logits = require_tensor("the logits of state", state.logits, "[W, H, N, K]")
+    require_shape("the logits of state", logits, held.shape, "[W, H, N, K]")
+    for part in (held, logits):
+        require_same("state", part, "q", q, dtype=False)
+    wanted = accumulation_dtype(q.dtype)
+    if logits.dtype != wanted or held.dtype != index_dtype(keys):
+        raise TypeError(
+            f"state must hold {wanted} logits and an {index_dtype(keys)} index for {q.dtype} layers, "
+            f"got {logits.dtype} and {held.dtype}"
+        )
 
 
 def _run(
@@ -347,10 +372,9 @@ def _(
     candidates = keys if index is None else index.shape[3]
     kept = topk if topk < candidates else 0
     width = kept or (0 if index is None else candidates)
-    index_dtype = torch.int16 if keys <= 32767 else torch.int32
     return (
         token_major(windows, heads, queries, v.shape[3], v),
-        torch.empty((windows, heads, queries, kept), dtype=index_dtype, device=q.device),
+        torch.empty((windows, heads, queries, kept), dtype=index_dtype(keys), device=q.device),
         torch.empty((windows, heads, queries, width), dtype=torch.float32, device=q.device),
         torch.empty((windows, heads, queries), dtype=torch.float32, device=q.device),
     )
@@ -427,6 +451,23 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("pft_bench::progressive_attention", _backward, setup_context=_setup_context)
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Without this, PyTorch would take the gradients of a layer for constants, with a mere warning."""
+    raise NotImplementedError(
+        f"progressive_attention has no second derivative on backend {ctx.backend!r}: "
+        "use backend='dense' or 'reference', or differentiate outside of create_graph"
+    )
+
+
+def _remember_backend(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.backend = inputs[-1]
+
+
+torch.library.register_autograd(
+    "pft_bench::progressive_attention_backward", _no_second_derivative, setup_context=_remember_backend
+)
 
 
 def _products(q_shape: torch.Size, v_shape: torch.Size, candidates: int, topk: int) -> tuple[int, int]:

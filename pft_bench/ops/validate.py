@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,6 +59,13 @@ def require_count(name: str, value: object, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {describe(value)}")
     return value
+
+
+def require_number(name: str, value: object) -> float:
+    """`value` as a float if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {describe(value)}")
+    return float(value)
 
 
 def require_nonempty(name: str, size: int, tensor: Tensor) -> None:
