@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, settings
 
 # Deadlines measure the machine, not the code; a failure of an unchanged commit helps nobody;
 # a fixture that only sets the thread count may serve all examples.
-settings.register_profile("pft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "pft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("pft")
 
 

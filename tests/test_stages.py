@@ -64,9 +64,13 @@ def test_split_of_a_stage_that_never_ran_changes_nothing(clock: Clock) -> None:
 
 
 def test_an_exception_closes_its_stages(clock: Clock) -> None:
-    with pytest.raises(KeyError), stages.record() as times, stages.stage("ffn"), stages.stage("conv"):
-        clock.tick(3)
-        raise KeyError
+    def fail() -> None:
+        with stages.stage("ffn"), stages.stage("conv"):
+            clock.tick(3)
+            raise KeyError
+
+    with stages.record() as times, pytest.raises(KeyError):
+        fail()
     assert times.seconds == {"conv": 3, "ffn": 0, "other": 0}
     assert not stages.active()
     with stages.record():

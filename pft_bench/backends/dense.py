@@ -32,7 +32,10 @@ def dense_logits(
     z = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
     # In place from here on: nothing keeps the product, and every N x N map that is not made is time saved.
     if bias is not None:
-        rows = _relative_positions(math.isqrt(k.shape[2]), q.device)
+        # A fake or traced tensor must neither meet a cached real one nor stay in the cache.
+        cached = type(q) is Tensor and not torch.compiler.is_compiling()
+        positions = _relative_positions if cached else _relative_positions.__wrapped__
+        rows = positions(math.isqrt(k.shape[2]), q.device)
         z += bias.to(z.dtype).t()[:, rows]
     if region is not None:
         differs = region.unsqueeze(-1) != region.unsqueeze(-2)
@@ -93,7 +96,9 @@ class DenseBackend(Backend):
         with stages.stage("select"):
             attn = z.softmax(-1)
             highest = z.amax(-1, keepdim=True)
-            lse = (highest - attn.amax(-1, keepdim=True).log()).squeeze(-1)  # the largest entry is exp(max - lse)
+            lse = (highest - attn.amax(-1, keepdim=True).log()).squeeze(
+                -1
+            )  # the largest entry is exp(max - lse)
             kept = None if index is None else index.long()
             selected = topk < z.shape[-1]
             if selected:

@@ -113,7 +113,9 @@ def double(made: Layer) -> Layer:
 
 
 @pytest.mark.parametrize(
-    "shape", [{}, {"topk": 16, "patterns": 2}, {"candidates": 9, "topk": 4}, {"candidates": 9, "topk": 9}], ids=str
+    "shape",
+    [{}, {"topk": 16, "patterns": 2}, {"candidates": 9, "topk": 4}, {"candidates": 9, "topk": 9}],
+    ids=str,
 )
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_all_outputs_equal_the_reference_in_float64(backend: str, shape: dict[str, Any]) -> None:
@@ -126,7 +128,9 @@ def test_all_outputs_equal_the_reference_in_float64(backend: str, shape: dict[st
         torch.testing.assert_close(got.cpu().double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [{"topk": 4}, {"topk": 9, "patterns": 2}, {"candidates": 5, "topk": 3}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{"topk": 4}, {"topk": 9, "patterns": 2}, {"candidates": 5, "topk": 3}], ids=str
+)
 @pytest.mark.parametrize("backend", COMPOSITE)
 def test_gradients_in_float64_by_finite_differences(backend: str, shape: dict[str, Any]) -> None:
     made = layer(**shape, windows=2, heads=2, tokens=9, dim=3, dtype=torch.float64)
@@ -180,7 +184,7 @@ def test_rows_of_equal_logits_are_uniform_attention(backend: str) -> None:
     """All candidates tie, for instance where q is zero: nothing may be kept twice or lost."""
     made = layer(bias=False, topk=5, device=device_of(backend))
     made = replace(made, q=torch.zeros_like(made.q))
-    out, kept, logits, lse = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
+    out, kept, logits, _ = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
     picked = made.v.gather(2, kept[..., :1].long().expand(-1, -1, -1, 13))
     for j in range(1, 5):
         picked = picked + made.v.gather(2, kept[..., j : j + 1].long().expand(-1, -1, -1, 13))
@@ -267,7 +271,12 @@ def test_strided_gradients_of_the_output(backend: str) -> None:
 def test_outputs_and_gradients_are_fully_written(backend: str) -> None:
     """Every output starts as NaN; a sum of all of them shows what nobody wrote."""
     device = device_of(backend)
-    for shape in ({}, {"topk": 16, "patterns": 2}, {"candidates": 9, "topk": 4}, {"candidates": 9, "topk": 9}):
+    for shape in (
+        {},
+        {"topk": 16, "patterns": 2},
+        {"candidates": 9, "topk": 4},
+        {"candidates": 9, "topk": 9},
+    ):
         made = layer(**shape, device=device)  # type: ignore[arg-type]
         leaves = [t.detach().clone().requires_grad_() for t in (made.q, made.k, made.v, made.bias)]
         q, k, v, bias = leaves

@@ -203,7 +203,11 @@ def test_first_and_second_derivatives_in_float64(backend: str, op: str) -> None:
 
 
 def gradients(
-    op: str, backend: str, inputs: dict[str, Tensor], dtype: torch.dtype, needs: tuple[bool, bool] = (True, True)
+    op: str,
+    backend: str,
+    inputs: dict[str, Tensor],
+    dtype: torch.dtype,
+    needs: tuple[bool, bool] = (True, True),
 ) -> list[Tensor | None]:
     """Output, gradients and gradients of a function of the gradients, for a fixed weighting of the output."""
     device = device_of(backend)
@@ -276,4 +280,3 @@ def test_the_index_of_a_backward_is_the_one_of_its_forward() -> None:
     places.copy_(index(1, 4, 9, 3, seed=5, dtype=torch.int16))
     out.sum().backward()
     torch.testing.assert_close(q.grad, expected)
-
