@@ -4,6 +4,7 @@ from .model import ModelOracle, captured_layers, check_layers, check_output
 from .operator import check_layer, check_product, exact_product
 from .oracle import Layer
 from .result import CheckResult, failures, within
+from .ties import check_ties
 
 __all__ = [
     "CheckResult",
@@ -14,6 +15,7 @@ __all__ = [
     "check_layers",
     "check_output",
     "check_product",
+    "check_ties",
     "exact_product",
     "failures",
     "within",

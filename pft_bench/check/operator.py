@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backends import Backend, get, poisoned
 from ..backends.dense import dense_logits
-from ..reference import accumulation_dtype
+from ..reference import accumulation_dtype, index_dtype
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
 from .result import CheckResult, no_worse_than, within
@@ -112,21 +112,20 @@ def _exact_sums(
 
 # -- one layer of progressive attention --------------------------------------------------------------------------------
 
+INPUTS = ("q", "k", "v", "bias", "region", "index", "logits")
+
 
 def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -> list[CheckResult]:
     """Check one layer: selection, output, handed-on logits and logsumexp, with `train` the gradients too."""
-    inputs = {
-        name: getattr(layer, name)
-        for name in ("q", "k", "v", "bias", "region", "index", "logits")
-        if getattr(layer, name) is not None
-    }
+    inputs = {name: getattr(layer, name) for name in INPUTS if getattr(layer, name) is not None}
     before = _copies(inputs)
     with poisoned(), torch.no_grad():
         out, new_index, new_logits, lse = backend.attention_forward(*layer.arguments())  # type: ignore[arg-type]
+    untouched = _unchanged("attention", inputs, before)  # first: the oracle reads the same tensors
     candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
     selects = layer.topk < candidates
     kept = new_index if selects else layer.index
-    results = check_shapes(layer, out, new_index, new_logits, lse)
+    results = [untouched, *check_shapes(layer, out, new_index, new_logits, lse)]
     if any(not result.passed for result in results):
         return results
     if selects:
@@ -150,7 +149,6 @@ def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -
     results.append(_against_dense(layer, out, done, kept))
     if train:
         results += _check_gradients(backend, layer, (out, new_index, new_logits, lse), kept, done)
-    results.append(_unchanged("attention", inputs, before))
     return results
 
 
@@ -165,7 +163,7 @@ def check_shapes(
     wide = accumulation_dtype(layer.q.dtype)
     expected = {
         "out": (out, (*rows, layer.v.shape[-1]), layer.v.dtype),
-        "index": (new_index, (*rows, kept), new_index.dtype),
+        "index": (new_index, (*rows, kept), index_dtype(layer.k.shape[2])),
         "logits": (new_logits, (*rows, width), wide),
         "logsumexp": (lse, rows, wide),
     }
@@ -227,14 +225,20 @@ def _check_gradients(
 
     grad_out = normal(out)
     grad_logits = normal(new_logits) if new_logits.shape[-1] else None
+    untouched = CheckResult("attention backward inputs untouched", 0.0)
     if backend.composite:
         got = _autograd(backend, layer, grad_out, grad_logits)
     else:
+        given = {"grad_out": grad_out, "new_index": new_index, "out": out, "lse": lse}
+        optional = {"grad_logits": grad_logits, **{name: getattr(layer, name) for name in INPUTS}}
+        given |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        before = _copies(given)
         with poisoned(), torch.no_grad():
             got = backend.attention_backward(
                 grad_out, grad_logits, layer.q, layer.k, layer.v, layer.bias, layer.region, layer.index,
                 layer.logits, new_index, out, lse, layer.scale, layer.region_penalty, layer.topk,
             )  # fmt: skip
+        untouched = _unchanged("attention backward", given, before)
     exact = []
     for i, forward in enumerate(done):
         handed = None
@@ -244,11 +248,14 @@ def _check_gradients(
             )
         exact.append(oracle.backward(layer.window(i), forward, grad_out[i : i + 1], handed))
     results = [
+        untouched,
         _joined("attention grad_q", got[0], [g.q for g in exact]),
         _joined("attention grad_k", got[1], [g.k for g in exact]),
         _joined("attention grad_v", got[2], [g.v for g in exact]),
     ]
-    if layer.bias is not None and got[3] is not None and exact:
+    if layer.bias is not None and got[3] is None:
+        results.append(_joined("attention grad_bias", None, []))
+    elif layer.bias is not None and exact:
         parts = [g.bias for g in exact if g.bias is not None]
         value = torch.stack([p.value for p in parts]).sum(0)
         magnitude = torch.stack([p.value.abs() for p in parts]).sum(0)
@@ -257,7 +264,7 @@ def _check_gradients(
         results.append(
             within("attention grad_bias", got[3], value, bound + output_rounding(value, got[3].dtype))
         )
-    if layer.logits is not None and got[4] is not None:
+    if layer.logits is not None:
         results.append(
             _joined("attention grad_logits", got[4], [g.logits for g in exact if g.logits is not None])
         )

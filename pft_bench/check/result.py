@@ -63,6 +63,8 @@ def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float)
     Both as root mean squares; errors below one rounding `u` of the result count as equal. The entries of a row share
     most of their error, so with only a few rows the yardstick itself is luck: those get ``1 + 4 / rows`` more.
     """
+    if got.shape != exact.shape:
+        return CheckResult(name, math.inf, f"shape {list(got.shape)}, expected {list(exact.shape)}")
     rows = max(1, got.shape[:-1].numel())
     allowed = 2 * (1 + 4 / rows) * max(rms(peer.double() - exact), u * rms(exact))
     error = rms(got.double() - exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -10,7 +11,8 @@ from rich.console import Console
 
 from ..backends import backends, get
 from ..cases.layer import problem_layer
-from ..check import CheckResult, check_layer, check_product, failures
+from ..check import CheckResult, check_layer, check_product, check_ties, failures
+from ..ops.progressive_attention import REGION_PENALTY
 from ..problem import Problem
 from . import options
 
@@ -44,7 +46,14 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
 def check_problem(backend: str, problem: Problem, device: str) -> list[CheckResult]:
     """Forward and backward of one problem."""
     if problem.op == "attention":
-        return check_layer(get(backend), problem_layer(problem, device), train=True)
+        layer = problem_layer(problem, device)
+        results = check_layer(get(backend), layer, train=True)
+        if layer.index is None:  # dense layers of shifted windows have a mask as well
+            labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens
+            region = torch.stack((torch.zeros_like(labels), labels)).to(torch.uint8)
+            masked = replace(layer, region=region, region_penalty=REGION_PENALTY)
+            results += check_layer(get(backend), masked, train=True)
+        return results
     return check_product(get(backend), problem.op, problem.inputs(device), train=True)
 
 
@@ -88,6 +97,8 @@ def check(
                 for problem in problems(tokens, dim, kind, seed)
                 for result in check_problem(name, problem, device)
             ]
+            if not get(name).composite:
+                results += check_ties(get(name), getattr(torch, kind), device)
             wrong += _print(console, name, kind, results, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
