@@ -1,0 +1,714 @@
+"""Wrong kernels on purpose: each must be found, by the check that is there for it, and right ones never.
+
+The mutants wrap a correct backend and break one thing, as a real kernel would: everything else stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from made import BACKENDS, COMPOSITE, device_of, failed, layer, product
+from torch import Tensor
+
+from pft_bench.backends import Backend, get
+from pft_bench.backends.base import empty
+from pft_bench.check import Layer, check_layer, check_product, check_ties, failures
+from pft_bench.check.operator import check_shapes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ("q", "k", "v", "bias", "region", "index", "logits", "scale", "region_penalty", "topk")
+
+
+class Mutant(Backend):
+    """The `cpu` backend; subclasses break one thing. `fails` names the check that must find it."""
+
+    name = "mutant"
+    summary = "wrong on purpose"
+    dtypes = frozenset({torch.float32})
+    devices = frozenset({"cpu"})
+    fails = ""
+
+    def available(self) -> str | None:
+        return None
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        return get("cpu").sddmm(q, k, index)
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        return get("cpu").spmm(a, v, index)
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        return get("cpu").spmm_transpose(a, x, index, num_keys)
+
+    def attention_forward(self, *arguments: Any) -> Any:
+        given = Layer(*arguments)
+        outputs = list(get("cpu").attention_forward(*self.wrong_input(given).arguments()))  # type: ignore[arg-type]
+        self.wrong_output(given, outputs)
+        return tuple(outputs)
+
+    def attention_backward(self, grad_out: Tensor, grad_logits: Tensor | None, *rest: Any) -> Any:
+        got = list(get("cpu").attention_backward(grad_out, grad_logits, *rest))
+        self.wrong_gradient(grad_out, grad_logits, rest, got)
+        return tuple(got)
+
+    def wrong_input(self, given: Layer) -> Layer:
+        """What the kernel computes on instead of what it was given."""
+        return given
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        """Replace out, new index, new logits, logsumexp in place."""
+
+    def wrong_gradient(
+        self, grad_out: Tensor, grad_logits: Tensor | None, rest: tuple[Any, ...], got: list[Any]
+    ) -> None:
+        """Replace gradients of q, k, v, bias, logits in place."""
+
+
+def results_of(mutant: Backend, made: Layer) -> list[str]:
+    return [result.name for result in failures(check_layer(mutant, made, train=True))]
+
+
+LAYERS = {
+    "dense": {"topk": 16, "patterns": 2},
+    "dense, selects": {"topk": 5, "patterns": 2},
+    "sparse, selects": {"candidates": 9, "topk": 4},
+    "sparse": {"candidates": 9, "topk": 9},
+}
+DENSE, SPARSE, SELECTING = (
+    ("dense", "dense, selects"),
+    ("sparse, selects", "sparse"),
+    ("dense, selects", "sparse, selects"),
+)
+
+
+# -- wrong values ------------------------------------------------------------------------------------------------------
+
+
+class Zeros(Mutant):
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0] = torch.zeros_like(outputs[0])
+
+
+class Stale(Mutant):
+    """The last row is never written."""
+
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        stale = empty(outputs[0].shape, torch.float32, torch.device("cpu"))
+        stale[:, :, :-1] = outputs[0][:, :, :-1]
+        outputs[0] = stale
+
+
+class NaNInOneRow(Mutant):
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0][1, 2, 7, 5] = float("nan")
+
+
+class ValueOfTheNextKey(Mutant):
+    fails = "attention out"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, v=given.v.roll(-1, 2).contiguous())
+
+
+class WrongHead(Mutant):
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0] = outputs[0].roll(1, 1)
+
+
+class HeadDimTailSkipped(Mutant):
+    """The last channel of q.k is left out."""
+
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        q = given.q.clone(memory_format=torch.contiguous_format)
+        q[..., -1] = 0
+        return replace(given, q=q)
+
+
+class RowTailSkipped(Mutant):
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0][:, :, -1] = 0
+
+
+class SlightlyWrongExponential(Mutant):
+    """Every weight off by 2e-6: a polynomial of too low a degree."""
+
+    fails = "attention against PyTorch"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0] = outputs[0] * (1 + 2e-6)
+
+
+class BFloat16Values(Mutant):
+    fails = "attention out"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, v=given.v.bfloat16().float().contiguous())
+
+
+class TF32Logits(Mutant):
+    """q and k rounded to 10 bits of mantissa, as a tensor core does by default."""
+
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        def rounded(x: Tensor) -> Tensor:
+            bits = x.contiguous().view(torch.int32)
+            return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+        return replace(given, q=rounded(given.q), k=rounded(given.k))
+
+
+class MutatedInput(Mutant):
+    """Scales q where it lies."""
+
+    fails = "attention inputs untouched"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        given.q.mul_(given.scale)
+        return replace(given, scale=1.0)
+
+
+class MissingBias(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, bias=torch.zeros_like(given.bias))  # type: ignore[arg-type]
+
+
+class BiasOfAnotherHead(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, bias=given.bias.roll(1, 1).contiguous())  # type: ignore[union-attr]
+
+
+class BiasMirrored(Mutant):
+    """Query and key exchanged in the relative position."""
+
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, bias=given.bias.flip(0).contiguous())  # type: ignore[union-attr]
+
+
+class ScaleMissing(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, scale=1.0)
+
+
+class WrongLogSumExp(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[3] = outputs[3] + 1e-4
+
+
+class WrongShape(Mutant):
+    fails = "attention shapes"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0] = outputs[0][:, :, :-1]
+
+
+class WrongDtype(Mutant):
+    fails = "attention shapes"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[0] = outputs[0].double()
+
+
+EVERYWHERE = [
+    Zeros, Stale, NaNInOneRow, ValueOfTheNextKey, WrongHead, HeadDimTailSkipped, RowTailSkipped,
+    SlightlyWrongExponential, BFloat16Values, TF32Logits, MutatedInput, MissingBias, BiasOfAnotherHead,
+    BiasMirrored, ScaleMissing, WrongLogSumExp, WrongShape, WrongDtype,
+]  # fmt: skip
+
+
+class MissingRegionMask(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, region=None)
+
+
+class RegionOfAnotherWindow(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, region=given.region.roll(1, 0).contiguous())  # type: ignore[union-attr]
+
+
+class LogitsNotAccumulated(Mutant):
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, logits=torch.zeros_like(given.logits))  # type: ignore[arg-type]
+
+
+class CandidatesOffByOne(Mutant):
+    """Reads the index one place too far."""
+
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        return replace(given, index=given.index.roll(-1, -1).contiguous())  # type: ignore[union-attr]
+
+
+class LastCandidateSkipped(Mutant):
+    """The tail that does not fill a vector: its logit is taken for minus infinity."""
+
+    fails = "attention logsumexp"
+
+    def wrong_input(self, given: Layer) -> Layer:
+        logits = given.logits.clone()  # type: ignore[union-attr]
+        logits[..., -1] = -1e4
+        return replace(given, logits=logits)
+
+
+# -- wrong selection ---------------------------------------------------------------------------------------------------
+
+
+class Renormalised(Mutant):
+    fails = "attention out"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        # logits are handed on relative to the row's maximum: its exp(max - lse) times their sum is what was kept
+        kept = self._row_maximum(given) + outputs[2].logsumexp(-1) - outputs[3]
+        outputs[0] = outputs[0] / kept.exp().unsqueeze(-1)
+
+    @staticmethod
+    def _row_maximum(given: Layer) -> Tensor:
+        ones = replace(given, v=torch.ones_like(given.v), topk=1)
+        out, _, _, lse = get("dense").attention_forward(*ones.arguments())  # type: ignore[arg-type]
+        return out[..., 0].log() + lse
+
+
+class UnsortedIndex(Mutant):
+    fails = "attention index"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[1], outputs[2] = outputs[1].flip(-1), outputs[2].flip(-1)
+
+
+class IndexOffByOne(Mutant):
+    fails = "attention index"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[1] = outputs[1] + 1
+
+
+class IndexTwice(Mutant):
+    fails = "attention index"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[1][0, 0, 3, 1] = outputs[1][0, 0, 3, 0]
+
+
+class WideIndex(Mutant):
+    fails = "attention shapes"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[1] = outputs[1].long()
+
+
+class KeepsOneAtRandom(Mutant):
+    """The largest K-1 and one that is not among the K largest, in one row of all; everything else consistent."""
+
+    fails = "attention selection"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        more = get("cpu").attention_forward(*replace(given, topk=given.topk + 1).arguments())  # type: ignore[arg-type]
+        row = (1, 2, 9)
+        order = more[2][row].argsort(descending=True)
+        chosen = torch.cat((order[: given.topk - 1], order[-1:])).sort().values
+        outputs[1][row], outputs[2][row] = more[1][row][chosen], more[2][row][chosen]
+        # what a kernel with that selection would return
+        attn = (outputs[2][row] + self._shift(given)[row] - outputs[3][row]).exp()
+        outputs[0][row] = attn @ given.v[row[:2]][outputs[1][row].long()]
+
+    _shift = staticmethod(Renormalised._row_maximum)
+
+
+class KeepsTheSmallest(Mutant):
+    fails = "attention selection"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        keys = given.k.shape[2]
+        offered = torch.arange(keys).expand(*given.q.shape[:3], keys) if given.index is None else given.index
+        outputs[1] = offered[..., : given.topk].to(torch.int16).contiguous()
+
+
+class KeepsWhatWasNoCandidate(Mutant):
+    fails = "attention index"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        if given.index is None:
+            outputs[1] = outputs[1] * 0 - 1
+            return
+        missing = next(key for key in range(16) if key not in given.index[0, 0, 0].tolist())
+        outputs[1][0, 0, 0, 0] = missing
+        outputs[1][0, 0, 0] = outputs[1][0, 0, 0].sort().values
+
+
+class LogitsNotRelative(Mutant):
+    fails = "attention logits"
+
+    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
+        outputs[2] = outputs[2] + 0.01
+
+
+# -- wrong gradients ---------------------------------------------------------------------------------------------------
+
+
+class LostUpdateOfK(Mutant):
+    """The published kernels' race: of two rows that add to one key, one is lost."""
+
+    fails = "attention grad_k"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        without = grad_out.clone()
+        without[:, :, 3] = 0
+        less = None if grad_logits is None else grad_logits.clone()
+        if less is not None:
+            less[:, :, 3] = 0
+        got[1] = get("cpu").attention_backward(without, less, *rest)[1]
+
+
+class LostUpdateOfV(Mutant):
+    fails = "attention grad_v"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        without = grad_out.clone()
+        without[:, :, 3] = 0
+        got[2] = get("cpu").attention_backward(without, grad_logits, *rest)[2]
+
+
+class GradientOfQUnscaled(Mutant):
+    fails = "attention grad_q"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        got[0] = got[0] / rest[-3]
+
+
+class BiasGradientOfOneWindowOnly(Mutant):
+    fails = "attention grad_bias"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        without = grad_out.clone()
+        without[1:] = 0
+        less = None if grad_logits is None else grad_logits.clone()
+        if less is not None:
+            less[1:] = 0
+        got[3] = get("cpu").attention_backward(without, less, *rest)[3]
+
+
+class NoBiasGradient(Mutant):
+    fails = "attention grad_bias"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        got[3] = None
+
+
+class StaleGradient(Mutant):
+    fails = "attention grad_k"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        stale = empty(got[1].shape, torch.float32, torch.device("cpu"))
+        stale[:, :, 1:] = got[1][:, :, 1:]
+        got[1] = stale
+
+
+class BackwardMutatesItsInput(Mutant):
+    fails = "attention backward inputs untouched"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        grad_out.mul_(0.5)
+
+
+GRADIENTS = [
+    LostUpdateOfK, LostUpdateOfV, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, NoBiasGradient, StaleGradient,
+    BackwardMutatesItsInput,
+]  # fmt: skip
+
+
+class HandedOnGradientIgnored(Mutant):
+    """The gradient of the logits that the next layer inherits is dropped: a chain would train wrongly."""
+
+    fails = "attention grad_q"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        got[:] = get("cpu").attention_backward(grad_out, None, *rest)
+
+
+class NoLogitsGradient(Mutant):
+    fails = "attention grad_logits"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        got[4] = None
+
+
+class RowMaximumNotSubtracted(Mutant):
+    """Backward forgets that the logits are handed on relative to their maximum."""
+
+    fails = "attention grad_logits"
+
+    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+        highest = rest[6].argmax(-1, keepdim=True)
+        got[4] = got[4].scatter_add(-1, highest, grad_logits.sum(-1, keepdim=True))
+
+
+PAIRS = (
+    [(mutant, step) for mutant in [*EVERYWHERE, *GRADIENTS] for step in LAYERS]
+    + [(mutant, step) for mutant in (MissingRegionMask, RegionOfAnotherWindow) for step in DENSE]
+    + [(m, step) for m in (LogitsNotAccumulated, CandidatesOffByOne, LastCandidateSkipped) for step in SPARSE]
+    + [
+        (mutant, step)
+        for mutant in (
+            Renormalised, UnsortedIndex, IndexOffByOne, IndexTwice, WideIndex, KeepsOneAtRandom, KeepsTheSmallest,
+            KeepsWhatWasNoCandidate, LogitsNotRelative,
+        )
+        for step in SELECTING
+    ]
+    + [(mutant, step) for mutant in (NoLogitsGradient, RowMaximumNotSubtracted) for step in SPARSE]
+    + [(HandedOnGradientIgnored, step) for step in (*SELECTING, "sparse")]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("mutant", "step"), PAIRS, ids=[f"{m.__name__}-{step}" for m, step in PAIRS])
+def test_wrong_attention_is_found(mutant: type[Mutant], step: str) -> None:
+    found = results_of(mutant(), layer(**LAYERS[step]))  # type: ignore[arg-type]
+    if mutant.fails == "attention logsumexp" and step in SELECTING:
+        # wrong logits may already show in what is kept, after which nothing else is compared
+        assert {"attention logsumexp", "attention selection", "attention index"} & set(found)
+    else:
+        assert mutant.fails in found
+
+
+@pytest.mark.parametrize("step", LAYERS)
+def test_the_mutants_are_right_where_nothing_is_broken(step: str) -> None:
+    assert not results_of(Mutant(), layer(**LAYERS[step]))  # type: ignore[arg-type]
+
+
+# -- ties --------------------------------------------------------------------------------------------------------------
+
+
+class LargerKeyWins(Mutant):
+    """Selects on reversed keys, so that ties go to the larger position."""
+
+    def attention_forward(self, *arguments: Any) -> Any:
+        given = Layer(*arguments)
+        last = given.k.shape[2] - 1
+        flipped = replace(given, k=given.k.flip(2).contiguous(), v=given.v.flip(2).contiguous())
+        if given.index is not None and given.logits is not None:
+            flipped.index = (last - given.index).flip(-1).contiguous()
+            flipped.logits = given.logits.flip(-1).contiguous()
+        out, index, logits, lse = get("cpu").attention_forward(*flipped.arguments())  # type: ignore[arg-type]
+        return out, (last - index).flip(-1), logits.flip(-1), lse
+
+
+def test_ties_broken_to_the_larger_key_are_found() -> None:
+    assert not failed(check_layer(LargerKeyWins(), layer(bias=False)))  # without ties it is a right kernel
+    names = [result.name for result in failures(check_ties(LargerKeyWins(), torch.float32))]
+    assert len(names) == 10, names
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "dense"])
+def test_ties_of_right_kernels(backend: str) -> None:
+    assert not failed(check_ties(get(backend), torch.float32, device_of(backend)))
+
+
+# -- half-precision accumulation ---------------------------------------------------------------------------------------
+
+
+def accumulated(terms: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the last dimension, every partial sum rounded to `dtype`."""
+    total = torch.zeros(terms.shape[:-1], dtype=dtype)
+    for term in terms.unbind(-1):
+        total = (total.float() + term).to(dtype)
+    return total.float()
+
+
+class Accumulates(Mutant):
+    """Right, but for the dtype of its sums."""
+
+    dtype = torch.float16
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        rows = torch.stack([k_b[index_b.long()] for k_b, index_b in zip(k, index, strict=True)])
+        return accumulated(q.unsqueeze(2) * rows, self.dtype)
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        rows = torch.stack([v_b[index_b.long()] for v_b, index_b in zip(v, index, strict=True)])
+        return accumulated((a.unsqueeze(-1) * rows).transpose(-1, -2), self.dtype)
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        full = torch.zeros(*a.shape[:2], num_keys).scatter(-1, index.long(), a)
+        return accumulated(full.mT.unsqueeze(2) * x.mT.unsqueeze(1), self.dtype)
+
+    def attention_forward(self, *arguments: Any) -> Any:
+        given = Layer(*arguments)
+        products = accumulated(given.q.unsqueeze(3) * given.k.unsqueeze(2), self.dtype)
+        z = given.scale * products
+        attn = z.softmax(-1)
+        rows = given.q.shape[:3]
+        nothing = torch.empty(*rows, 0, dtype=torch.int16), torch.empty(*rows, 0)
+        return attn @ given.v, *nothing, z.logsumexp(-1)
+
+
+class AccumulatesInBFloat16(Accumulates):
+    dtype = torch.bfloat16
+
+
+@pytest.mark.parametrize("mutant", [Accumulates, AccumulatesInBFloat16])
+@pytest.mark.parametrize("dim", [2, 13, 40])
+@pytest.mark.parametrize("kept", [2, 16, 64])
+def test_sums_in_half_precision_are_found(mutant: type[Accumulates], dim: int, kept: int) -> None:
+    for op in ("sddmm", "spmm"):
+        inputs = product(op, 1, 9, 64, dim, kept)
+        names = {result.name for result in failures(check_product(mutant(), op, inputs, train=True))}
+        gradients = {"sddmm": "grad_q", "spmm": "grad_a"}, {"sddmm": "grad_k", "spmm": "grad_v"}
+        assert f"{op} operator" in names
+        assert {f"{op} {kind[op]} operator" for kind in gradients} <= names
+    made = layer(windows=1, heads=1, dim=dim, topk=16, bias=False)
+    found = [result.name for result in failures(check_layer(mutant(), made))]
+    assert "attention logsumexp" in found
+    mutant.dtype, before = torch.float32, mutant.dtype
+    try:  # the same code in float32 is right: it is the dtype that was found
+        assert not failed(check_layer(mutant(), made))
+    finally:
+        mutant.dtype = before
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+Change = Callable[..., Tensor]
+
+
+def broken(op: str, change: Change) -> Mutant:
+    """A mutant whose `op` returns what `change(backend, *arguments)` makes of it."""
+    mutant = Mutant()
+    setattr(mutant, op, lambda *arguments: change(get("cpu"), *arguments))
+    return mutant
+
+
+def stale_tail(out: Tensor) -> Tensor:
+    fresh = empty(out.shape, out.dtype, torch.device("cpu"))
+    fresh[..., :-1] = out[..., :-1]
+    return fresh
+
+
+def mutating(backend: Backend, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+    out = backend.sddmm(q, k, index)
+    index.copy_(index.flip(-1))
+    return out
+
+
+PRODUCT_MUTANTS: dict[str, tuple[str, Change, str]] = {
+    "sddmm zeros": ("sddmm", lambda b, q, k, i: torch.zeros(i.shape), "sddmm operator"),
+    "sddmm stale tail": ("sddmm", lambda b, q, k, i: stale_tail(b.sddmm(q, k, i)), "sddmm operator"),
+    "sddmm index off by one": ("sddmm", lambda b, q, k, i: b.sddmm(q, k.roll(-1, 1), i), "sddmm operator"),
+    "sddmm last channel skipped": (
+        "sddmm", lambda b, q, k, i: b.sddmm(q[..., :-1].contiguous(), k[..., :-1].contiguous(), i), "sddmm operator"),
+    "sddmm other window-head": ("sddmm", lambda b, q, k, i: b.sddmm(q, k.roll(1, 0), i), "sddmm operator"),
+    "sddmm K order lost": ("sddmm", lambda b, q, k, i: b.sddmm(q, k, i.sort(-1).values), "sddmm operator"),
+    "sddmm 8e-7 off": ("sddmm", lambda b, q, k, i: b.sddmm(q, k, i) * (1 + 8e-7), "sddmm against PyTorch"),
+    "sddmm transposed shape": ("sddmm", lambda b, q, k, i: b.sddmm(q, k, i).mT, "sddmm operator"),
+    "sddmm mutates its index": ("sddmm", mutating, "sddmm inputs untouched"),
+    "spmm zeros": ("spmm", lambda b, a, v, i: torch.zeros(*i.shape[:2], v.shape[2]), "spmm operator"),
+    "spmm stale tail": ("spmm", lambda b, a, v, i: stale_tail(b.spmm(a, v, i)), "spmm operator"),
+    "spmm last entry skipped": (
+        "spmm", lambda b, a, v, i: b.spmm(a[..., :-1].contiguous(), v, i[..., :-1].contiguous()), "spmm operator"),
+    "spmm renormalises": (
+        "spmm", lambda b, a, v, i: b.spmm((a / a.sum(-1, keepdim=True)).contiguous(), v, i), "spmm operator"),
+    "spmm NaN in one entry": (
+        "spmm", lambda b, a, v, i: b.spmm(a, v, i).index_fill(1, torch.tensor([3]), float("nan")), "spmm operator"),
+    "lost updates of grad_k": (
+        "spmm_transpose",
+        lambda b, a, x, i, m: b.spmm_transpose(a.index_fill(1, torch.tensor([3]), 0.0), x, i, m),
+        "grad",
+    ),
+    "last key never written": (
+        "spmm_transpose", lambda b, a, x, i, m: stale_tail(b.spmm_transpose(a, x, i, m).mT).mT, "grad"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "change", "fails"), PRODUCT_MUTANTS.values(), ids=PRODUCT_MUTANTS)
+def test_wrong_products_are_found(op: str, change: Change, fails: str) -> None:
+    for checked in ("sddmm", "spmm"):
+        inputs = product(checked, 2, 9, 21, 13, 7)
+        results = check_product(broken(op, change), checked, inputs, train=True)
+        names = [result.name for result in failures(results)]
+        if op == "spmm_transpose":
+            assert f"{checked} grad_{'k' if checked == 'sddmm' else 'v'} operator" in names
+        elif checked == op:
+            assert fails in names
+        else:  # the other product meets it in its backward
+            assert names or "mutates" in fails or "untouched" in fails
+
+
+# -- no false alarms ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", LAYERS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_right_layers_pass_for_twenty_seeds(backend: str, step: str) -> None:
+    for seed in range(20):
+        made = layer(**LAYERS[step], seed=seed, device=device_of(backend))  # type: ignore[arg-type]
+        assert not failed(check_layer(get(backend), made, train=True)), seed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("step", LAYERS)
+@pytest.mark.parametrize("backend", COMPOSITE)
+def test_right_half_precision_layers_pass_for_twenty_seeds(
+    backend: str, step: str, dtype: torch.dtype
+) -> None:
+    for seed in range(20):
+        made = layer(**LAYERS[step], seed=seed, dtype=dtype, device=device_of(backend))  # type: ignore[arg-type]
+        assert not failed(check_layer(get(backend), made, train=True)), seed
+
+
+@pytest.mark.parametrize("op", ["sddmm", "spmm"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_right_products_pass_for_twenty_seeds(backend: str, op: str) -> None:
+    for seed in range(20):
+        inputs = {k: t.to(device_of(backend)) for k, t in product(op, 2, 9, 21, 13, 7, seed=seed).items()}
+        assert not failed(check_product(get(backend), op, inputs, train=True)), seed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_real_window_passes(backend: str) -> None:
+    """32 x 32 tokens, as the published models have them: sums of 1024 terms must not loosen or break the bound."""
+    made = layer(windows=1, heads=1, tokens=1024, dim=15, topk=256, device=device_of(backend))
+    assert not failed(check_layer(get(backend), made, train=True))
+
+
+def test_shapes_are_compared_before_values() -> None:
+    made = layer()
+    out, index, logits, lse = get("cpu").attention_forward(*made.arguments())  # type: ignore[arg-type]
+    assert check_shapes(made, out, index, logits, lse)[0].passed
+    for wrong in (
+        (out.half(), index, logits, lse),
+        (out, index, logits[..., :1], lse),
+        (out, index, logits, lse[0]),
+    ):
+        assert not check_shapes(made, *wrong)[0].passed

@@ -1,0 +1,158 @@
+"""Imports go one way (DESIGN, section 3): what lies below knows nothing of what lies above."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pft_bench"
+
+# part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
+ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli"}
+FORBIDDEN: dict[str, set[str]] = {
+    "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
+    "ops": {"model", "problem", "schedule", *ABOVE_OPS},
+    "model": {"problem", *ABOVE_OPS},
+    "problem": {"backends", "ops", "model", *ABOVE_OPS},
+    "check": {"measure", "model", "cases", "record", "report", "cli"},
+    "measure": {"check", "cases", "record", "report", "cli", "ops", "backends", "model"},
+    "record": {"check", "cases", "report", "cli", "ops", "backends", "model"},
+    "report": {"cases", "cli", "check", "ops", "backends", "model"},
+    "cases": {"report", "cli"},
+    "kernels": {"ops", "model", "backends", *ABOVE_OPS},
+    "cli": set(),
+}
+# Parts that import nothing of the project but themselves.
+ALONE = {"stages", "schedule", "reference"}
+# What adapters may take from one another: none at all. Helpers they share are reference/ and backends/base.py.
+SHARED_BY_BACKENDS = {"base"}
+
+
+def sources() -> dict[str, Path]:
+    """Dotted module name -> file, for everything that is imported as pft_bench."""
+    found = {}
+    folders = ((PACKAGE, "pft_bench"), (ROOT / "reference", "pft_bench.reference"))
+    kernels = (ROOT / "kernels" / "triton", "pft_bench.kernels.triton")
+    for folder, prefix in (*folders, kernels):
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join((prefix, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def imported(module: str, path: Path, text: str | None = None) -> Iterator[tuple[str, int]]:
+    """Every pft_bench module that `path` imports, at its top or inside a function, with its line."""
+    is_package = path.name == "__init__.py"
+    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")
+                above = above[: len(above) - node.level + is_package]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from . import stages` names modules, `from .stages import stage` what is in one: list both
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "pft_bench":
+                yield name, node.lineno
+
+
+def part_of(module: str) -> str | None:
+    pieces = module.split(".")
+    return pieces[1] if len(pieces) > 1 else None
+
+
+def violations(module: str, path: Path, text: str | None = None) -> list[str]:
+    own = part_of(module)
+    if own is None or own == "__main__":
+        return []  # the package itself offers everybody's names
+    parts = {part_of(other) for other in sources()} - {None}
+    found = []
+    for name, line in imported(module, path, text):
+        other = part_of(name)
+        if other not in parts or other == own:
+            continue
+        if own in ALONE or other in FORBIDDEN[own]:
+            found.append(f"{path.name}:{line}: {own} must not import {other} ({name})")
+    return found
+
+
+@pytest.mark.parametrize("module", sources())
+def test_imports_go_one_way(module: str) -> None:
+    path = sources()[module]
+    assert not violations(module, path)
+
+
+def test_every_part_has_its_rule() -> None:
+    parts = {part_of(module) for module in sources()} - {None, "__main__"}
+    assert parts - ALONE <= set(FORBIDDEN), "a new part needs a line in FORBIDDEN"
+
+
+def adapters() -> dict[str, Path]:
+    return {
+        module: path
+        for module, path in sources().items()
+        if part_of(module) == "backends" and module.count(".") == 2 and not module.endswith(".base")
+    }
+
+
+@pytest.mark.parametrize("module", adapters())
+def test_backends_never_import_each_other(module: str) -> None:
+    names = {other.split(".")[2] for other in adapters()}
+    for name, line in imported(module, adapters()[module]):
+        pieces = name.split(".")
+        if part_of(name) == "backends" and len(pieces) > 2 and pieces[2] in names | SHARED_BY_BACKENDS:
+            assert pieces[2] in SHARED_BY_BACKENDS | {module.split(".")[2]}, f"{module}:{line} imports {name}"
+
+
+def test_registry_names_backends_without_importing_them() -> None:
+    """A broken optional backend must hurt nobody: modules are imported when asked for."""
+    for module in ("pft_bench.backends", "pft_bench.backends.base"):
+        names = {name for name, _ in imported(module, sources()[module])}
+        assert not names & set(adapters())
+
+
+@pytest.mark.parametrize("module", [module for module in sources() if "reference" in module.split(".")[1:2]])
+def test_reference_knows_only_torch_and_the_standard_library(module: str) -> None:
+    allowed = {"torch", "math", "__future__", "collections", "dataclasses", "typing"}
+    for node in ast.walk(ast.parse(sources()[module].read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert (node.module or "").split(".")[0] in allowed
+
+
+def test_main_command_does_not_import_matplotlib_before_it_plots() -> None:
+    """`pft-bench flops` and `import pft_bench` should not pay for what only a report needs."""
+    for module, path in sources().items():
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module or "")
+            assert not any(name.split(".")[0] in ("matplotlib", "skimage") for name in names), module
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("pft_bench.ops.sparse", "from ..check import check_layer"),
+        ("pft_bench.ops.sparse", "def f():\n    from pft_bench import measure"),
+        ("pft_bench.ops.sparse", "import pft_bench.report.plots"),
+        ("pft_bench.ops", "from .. import cli"),
+        ("pft_bench.stages", "from .backends import get"),
+        ("pft_bench.reference.sparse", "from .. import stages"),
+        ("pft_bench.measure.timer", "from ..record import Record"),
+        ("pft_bench.report.tables", "if True:\n    from ..cases import Settings"),
+        ("pft_bench.backends.cpu", "from ..ops.validate import describe"),
+    ],
+)
+def test_a_wrong_import_is_seen(module: str, text: str) -> None:
+    assert violations(module, sources()[module], text)
