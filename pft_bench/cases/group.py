@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -55,8 +55,8 @@ class Group(ABC):
         """What to count FLOPs of: the same work through operators that PyTorch's counter knows."""
         return candidate.call
 
-    def stages(self, candidate: Candidate) -> dict[str, float] | None:
-        """Seconds by stage, for candidates that have stages."""
+    def stages(self, candidate: Candidate, samples_s: Sequence[float]) -> dict[str, float] | None:
+        """Seconds by stage, for candidates that have stages; `samples_s` are its timed samples."""
         return None
 
     def run(self, environment: str, on_progress: OnProgress | None = None) -> GroupResult:
@@ -84,7 +84,7 @@ class Group(ABC):
                         kernel_bytes=flops.kernel_bytes,
                     )
                     memory = _memory(candidate.call, device)
-                    stages = self.stages(candidate)
+                    stages = self.stages(candidate, result.candidates[candidate.name].samples_s)
                 records.append(
                     Record.of_rounds(
                         self.cases[candidate.name],

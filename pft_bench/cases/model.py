@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from .. import stages
 from ..check import ModelOracle, captured_layers, check_layers, check_output
 from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
+from ..measure.statistics import median
 from ..model import PFT, generated_weights, load, published_macs
 from ..problem import Problem
 from ..record import Case, Flops
@@ -21,7 +23,7 @@ from .image import BUNDLED, low_resolution
 from .settings import BASELINE, Settings, layer_candidates
 
 STAGE_RUNS = 5
-"""Instrumented runs of which the middle one (by its total) is reported."""
+"""Instrumented runs at most, until the total of one lies within the timed samples."""
 
 
 def make_model(settings: Settings, schedule: FocusSchedule) -> PFT:
@@ -137,16 +139,23 @@ class ModelGroup(Group):
             kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
         )
 
-    def stages(self, candidate: Candidate) -> dict[str, float]:
-        """Seconds by stage of the middle one of a few instrumented runs."""
+    def stages(self, candidate: Candidate, samples_s: Sequence[float]) -> dict[str, float]:
+        """Seconds by stage of an instrumented run that took as long as the timed ones.
+
+        A run that something else disturbed would misplace the time. So the first whose total lies within the timed
+        samples is taken, else the one that comes nearest to their median.
+        """
         device = torch.device(self.settings.device)
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
-        runs = []
+        runs: list[dict[str, float]] = []
         for _ in range(STAGE_RUNS):
             with stages.record(synchronize) as times:
                 candidate.call()
             runs.append(times.seconds)
-        return sorted(runs, key=lambda seconds: sum(seconds.values()))[STAGE_RUNS // 2]
+            if min(samples_s) <= sum(times.seconds.values()) <= max(samples_s):
+                return times.seconds
+        middle = median(samples_s)
+        return min(runs, key=lambda seconds: abs(sum(seconds.values()) - middle))
 
 
 def _forward(model: PFT, x: Tensor) -> Call:

@@ -178,7 +178,7 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     write_summary(records, folder / "summary.csv")
     for level in settings.levels:
         if any(record.case.level == level for record in records):
-            console.print(results_table(records, level))
+            console.print(results_table(records, level, console.width))
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+# torch's profiler announces each start and stop on stderr otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -51,8 +52,8 @@ def speedup_text(record: Record) -> str:
     if derived is None or derived.ratio is None:
         return "baseline" if record.timing is not None else "-"
     if derived.ratio_low is None or derived.ratio_high is None:
-        return f"{1 / derived.ratio:.2f}x"
-    return f"{1 / derived.ratio:.2f}x [{1 / derived.ratio_high:.2f}, {1 / derived.ratio_low:.2f}]"
+        return f"{1 / derived.ratio:.3g}x"
+    return f"{1 / derived.ratio:.3g}x [{1 / derived.ratio_high:.3g}, {1 / derived.ratio_low:.3g}]"
 
 
 def step_text(record: Record) -> str:
@@ -67,43 +68,48 @@ def step_text(record: Record) -> str:
 
 def _check_cell(record: Record) -> Text:
     if record.status is Status.OK:
-        return Text(f"ok ({len(record.checks)})", style="green")
+        return Text("ok", style="green")
     return Text(record.status.value.upper(), style="bold red")
 
 
-def results_table(records: Sequence[Record], level: str) -> Table:
-    """One row for each record of a level: time, speed-up with interval and verdict, memory, FLOPs, check."""
+def results_table(records: Sequence[Record], level: str, width: int = 100) -> Table:
+    """One row for each record of a level: check, time, speed-up with interval and verdict, memory, FLOPs.
+
+    A terminal of fewer than 96 columns (`width`) does without the FLOPs, which the summary has anyway.
+    """
     chosen = [record for record in records if record.case.level == level]
     titles = {
         "op": "Sparse products",
         "layer": "One attention layer (candidates -> kept)",
         "model": "Whole model",
     }
-    table = Table(title=titles[level], title_justify="left", header_style="bold")
-    table.add_column({"op": "op", "layer": "step", "model": "schedule"}[level])
-    table.add_column("backend")
-    for name in ("latency", "speed-up", "verdict", "peak memory", "FLOPs", "rate", "check"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title=titles[level], title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column({"op": "op", "layer": "step", "model": "schedule"}[level], min_width=12, overflow="fold")
+    for name in ("backend", "check"):
+        table.add_column(name, no_wrap=True)
+    with_flops = width >= 96
+    for name in ("latency", "speed-up [95%]", "verdict", "memory", "FLOPs")[: 5 if with_flops else 4]:
+        table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for record in chosen:
         step = step_text(record)
         if previous not in (None, step):
             table.add_section()
         derived = record.derived
-        flops = record.flops.counted_flops
         verdict = Text("")
         if derived is not None and derived.verdict is not None:
             verdict = Text(derived.verdict.value, style=_VERDICT_STYLE[derived.verdict])
         table.add_row(
             step if step != previous else "",
             record.case.backend,
+            _check_cell(record),
             "-" if derived is None else seconds_text(derived.median_s),
             speedup_text(record),
             verdict,
             bytes_text(record.memory.peak_allocated_bytes),
-            count_text(flops, "FLOP"),
-            "-" if derived is None or not flops else count_text(int(flops / derived.median_s), "FLOP/s"),
-            _check_cell(record),
+            *([count_text(record.flops.counted_flops, "")] if with_flops else []),
         )
         previous = step
     return table
@@ -114,7 +120,9 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     chosen = [record for record in records if record.stages_s]
     if not chosen:
         return None
-    table = Table(title="Where the model's time goes", title_justify="left", header_style="bold")
+    table = Table(
+        title="Where the model's time goes", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
+    )
     table.add_column("stage")
     for record in chosen:
         table.add_column(f"{record.case.backend}\n{step_text(record)}", justify="right")
