@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -132,7 +131,7 @@ def forward_backward(layer: Layer, backend: str) -> Call:
     """Forward and backward of a layer through the public op, gradients of everything that has one."""
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
     leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
-    copy = replace(layer, **leaf)
+    copy = layer.with_tensors(**leaf)
     generator = torch.Generator().manual_seed(1)
     shape = (*layer.q.shape[:3], layer.v.shape[-1])
     grad_out = torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)

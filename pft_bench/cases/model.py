@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .. import stages
 from ..check import ModelOracle, captured_layers, check_layers, check_output
+from ..check.model import relative_error
 from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
 from ..measure.statistics import median
@@ -169,17 +170,17 @@ def _forward(model: PFT, x: Tensor) -> Call:
 def _check_step(model: PFT, x: Tensor, target: Tensor) -> list[CheckResult]:
     """The loss and the gradients of the weights against the same step in float64 on masked dense attention."""
     results = []
-    grads = []
+    steps = []
     for variant in (model, _double_dense(model)):
         inputs, wanted = (x, target) if variant is model else (x.double(), target.double())
         variant.zero_grad(set_to_none=True)
         loss = functional.l1_loss(variant(inputs), wanted)
         loss.backward()
         flat = [p.grad.flatten().double() for p in variant.parameters() if p.grad is not None]
-        grads.append((loss.detach().double(), torch.cat(flat)))
-    (loss, flat), (exact_loss, exact_flat) = grads
-    results.append(within("model loss", loss, exact_loss, 1e-6 * exact_loss.abs()))
-    error = float((flat - exact_flat).norm() / exact_flat.norm())
+        steps.append((loss.detach().double(), torch.cat(flat)))
+    (got_loss, got), (exact_loss, exact) = steps
+    results.append(within("model loss", got_loss, exact_loss, 1e-6 * exact_loss.abs()))
+    error = relative_error(got, exact)
     results.append(CheckResult("model gradients", error / 1e-4, f"relative error {error:.2g}"))
     model.zero_grad(set_to_none=True)
     return results

@@ -85,7 +85,7 @@ class OpGroup(Group):
                 found.append(Candidate(name, *_embedding_bag(left, right, inputs["index"])))
             else:
                 backend, train = get(name), self.settings.mode == "train"
-                call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
+                call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
                 if train:
                     call = _forward_backward(self.problem.op, left, right, inputs["index"], name)
                 found.append(

@@ -27,7 +27,7 @@ class ModelOracle:
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._model = copy.deepcopy(model)
         self._x = x.detach()
-        self._model.backend = "dense"
+        self._model.backend = "dense"  # type: ignore[assignment]
         with torch.no_grad():
             plain = self._model(self._x).double()
             self.exact: Tensor = self._model.double()(self._x.double())
@@ -76,13 +76,7 @@ def captured_layers(call: Callable[[], object]) -> list[Layer]:
         candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
         step = (layer.q.shape[-1], candidates, layer.topk, layer.region is None)
         if step not in found:
-            last = layer.window(layer.q.shape[0] - 1)
-            found[step] = Layer(
-                **{
-                    name: value.detach().clone() if isinstance(value, Tensor) else value
-                    for name, value in vars(last).items()
-                }
-            )
+            found[step] = layer.window(layer.q.shape[0] - 1).copied()
 
     with observe_layers(keep):
         call()

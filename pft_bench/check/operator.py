@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -253,16 +252,17 @@ def _check_gradients(
         _joined("attention grad_k", got[1], [g.k for g in exact]),
         _joined("attention grad_v", got[2], [g.v for g in exact]),
     ]
-    if layer.bias is not None and got[3] is None:
+    grad_bias = got[3]
+    if layer.bias is not None and grad_bias is None:
         results.append(_joined("attention grad_bias", None, []))
-    elif layer.bias is not None and exact:
+    elif grad_bias is not None and exact:
         parts = [g.bias for g in exact if g.bias is not None]
         value = torch.stack([p.value for p in parts]).sum(0)
         magnitude = torch.stack([p.value.abs() for p in parts]).sum(0)
         u = arithmetic_roundoff(layer.q.dtype)
         bound = torch.stack([p.bound for p in parts]).sum(0) + gamma(len(parts) + 1, u) * magnitude
         results.append(
-            within("attention grad_bias", got[3], value, bound + output_rounding(value, got[3].dtype))
+            within("attention grad_bias", grad_bias, value, bound + output_rounding(value, grad_bias.dtype))
         )
     if layer.logits is not None:
         results.append(
@@ -277,7 +277,7 @@ def _autograd(
     """Gradients of a composite backend, in the order of `Backend.attention_backward`."""
     names = [n for n in ("q", "k", "v", "bias", "logits") if getattr(layer, n) is not None]
     leaves = {name: getattr(layer, name).detach().requires_grad_() for name in names}
-    copy = replace(layer, **leaves)
+    copy = layer.with_tensors(**leaves)
     out, _, new_logits, _ = backend.attention_forward(*copy.arguments())  # type: ignore[arg-type]
     heads, seeds = [out], [grad_out]
     if grad_logits is not None:

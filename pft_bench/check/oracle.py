@@ -9,7 +9,7 @@ steps. Everything here is float64 and N x M; one window at a time keeps it small
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,15 @@ class Layer:
             self.region_penalty,
             self.topk,
         )
+
+    def with_tensors(self, **tensors: Tensor) -> Layer:
+        """The same layer with some of its tensors replaced."""
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+    def copied(self) -> Layer:
+        """The same layer on tensors of its own, detached."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return self.with_tensors(**{name: value.detach().clone() for name, value in tensors.items()})
 
     def window(self, i: int) -> Layer:
         """The layer of window `i` alone."""

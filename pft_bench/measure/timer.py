@@ -97,7 +97,7 @@ class CpuTimer:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)
 
 
 def _warm_up_cuda(subject: Verified) -> None:

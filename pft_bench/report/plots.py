@@ -101,11 +101,11 @@ def _against_k(
                 label=f"{backend}, selecting (more candidates -> K)",
             )
     if floor is not None:
-        steady = sorted({r.case.k or 0: r for r in chosen if r.case.shapes["candidates"] == r.case.k}.items())
-        if steady:
+        by_k = {r.case.k or 0: r for r in chosen if r.case.shapes["candidates"] == r.case.k}
+        if by_k:
             axes.plot(
-                [k for k, _ in steady],
-                [floor(r) for _, r in steady],
+                sorted(by_k),
+                [floor(by_k[k]) for k in sorted(by_k)],
                 color="#000000",
                 linewidth=1,
                 linestyle=(0, (1, 2)),
