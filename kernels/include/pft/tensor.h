@@ -19,7 +19,8 @@ struct Matrices {
   T* at(int64_t window, int64_t head) const { return data + window * stride_window + head * stride_head; }
 };
 
-// Sizes of one sparse product: `batch` window-heads, `queries` rows, `keys` rows to gather from, `kept` entries a row.
+// Sizes of one sparse product: `batch` window-heads, `queries` rows, `keys` rows to gather from, `kept`
+// entries a row.
 struct SparseShape {
   int64_t batch = 0;
   int64_t queries = 0;
@@ -28,7 +29,8 @@ struct SparseShape {
   int64_t kept = 0;
 };
 
-// Sizes of one progressive-attention layer (DESIGN: "one layer"). `candidates` equals `keys` while the chain is dense.
+// Sizes of one progressive-attention layer (DESIGN: "one layer"). `candidates` equals `keys` while the chain
+// is dense.
 struct AttentionShape {
   int64_t windows = 0;
   int64_t heads = 0;
