@@ -103,6 +103,7 @@ _BACKENDS = {
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
     "cpu": ("cpu", "CpuBackend"),
+    "triton": ("triton", "TritonBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("dense",)}
