@@ -102,7 +102,6 @@ _BACKENDS = {
     "cpu": ("cpu", "CpuBackend"),
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
-    "cpu": ("cpu", "CpuBackend"),
     "triton": ("triton", "TritonBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
