@@ -99,12 +99,13 @@ class BackendUnavailable(RuntimeError):
 
 # Name -> module and class. Modules are imported when first asked for, so that a broken optional part hurts nobody.
 _BACKENDS = {
-    "cpu": ("cpu", "CpuBackend"),
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
+    "cpu": ("cpu", "CpuBackend"),
+    "triton": ("triton", "TritonBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
-_PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("dense",)}
+_PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("triton", "dense")}
 
 _loaded: dict[str, Backend] = {}
 
