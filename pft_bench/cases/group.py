@@ -79,7 +79,7 @@ class Group(ABC):
                 if passed:
                     flops = Flops(
                         paper_macs=flops.paper_macs,
-                        counted_flops=counted_flops(self.counted(candidate)),
+                        counted_flops=counted_flops(self.counted(candidate)) or None,  # 0: nothing it knows
                         kernel_flops=flops.kernel_flops,
                         kernel_bytes=flops.kernel_bytes,
                     )
