@@ -62,7 +62,7 @@ class Group(ABC):
     def run(self, environment: str, on_progress: OnProgress | None = None) -> GroupResult:
         """Check and time all candidates; afterwards, apart from the timing, count FLOPs, memory and stages."""
         device = torch.device(self.settings.device)
-        with _threads(self.settings.threads), _grad(self.settings.mode == "train"):
+        with thread_count(self.settings.threads), _grad(self.settings.mode == "train"):
             candidates = self.candidates()
             result = measure(
                 candidates,
@@ -79,7 +79,7 @@ class Group(ABC):
                 if passed:
                     flops = Flops(
                         paper_macs=flops.paper_macs,
-                        counted_flops=counted_flops(self.counted(candidate)),
+                        counted_flops=counted_flops(self.counted(candidate)) or None,  # 0: nothing it knows
                         kernel_flops=flops.kernel_flops,
                         kernel_bytes=flops.kernel_bytes,
                     )
@@ -110,7 +110,8 @@ def _memory(call: Callable[[], object], device: torch.device) -> Memory:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
+    """Let torch, and the kernels with it, use `count` threads inside this context."""
     previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -18,6 +18,17 @@ BASELINE = "dense"
 """The backend that every speed-up is measured against: masked dense attention."""
 
 
+def resolve_device(name: str) -> str:
+    """`name`, or the device that "auto" means here; ValueError for one that does not exist."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' is not available: PyTorch sees no GPU; see `pft-bench doctor`")
+    return name
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a run needs to know; built by `Settings.make`, which checks it."""
@@ -60,8 +71,7 @@ class Settings:
 
         Raises ValueError (an argument cannot be right) or `pft_bench.BackendUnavailable`.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = resolve_device(device)
         family = preset_name or ("classical" if device == "cuda" else "light")
         name = family if "_x" in family else f"{family}_x{scale}"
         config = preset(name)
@@ -74,6 +84,9 @@ class Settings:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if mode not in ("infer", "train"):
             raise ValueError(f"mode must be infer or train, got {mode!r}")
+        for option, path in (("image", image), ("weights", weights)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{option} must be a file, got {path}")
         chosen = tuple(dict.fromkeys((BASELINE, *(backends or _default_backends(device, torch_dtype)))))
         for backend in chosen:
             require(backend, torch.device(device), torch_dtype)

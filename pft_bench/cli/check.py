@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..backends import backends, get
 from ..cases.layer import problem_layer
+from ..cases.settings import resolve_device
 from ..check import CheckResult, check_layer, check_product, check_ties, failures
 from ..ops.progressive_attention import REGION_PENALTY
 from ..problem import Problem
@@ -75,14 +76,15 @@ def check(
     Exit code 1 if anything is outside its bound.
     """
     console = Console()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device)
     wrong = 0
     for name in backend or [row.name for row in backends() if row.available]:
         reason = get(name).available()
         if reason is not None:
             raise ValueError(f"--backend {name} is not available: {reason}")
         if device not in get(name).devices:
+            if backend:
+                raise ValueError(f"--backend {name} takes no tensors on {device}")
             console.print(f"{name}: skipped, it takes tensors on {', '.join(sorted(get(name).devices))}")
             continue
         for kind in dtype or DTYPES:

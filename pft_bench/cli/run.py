@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..cases import Group, Settings, plan_groups
+from ..cases.group import thread_count
 from ..measure.environment import environment
 from ..measure.roof import Roof, measure_roof
 from ..measure.rounds import Plan
@@ -85,7 +86,8 @@ def execute(settings: Settings, folder: Path, console: Console, *, resume: bool)
     groups = plan_groups(settings)
     known = {record.case_id for record in done}
     left = [group for group in groups if not all(case.case_id in known for case in group.cases.values())]
-    roof = measure_roof(settings.device, settings.torch_dtype)
+    with thread_count(settings.threads):
+        roof = measure_roof(settings.device, settings.torch_dtype)
     found = environment()
     found["now"]["roof"] = vars(roof)
     fingerprint = remember_environment(folder, found)

@@ -1,0 +1,86 @@
+"""The program, run inside this process on a model so small that a whole run takes seconds."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from pft_bench.cli import main
+from pft_bench.measure import roof
+from pft_bench.model import PRESETS, PFTConfig
+
+TINY = PFTConfig(
+    embed_dim=12,
+    depths=(2, 2),
+    num_heads=3,
+    num_topk=(16, 16, 5, 5),
+    window_size=4,
+    convffn_kernel_size=3,
+    mlp_ratio=2,
+    upscale=2,
+    upsampler="pixelshuffledirect",
+)
+
+
+class Ended(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def pft_bench_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
+    monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
+    monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(
+        gc, "collect", lambda *_: 0
+    )  # a tenth of a second in a full process, several times a case
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["pft-bench", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        said = capfd.readouterr()
+        return Ended(int(code or 0) if not isinstance(code, str) else 1, said.out, said.err)
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny_run(pft_bench_command: Callable[..., Ended]) -> Callable[..., Ended]:
+    """`pft-bench run` on the tiny model, 8x8 pixels, the fewest rounds; more options may follow."""
+
+    def call(*arguments: object) -> Ended:
+        return pft_bench_command(
+            "run",
+            "--preset",
+            "tiny_x2",
+            "--lr",
+            "8x8",
+            "--rounds",
+            6,
+            "--budget",
+            0.5,
+            "--threads",
+            1,
+            *arguments,
+        )
+
+    return call
