@@ -1,0 +1,114 @@
+"""How a kernel is started: one description that can be run, or compiled ahead of time for a GPU that is not here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .config import Config
+
+# Products may be fused with the additions that follow. Triton >= 3.9 warns where this is left to its default, which
+# is about to change; as an option of each launch it means the same in every version since 3.5.
+FP_FUSION = True
+
+_POINTER = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int16: "*i16",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch. Tensors may be on the meta device when it is only to be compiled."""
+
+    kernel: Any
+    grid: int
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The kernel's function name."""
+        return str(self.kernel.__name__).removesuffix("_kernel")
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_warps": self.config.warps,
+            "num_stages": self.config.stages,
+            "enable_fp_fusion": FP_FUSION,
+        }
+
+    def run(self) -> None:
+        """Start the kernel on the current stream; nothing happens for an empty grid."""
+        if self.grid:
+            self.kernel[(self.grid,)](**self.arguments, **self.constants, **self._options())
+
+    def shared_bytes(self) -> int:
+        """Shared memory of a program on the current GPU; compiles the kernel without running it."""
+        compiled = self.kernel.warmup(
+            **self.arguments, **self.constants, **self._options(), grid=(max(self.grid, 1),)
+        )
+        return int(compiled.metadata.shared)
+
+    def compile(self, target: Any) -> Any:
+        """The kernel compiled for `target` (triton.backends.compiler.GPUTarget), specialised as a launch would."""
+        from triton.compiler import ASTSource
+
+        signature: dict[str, str] = {}
+        constants: dict[str, Any] = {}
+        attributes: dict[tuple[int], list[list[object]]] = {}
+        for place, name in enumerate(self.kernel.arg_names):
+            value = self.constants[name] if name in self.constants else self.arguments[name]
+            kind = _kind(value, constant=name in self.constants)
+            signature[name] = kind
+            if kind == "constexpr":
+                constants[name] = value
+            elif isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+                attributes[(place,)] = [["tt.divisibility", 16]]
+        source = ASTSource(self.kernel, signature, constants, attributes)
+        return triton.compile(source, target=target, options=self._options())
+
+
+def _kind(value: object, *, constant: bool) -> str:
+    """Type of an argument in Triton's notation, with the specialisations that a launch applies."""
+    if constant or value is None or (isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, Tensor):
+        return _POINTER[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    raise TypeError(f"a kernel argument must be a tensor, an int, a float or None, got {type(value).__name__}")
+
+
+def tiles(size: int, tile: int) -> int:
+    """Number of tiles that cover `size`."""
+    return -(-size // tile)
+
+
+def padded(size: int, least: int = 1) -> int:
+    """The next power of two, at least `least`: tile sizes are powers of two."""
+    return max(least, 1 << max(size - 1, 0).bit_length())
+
+
+def strides(prefix: str, tensor: Tensor) -> dict[str, int]:
+    """Strides of [W, H, rows, D] in elements, as the kernel arguments `prefix`w, `prefix`h and `prefix`n."""
+    window, head, row, _ = tensor.stride()
+    if abs(row) * max(tensor.shape[2], 1) >= 2**31:
+        raise RuntimeError(f"rows of one head must span fewer than 2^31 elements, got stride {row}")
+    return {f"{prefix}w": window, f"{prefix}h": head, f"{prefix}n": row}
+
+
+def four(tensor: Tensor) -> Tensor:
+    """[B, rows, D] seen as [B, 1, rows, D]."""
+    return tensor.unsqueeze(1)
