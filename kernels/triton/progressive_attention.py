@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config, choose
-from .launch import Launch, padded, strides, tiles
+from .launch import Launch, padded, strides, tiles, vector
 from .sddmm import dense_pays
 from .selection import order_kept, select, write_kept
 from .tiles import (
@@ -38,7 +38,7 @@ from .tiles import (
 @triton.jit
 def attention_all_kernel(
     q, k, v, bias, region, out, lse, sqw, sqh, sqn, skw, skh, skn, svw, svh, svn, sow, soh, son,
-    H, N, M, P, scale, penalty, D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr,
+    H, N, M, P, scale, penalty, VEC: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every key is a candidate and is kept: softmax and AV by online rescaling over tiles of COLS keys."""
@@ -46,9 +46,12 @@ def attention_all_kernel(
     rows = tile * ROWS + tl.arange(0, ROWS)
     rows_ok = rows < N
     d = tl.arange(0, DIM_V)
-    q += w * sqw + h * sqh
-    k += w * skw + h * skh
-    v += w * svw + h * svh
+    q += (w * sqw + h * sqh) * VEC
+    sqn *= VEC
+    k += (w * skw + h * skh) * VEC
+    skn *= VEC
+    v += (w * svw + h * svh) * VEC
+    svn *= VEC
     if region is not None:
         region += (w % P) * N
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -68,7 +71,8 @@ def attention_all_kernel(
         acc = dot_weights(weight, values, acc * shrink[:, None], PRECISION)
         top = above
     tl.store(lse + both * N + rows, top + tl.log(total), mask=rows_ok)
-    out += w * sow + h * soh
+    out += (w * sow + h * soh) * VEC
+    son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
     tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
@@ -77,7 +81,8 @@ def attention_all_kernel(
 def attention_select_kernel(
     q, k, v, bias, region, out, new_index, new_logits, lse,
     sqw, sqh, sqn, skw, skh, skn, svw, svh, svn, sow, soh, son, H, N, M, P, K, scale, penalty,
-    D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr,
     DIM: tl.constexpr, DIM_V: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Every key is a candidate, K are kept. KEYS >= M: a row of logits is whole. DIM = 0: logits without tl.dot."""
@@ -86,9 +91,12 @@ def attention_select_kernel(
     rows_ok = rows < N
     keys = tl.arange(0, KEYS)
     ok = rows_ok[:, None] & (keys < M)[None, :]
-    q += w * sqw + h * sqh
-    k += w * skw + h * skh
-    v += w * svw + h * svh
+    q += (w * sqw + h * sqh) * VEC
+    sqn *= VEC
+    k += (w * skw + h * skh) * VEC
+    skn *= VEC
+    v += (w * svw + h * svh) * VEC
+    svn *= VEC
     if region is not None:
         region += (w % P) * N
     if DIM > 0:
@@ -108,7 +116,8 @@ def attention_select_kernel(
     tl.debug_barrier()
     d = tl.arange(0, DIM_V)
     acc = weighted_rows(v, svn, new_index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
-    out += w * sow + h * soh
+    out += (w * sow + h * soh) * VEC
+    son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
     tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
@@ -117,7 +126,8 @@ def attention_select_kernel(
 def attention_listed_kernel(
     q, k, v, bias, index, logits, out, new_index, new_logits, lse,
     sqw, sqh, sqn, skw, skh, skn, svw, svh, svn, sow, soh, son, H, N, M, C, K, scale,
-    D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
     DIM: tl.constexpr, DIM_V: tl.constexpr, TERMS: tl.constexpr, KEYS: tl.constexpr, KEPT: tl.constexpr,
     SELECT: tl.constexpr,
 ):  # fmt: skip
@@ -127,9 +137,12 @@ def attention_listed_kernel(
     rows_ok = rows < N
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
-    q += w * sqw + h * sqh
-    k += w * skw + h * skh
-    v += w * svw + h * svh
+    q += (w * sqw + h * sqh) * VEC
+    sqn *= VEC
+    k += (w * skw + h * skh) * VEC
+    skn *= VEC
+    v += (w * svw + h * svh) * VEC
+    svn *= VEC
     index += both * N * C
     new_logits += both * N * K
     place = rows[:, None] * C + t[None, :]
@@ -159,7 +172,8 @@ def attention_listed_kernel(
         tl.store(new_logits + place, z - top[:, None], mask=ok)
         tl.debug_barrier()
         acc = weighted_rows(v, svn, index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
-    out += w * sow + h * soh
+    out += (w * sow + h * soh) * VEC
+    son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
     tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
@@ -178,9 +192,9 @@ def window_size(keys: int, bias: Tensor | None) -> int:
     return 0 if bias is None else math.isqrt(keys)
 
 
-def layer_arguments(q: Tensor, k: Tensor, scale: float) -> dict[str, Any]:
+def layer_arguments(q: Tensor, k: Tensor, scale: float, unit: int) -> dict[str, Any]:
     """The arguments that every kernel of a layer takes."""
-    arguments: dict[str, Any] = {"q": q, "k": k, **strides("sq", q), **strides("sk", k)}
+    arguments: dict[str, Any] = {"q": q, "k": k, **strides("sq", q, unit), **strides("sk", k, unit)}
     return arguments | {"H": q.shape[1], "N": q.shape[2], "M": k.shape[2], "scale": scale}
 
 
@@ -202,9 +216,10 @@ def plan_attention(
     config: Config | None = None,
 ) -> Launch:
     """Launch for one layer; arguments and results as `pft_bench.reference.attention` has them, results allocated."""
-    common = layer_arguments(q, k, scale) | {"v": v, "bias": bias, "out": out, "lse": lse}
-    common |= {**strides("sv", v), **strides("so", out)}
-    constants = {"D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
+    unit = vector(q, k, v, out)
+    common = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "out": out, "lse": lse}
+    common |= {**strides("sv", v, unit), **strides("so", out, unit)}
+    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
     constants["DIM_V"] = padded(v.shape[3], 16)
     if index is not None:
         common |= {"index": index, "logits": logits, "new_index": new_index, "new_logits": new_logits}

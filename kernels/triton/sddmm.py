@@ -9,14 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config, choose
-from .launch import Launch, padded, strides, tiles
+from .launch import Launch, padded, strides, tiles, vector
 from .tiles import INTERPRETED, products_gathered, products_picked, window_head_tile
 
 
 @triton.jit
 def sddmm_gather_kernel(
     q, k, index, out, sqw, sqh, sqn, skw, skh, skn, H, N, K,
-    D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and COLS of their listed keys."""
     col_tiles = tl.cdiv(K, COLS)
@@ -26,8 +26,10 @@ def sddmm_gather_kernel(
     ok = (rows < N)[:, None] & (t < K)[None, :]
     place = both * N * K + (rows[:, None] * K + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-    q += w * sqw + h * sqh
-    k += w * skw + h * skh
+    q += (w * sqw + h * sqh) * VEC
+    sqn *= VEC
+    k += (w * skw + h * skh) * VEC
+    skn *= VEC
     z = products_gathered(q, k, rows, rows < N, j, ok, sqn, skn, D, DIM)
     tl.store(out + place, z.to(out.dtype.element_ty), mask=ok)
 
@@ -35,13 +37,15 @@ def sddmm_gather_kernel(
 @triton.jit
 def sddmm_dense_kernel(
     q, k, index, out, sqw, sqh, sqn, skw, skh, skn, H, N, M, K,
-    D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and, COLS at a time, all of their listed keys."""
     both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
     rows = tile * ROWS + tl.arange(0, ROWS)
-    q += w * sqw + h * sqh
-    k += w * skw + h * skh
+    q += (w * sqw + h * sqh) * VEC
+    sqn *= VEC
+    k += (w * skw + h * skh) * VEC
+    skn *= VEC
     for start in range(0, K, COLS):
         t = start + tl.arange(0, COLS)
         ok = (rows < N)[:, None] & (t < K)[None, :]
@@ -75,11 +79,12 @@ def plan_sddmm(q: Tensor, k: Tensor, index: Tensor, out: Tensor, config: Config 
     """Launch for q [W, H, N, D], k [W, H, M, D], contiguous index and out [W, H, N, K]."""
     windows, heads, queries, dim = q.shape
     keys, listed = k.shape[2], index.shape[3]
+    unit = vector(q, k)
 
     def plan(config: Config) -> Launch:
-        arguments = {"q": q, "k": k, "index": index, "out": out, **strides("sq", q), **strides("sk", k)}
+        arguments = {"q": q, "k": k, "index": index, "out": out, **strides("sq", q, unit), **strides("sk", k, unit)}
         arguments |= {"H": heads, "N": queries, "K": listed}
-        constants = {"D": dim, "ROWS": config.rows, "COLS": config.cols, "DIM": config.dim}
+        constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "COLS": config.cols, "DIM": config.dim}
         programs = windows * heads * tiles(queries, config.rows)
         if not listed:
             programs = 0

@@ -13,14 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config, choose
-from .launch import Launch, padded, strides, tiles
+from .launch import Launch, padded, strides, tiles, vector
 from .tiles import INTERPRETED, listing_rows, weighted_rows, window_head_tile
 
 
 @triton.jit
 def spmm_kernel(
     a, v, index, out, saw, sah, san, svw, svh, svn, sow, soh, son, H, N, K, factor,
-    D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and DIM channels: factor * a @ v[index]."""
     chunks = tl.cdiv(D, DIM)
@@ -29,10 +29,12 @@ def spmm_kernel(
     d = tile % chunks * DIM + tl.arange(0, DIM)
     index += both * N * K
     a += w * saw + h * sah
-    v += w * svw + h * svh
+    v += (w * svw + h * svh) * VEC
+    svn *= VEC
     acc = weighted_rows(v, svn, index, a, san, rows, rows < N, K, d, D, TERMS, False) * factor
     mask = (rows < N)[:, None] & (d < D)[None, :]
-    out += w * sow + h * soh
+    out += (w * sow + h * soh) * VEC
+    son *= VEC
     tl.store(out + rows[:, None] * son + d[None, :], acc.to(out.dtype.element_ty), mask=mask)
 
 
@@ -78,7 +80,7 @@ def invert_index_kernel(index, start, cursor, entries, N, M, K, KEPT: tl.constex
 @triton.jit
 def spmm_transpose_kernel(
     a, x, start, entries, out, saw, sah, san, sxw, sxh, sxn, sow, soh, son, H, N, M, K, factor,
-    D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
+    VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS keys and DIM channels: factor * a^T @ x over the inverted index."""
     chunks = tl.cdiv(D, DIM)
@@ -86,12 +88,14 @@ def spmm_transpose_kernel(
     keys = tile // chunks * ROWS + tl.arange(0, ROWS)
     d = tile % chunks * DIM + tl.arange(0, DIM)
     a += w * saw + h * sah
-    x += w * sxw + h * sxh
+    x += (w * sxw + h * sxh) * VEC
+    sxn *= VEC
     start += both * (M + 1)
     entries += both * N * K
     acc = listing_rows(x, sxn, start, entries, a, san, keys, keys < M, K, d, D, TERMS) * factor
     mask = (keys < M)[:, None] & (d < D)[None, :]
-    out += w * sow + h * soh
+    out += (w * sow + h * soh) * VEC
+    son *= VEC
     tl.store(out + keys[:, None] * son + d[None, :], acc.to(out.dtype.element_ty), mask=mask)
 
 
@@ -118,12 +122,13 @@ def plan_spmm(
     """Launch for a [W, H, N, K], v [W, H, M, D], contiguous index [W, H, N, K], out [W, H, N, D]."""
     windows, heads, queries, listed = index.shape
     dim = v.shape[3]
+    unit = vector(v, out)
 
     def plan(config: Config) -> Launch:
         arguments = {"a": a, "v": v, "index": index, "out": out}
-        arguments |= {**strides("sa", a), **strides("sv", v), **strides("so", out)}
+        arguments |= {**strides("sa", a), **strides("sv", v, unit), **strides("so", out, unit)}
         arguments |= {"H": heads, "N": queries, "K": listed, "factor": factor}
-        constants = {"D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}
+        constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}
         programs = windows * heads * tiles(queries, config.rows) * tiles(dim, config.dim)
         return Launch(spmm_kernel, programs, arguments, constants, config)
 
@@ -161,12 +166,13 @@ def plan_spmm_transpose(
     """Launch for a [W, H, N, K], x [W, H, N, D], an inverted index, out [W, H, M, D]."""
     windows, heads, queries, listed = a.shape
     keys, dim = out.shape[2], out.shape[3]
+    unit = vector(x, out)
 
     def plan(config: Config) -> Launch:
         arguments = {"a": a, "x": x, "start": start, "entries": entries, "out": out}
-        arguments |= {**strides("sa", a), **strides("sx", x), **strides("so", out)}
+        arguments |= {**strides("sa", a), **strides("sx", x, unit), **strides("so", out, unit)}
         arguments |= {"H": heads, "N": queries, "M": keys, "K": listed, "factor": factor}
-        constants = {"D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}
+        constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}
         programs = windows * heads * tiles(keys, config.rows) * tiles(dim, config.dim)
         return Launch(spmm_transpose_kernel, programs, arguments, constants, config)
 
