@@ -6,9 +6,10 @@ Each program adds into a table of its own, [parts, H * T]; one more kernel adds 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
+from torch import Tensor
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
@@ -79,7 +80,7 @@ def bias_dense_kernel(
     svn *= VEC
     sgn *= VEC
     for window in range(part * part_windows, tl.minimum(W, (part + 1) * part_windows)):
-        w = window.to(tl.int64)
+        w = h * 0 + window  # 64-bit
         both = (w * H + h) * N
         row_lse = tl.load(lse + both + rows, mask=x_ok, other=0.0)
         row_delta = tl.load(delta + both + rows, mask=x_ok, other=0.0)
@@ -115,8 +116,10 @@ def add_tables_kernel(partial, out, parts, H, T, COLS: tl.constexpr):
     cell = tl.program_id(0) * COLS + tl.arange(0, COLS)
     mask = cell < H * T
     acc = tl.zeros([COLS], tl.float32)
-    for part in range(0, parts):
-        acc += tl.load(partial + part.to(tl.int64) * H * T + cell, mask=mask, other=0.0)
+    table = partial + cell
+    for _ in range(0, parts):
+        acc += tl.load(table, mask=mask, other=0.0)
+        table += H * T
     tl.store(out + cell % T * H + cell // T, acc, mask=mask)
 
 

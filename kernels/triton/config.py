@@ -65,7 +65,9 @@ def override(op: str) -> dict[str, Any]:
         chosen = json.loads(text)
         return dict(chosen.get(op, {}))
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f'PFT_TRITON_CONFIG must be JSON like {{"spmm": {{"rows": 8}}}}, got {text!r}') from error
+        raise ValueError(
+            f'PFT_TRITON_CONFIG must be JSON like {{"spmm": {{"rows": 8}}}}, got {text!r}'
+        ) from error
 
 
 def choose(

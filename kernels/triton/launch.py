@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
+
+import triton
 
 from .config import Config
 
@@ -89,7 +90,9 @@ def _kind(value: object, *, constant: bool) -> str:
         return "fp32"
     if isinstance(value, int):
         return "i32" if -(2**31) <= value < 2**31 else "i64"
-    raise TypeError(f"a kernel argument must be a tensor, an int, a float or None, got {type(value).__name__}")
+    raise TypeError(
+        f"a kernel argument must be a tensor, an int, a float or None, got {type(value).__name__}"
+    )
 
 
 def tiles(size: int, tile: int) -> int:

@@ -13,9 +13,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
@@ -26,6 +27,7 @@ from .tiles import (
     added_logits,
     dot_weights,
     load_rows,
+    narrowed,
     products_block,
     products_gathered,
     products_outer,
@@ -74,7 +76,7 @@ def attention_all_kernel(
     out += (w * sow + h * soh) * VEC
     son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
 
 
 @triton.jit
@@ -119,7 +121,7 @@ def attention_select_kernel(
     out += (w * sow + h * soh) * VEC
     son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
 
 
 @triton.jit
@@ -175,7 +177,7 @@ def attention_listed_kernel(
     out += (w * sow + h * soh) * VEC
     son *= VEC
     mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -257,7 +259,12 @@ def _plan_all(arguments: dict[str, Any], constants: dict[str, Any], config: Conf
 
     candidates = [
         Config(rows=r, cols=c, dim=d, precision=default.precision, warps=w, stages=s)
-        for r, c, d, w, s in ((32, 64, 16, 4, 2), (64, 32, 16, 4, 2), (128, 64, 64, 8, 2), (128, 32, 64, 4, 3))
+        for r, c, d, w, s in (
+            (32, 64, 16, 4, 2),
+            (64, 32, 16, 4, 2),
+            (128, 64, 64, 8, 2),
+            (128, 32, 64, 4, 3),
+        )
     ]
     key = _key(arguments, constants)
     return plan(
@@ -294,7 +301,9 @@ def _select_default(keys: int, dtype: torch.dtype, channels: int) -> Config:
     if INTERPRETED.value:
         return Config(rows=16, dim=16, terms=16)
     if dtype != torch.float32 and keys <= 2048:
-        return Config(rows=16, dim=16, terms=max(1, 8192 // (16 * channels)), warps=max(4, min(16, keys // 128)))
+        return Config(
+            rows=16, dim=16, terms=max(1, 8192 // (16 * channels)), warps=max(4, min(16, keys // 128))
+        )
     rows = max(1, min(16, 4096 // keys))
     warps = max(4, min(32, padded(rows * keys // 1024)))
     return Config(rows=rows, dim=0, terms=max(1, 4096 // (rows * channels)), warps=warps)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
@@ -28,6 +29,7 @@ from .tiles import (
     dot_weights,
     listing_rows,
     load_rows,
+    narrowed,
     products_block,
     products_gathered,
     products_picked,
@@ -167,7 +169,7 @@ def dense_query_kernel(
     grad_q += (w * sow + h * soh) * VEC
     son *= VEC
     mask = rows_ok[:, None] & (d < D)[None, :]
-    tl.store(grad_q + rows[:, None] * son + d[None, :], (acc * scale).to(grad_q.dtype.element_ty), mask=mask)
+    tl.store(grad_q + rows[:, None] * son + d[None, :], narrowed(acc * scale, grad_q), mask=mask)
 
 
 @triton.jit
@@ -223,12 +225,12 @@ def dense_key_kernel(
     grad_k += (w * sow + h * soh) * VEC
     son *= VEC
     mask = keys_ok[:, None] & (d < D)[None, :]
-    tl.store(grad_k + keys[:, None] * son + d[None, :], (acc * scale).to(grad_k.dtype.element_ty), mask=mask)
+    tl.store(grad_k + keys[:, None] * son + d[None, :], narrowed(acc * scale, grad_k), mask=mask)
     if VALUES:
         grad_v += (w * spw + h * sph) * VEC
         spn *= VEC
         mask_v = keys_ok[:, None] & (d_v < DV)[None, :]
-        tl.store(grad_v + keys[:, None] * spn + d_v[None, :], acc_v.to(grad_v.dtype.element_ty), mask=mask_v)
+        tl.store(grad_v + keys[:, None] * spn + d_v[None, :], narrowed(acc_v, grad_v), mask=mask_v)
 
 
 def plan_row_delta(grad_out: Tensor, out: Tensor, delta: Tensor, config: Config | None = None) -> Launch:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, products_gathered, products_picked, window_head_tile
+from .tiles import INTERPRETED, narrowed, products_gathered, products_picked, window_head_tile
 
 
 @triton.jit
@@ -31,7 +32,7 @@ def sddmm_gather_kernel(
     k += (w * skw + h * skh) * VEC
     skn *= VEC
     z = products_gathered(q, k, rows, rows < N, j, ok, sqn, skn, D, DIM)
-    tl.store(out + place, z.to(out.dtype.element_ty), mask=ok)
+    tl.store(out + place, narrowed(z, out), mask=ok)
 
 
 @triton.jit
@@ -52,7 +53,7 @@ def sddmm_dense_kernel(
         place = both * N * K + (rows[:, None] * K + t[None, :])
         j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
         z = products_picked(q, k, rows, rows < N, j, sqn, skn, M, D, DIM, KEYS)
-        tl.store(out + place, z.to(out.dtype.element_ty), mask=ok)
+        tl.store(out + place, narrowed(z, out), mask=ok)
 
 
 def dense_pays(keys: int, listed: int, dtype: torch.dtype) -> bool:
@@ -82,7 +83,14 @@ def plan_sddmm(q: Tensor, k: Tensor, index: Tensor, out: Tensor, config: Config 
     unit = vector(q, k)
 
     def plan(config: Config) -> Launch:
-        arguments = {"q": q, "k": k, "index": index, "out": out, **strides("sq", q, unit), **strides("sk", k, unit)}
+        arguments = {
+            "q": q,
+            "k": k,
+            "index": index,
+            "out": out,
+            **strides("sq", q, unit),
+            **strides("sk", k, unit),
+        }
         arguments |= {"H": heads, "N": queries, "K": listed}
         constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "COLS": config.cols, "DIM": config.dim}
         programs = windows * heads * tiles(queries, config.rows)

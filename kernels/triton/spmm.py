@@ -8,13 +8,14 @@ threads meet and no atomic is needed. Every sum then has one owner and one order
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
+from torch import Tensor
+
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, listing_rows, weighted_rows, window_head_tile
+from .tiles import INTERPRETED, listing_rows, narrowed, weighted_rows, window_head_tile
 
 
 @triton.jit
@@ -35,7 +36,7 @@ def spmm_kernel(
     mask = (rows < N)[:, None] & (d < D)[None, :]
     out += (w * sow + h * soh) * VEC
     son *= VEC
-    tl.store(out + rows[:, None] * son + d[None, :], acc.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc, out), mask=mask)
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def spmm_transpose_kernel(
     mask = (keys < M)[:, None] & (d < D)[None, :]
     out += (w * sow + h * soh) * VEC
     son *= VEC
-    tl.store(out + keys[:, None] * son + d[None, :], acc.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + keys[:, None] * son + d[None, :], narrowed(acc, out), mask=mask)
 
 
 def default_config(listed: int, dim: int) -> Config:
@@ -105,7 +106,9 @@ def default_config(listed: int, dim: int) -> Config:
     if INTERPRETED.value:
         return Config(rows=32, dim=channels, terms=min(padded(listed), 16))
     rows = 16
-    return Config(rows=rows, dim=channels, terms=max(1, min(padded(listed), 4096 // (rows * channels))), warps=4)
+    return Config(
+        rows=rows, dim=channels, terms=max(1, min(padded(listed), 4096 // (rows * channels))), warps=4
+    )
 
 
 _CANDIDATES = ((4, 16, 4), (8, 8, 4), (16, 2, 2), (16, 8, 4), (32, 2, 4), (32, 4, 8), (64, 1, 4))
@@ -180,6 +183,12 @@ def plan_spmm_transpose(
     default = default_config(-(-queries * listed // max(keys, 1)), dim)
     return plan(
         choose(
-            "spmm_transpose", default, config, candidates=_candidates(dim), plan=plan, key=key, device=x.device
+            "spmm_transpose",
+            default,
+            config,
+            candidates=_candidates(dim),
+            plan=plan,
+            key=key,
+            device=x.device,
         )
     )

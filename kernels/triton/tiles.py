@@ -19,6 +19,15 @@ def window_head_tile(H, tiles):
 
 
 @triton.jit
+def narrowed(x, pointer):
+    """float32 x in the dtype that `pointer` points to, rounded to nearest even."""
+    if INTERPRETED and pointer.dtype.element_ty == tl.bfloat16:  # the interpreter would cut the low bits off
+        bits = x.to(tl.uint32, bitcast=True)
+        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    return x.to(pointer.dtype.element_ty)
+
+
+@triton.jit
 def dot_products(a, b, acc):
     """acc + a @ b for operands in the inputs' dtype: exact products, float32 sums."""
     if INTERPRETED:  # the interpreter keeps bfloat16 as integers and multiplies those

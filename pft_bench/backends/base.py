@@ -102,6 +102,7 @@ _BACKENDS = {
     "cpu": ("cpu", "CpuBackend"),
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
+    "triton": ("triton", "TritonBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("dense",)}

@@ -1,0 +1,333 @@
+"""The `triton` backend: allocates, plans and starts the kernels of `pft_bench.kernels.triton`.
+
+On a machine without a GPU the kernels can be executed by Triton's interpreter, for checking only: Triton decides that
+when the kernels are first imported, so TRITON_INTERPRET=1 must be in the environment when Python starts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import AttentionBackward, AttentionForward, Backend, empty
+
+MINIMUM = (3, 5)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for in the environment."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def _kernels(name: str) -> ModuleType:
+    """A kernel module, imported when first needed: without Triton everything else must work."""
+    return importlib.import_module(f"pft_bench.kernels.triton.{name}")
+
+
+class InvertedIndex(NamedTuple):
+    """Per key, the entries i * K + t of the index that name it, ascending."""
+
+    start: Tensor
+    """[W * H, M + 1] int32: where the list of each key begins."""
+    entries: Tensor
+    """[W * H, N * K] int32."""
+
+
+class TritonBackend(Backend):
+    """Portable kernels, and a second opinion on the CUDA ones."""
+
+    name = "triton"
+    dtypes = frozenset({torch.float32, torch.float16, torch.bfloat16})
+    composite = False
+
+    @property
+    def summary(self) -> str:  # type: ignore[override]
+        """What runs the kernels here."""
+        if interpreted():
+            return "Triton kernels in Triton's interpreter (TRITON_INTERPRET=1): for checking, never timed"
+        return "Triton kernels, compiled at first use"
+
+    @property
+    def devices(self) -> frozenset[str]:  # type: ignore[override]
+        """GPU tensors; CPU tensors too under the interpreter."""
+        return frozenset({"cuda", "cpu"}) if interpreted() else frozenset({"cuda"})
+
+    @property
+    def timed(self) -> bool:  # type: ignore[override]
+        """Not under the interpreter, whose time says nothing about a kernel."""
+        return not interpreted()
+
+    def available(self) -> str | None:
+        """A GPU, or the interpreter for checking."""
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed: pip install 'pft-bench[triton]' (Linux)"
+        import triton
+
+        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+        if version < MINIMUM:
+            return f"Triton {triton.__version__} is too old: pip install 'triton>=3.5'"
+        if interpreted() or torch.cuda.is_available():
+            return None
+        return (
+            "no GPU found; to check the kernels (never to time them) on the CPU, "
+            "start Python with TRITON_INTERPRET=1 in the environment"
+        )
+
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+        """Gathered, or picked from dense tiles where that is estimated to cost less."""
+        out = empty(index.shape, q.dtype, q.device)
+        with _on(q):
+            _sddmm(_one_head(q), _one_head(k), _one_head(index), _one_head(out))
+        return out
+
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        """Gathered rows, weighted and summed."""
+        out = empty((*index.shape[:2], v.shape[2]), v.dtype, v.device)
+        with _on(v):
+            _spmm(_one_head(a), _one_head(v), _one_head(index), _one_head(out))
+        return out
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """Through the inverted index, which needs 4 bytes an entry."""
+        out = empty((index.shape[0], num_keys, x.shape[2]), x.dtype, x.device)
+        with _on(x):
+            inverted = _invert(_one_head(index), num_keys)
+            _spmm_transpose(_one_head(a), _one_head(x), inverted, _one_head(out))
+        return out
+
+    def attention_forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionForward:
+        """One launch."""
+        windows, heads, queries, _ = q.shape
+        keys = k.shape[2]
+        candidates = keys if index is None else index.shape[3]
+        kept = topk if topk < candidates else 0
+        width = kept or (0 if index is None else candidates)
+        out = _token_major(windows, heads, queries, v.shape[3], v)
+        new_index = empty(
+            (windows, heads, queries, kept), torch.int16 if keys <= 32767 else torch.int32, q.device
+        )
+        new_logits = empty((windows, heads, queries, width), torch.float32, q.device)
+        lse = empty((windows, heads, queries), torch.float32, q.device)
+        results = (out, new_index, new_logits, lse)
+        arguments = (q, k, v, bias, region, index, logits, scale, region_penalty, topk)
+        with _on(q):
+            _kernels("progressive_attention").plan_attention(*arguments, *results).run()
+        return results
+
+    def attention_backward(
+        self,
+        grad_out: Tensor,
+        grad_logits: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        region: Tensor | None,
+        index: Tensor | None,
+        logits: Tensor | None,
+        new_index: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+        region_penalty: float,
+        topk: int,
+    ) -> AttentionBackward:
+        """A chain of launches on one stream; workspaces are of the size of the lists, never N x N."""
+        with _on(q):
+            delta = empty(lse.shape, torch.float32, q.device)
+            _backward("plan_row_delta", grad_out, out, delta)
+            layer = _Layer(
+                grad_out, grad_logits, q, k, v, bias, region, index, logits, lse, delta, scale, region_penalty
+            )
+            if index is None:
+                return layer.dense(new_index if topk < k.shape[2] else None)
+            return layer.listed(index, new_index if topk < index.shape[3] else None)
+
+
+class _Layer(NamedTuple):
+    """What the launches of a backward pass share."""
+
+    grad_out: Tensor
+    grad_logits: Tensor | None
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    region: Tensor | None
+    index: Tensor | None
+    logits: Tensor | None
+    lse: Tensor
+    delta: Tensor
+    scale: float
+    region_penalty: float
+
+    def listed(self, index: Tensor, selected: Tensor | None) -> AttentionBackward:
+        """Listed candidates; `selected` are the kept ones where some were dropped."""
+        keys = self.k.shape[2]
+        gradient, attention = self._row_pass(index, selected, self.delta)
+        grads = self._gradients()
+        inverted = _invert(index, keys)
+        _spmm(gradient, self.k, index, grads[0], self.scale)
+        _spmm_transpose(gradient, self.q, inverted, grads[1], self.scale)
+        kept = inverted if selected is None else _invert(selected, keys)
+        _spmm_transpose(attention, self.grad_out, kept, grads[2])
+        grad_bias = self._bias_gradient(index, gradient, dense=False)
+        return (*grads, grad_bias, None if self.logits is None else gradient)
+
+    def dense(self, selected: Tensor | None) -> AttentionBackward:
+        """All keys are candidates; `selected` are the kept ones where some were dropped."""
+        grads = self._gradients()
+        kept, gradient = None, None
+        if selected is not None:
+            gradient, attention = self._row_pass(selected, None, None)
+            inverted = _invert(selected, self.k.shape[2])
+            _spmm_transpose(attention, self.grad_out, inverted, grads[2])
+            kept = (selected, *inverted, gradient)
+        for launch in _kernels("progressive_attention_backward").plan_dense_backward(
+            self.q,
+            self.k,
+            self.v,
+            self.bias,
+            self.region,
+            self.grad_out,
+            self.lse,
+            self.delta,
+            kept,
+            grads[0],
+            grads[1],
+            grads[2] if selected is None else None,
+            self.scale,
+            self.region_penalty,
+        ):
+            launch.run()
+        return (*grads, self._bias_gradient(selected, gradient, dense=True), None)
+
+    def _gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        windows, heads, queries, dim = self.q.shape
+        keys, dim_v = self.v.shape[2:]
+        return (
+            _token_major(windows, heads, queries, dim, self.q),
+            _token_major(windows, heads, keys, dim, self.k),
+            _token_major(windows, heads, keys, dim_v, self.v),
+        )
+
+    def _row_pass(
+        self, index: Tensor, selected: Tensor | None, delta: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(G over the listed candidates, A over the kept ones), float32 [W, H, N, C] and [W, H, N, K]."""
+        kept = index if selected is None else selected
+        grad_kept, attention = (empty(kept.shape, torch.float32, kept.device) for _ in range(2))
+        gradient = empty(index.shape, torch.float32, index.device)
+        _sddmm(self.grad_out, self.v, kept, grad_kept)
+        _backward(
+            "plan_candidate_gradient",
+            self.q,
+            self.k,
+            self.bias,
+            self.region if self.index is None else None,
+            index,
+            self.logits,
+            selected,
+            grad_kept,
+            self.grad_logits,
+            self.lse,
+            delta,
+            attention,
+            gradient,
+            self.scale,
+            self.region_penalty,
+        )
+        return gradient, attention
+
+    def _bias_gradient(self, index: Tensor | None, gradient: Tensor | None, *, dense: bool) -> Tensor | None:
+        """[T, H] from the part of G on a list and, where all keys are candidates, the dense part."""
+        if self.bias is None:
+            return None
+        module = _kernels("bias_gradient")
+        windows, heads = self.q.shape[:2]
+        cells = self.bias.shape[0]
+        side = math.isqrt(self.k.shape[2])
+        tables = 0
+        parts, each = module.parts_of(windows, heads * cells * 4)
+        dense_parts, dense_each = module.parts_of(windows, side * heads * cells * 4)
+        tables = (parts if index is not None else 0) + (dense_parts * side if dense else 0)
+        partial = empty((tables, heads, cells), torch.float32, self.q.device)
+        if index is not None:
+            module.plan_bias_listed(index, gradient, partial[tables - parts :], side, each).run()
+        if dense:
+            module.plan_bias_dense(
+                self.q,
+                self.k,
+                self.v,
+                self.bias,
+                self.region,
+                self.grad_out,
+                self.lse,
+                self.delta,
+                partial[: dense_parts * side],
+                self.scale,
+                self.region_penalty,
+                side,
+                dense_each,
+                index is None,
+            ).run()
+        grad_bias = empty(self.bias.shape, torch.float32, self.q.device)
+        module.plan_add_tables(partial, grad_bias).run()
+        return grad_bias
+
+
+def _on(tensor: Tensor) -> Any:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device_of(tensor)
+
+
+def _one_head(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(1)
+
+
+def _token_major(windows: int, heads: int, tokens: int, dim: int, like: Tensor) -> Tensor:
+    return empty((windows, tokens, heads, dim), like.dtype, like.device).transpose(1, 2)
+
+
+def _backward(plan: str, *arguments: Any) -> None:
+    getattr(_kernels("progressive_attention_backward"), plan)(*arguments).run()
+
+
+def _sddmm(q: Tensor, k: Tensor, index: Tensor, out: Tensor) -> None:
+    _kernels("sddmm").plan_sddmm(q, k, index, out).run()
+
+
+def _spmm(a: Tensor, v: Tensor, index: Tensor, out: Tensor, factor: float = 1.0) -> None:
+    _kernels("spmm").plan_spmm(a, v, index, out, factor).run()
+
+
+def _invert(index: Tensor, keys: int) -> InvertedIndex:
+    windows, heads, queries, listed = index.shape
+    both = windows * heads
+    start = empty((both, keys + 1), torch.int32, index.device)
+    entries = empty((both, queries * listed), torch.int32, index.device)
+    cursor = empty((both, keys), torch.int32, index.device)
+    _kernels("spmm").plan_invert_index(index, start, cursor, entries).run()
+    return InvertedIndex(start, entries)
+
+
+def _spmm_transpose(a: Tensor, x: Tensor, inverted: InvertedIndex, out: Tensor, factor: float = 1.0) -> None:
+    _kernels("spmm").plan_spmm_transpose(a, x, *inverted, out, factor).run()
