@@ -52,7 +52,7 @@ def bias_dense_kernel(
     q, k, v, bias, region, grad_out, lse, delta, partial,
     sqw, sqh, sqn, skw, skh, skn, svw, svh, svn, sgw, sgh, sgn, W, H, N, M, P, T, scale, penalty, part_windows,
     VEC: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, WINDOW: tl.constexpr, SIDE: tl.constexpr,
-    COLS: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, ALL: tl.constexpr,
+    COLS: tl.constexpr, DIM: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
     """Adds the dense part of G. A program owns one row of query tokens of a window, yi, in part of the windows.
 
@@ -97,7 +97,7 @@ def bias_dense_kernel(
             if ALL:
                 v_head = v + (w * svw + h * svh) * VEC
                 grad_head = grad_out + (w * sgw + h * sgh) * VEC
-                grad_a = products_block(grad_head, v_head, rows, keys, x_ok, x_ok, sgn, svn, DV, DIM_V)
+                grad_a = products_block(grad_head, v_head, rows, keys, x_ok, x_ok, sgn, svn, DV, DIM)
                 g = g * (grad_a - row_delta[:, None])
             else:
                 g = g * (0.0 - row_delta[:, None])
@@ -162,7 +162,7 @@ def plan_bias_dense(
 ) -> Launch:
     """Launch for the dense part; partial [parts * window, H, T]. everything: all keys are kept."""
     unit = vector(q, k, v, grad_out)
-    config = choose("bias_dense", Config(cols=256, dim=min(padded(q.shape[3], 16), 64), warps=4), config)
+    config = choose("bias_dense", Config(cols=256, dim=16), config)
     arguments = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
     arguments |= {"grad_out": grad_out, "delta": delta, "partial": partial, "penalty": region_penalty}
     arguments |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}
@@ -170,7 +170,6 @@ def plan_bias_dense(
     arguments |= {"part_windows": each}
     constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window, "ALL": everything}
     constants |= {"SIDE": padded(window, 16), "COLS": config.cols, "DIM": config.dim}
-    constants |= {"DIM_V": padded(v.shape[3], 16)}
     return Launch(bias_dense_kernel, partial.shape[0] * partial.shape[1], arguments, constants, config)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,20 @@ _POINTER = {
     torch.int32: "*i32",
     torch.uint8: "*u8",
 }
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Collect launches instead of running them: what an op would start, for tensors on the meta device."""
+    global _recorded
+    previous, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = previous
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,9 @@ class Launch:
 
     def run(self) -> None:
         """Start the kernel on the current stream; nothing happens for an empty grid."""
-        if self.grid:
+        if _recorded is not None:
+            _recorded.append(self)
+        elif self.grid:
             self.kernel[(self.grid,)](**self.arguments, **self.constants, **self._options())
 
     def shared_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """One layer of progressive attention, forward: logits, softmax, selection and AV in one launch.
 
 Three kernels for three situations of a chain: all keys kept (the flash-attention way: no row is ever whole), all keys
-candidates but K kept (the row's logits are whole in registers, 16 rows a program), and listed candidates.
+candidates but K kept (a row's logits are whole in registers), and listed candidates.
 The selected list is stored first and read back for AV, because AV walks through it and a register tile cannot be
 indexed. Nothing else of a row touches device memory.
 """
@@ -21,7 +21,7 @@ import triton.language as tl
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .sddmm import dense_pays
-from .selection import order_kept, select, write_kept
+from .selection import logit_of, order_kept, ordered_key, select, write_kept
 from .tiles import (
     INTERPRETED,
     added_logits,
@@ -113,8 +113,9 @@ def attention_select_kernel(
     j = keys[None, :] + tl.zeros([ROWS, KEYS], tl.int32)
     new_index += both * N * K
     new_logits += both * N * K
-    kept = select(z, j, ok, K, M) & ok
-    write_kept(kept, j, z - top[:, None], rows, new_index, new_logits, K)
+    key = tl.where(ok, ordered_key(z), 0)
+    kept = select(key, j, ok, K, M) & ok
+    write_kept(kept, j, logit_of(key) - top[:, None], rows, new_index, new_logits, K)
     tl.debug_barrier()
     d = tl.arange(0, DIM_V)
     acc = weighted_rows(v, svn, new_index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
@@ -163,8 +164,9 @@ def attention_listed_kernel(
     d = tl.arange(0, DIM_V)
     if SELECT:
         new_index += both * N * K
-        kept = select(z, j, ok, K, M) & ok
-        write_kept(kept, j, z - top[:, None], rows, new_index, new_logits, K)
+        key = tl.where(ok, ordered_key(z), 0)
+        kept = select(key, j, ok, K, M) & ok
+        write_kept(kept, j, logit_of(key) - top[:, None], rows, new_index, new_logits, K)
         before = tl.load(index + place - 1, mask=ok & (t > 0)[None, :], other=-1).to(tl.int32)
         if tl.max(tl.max((ok & (before > j)).to(tl.int32), 1), 0) > 0:
             order_kept(rows, rows_ok, new_index, new_logits, K, KEPT)
@@ -244,8 +246,8 @@ def _plan_all(arguments: dict[str, Any], constants: dict[str, Any], config: Conf
     windows, heads, queries, dim = q.shape
     half = q.dtype != torch.float32
     default = Config(
-        rows=64 if half else 32,
-        cols=64 if half else 32,
+        rows=32,
+        cols=32,
         dim=min(padded(dim, 16), 64),
         precision=precision(q.dtype),
         warps=4,
@@ -276,7 +278,7 @@ def _plan_select(arguments: dict[str, Any], constants: dict[str, Any], config: C
     q = arguments["q"]
     windows, heads, queries, _ = q.shape
     keys = padded(arguments["M"], 16)
-    default = _select_default(keys, q.dtype, constants["DIM_V"])
+    default = _select_default(keys, constants["DIM_V"])
 
     def plan(config: Config) -> Launch:
         sizes = {"ROWS": config.rows, "KEYS": keys, "DIM": config.dim, "TERMS": config.terms}
@@ -285,7 +287,7 @@ def _plan_select(arguments: dict[str, Any], constants: dict[str, Any], config: C
 
     candidates = [
         Config(rows=r, dim=d, terms=t, warps=w)
-        for r, d, t, w in ((16, 16, 4, 8), (16, 16, 4, 16), (8, 0, 4, 4), (4, 0, 8, 4))
+        for r, d, t, w in ((16, 16, 4, 8), (16, 16, 4, 16), (8, 16, 4, 8), (4, 0, 8, 4))
         if d == 0 or (q.dtype != torch.float32 and keys <= 2048)
     ]
     key = _key(arguments, constants, f"K={arguments['K']}")
@@ -296,17 +298,13 @@ def _plan_select(arguments: dict[str, Any], constants: dict[str, Any], config: C
     )
 
 
-def _select_default(keys: int, dtype: torch.dtype, channels: int) -> Config:
-    """A row of logits is whole in registers: 64 of them a thread at most."""
+def _select_default(keys: int, channels: int) -> Config:
+    """A row of logits is whole in registers: 32 a thread. Wider rows than 1024 leave no shared memory for tl.dot."""
     if INTERPRETED.value:
         return Config(rows=16, dim=16, terms=16)
-    if dtype != torch.float32 and keys <= 2048:
-        return Config(
-            rows=16, dim=16, terms=max(1, 8192 // (16 * channels)), warps=max(4, min(16, keys // 128))
-        )
     rows = max(1, min(16, 4096 // keys))
     warps = max(4, min(32, padded(rows * keys // 1024)))
-    return Config(rows=rows, dim=0, terms=max(1, 4096 // (rows * channels)), warps=warps)
+    return Config(rows=rows, dim=16 if keys <= 1024 else 0, terms=max(1, 1024 // (rows * channels)), warps=warps)
 
 
 def _plan_listed(

@@ -129,7 +129,7 @@ def dense_query_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, CHUNK: tl.constexpr,
     TERMS: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
-    """grad_q of ROWS queries and CHUNK channels. ALL keys kept: G = A (dA - delta); else -A delta plus the kept part."""
+    """grad_q of ROWS queries and CHUNK channels. ALL keys kept: G = A (dA - delta); else -A delta and a kept part."""
     chunks = tl.cdiv(D, CHUNK)
     both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * chunks)
     rows = tile // chunks * ROWS + tl.arange(0, ROWS)
@@ -156,7 +156,7 @@ def dense_query_kernel(
         z += added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
         g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
         if ALL:
-            grad_a = products_block(grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, DV, DIM_V)
+            grad_a = products_block(grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, DV, DIM)
             g = g * (grad_a - row_delta[:, None])
         else:
             g = g * (0.0 - row_delta[:, None])
@@ -181,7 +181,7 @@ def dense_key_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, CHUNK: tl.constexpr,
     TERMS: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
-    """grad_k of ROWS keys and one of `chunks` chunks of CHUNK channels from FIRST on; grad_v too where VALUES is set."""
+    """grad_k of ROWS keys and one of `chunks` chunks of CHUNK channels from FIRST on; VALUES: grad_v too."""
     both, w, h, tile = window_head_tile(H, tl.cdiv(M, ROWS) * chunks)
     keys = tile // chunks * ROWS + tl.arange(0, ROWS)
     d = (FIRST + tile % chunks) * CHUNK + tl.arange(0, CHUNK)
@@ -211,7 +211,7 @@ def dense_key_kernel(
         if VALUES:
             acc_v = dot_weights(g, load_rows(grad_out, rows, rows_ok, sgn, d_v, DV), acc_v, PRECISION)
         if ALL:
-            grad_a = products_block(v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, DV, DIM_V)
+            grad_a = products_block(v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, DV, DIM)
             g = g * (grad_a - row_delta[None, :])
         else:
             g = g * (0.0 - row_delta[None, :])
@@ -331,13 +331,12 @@ def plan_dense_backward(
     ]
 
 
-def _dense_default(q: Tensor) -> Config:
-    half = q.element_size() == 2
-    size = 32
-    return Config(
-        rows=size, cols=size, dim=min(padded(q.shape[3], 16), 64), terms=2, precision=precision(q.dtype),
-        warps=4, stages=2 if half else 1,
-    )  # fmt: skip
+def _dense_default(q: Tensor, cols: int = 32) -> Config:
+    """What does not spill: float32 products without tensor cores hold their operands in registers."""
+    dim = min(padded(q.shape[3], 16), 64)
+    if q.element_size() == 4:
+        return Config(rows=32, cols=cols, dim=min(dim, cols), terms=2)
+    return Config(rows=32, cols=32, dim=dim, terms=2, precision=precision(q.dtype))
 
 
 def _dense_constants(config: Config, dim: int) -> dict[str, Any]:
@@ -365,7 +364,7 @@ def _plan_dense_key(
 ) -> list[Launch]:
     q = arguments["q"]
     windows, heads, _, dim = q.shape
-    config = choose("dense_key", _dense_default(q), config)
+    config = choose("dense_key", _dense_default(q, cols=16), config)
     constants = constants | _dense_constants(config, dim)
     programs = windows * heads * tiles(arguments["M"], config.rows)
     chunks = tiles(dim, constants["CHUNK"])

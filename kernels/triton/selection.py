@@ -17,9 +17,18 @@ def ordered_key(z):
 
 
 @triton.jit
-def select(z, j, ok, K, M):
-    """Mask of the K largest z of each row [ROWS, COLS]; of equal ones those with the smaller key position j."""
-    key = tl.where(ok, ordered_key(z), 0)
+def logit_of(key):
+    """The float32 that ordered_key made `key` of: a tile of keys replaces the tile of logits in registers."""
+    bits = tl.where((key >> 31) != 0, key ^ 0x80000000, ~key)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def select(key, j, ok, K, M):
+    """Mask of the K largest ordered keys of each row [ROWS, COLS]; of equal ones those with smaller key position j.
+
+    Places that are not ok hold 0, which is less than the ordered key of any number.
+    """
     high = tl.max(key, 1)
     low = tl.minimum(tl.min(tl.where(ok, key, 0xFFFFFFFF), 1), high)
     # Invariant: at least K entries are >= low, fewer than K are > high.
@@ -45,7 +54,7 @@ def select(z, j, ok, K, M):
 
 @triton.jit
 def write_kept(kept, j, relative, rows, new_index, new_logits, K):
-    """Close up the kept entries of each row and store their key positions and logits."""
+    """Close up the kept entries of each row and store their key positions j and logits."""
     place = rows[:, None] * K + tl.cumsum(kept.to(tl.int32), 1) - 1
     tl.store(new_index + place, j.to(new_index.dtype.element_ty), mask=kept)
     tl.store(new_logits + place, relative, mask=kept)
