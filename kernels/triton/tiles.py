@@ -23,8 +23,10 @@ def narrowed(x, pointer):
     """float32 x in the dtype that `pointer` points to, rounded to nearest even."""
     if INTERPRETED and pointer.dtype.element_ty == tl.bfloat16:  # the interpreter would cut the low bits off
         bits = x.to(tl.uint32, bitcast=True)
-        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
-    return x.to(pointer.dtype.element_ty)
+        high = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return high.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(pointer.dtype.element_ty)
 
 
 @triton.jit

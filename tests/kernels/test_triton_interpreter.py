@@ -1,0 +1,44 @@
+"""Without a GPU: the tests that execute Triton kernels, in processes of their own under Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent
+FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py")
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """One process a file, side by side: file name -> process."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs"]
+    processes = {
+        name: subprocess.Popen(
+            [*command, str(FOLDER / name)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in FILES
+        if (FOLDER / name).exists()
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the files run on the GPU themselves")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the files run interpreted already")
+@pytest.mark.parametrize("name", FILES)
+def test_under_the_interpreter(interpreted, name):
+    output, _ = interpreted[name].communicate()
+    assert interpreted[name].returncode == 0, output[-8000:]
+    assert " passed" in output
