@@ -342,7 +342,7 @@ def _listed_default(cols: int, listed: int, keys: int, dtype: torch.dtype, chann
     if INTERPRETED.value:
         return Config(rows=32, dim=16, terms=16, dense=min(padded(keys, 16), 64) if listed >= 64 else 0)
     if dense_pays(keys, listed, dtype):
-        rows, warps = 16, 4 if cols <= 256 else 8
+        rows, warps = 16, 4 if cols <= 128 else 8
         dense = min(padded(keys, 16), 128)
         return Config(rows=rows, dim=16, dense=dense, terms=max(1, 4096 // (rows * channels)), warps=warps)
     rows = max(1, 1024 // cols)
