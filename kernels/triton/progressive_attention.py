@@ -304,7 +304,9 @@ def _select_default(keys: int, channels: int) -> Config:
         return Config(rows=16, dim=16, terms=16)
     rows = max(1, min(16, 4096 // keys))
     warps = max(4, min(32, padded(rows * keys // 1024)))
-    return Config(rows=rows, dim=16 if keys <= 1024 else 0, terms=max(1, 1024 // (rows * channels)), warps=warps)
+    return Config(
+        rows=rows, dim=16 if keys <= 1024 else 0, terms=max(1, 1024 // (rows * channels)), warps=warps
+    )
 
 
 def _plan_listed(

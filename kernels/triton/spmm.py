@@ -8,6 +8,8 @@ threads meet and no atomic is needed. Every sum then has one owner and one order
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 import triton
@@ -128,7 +130,7 @@ def plan_spmm(
     unit = vector(v, out)
 
     def plan(config: Config) -> Launch:
-        arguments = {"a": a, "v": v, "index": index, "out": out}
+        arguments: dict[str, Any] = {"a": a, "v": v, "index": index, "out": out}
         arguments |= {**strides("sa", a), **strides("sv", v, unit), **strides("so", out, unit)}
         arguments |= {"H": heads, "N": queries, "K": listed, "factor": factor}
         constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}
@@ -151,7 +153,7 @@ def plan_invert_index(
     kept = padded(listed)
     # A row is the unit of progress, and each costs two barriers: as few warps as hold it with 4 entries a thread.
     config = choose("invert_index", Config(warps=max(1, min(kept // 128, 8)), cols=256), config)
-    arguments = {"index": index, "start": start, "cursor": cursor, "entries": entries}
+    arguments: dict[str, Any] = {"index": index, "start": start, "cursor": cursor, "entries": entries}
     arguments |= {"N": queries, "M": keys, "K": listed}
     constants = {"KEPT": kept, "KEYS": config.cols}
     return Launch(invert_index_kernel, windows * heads, arguments, constants, config)
@@ -172,7 +174,7 @@ def plan_spmm_transpose(
     unit = vector(x, out)
 
     def plan(config: Config) -> Launch:
-        arguments = {"a": a, "x": x, "start": start, "entries": entries, "out": out}
+        arguments: dict[str, Any] = {"a": a, "x": x, "start": start, "entries": entries, "out": out}
         arguments |= {**strides("sa", a), **strides("sx", x, unit), **strides("so", out, unit)}
         arguments |= {"H": heads, "N": queries, "M": keys, "K": listed, "factor": factor}
         constants = {"VEC": unit, "D": dim, "ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms}

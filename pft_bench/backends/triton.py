@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -162,7 +163,8 @@ class TritonBackend(Backend):
             return layer.listed(index, new_index if topk < index.shape[3] else None)
 
 
-class _Layer(NamedTuple):
+@dataclass(frozen=True)
+class _Layer:
     """What the launches of a backward pass share."""
 
     grad_out: Tensor
@@ -265,7 +267,6 @@ class _Layer(NamedTuple):
         windows, heads = self.q.shape[:2]
         cells = self.bias.shape[0]
         side = math.isqrt(self.k.shape[2])
-        tables = 0
         parts, each = module.parts_of(windows, heads * cells * 4)
         dense_parts, dense_each = module.parts_of(windows, side * heads * cells * 4)
         tables = (parts if index is not None else 0) + (dense_parts * side if dense else 0)

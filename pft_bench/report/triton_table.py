@@ -47,7 +47,7 @@ def situations(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     """Calls of the backend that together start every kernel, by what they stand for."""
     from ..backends import get
 
-    backend = get("triton")
+    backend: Any = get("triton")
     qkv = _meta(WINDOWS, TOKENS, 3, HEADS, CHANNELS, dtype=dtype).permute(2, 0, 3, 1, 4)
     rows = [part.flatten(0, 1) for part in _meta(3, WINDOWS, HEADS, TOKENS, CHANNELS, dtype=dtype)]
     chain = _meta(2, WINDOWS, HEADS, TOKENS, 2 * CHANNELS, dtype=dtype)
@@ -66,14 +66,16 @@ def situations(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
         return lambda: backend.attention_forward(*layer, topk)
 
     def backward(candidates: int, topk: int) -> Callable[[], object]:
-        layer = _layer(*qkv, candidates)
+        layer = _layer(qkv[0], qkv[1], qkv[2], candidates)
         out = _meta(WINDOWS, TOKENS, HEADS, CHANNELS, dtype=dtype).transpose(1, 2)
         kept = topk if topk < (candidates or TOKENS) else 0
         width = kept or candidates
         new_index = _meta(WINDOWS, HEADS, TOKENS, kept, dtype=torch.int16)
         handed = _meta(WINDOWS, HEADS, TOKENS, width, dtype=torch.float32) if width else None
         lse = _meta(WINDOWS, HEADS, TOKENS, dtype=torch.float32)
-        return lambda: backend.attention_backward(out, handed, *layer[:7], new_index, out, lse, *layer[7:], topk)
+        return lambda: backend.attention_backward(
+            out, handed, *layer[:7], new_index, out, lse, *layer[7:], topk
+        )
 
     return {
         "sddmm K=256": sparse("sddmm", 256),
@@ -185,7 +187,9 @@ def render(rows: Iterable[Resources]) -> str:
         cells = [_cell(by_target.get(target)) for target in targets]
         lines.append(f"| {situation} | {kernel} | {dtype} | {warps} | " + " | ".join(cells) + " |")
     lines.append("")
-    lines.append("Cells: registers a thread / shared KiB a program, and spilled bytes a thread where there are any.")
+    lines.append(
+        "Cells: registers a thread / shared KiB a program, and spilled bytes a thread where there are any."
+    )
     return "\n".join(lines)
 
 

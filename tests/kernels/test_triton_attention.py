@@ -11,20 +11,34 @@ from pft_bench.check import Layer, check_layer
 pytestmark = runs_kernels
 
 CASES = {
-    "dense, all kept, shifted windows": dict(windows=2, queries=25, topk=99, patterns=2),
-    "dense, K = N, D = 40, views of a projection": dict(queries=36, dim=40, topk=36, projected=True),
-    "third dense layer of a chain": dict(heads=1, queries=16, dim=120, dim_v=40, topk=16),
-    "dense, select": dict(windows=2, queries=25, dim=40, topk=9, patterns=1),
-    "dense, select, D and Dv beyond one tile": dict(heads=1, queries=16, dim=70, dim_v=70, topk=3),
-    "dense, keep one, no bias, N is not M": dict(queries=19, keys=37, topk=1, bias=False),
-    "listed, select": dict(windows=2, queries=25, dim=40, candidates=12, topk=5, projected=True),
-    "listed, select, in any order": dict(queries=25, candidates=13, topk=6, ascending=False),
-    "listed, keep one": dict(queries=25, candidates=4, topk=1, index_dtype=torch.int32),
-    "listed, all kept, no bias": dict(queries=19, keys=37, dim=40, candidates=7, topk=7, bias=False),
-    "listed, picked from dense tiles": dict(heads=1, queries=81, candidates=70, topk=33),
-    "listed, all keys, all kept": dict(queries=16, candidates=16, topk=99),
-    "no windows": dict(windows=0, queries=16, dim=40, topk=5),
-    "no windows, listed": dict(windows=0, queries=16, candidates=5, topk=5),
+    "dense, all kept, shifted windows": {"windows": 2, "queries": 25, "topk": 99, "patterns": 2},
+    "dense, K = N, D = 40, views of a projection": {"queries": 36, "dim": 40, "topk": 36, "projected": True},
+    "third dense layer of a chain": {"heads": 1, "queries": 16, "dim": 120, "dim_v": 40, "topk": 16},
+    "dense, select": {"windows": 2, "queries": 25, "dim": 40, "topk": 9, "patterns": 1},
+    "dense, select, D and Dv beyond one tile": {"heads": 1, "queries": 16, "dim": 70, "dim_v": 70, "topk": 3},
+    "dense, keep one, no bias, N is not M": {"queries": 19, "keys": 37, "topk": 1, "bias": False},
+    "listed, select": {
+        "windows": 2,
+        "queries": 25,
+        "dim": 40,
+        "candidates": 12,
+        "topk": 5,
+        "projected": True,
+    },
+    "listed, select, in any order": {"queries": 25, "candidates": 13, "topk": 6, "ascending": False},
+    "listed, keep one": {"queries": 25, "candidates": 4, "topk": 1, "index_dtype": torch.int32},
+    "listed, all kept, no bias": {
+        "queries": 19,
+        "keys": 37,
+        "dim": 40,
+        "candidates": 7,
+        "topk": 7,
+        "bias": False,
+    },
+    "listed, picked from dense tiles": {"heads": 1, "queries": 81, "candidates": 70, "topk": 33},
+    "listed, all keys, all kept": {"queries": 16, "candidates": 16, "topk": 99},
+    "no windows": {"windows": 0, "queries": 16, "dim": 40, "topk": 5},
+    "no windows, listed": {"windows": 0, "queries": 16, "candidates": 5, "topk": 5},
 }
 
 
@@ -41,7 +55,9 @@ def forward(layer):
 @pytest.mark.parametrize("candidates", [0, 16])
 def test_ties_go_to_the_smaller_key_position(candidates):
     """All logits equal: a threshold alone cannot decide; -0 and +0 are equal too."""
-    layer = random_layer(torch.float32, queries=16, candidates=candidates, topk=6, bias=False, ascending=False)
+    layer = random_layer(
+        torch.float32, queries=16, candidates=candidates, topk=6, bias=False, ascending=False
+    )
     zero = torch.zeros_like(layer.q)
     zero[..., ::2, :] = -0.0
     logits = None if layer.logits is None else torch.zeros_like(layer.logits)

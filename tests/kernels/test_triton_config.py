@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("triton")
 
 import torch
-
-from pft_bench.backends import get
 from pft_bench.kernels.triton.config import Config, choose, tuned
 from pft_bench.kernels.triton.launch import recording
+
+from pft_bench.backends import get
 
 
 class FakeLaunch:
@@ -37,7 +37,7 @@ def test_explicit_beats_environment_beats_default(monkeypatch):
 @pytest.mark.parametrize("text", ["{", '["spmm"]', '{"spmm": 3}', '{"spmm": {"row": 8}}'])
 def test_a_wrong_override_is_an_error(monkeypatch, text):
     monkeypatch.setenv("PFT_TRITON_CONFIG", text)
-    with pytest.raises(ValueError, match="PFT_TRITON_CONFIG|a Triton config has"):
+    with pytest.raises(ValueError, match=r"PFT_TRITON_CONFIG|a Triton config has"):
         choose("spmm", Config())
 
 
