@@ -336,7 +336,7 @@ def _dense_default(q: Tensor, cols: int = 32) -> Config:
     dim = min(padded(q.shape[3], 16), 64)
     if q.element_size() == 4:
         return Config(rows=32, cols=cols, dim=min(dim, cols), terms=2)
-    return Config(rows=32, cols=32, dim=dim, terms=2, precision=precision(q.dtype))
+    return Config(rows=32, cols=32, dim=dim, terms=4, precision=precision(q.dtype))
 
 
 def _dense_constants(config: Config, dim: int) -> dict[str, Any]:
