@@ -3,6 +3,7 @@
 // below; everything else is ordinary CUDA C++.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 #include "pft/tensor.h"
 
@@ -10,6 +11,14 @@
 #include "../emulator/mma.h"
 
 namespace pft {
+template <class T>
+float2 unpack_pair(uint32_t word, T tag) {
+  return {half_of(word, 0, tag), half_of(word, 1, tag)};
+}
+template <class T>
+uint32_t pack_pair(float low, float high, T) {
+  return uint32_t(from_float<T>(low).bits) | uint32_t(from_float<T>(high).bits) << 16;
+}
 inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit); }
 inline int multiprocessors() { return 4; }
 
@@ -51,6 +60,28 @@ __device__ __forceinline__ half_t from_float<half_t>(float x) {
 template <>
 __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+// Two 16-bit values in a word, the first in the low half.
+__device__ __forceinline__ float2 unpack_pair(uint32_t word, half_t) {
+  __half2 pair;
+  memcpy(&pair, &word, 4);
+  return __half22float2(pair);
+}
+__device__ __forceinline__ float2 unpack_pair(uint32_t word, bf16_t) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, half_t) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t word;
+  memcpy(&word, &pair, 4);
+  return word;
+}
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, bf16_t) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t word;
+  memcpy(&word, &pair, 4);
+  return word;
 }
 
 template <class V, class T>
