@@ -86,26 +86,35 @@ __device__ __forceinline__ uint4 pack(const float (&x)[8], T tag) {
                     pack_pair(x[6], x[7], tag));
 }
 
-// Copies columns [col0, col0 + cols) of `rows` rows to shared memory; the tail of the last unit becomes zero. Asynchronous
-// where alignment allows: finish_staging() ends it for the whole block.
+// Copies columns [col0, col0 + cols) of `rows` rows to shared memory, `units` 16-byte units a row, and zeroes what lies
+// beyond: the tail of a row, and rows up to `padded_rows`. Asynchronous where alignment allows: finish_staging() ends it
+// for the whole block.
+template <class T>
+__device__ void stage_tile(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows, int padded_rows,
+                           int col0, int cols, int units, bool aligned) {
+  constexpr int per = kPerUnit<T>;
+  const bool whole = aligned && cols % per == 0 && col0 % per == 0;
+  for (int e = int(threadIdx.x); e < padded_rows * units; e += int(blockDim.x)) {
+    const int row = e / units, unit = e % units;
+    const View<T> at = to + int64_t(row) * pitch + unit * per;
+    if (row >= rows || unit * per >= cols) {
+      store_as(at, make_uint4(0, 0, 0, 0));
+    } else if (whole) {
+      cp_async_16(at, from + row * stride_row + col0 + unit * per);
+    } else {
+      float x[per];
+#pragma unroll
+      for (int i = 0; i < per; ++i) {
+        x[i] = unit * per + i < cols ? to_float(from[row * stride_row + col0 + unit * per + i]) : 0.f;
+      }
+      store_as(at, pack(x, T{}));  // exact: the values came from T
+    }
+  }
+}
 template <class T>
 __device__ void stage_rows(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows, int col0, int cols,
                            bool aligned) {
-  const int units = units_of<T>(cols);
-  constexpr int per = kPerUnit<T>;
-  if (aligned && cols % per == 0 && col0 % per == 0) {
-    for (int e = int(threadIdx.x); e < rows * units; e += int(blockDim.x)) {
-      const int row = e / units, unit = e % units;
-      cp_async_16(to + int64_t(row) * pitch + unit * per, from + row * stride_row + col0 + unit * per);
-    }
-  } else {
-    for (int e = int(threadIdx.x); e < rows * units * per; e += int(blockDim.x)) {
-      const int row = e / (units * per), col = e % (units * per);
-      T value = from_float<T>(0.f);
-      if (col < cols) value = from[row * stride_row + col0 + col];
-      to[int64_t(row) * pitch + col] = value;
-    }
-  }
+  stage_tile<T>(to, pitch, from, stride_row, rows, rows, col0, cols, units_of<T>(cols), aligned);
 }
 __device__ __forceinline__ void finish_staging() {
   cp_async_commit();
@@ -171,19 +180,8 @@ __device__ __forceinline__ float warp_sum(float x) {
   for (int bit = 16; bit; bit /= 2) x += __shfl_xor_sync(kFullWarp, x, bit);
   return x;
 }
-__device__ __forceinline__ int warp_sum(int x) {
-#pragma unroll
-  for (int bit = 16; bit; bit /= 2) x += __shfl_xor_sync(kFullWarp, x, bit);
-  return x;
-}
-__device__ __forceinline__ int warp_min(int x) {
-#pragma unroll
-  for (int bit = 16; bit; bit /= 2) {
-    const int other = __shfl_xor_sync(kFullWarp, x, bit);
-    x = other < x ? other : x;
-  }
-  return x;
-}
+__device__ __forceinline__ int warp_sum(int x) { return __reduce_add_sync(kFullWarp, x); }
+__device__ __forceinline__ int warp_min(int x) { return __reduce_min_sync(kFullWarp, x); }
 
 // Blocks per window-head: enough to fill the device when there are few window-heads, but at least `min_rows` rows each,
 // as every one of them loads K or V again.

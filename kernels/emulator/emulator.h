@@ -71,7 +71,7 @@ class Buffers {
   void add(const void* begin, size_t bytes, unsigned element_bytes, bool writable);
 };
 
-enum class WarpOp : uint8_t { none, syncwarp, shuffle, vote, mma, ldmatrix };
+enum class WarpOp : uint8_t { none, syncwarp, shuffle, vote, reduce, mma, ldmatrix };
 
 struct AsyncCopy {
   char* to;

@@ -51,6 +51,22 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   }
   return result;
 }
+template <class F>
+int warp_reduce(unsigned mask, int value, F join) {
+  const auto all = pft::emu::exchange(mask, pft::emu::WarpOp::reduce, value);
+  const unsigned present = mask & pft::emu::block->warps[pft::emu::thread->warp].mask;
+  int result = value;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (present >> lane & 1 && lane != pft::emu::thread->lane) result = join(result, all[lane]);
+  }
+  return result;
+}
+inline int __reduce_add_sync(unsigned mask, int value) {
+  return warp_reduce(mask, value, [](int x, int y) { return x + y; });
+}
+inline int __reduce_min_sync(unsigned mask, int value) {
+  return warp_reduce(mask, value, [](int x, int y) { return x < y ? x : y; });
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 

@@ -70,6 +70,7 @@ struct SparseGradients {
   const float* lse = nullptr;          // [..]
   const float* delta = nullptr;        // [..]: grad_out . out
   const void* new_index = nullptr;     // [.., kept], null where nothing was selected
+  bool new_index_wide = false;
   float* g = nullptr;                  // [.., candidates] out: gradient of the logits
   float* a_kept = nullptr;             // [.., kept] out: the softmax weights that multiply v
   int64_t kept = 0;
@@ -79,21 +80,17 @@ struct SparseGradients {
 Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta, void* stream);
 // Sparse layers: G over the candidates, and the weights of the kept entries.
 Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, void* stream);
-// Dense layers that selected: the part of G on the kept entries, A*dA + grad_logits with the row's sum of grad_logits
-// taken off its maximum; the rest of G (-A*delta, over all keys) is attention_backward_dense's with grad_out null.
-Status attention_backward_kept(const AttentionShape& shape, const SparseGradients& gradients, const float* new_logits,
-                               const float* row_max, void* stream);
+// A dense layer that selected is the sum of two parts: -A*delta over all keys (attention_backward_dense without grad_out)
+// and A*dA + grad_logits on the kept entries: the function above, with the kept entries as candidates and delta null.
 
-// Dense layers: contributions of all keys, into contiguous float32 [batch, rows, dim] (null: not wanted).
-// With grad_out: G = A (grad_out . v - delta), grad_v = A^T grad_out. Without: G = -A delta, no grad_v.
+// Dense layers, over all keys. With grad_out: G = A (grad_out . v - delta) and grad_v = A^T grad_out. Without: G = -A delta
+// and no grad_v. grad_q = scale G k, grad_k = scale G^T q; results in q's dtype or float32.
 struct DenseGradients {
   Input grad_out;  // data null: none
   const float* lse = nullptr;
   const float* delta = nullptr;
-  float* grad_q = nullptr;
-  float* grad_k = nullptr;
-  float* grad_v = nullptr;
-  float* bias_partial = nullptr;  // [windows * heads * row_blocks, (2 window_size - 1)^2], or null
+  Output grad_q, grad_k, grad_v;
+  float* bias_partial = nullptr;  // [windows * row_blocks, heads, (2 window_size - 1)^2], or null
   int64_t row_blocks = 1;
 };
 Status attention_backward_dense(const AttentionInputs& in, const DenseGradients& gradients, void* stream);
