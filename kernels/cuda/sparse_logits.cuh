@@ -128,7 +128,10 @@ bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparseP
   const int64_t table_bytes = bias ? round_up(int64_t(table_rows(int(s.window_size))) * 4, 16) : 0;
 
   plan->warps = 16;
-  while (plan->warps > 1 && plan->warps * (z_bytes + query_bytes) > limit / 3) plan->warps /= 2;
+  const auto takes_a_third = [&](int64_t bytes_per_warp) { return plan->warps * bytes_per_warp > limit / 3; };
+  while (plan->warps > 1 && (takes_a_third(z_bytes + query_bytes) || takes_a_third(stage_bytes_per_warp))) {
+    plan->warps /= 2;
+  }
   plan->tile_rows = plan->warps;
   int64_t rest = limit - lasting - plan->warps * (z_bytes + query_bytes) - 64;
   if (rest < row_bytes) return false;

@@ -187,7 +187,9 @@ bool in_shared(const void* address, size_t bytes) {
 void track(const void* address, size_t bytes, bool write, bool atomic, bool in_flight) {
   Cell* cells;
   size_t granule, offset;
+  uint32_t forget = block->launch_first_epoch;
   if (in_shared(address, bytes)) {
+    forget = block->first_epoch;  // another block's shared memory is another memory
     cells = block->shared_cells.data();
     granule = 2;
     offset = size_t(static_cast<const char*>(address) - block->shared);
@@ -198,8 +200,7 @@ void track(const void* address, size_t bytes, bool write, bool atomic, bool in_f
     granule = region->granule;
     offset = size_t(static_cast<const char*>(address) - region->begin);
   }
-  const Now now{block->epoch,         block->warps[thread->warp].epoch, block->first_epoch, block->launch_first_epoch,
-                thread->linear, atomic};
+  const Now now{block->epoch, block->warps[thread->warp].epoch, block->first_epoch, forget, thread->linear, atomic};
   for (size_t g = offset / granule; g <= (offset + bytes - 1) / granule; ++g) {
     Access earlier;
     const Conflict found =
