@@ -63,7 +63,7 @@ __device__ void gradient_row(const BackwardArgs<T>& a, int64_t row, View<const f
 }
 
 template <class T>
-__global__ void __launch_bounds__(512, 2) attention_backward_sparse_kernel(BackwardArgs<T> a) {
+__global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_backward_sparse_kernel(BackwardArgs<T> a) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);
   const int queries = a.layer.queries;
@@ -85,7 +85,7 @@ struct DeltaArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256, 4) row_delta(DeltaArgs<T> a) {
+__global__ void __launch_bounds__(256, 4) attention_row_delta_kernel(DeltaArgs<T> a) {
   const int lane = int(threadIdx.x) % 32;
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= a.rows) return;
@@ -106,7 +106,7 @@ struct BiasArgs {
   int windows, heads, groups, queries, candidates, window_size;
 };
 
-__global__ void __launch_bounds__(256, 4) bias_gradient_kernel(BiasArgs a) {
+__global__ void __launch_bounds__(256, 4) bias_gradient_sparse_kernel(BiasArgs a) {
   const int entries = table_rows(a.window_size), group = int(blockIdx.x) / a.heads, head = int(blockIdx.x) % a.heads;
   const View<float> table = SharedMemory().take<float>(entries);
   for (int r = int(threadIdx.x); r < entries; r += int(blockDim.x)) table[r] = 0.f;
@@ -134,7 +134,7 @@ struct BiasSumArgs {
   bool accumulate;
 };
 
-__global__ void __launch_bounds__(256, 4) bias_sum_kernel(BiasSumArgs a) {
+__global__ void __launch_bounds__(256, 4) bias_gradient_sum_kernel(BiasSumArgs a) {
   const int at = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (at >= a.heads * a.entries) return;
   const int head = at / a.entries, r = at % a.entries;
@@ -154,7 +154,7 @@ Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, f
     using T = decltype(tag);
     const DeltaArgs<T> a{strided<const T>(grad_out.m, s.heads, s.dim_v), strided<const T>(out.m, s.heads, s.dim_v),
                          View<float>(delta), rows, int(s.queries), int(s.dim_v)};
-    return launch("attention_row_delta", row_delta<T>, dim3(unsigned(blocks)), 256, 0, stream, a);
+    return launch("attention_row_delta", attention_row_delta_kernel<T>, dim3(unsigned(blocks)), 256, 0, stream, a);
   });
 }
 
@@ -187,14 +187,14 @@ Status bias_gradient_sparse(const AttentionShape& s, Index index, const float* g
   if (bytes > shared_memory_limit()) return Status::kUnsupported;
   const BiasArgs a{index_view(index), View<const float>(g), View<float>(partial), int(s.windows), int(s.heads),
                    int(groups), int(s.queries), int(s.candidates), int(s.window_size)};
-  return launch("bias_gradient_sparse", bias_gradient_kernel, dim3(unsigned(groups * s.heads)), 256, bytes, stream, a);
+  return launch("bias_gradient_sparse", bias_gradient_sparse_kernel, dim3(unsigned(groups * s.heads)), 256, bytes, stream, a);
 }
 
 Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const float* partial, bool accumulate,
                          float* grad_bias, void* stream) {
   if (!heads || !entries) return Status::kOk;
   const BiasSumArgs a{View<const float>(partial), View<float>(grad_bias), groups, int(heads), int(entries), accumulate};
-  return launch("bias_gradient_sum", bias_sum_kernel, dim3(unsigned(ceil_div(heads * entries, 256))), 256, 0, stream, a);
+  return launch("bias_gradient_sum", bias_gradient_sum_kernel, dim3(unsigned(ceil_div(heads * entries, 256))), 256, 0, stream, a);
 }
 
 }  // namespace pft::cuda

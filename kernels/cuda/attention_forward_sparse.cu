@@ -40,7 +40,7 @@ __device__ void finish_row(const ForwardArgs<T>& a, int64_t row, View<const floa
 }
 
 template <class T>
-__global__ void __launch_bounds__(512, 2) attention_forward_sparse_kernel(ForwardArgs<T> a) {
+__global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse_kernel(ForwardArgs<T> a) {
   const Layer<T>& layer = a.layer;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);

@@ -140,7 +140,6 @@ struct IndexOut {
       narrow[i] = int16_t(value);
     }
   }
-  __device__ explicit operator bool() const { return bool(wide) || bool(narrow); }
 };
 inline IndexOut index_out(void* data, bool is_wide) {
   return {View<int16_t>(static_cast<int16_t*>(is_wide ? nullptr : data)),

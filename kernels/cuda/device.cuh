@@ -51,7 +51,7 @@ struct IndexView {
   View<const int32_t> wide;
 
   __device__ int operator[](int64_t i) const { return wide ? int(wide[i]) : int(narrow[i]); }
-  explicit operator bool() const { return bool(narrow) || bool(wide); }
+  __device__ explicit operator bool() const { return narrow || wide; }
 };
 inline IndexView index_view(Index index) {
   const void* narrow = index.wide ? nullptr : index.data;
@@ -152,6 +152,7 @@ __device__ __forceinline__ void load_query_unit(float (&q)[kPerUnit<T>], View<co
 template <class T>
 __device__ __forceinline__ float2 dot_two(View<const float> q, View<const T> row0, View<const T> row1, int units) {
   float2 sum = make_float2(0.f, 0.f);
+#pragma unroll 2  // more costs registers, and with them warps; the loads of two rows already overlap
   for (int u = 0; u < units; ++u) {
     float query[kPerUnit<T>];
     load_query_unit<T>(query, q + u * kPerUnit<T>);

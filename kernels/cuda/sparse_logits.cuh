@@ -5,6 +5,9 @@
 
 namespace pft::cuda {
 
+// Warps of a block: with two blocks on an SM, 96 registers a thread.
+constexpr int kSparseWarps = 10;
+
 // How a block divides shared memory and work; the launcher decides (plan_sparse).
 struct SparsePlan {
   int warps, splits;
@@ -127,7 +130,7 @@ bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparseP
   const int64_t lasting = round_up(ceil_div(s.queries, plan->splits) * 4, 16) + (bias ? round_up(s.keys * 4, 16) : 0);
   const int64_t table_bytes = bias ? round_up(int64_t(table_rows(int(s.window_size))) * 4, 16) : 0;
 
-  plan->warps = 16;
+  plan->warps = kSparseWarps;
   const auto takes_a_third = [&](int64_t bytes_per_warp) { return plan->warps * bytes_per_warp > limit / 3; };
   while (plan->warps > 1 && (takes_a_third(z_bytes + query_bytes) || takes_a_third(stage_bytes_per_warp))) {
     plan->warps /= 2;

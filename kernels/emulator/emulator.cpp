@@ -24,6 +24,11 @@ Counters& counters() {
   return instance;
 }
 
+std::vector<LaunchRecord>& dry_launches() {
+  static std::vector<LaunchRecord> instance;
+  return instance;
+}
+
 namespace {
 
 std::recursive_mutex one_launch_at_a_time;
@@ -249,7 +254,7 @@ Buffers::~Buffers() {
 }
 
 void Buffers::add(const void* begin, size_t bytes, unsigned element_bytes, bool writable) {
-  if (!bytes) return;
+  if (!bytes || config().dry) return;
   Region merged;
   merged.begin = static_cast<const char*>(begin);
   merged.end = merged.begin + bytes;
@@ -425,6 +430,11 @@ struct Cleanup {
 
 void run(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes, const std::function<void()>& body) {
   check_launch(name, grid, size, dynamic_bytes);
+  if (config().dry) {
+    dry_launches().push_back(
+        {name, uint64_t(grid.x) * grid.y * grid.z, size.x * size.y * size.z, (dynamic_bytes + 15) / 16 * 16});
+    return;
+  }
   std::lock_guard<std::recursive_mutex> lock(one_launch_at_a_time);
   Block b;
   b.kernel = name;

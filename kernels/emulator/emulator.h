@@ -50,9 +50,18 @@ struct Config {
   bool races = true;               // conflicting accesses, reads under a cp.async in flight
   bool poison = true;              // shared memory starts as NaN; cp.async data arrive only at the wait, NaN before
   bool bounds = true;              // every View access inside its array and inside memory given to the launch
+  bool dry = false;                // launches are recorded but not run: geometry of shapes too large to emulate
   size_t shared_limit = 99 << 10;  // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
 };
 Config& config();
+
+struct LaunchRecord {
+  std::string kernel;
+  uint64_t blocks;
+  unsigned threads;
+  size_t dynamic_bytes;
+};
+std::vector<LaunchRecord>& dry_launches();
 
 // What the last launches did, for tests that check that something ran at all.
 struct Counters {
