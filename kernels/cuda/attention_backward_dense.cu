@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
   const View<T> x = shared.take<T>(kTileRows * pitch), x2 = shared.take<T>(kTileRows * pitch2);
   const View<T> y = shared.take<T>(a.streamed_at_once * pitch), y2 = shared.take<T>(a.streamed_at_once * pitch2);
   const View<float> g = shared.take<float>(kTileRows * g_pitch);
-  const View<float> scratch = shared.take<float>(kWarps * kTileRows * tile_units<T>(cols) * kPerUnit<T>);
+  const View<float> scratch = shared.take<float>(reduction_scratch<T>(kWarps, cols));
   const View<float> bias_sums = shared.take<float>(table);
   for (int r = int(threadIdx.x); r < table; r += int(blockDim.x)) bias_sums[r] = 0.f;
 
@@ -166,7 +166,7 @@ Status run(const AttentionInputs& in, const DenseGradients& grads, Target target
 
   const int64_t bytes = int64_t(sizeof(T)), per_row = (tile_pitch<T>(s.dim_qk) + tile_pitch<T>(s.dim_v)) * bytes;
   const int64_t cols = dim < kColumnBlock ? dim : kColumnBlock;
-  const int64_t fixed = kTileRows * per_row + kTileRows * 16 + kWarps * kTileRows * tile_units<T>(cols) * kPerUnit<T> * 4 +
+  const int64_t fixed = kTileRows * per_row + kTileRows * 16 + reduction_scratch<T>(kWarps, cols) * 4 +
                         (a.bias_partial ? int64_t(table_rows(int(s.window_size))) * 4 : 0) + 128;
   int64_t groups = (shared_memory_limit() - fixed) / (kGroup * (per_row + kTileRows * 4));
   const int64_t all = ceil_div(owns_keys ? s.queries : s.keys, kGroup);

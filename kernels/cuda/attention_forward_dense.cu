@@ -17,7 +17,8 @@ struct DenseArgs {
   Strided<T> out;
   IndexOut new_index;
   View<float> new_logits, lse;
-  int tiles, keys_at_once, bias_rows;
+  int tiles, keys_at_once;
+  int bias_rows;  // of the table, that a tile keeps in shared memory; 0: it reads them from global memory
   int64_t stream_bytes;
 };
 
@@ -51,6 +52,7 @@ __device__ void prepare(const DenseArgs<T>& a, const DenseMemory<T>& memory, int
                 rows, kTileRows, 0, layer.dim_qk, tile_units<T>(layer.dim_qk), layer.q.aligned);
   if (!layer.bias) return;
   for (int j = int(threadIdx.x); j < layer.keys; j += int(blockDim.x)) memory.code[j] = position_code(j, w);
+  if (!a.bias_rows) return;
   const int last = ((i0 + rows - 1) / w + w) * (2 * w - 1);
   for (int r = int(threadIdx.x); r < last - memory.bias_first; r += int(blockDim.x)) {
     memory.bias[r] = layer.bias[int64_t(memory.bias_first + r) * layer.heads + b % layer.heads];
@@ -79,7 +81,8 @@ __device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory
           z = layer.scale * dot;
           if (layer.bias) {
             const int at = memory.code[i0 + row] - memory.code[j] + table_center(layer.window_size);
-            z += memory.bias[at - memory.bias_first];
+            z += a.bias_rows ? float(memory.bias[at - memory.bias_first])
+                             : float(layer.bias[int64_t(at) * layer.heads + b % layer.heads]);
           }
           if (layer.region && region[i0 + row] != region[j]) z -= layer.region_penalty;
         }
@@ -180,28 +183,32 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
                  0,
                  0};
   const int64_t w = s.window_size, limit = shared_memory_limit();
-  // A tile of 16 consecutive queries touches this many window lines at most.
-  const int64_t lines = in.bias ? (w + kTileRows - 2) / w + 1 : 0;
-  a.bias_rows = in.bias ? int((w + (lines < w ? lines : w)) * (2 * w - 1)) : 0;
-  const int64_t fixed = kTileRows * (round_up(s.keys, kGroup) + 4) * 4 + 64 +
-                        (in.bias ? round_up(s.keys * 4, 16) + round_up(a.bias_rows * 4, 16) : 0) +
-                        kTileRows * tile_pitch<T>(s.dim_qk) * int64_t(sizeof(T)) + 64;
   const int64_t cols = s.dim_v < kColumnBlock ? s.dim_v : kColumnBlock;
   const int64_t qk_bytes = tile_pitch<T>(s.dim_qk) * int64_t(sizeof(T));
   const int64_t v_bytes = tile_pitch<T>(cols) * int64_t(sizeof(T));
-  const int64_t widest = qk_bytes > v_bytes ? qk_bytes : v_bytes;
-  const int64_t scratch = kWarps * kTileRows * tile_units<T>(cols) * kPerUnit<T> * 4;
-  const int64_t least = scratch > kGroup * widest ? scratch : kGroup * widest;
+  const int64_t group_bytes = kGroup * (qk_bytes > v_bytes ? qk_bytes : v_bytes);
+  const int64_t scratch = reduction_scratch<T>(kWarps, cols) * 4;
+  const int64_t least = scratch > group_bytes ? scratch : group_bytes;
+  int64_t fixed = kTileRows * (round_up(s.keys, kGroup) + 4) * 4 + kTileRows * qk_bytes + 128;
+  if (in.bias) {
+    // A tile of 16 consecutive queries touches this many window lines at most. Its slice of the table stays in shared
+    // memory unless the stream of keys would then keep less than half the warps busy.
+    const int64_t lines = (w + kTileRows - 2) / w + 1;
+    const int64_t rows = (w + (lines < w ? lines : w)) * (2 * w - 1);
+    fixed += round_up(s.keys * 4, 16);
+    const bool affordable = fixed + round_up(rows * 4, 16) + kWarps / 2 * group_bytes <= limit;
+    a.bias_rows = affordable ? int(rows) : 0;
+    fixed += round_up(a.bias_rows * 4, 16);
+  }
   if (fixed + least > limit) return Status::kUnsupported;
   // A whole round of the warps at a time if that leaves room for a second block, else as much as fits.
-  int64_t room = (fixed + least <= limit / 2 ? limit / 2 : limit) - fixed;
-  int64_t groups = room / (kGroup * widest);
+  const bool two_blocks = fixed + kWarps * group_bytes <= limit / 2;
+  int64_t groups = ((two_blocks ? limit / 2 : limit) - fixed) / group_bytes;
   const int64_t all = ceil_div(s.keys, kGroup);
   if (groups > kWarps) groups = groups / kWarps * kWarps;
   if (groups > all) groups = all;
-  if (groups < 1) groups = 1;
   a.keys_at_once = int(groups * kGroup);
-  a.stream_bytes = round_up(groups * kGroup * widest > scratch ? groups * kGroup * widest : scratch, 16);
+  a.stream_bytes = round_up(groups * group_bytes > scratch ? groups * group_bytes : scratch, 16);
   return launch("attention_forward_dense", attention_forward_dense_kernel<T>,
                 dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, fixed + a.stream_bytes, stream, a);
 }

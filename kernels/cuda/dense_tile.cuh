@@ -193,19 +193,34 @@ __device__ __forceinline__ void for_each_sum(const TileSum<T>& sum, int units, F
   }
 }
 
-// Adds the warps' accumulators in the order of the warps and calls f(row, column, sum). `scratch` holds
-// warps x 16 x columns floats. For all threads of the block.
+// Floats of scratch memory that reduce_tiles needs for a block of `warps`.
+template <class T>
+__host__ __device__ constexpr int64_t reduction_scratch(int warps, int64_t columns) {
+  return int64_t(warps) / 2 * kTileRows * tile_units<T>(columns) * kPerUnit<T>;
+}
+
+// Adds the warps' accumulators, always in the same order, and calls f(row, column, sum). For all threads of the block,
+// whose number of warps must be even.
 template <class T, class F>
 __device__ __forceinline__ void reduce_tiles(const TileSum<T>& sum, View<float> scratch, int units, int columns, F f) {
   const int width = units * kPerUnit<T>, warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32;
-  for_each_sum(sum, units, [&](int row, int col, float value) {
-    scratch[(warp * kTileRows + row) * width + col] = value;
-  });
+  const int half = warps / 2;  // half the scratch: the second half of the warps goes first
+  if (warp >= half) {
+    for_each_sum(sum, units, [&](int row, int col, float value) {
+      scratch[((warp - half) * kTileRows + row) * width + col] = value;
+    });
+  }
+  __syncthreads();
+  if (warp < half) {
+    for_each_sum(sum, units, [&](int row, int col, float value) {
+      scratch[(warp * kTileRows + row) * width + col] += value;
+    });
+  }
   __syncthreads();
   for (int e = int(threadIdx.x); e < kTileRows * columns; e += int(blockDim.x)) {
     const int row = e / columns, col = e % columns;
     float total = 0.f;
-    for (int w = 0; w < warps; ++w) total += scratch[(w * kTileRows + row) * width + col];
+    for (int w = 0; w < half; ++w) total += scratch[(w * kTileRows + row) * width + col];
     f(row, col, total);
   }
   __syncthreads();
