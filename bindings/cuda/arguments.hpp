@@ -1,4 +1,5 @@
-// Arguments as Python passes them, and what the emulator needs to know of them: which memory a call may touch.
+// Arguments as Python passes them, and what the emulator needs to know of them: which memory a call may
+// touch.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -16,11 +17,11 @@
 
 namespace pft::bindings {
 
-using Strides = std::array<int64_t, 3>;                  // window, head, row, in elements
-using TensorArg = std::tuple<uintptr_t, int, Strides>;   // address, dtype (pft::cuda::DType), strides
-using IndexArg = std::pair<uintptr_t, int>;              // address (0: none), bytes per element
-using Place = std::pair<int, uintptr_t>;                 // device, stream
-using Extent = std::array<int64_t, 4>;                   // windows, heads, rows, columns
+using Strides = std::array<int64_t, 3>;                 // window, head, row, in elements
+using TensorArg = std::tuple<uintptr_t, int, Strides>;  // address, dtype (pft::cuda::DType), strides
+using IndexArg = std::pair<uintptr_t, int>;             // address (0: none), bytes per element
+using Place = std::pair<int, uintptr_t>;                // device, stream
+using Extent = std::array<int64_t, 4>;                  // windows, heads, rows, columns
 
 // Checks arguments and, in the emulator, registers their memory for the length of the call.
 class Arguments {
@@ -46,7 +47,8 @@ class Arguments {
   // A contiguous array; null means that it is not there.
   template <typename T>
   T* array(const char* name, uintptr_t address, int64_t elements, int element_bytes, bool writable) {
-    if (address) expose(reinterpret_cast<const void*>(address), elements * element_bytes, element_bytes, writable);
+    if (address)
+      expose(reinterpret_cast<const void*>(address), elements * element_bytes, element_bytes, writable);
     (void)name;
     return reinterpret_cast<T*>(address);
   }
@@ -54,13 +56,15 @@ class Arguments {
  private:
   const void* touch(const char* name, const TensorArg& t, const Extent& n, bool writable) {
     const auto& [address, dtype, strides] = t;
-    if (dtype < 0 || dtype > 2) throw std::invalid_argument(std::string(kernel_) + ": " + name + " has no such dtype");
+    if (dtype < 0 || dtype > 2)
+      throw std::invalid_argument(std::string(kernel_) + ": " + name + " has no such dtype");
     require_sizes(kernel_, {n[0], n[1], n[2], n[3]});
     const int64_t elements = n[0] * n[1] * n[2] * n[3], bytes = dtype == 0 ? 4 : 2;
     const void* data = pointer<const void>(kernel_, name, address, elements);
     int64_t low = 0, high = n[3] - 1;
     for (int i = 0; i < 3; ++i) (strides[i] < 0 ? low : high) += (n[i] - 1) * strides[i];
-    if (elements) expose(static_cast<const char*>(data) + low * bytes, (high - low + 1) * bytes, int(bytes), writable);
+    if (elements)
+      expose(static_cast<const char*>(data) + low * bytes, (high - low + 1) * bytes, int(bytes), writable);
     return data;
   }
   void expose(const void* begin, int64_t bytes, int element_bytes, bool writable) {

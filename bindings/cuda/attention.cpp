@@ -6,7 +6,8 @@ namespace py = pybind11;
 namespace pft::bindings {
 namespace {
 
-// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
+// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
+// region)
 using Sizes = std::array<int64_t, 10>;
 using Scales = std::array<float, 2>;  // scale, region_penalty
 
@@ -51,8 +52,8 @@ cuda::AttentionInputs inputs_of(Arguments& args, const AttentionShape& s, const 
   return in;
 }
 
-void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg new_index, uintptr_t new_logits,
-             uintptr_t lse, Place place) {
+void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg new_index,
+             uintptr_t new_logits, uintptr_t lse, Place place) {
   const char* kernel = "attention_forward";
   const AttentionShape s = shape_of(kernel, sizes, scales);
   Arguments args(kernel);
@@ -82,8 +83,9 @@ void row_delta(Sizes sizes, TensorArg grad_out, TensorArg out, uintptr_t delta, 
       [&](void* stream) { return cuda::attention_row_delta(s, x, y, to, stream); });
 }
 
-void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_logits, uintptr_t grad_a, uintptr_t lse,
-                     uintptr_t delta, IndexArg new_index, int64_t kept, uintptr_t g, uintptr_t a_kept, Place place) {
+void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_logits, uintptr_t grad_a,
+                     uintptr_t lse, uintptr_t delta, IndexArg new_index, int64_t kept, uintptr_t g,
+                     uintptr_t a_kept, Place place) {
   const char* kernel = "attention_backward_sparse";
   const AttentionShape s = shape_of(kernel, sizes, scales);
   Arguments args(kernel);
@@ -105,9 +107,9 @@ void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_
 }
 
 // The address of grad_out or grad_v may be 0: not there.
-void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_out, uintptr_t lse, uintptr_t delta,
-                    TensorArg grad_q, TensorArg grad_k, TensorArg grad_v, uintptr_t bias_partial, int64_t row_blocks,
-                    Place place) {
+void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_out, uintptr_t lse,
+                    uintptr_t delta, TensorArg grad_q, TensorArg grad_k, TensorArg grad_v,
+                    uintptr_t bias_partial, int64_t row_blocks, Place place) {
   const char* kernel = "attention_backward_dense";
   const AttentionShape s = shape_of(kernel, sizes, scales);
   Arguments args(kernel);
@@ -140,8 +142,8 @@ void bias_sparse(Sizes sizes, IndexArg index, uintptr_t g, int64_t groups, uintp
       [&](void* stream) { return cuda::bias_gradient_sparse(s, index_, g_, groups, partial_, stream); });
 }
 
-void bias_sum(int64_t groups, int64_t heads, int64_t entries, uintptr_t partial, bool accumulate, uintptr_t grad_bias,
-              Place place) {
+void bias_sum(int64_t groups, int64_t heads, int64_t entries, uintptr_t partial, bool accumulate,
+              uintptr_t grad_bias, Place place) {
   const char* kernel = "bias_gradient_sum";
   require_sizes(kernel, {groups, heads, entries});
   Arguments args(kernel);
@@ -158,16 +160,18 @@ void register_attention(py::module_& m) {
   using py::arg;
   m.def("attention_forward", forward, arg("sizes"), arg("scales"), arg("layer"), arg("out"), arg("new_index"),
         arg("new_logits"), arg("lse"), arg("place"));
-  m.def("attention_row_delta", row_delta, arg("sizes"), arg("grad_out"), arg("out"), arg("delta"), arg("place"));
-  m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"), arg("grad_logits"),
-        arg("grad_a"), arg("lse"), arg("delta"), arg("new_index"), arg("kept"), arg("g"), arg("a_kept"), arg("place"));
-  m.def("attention_backward_dense", backward_dense, arg("sizes"), arg("scales"), arg("layer"), arg("grad_out"),
-        arg("lse"), arg("delta"), arg("grad_q"), arg("grad_k"), arg("grad_v"), arg("bias_partial"), arg("row_blocks"),
+  m.def("attention_row_delta", row_delta, arg("sizes"), arg("grad_out"), arg("out"), arg("delta"),
         arg("place"));
-  m.def("bias_gradient_sparse", bias_sparse, arg("sizes"), arg("index"), arg("g"), arg("groups"), arg("partial"),
-        arg("place"));
-  m.def("bias_gradient_sum", bias_sum, arg("groups"), arg("heads"), arg("entries"), arg("partial"), arg("accumulate"),
-        arg("grad_bias"), arg("place"));
+  m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"),
+        arg("grad_logits"), arg("grad_a"), arg("lse"), arg("delta"), arg("new_index"), arg("kept"), arg("g"),
+        arg("a_kept"), arg("place"));
+  m.def("attention_backward_dense", backward_dense, arg("sizes"), arg("scales"), arg("layer"),
+        arg("grad_out"), arg("lse"), arg("delta"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
+        arg("bias_partial"), arg("row_blocks"), arg("place"));
+  m.def("bias_gradient_sparse", bias_sparse, arg("sizes"), arg("index"), arg("g"), arg("groups"),
+        arg("partial"), arg("place"));
+  m.def("bias_gradient_sum", bias_sum, arg("groups"), arg("heads"), arg("entries"), arg("partial"),
+        arg("accumulate"), arg("grad_bias"), arg("place"));
 }
 
 }  // namespace pft::bindings

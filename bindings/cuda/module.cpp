@@ -7,7 +7,8 @@ PYBIND11_MODULE(_cuda_emu, m) {
   pft::bindings::register_emulator(m);
 #else
 PYBIND11_MODULE(_cuda, m) {
-  m.doc() = "CUDA kernels: device addresses, strides (in elements), sizes and a stream in; errors as exceptions.";
+  m.doc() =
+      "CUDA kernels: device addresses, strides (in elements), sizes and a stream in; errors as exceptions.";
 #endif
   pft::bindings::register_sparse(m);
   pft::bindings::register_attention(m);

@@ -1,7 +1,8 @@
 // Backward of a dense layer: logits are computed again, tile by tile, and nothing of size N x M is stored.
 //
-// One kernel, twice: a block owns 16 queries and streams the keys (gradient of q, and of the bias table), or owns 16 keys
-// and streams the queries (gradients of k and v). Whoever owns a row sums its terms alone, in a fixed order.
+// One kernel, twice: a block owns 16 queries and streams the keys (gradient of q, and of the bias table), or
+// owns 16 keys and streams the queries (gradients of k and v). Whoever owns a row sums its terms alone, in a
+// fixed order.
 #include "dense_tile.cuh"
 
 namespace pft::cuda {
@@ -30,23 +31,27 @@ struct Side {  // what is owned or streamed: (q, grad_out) or (k, v)
 };
 
 template <class T>
-__device__ void stage_side(View<T> to, View<T> to_second, const Side<T>& side, const DenseBackwardArgs<T>& a, int64_t b,
-                           int row0, int rows, int padded) {
+__device__ void stage_side(View<T> to, View<T> to_second, const Side<T>& side, const DenseBackwardArgs<T>& a,
+                           int64_t b, int row0, int rows, int padded) {
   const Layer<T>& l = a.layer;
-  stage_tile<T>(to, tile_pitch<T>(l.dim_qk), side.first.head(b) + row0 * side.first.stride_row, side.first.stride_row,
-                rows, padded, 0, l.dim_qk, tile_units<T>(l.dim_qk), side.first.aligned);
+  stage_tile<T>(to, tile_pitch<T>(l.dim_qk), side.first.head(b) + row0 * side.first.stride_row,
+                side.first.stride_row, rows, padded, 0, l.dim_qk, tile_units<T>(l.dim_qk),
+                side.first.aligned);
   if (!side.second.data) return;
   stage_tile<T>(to_second, tile_pitch<T>(l.dim_v), side.second.head(b) + row0 * side.second.stride_row,
-                side.second.stride_row, rows, padded, 0, l.dim_v, tile_units<T>(l.dim_v), side.second.aligned);
+                side.second.stride_row, rows, padded, 0, l.dim_v, tile_units<T>(l.dim_v),
+                side.second.aligned);
 }
 
 // Softmax weight of query i and key j from the product of their vectors.
 template <class T>
-__device__ __forceinline__ float weight_of(const DenseBackwardArgs<T>& a, int64_t b, int i, int j, float dot) {
+__device__ __forceinline__ float weight_of(const DenseBackwardArgs<T>& a, int64_t b, int i, int j,
+                                           float dot) {
   const Layer<T>& l = a.layer;
   float z = l.scale * dot;
   if (l.bias) {
-    const int row = position_code(i, l.window_size) - position_code(j, l.window_size) + table_center(l.window_size);
+    const int row =
+        position_code(i, l.window_size) - position_code(j, l.window_size) + table_center(l.window_size);
     z += l.bias[int64_t(row) * l.heads + b % l.heads];
   }
   if (l.region) {
@@ -60,19 +65,22 @@ template <class T, bool kOwnsKeys>
 __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kernel(DenseBackwardArgs<T> a) {
   const Layer<T>& l = a.layer;
   const int warp = int(threadIdx.x) / 32;
-  const int column_block = int(blockIdx.x) % a.column_blocks, row_block = int(blockIdx.x) / a.column_blocks % a.row_blocks;
+  const int column_block = int(blockIdx.x) % a.column_blocks,
+            row_block = int(blockIdx.x) / a.column_blocks % a.row_blocks;
   const int64_t b = blockIdx.x / unsigned(a.column_blocks * a.row_blocks);
   const Side<T> queries{l.q, a.grad_out, l.queries}, keys{l.k, l.v, l.keys};
   const Side<T>&own = kOwnsKeys ? keys : queries, &streamed = kOwnsKeys ? queries : keys;
   const int dim = a.target == Target::kValue ? l.dim_v : l.dim_qk, col0 = column_block * kColumnBlock;
   const int cols = dim - col0 < kColumnBlock ? dim - col0 : kColumnBlock;
-  const int pitch = tile_pitch<T>(l.dim_qk), pitch2 = tile_pitch<T>(l.dim_v), g_pitch = a.streamed_at_once + 4;
+  const int pitch = tile_pitch<T>(l.dim_qk), pitch2 = tile_pitch<T>(l.dim_v),
+            g_pitch = a.streamed_at_once + 4;
   const int table = a.bias_partial && column_block == 0 ? table_rows(l.window_size) : 0;
   const bool with_grad_out = bool(a.grad_out.data);
 
   SharedMemory shared;
   const View<T> x = shared.take<T>(kTileRows * pitch), x2 = shared.take<T>(kTileRows * pitch2);
-  const View<T> y = shared.take<T>(a.streamed_at_once * pitch), y2 = shared.take<T>(a.streamed_at_once * pitch2);
+  const View<T> y = shared.take<T>(a.streamed_at_once * pitch),
+                y2 = shared.take<T>(a.streamed_at_once * pitch2);
   const View<float> g = shared.take<float>(kTileRows * g_pitch);
   const View<float> scratch = shared.take<float>(reduction_scratch<T>(kWarps, cols));
   const View<float> bias_sums = shared.take<float>(table);
@@ -83,7 +91,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
     stage_side(x, x2, own, a, b, row0, rows, kTileRows);
     TileSum<T> sum;
     for (int other0 = 0; other0 < streamed.rows; other0 += a.streamed_at_once) {
-      const int here = streamed.rows - other0 < a.streamed_at_once ? streamed.rows - other0 : a.streamed_at_once;
+      const int here =
+          streamed.rows - other0 < a.streamed_at_once ? streamed.rows - other0 : a.streamed_at_once;
       const int padded = int(round_up(here, kGroup));
       stage_side(y, y2, streamed, a, b, other0, here, padded);
       finish_staging();
@@ -101,11 +110,12 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
           mine[row * g_pitch + col] = value;
         });
         if (with_grad_out && a.target != Target::kValue) {
-          tile_dot<T>(x2, y2 + group * pitch2, pitch2, tile_units<T>(l.dim_v), [&](int row, int col, float dot) {
-            if (!exists(row, col)) return;
-            const float weight = mine[row * g_pitch + col];
-            mine[row * g_pitch + col] = weight * (dot - a.delta[b * l.queries + query(row, col)]);
-          });
+          tile_dot<T>(x2, y2 + group * pitch2, pitch2, tile_units<T>(l.dim_v),
+                      [&](int row, int col, float dot) {
+                        if (!exists(row, col)) return;
+                        const float weight = mine[row * g_pitch + col];
+                        mine[row * g_pitch + col] = weight * (dot - a.delta[b * l.queries + query(row, col)]);
+                      });
         }
         __syncwarp();
         if (a.target == Target::kValue) {
@@ -126,7 +136,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
     const float factor = a.target == Target::kValue ? 1.f : l.scale;
     reduce_tiles<T>(sum, scratch, tile_units<T>(cols), cols, [&](int row, int col, float total) {
       if (row >= rows) return;
-      const int64_t at = (row0 + row) * (a.wide_result.data ? a.wide_result.stride_row : a.result.stride_row) + col0 + col;
+      const int64_t at =
+          (row0 + row) * (a.wide_result.data ? a.wide_result.stride_row : a.result.stride_row) + col0 + col;
       if (a.wide_result.data) {
         a.wide_result.head(b)[at] = factor * total;
       } else {
@@ -141,7 +152,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
 }
 
 template <class T>
-Status run(const AttentionInputs& in, const DenseGradients& grads, Target target, Output result, void* stream) {
+Status run(const AttentionInputs& in, const DenseGradients& grads, Target target, Output result,
+           void* stream) {
   const AttentionShape& s = in.shape;
   const bool owns_keys = target != Target::kQuery, wide = result.dtype != in.q.dtype;
   const int64_t dim = target == Target::kValue ? s.dim_v : s.dim_qk, batch = s.windows * s.heads;
@@ -164,7 +176,8 @@ Status run(const AttentionInputs& in, const DenseGradients& grads, Target target
   }
   a.row_blocks = a.bias_partial ? int(grads.row_blocks) : a.tiles;
 
-  const int64_t bytes = int64_t(sizeof(T)), per_row = (tile_pitch<T>(s.dim_qk) + tile_pitch<T>(s.dim_v)) * bytes;
+  const int64_t bytes = int64_t(sizeof(T)),
+                per_row = (tile_pitch<T>(s.dim_qk) + tile_pitch<T>(s.dim_v)) * bytes;
   const int64_t cols = dim < kColumnBlock ? dim : kColumnBlock;
   const int64_t fixed = kTileRows * per_row + kTileRows * 16 + reduction_scratch<T>(kWarps, cols) * 4 +
                         (a.bias_partial ? int64_t(table_rows(int(s.window_size))) * 4 : 0) + 128;
@@ -177,11 +190,11 @@ Status run(const AttentionInputs& in, const DenseGradients& grads, Target target
   const int64_t shared = fixed + groups * kGroup * (per_row + kTileRows * 4);
   const dim3 grid(unsigned(batch * a.row_blocks * a.column_blocks));
   if (owns_keys) {
-    return launch("attention_backward_dense_keys", attention_backward_dense_kernel<T, true>, grid, 32 * kWarps, shared,
-                  stream, a);
+    return launch("attention_backward_dense_keys", attention_backward_dense_kernel<T, true>, grid,
+                  32 * kWarps, shared, stream, a);
   }
-  return launch("attention_backward_dense_queries", attention_backward_dense_kernel<T, false>, grid, 32 * kWarps, shared,
-                stream, a);
+  return launch("attention_backward_dense_queries", attention_backward_dense_kernel<T, false>, grid,
+                32 * kWarps, shared, stream, a);
 }
 
 }  // namespace
@@ -193,7 +206,8 @@ Status attention_backward_dense(const AttentionInputs& in, const DenseGradients&
     using T = decltype(tag);
     Status status = run<T>(in, grads, Target::kQuery, grads.grad_q, stream);
     if (status == Status::kOk) status = run<T>(in, grads, Target::kKey, grads.grad_k, stream);
-    if (status == Status::kOk && grads.grad_v.m.data) status = run<T>(in, grads, Target::kValue, grads.grad_v, stream);
+    if (status == Status::kOk && grads.grad_v.m.data)
+      status = run<T>(in, grads, Target::kValue, grads.grad_v, stream);
     return status;
   });
 }

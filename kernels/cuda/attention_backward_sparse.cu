@@ -1,8 +1,9 @@
-// Backward of a sparse layer, the part that knows softmax: G, the gradient of the logits, and the kept weights. The
-// gradients of q, k and v are then sparse products of these (spmm, spmm_transpose); the bias gradient is below.
+// Backward of a sparse layer, the part that knows softmax: G, the gradient of the logits, and the kept
+// weights. The gradients of q, k and v are then sparse products of these (spmm, spmm_transpose); the bias
+// gradient is below.
 //
-// G_t = A_t (dA_t - delta), dA zero off the kept entries; plus grad_logits on the kept entries, minus their sum on the
-// row's first maximum, as the logits handed on are relative to it.
+// G_t = A_t (dA_t - delta), dA zero off the kept entries; plus grad_logits on the kept entries, minus their
+// sum on the row's first maximum, as the logits handed on are relative to it.
 #include "sparse_logits.cuh"
 
 namespace pft::cuda {
@@ -18,10 +19,11 @@ struct BackwardArgs {
   int kept;
 };
 
-// The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a subsequence
-// of the candidates, so those of 32 candidates are among the next 32 kept ones.
+// The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a
+// subsequence of the candidates, so those of 32 candidates are among the next 32 kept ones.
 template <class T>
-__device__ __forceinline__ int slot_of(const BackwardArgs<T>& a, int64_t row, int t, int key, int* next, int lane) {
+__device__ __forceinline__ int slot_of(const BackwardArgs<T>& a, int64_t row, int t, int key, int* next,
+                                       int lane) {
   if (!a.new_index) return t;
   const int coming = *next + lane < a.kept ? a.new_index[row * a.kept + *next + lane] : -1;
   int slot = -1;
@@ -90,15 +92,18 @@ __global__ void __launch_bounds__(256, 4) attention_row_delta_kernel(DeltaArgs<T
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= a.rows) return;
   const int64_t b = row / a.queries, i = row % a.queries;
-  const View<const T> x = a.grad_out.head(b) + i * a.grad_out.stride_row, y = a.out.head(b) + i * a.out.stride_row;
+  const View<const T> x = a.grad_out.head(b) + i * a.grad_out.stride_row,
+                      y = a.out.head(b) + i * a.out.stride_row;
   float sum = 0.f;
+#pragma unroll 2  // more spills on sm_120
   for (int e = lane; e < a.dim; e += 32) sum = fmaf(to_float(x[e]), to_float(y[e]), sum);
   sum = warp_sum(sum);
   if (lane == 0) a.delta[row] = sum;
 }
 
-// Bias gradient of the listed entries. A query row meets every table row at most once, so the entries of one query row go
-// to different accumulators: rows one after another, parted by a barrier, need no atomics and always sum in one order.
+// Bias gradient of the listed entries. A query row meets every table row at most once, so the entries of one
+// query row go to different accumulators: rows one after another, parted by a barrier, need no atomics and
+// always sum in one order.
 struct BiasArgs {
   IndexView index;
   View<const float> g;
@@ -107,7 +112,8 @@ struct BiasArgs {
 };
 
 __global__ void __launch_bounds__(256, 4) bias_gradient_sparse_kernel(BiasArgs a) {
-  const int entries = table_rows(a.window_size), group = int(blockIdx.x) / a.heads, head = int(blockIdx.x) % a.heads;
+  const int entries = table_rows(a.window_size), group = int(blockIdx.x) / a.heads,
+            head = int(blockIdx.x) % a.heads;
   const View<float> table = SharedMemory().take<float>(entries);
   for (int r = int(threadIdx.x); r < entries; r += int(blockDim.x)) table[r] = 0.f;
   __syncthreads();
@@ -152,9 +158,14 @@ Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, f
   if (blocks > 0x7fffffff) return Status::kBadShape;
   return with_type(grad_out.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const DeltaArgs<T> a{strided<const T>(grad_out.m, s.heads, s.dim_v), strided<const T>(out.m, s.heads, s.dim_v),
-                         View<float>(delta), rows, int(s.queries), int(s.dim_v)};
-    return launch("attention_row_delta", attention_row_delta_kernel<T>, dim3(unsigned(blocks)), 256, 0, stream, a);
+    const DeltaArgs<T> a{strided<const T>(grad_out.m, s.heads, s.dim_v),
+                         strided<const T>(out.m, s.heads, s.dim_v),
+                         View<float>(delta),
+                         rows,
+                         int(s.queries),
+                         int(s.dim_v)};
+    return launch("attention_row_delta", attention_row_delta_kernel<T>, dim3(unsigned(blocks)), 256, 0,
+                  stream, a);
   });
 }
 
@@ -176,25 +187,30 @@ Status attention_backward_sparse(const AttentionInputs& in, const SparseGradient
                       int(grads.kept)};
     if (!plan_sparse<T>(s, in.bias != nullptr, 0, &a.plan, 0)) return Status::kUnsupported;
     return launch("attention_backward_sparse", attention_backward_sparse_kernel<T>,
-                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
+                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes,
+                  stream, a);
   });
 }
 
-Status bias_gradient_sparse(const AttentionShape& s, Index index, const float* g, int64_t groups, float* partial,
-                            void* stream) {
+Status bias_gradient_sparse(const AttentionShape& s, Index index, const float* g, int64_t groups,
+                            float* partial, void* stream) {
   if (!s.heads || !groups) return Status::kOk;
   const int64_t bytes = int64_t(table_rows(int(s.window_size))) * 4;
   if (bytes > shared_memory_limit()) return Status::kUnsupported;
-  const BiasArgs a{index_view(index), View<const float>(g), View<float>(partial), int(s.windows), int(s.heads),
-                   int(groups), int(s.queries), int(s.candidates), int(s.window_size)};
-  return launch("bias_gradient_sparse", bias_gradient_sparse_kernel, dim3(unsigned(groups * s.heads)), 256, bytes, stream, a);
+  const BiasArgs a{index_view(index), View<const float>(g), View<float>(partial),
+                   int(s.windows),    int(s.heads),         int(groups),
+                   int(s.queries),    int(s.candidates),    int(s.window_size)};
+  return launch("bias_gradient_sparse", bias_gradient_sparse_kernel, dim3(unsigned(groups * s.heads)), 256,
+                bytes, stream, a);
 }
 
-Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const float* partial, bool accumulate,
-                         float* grad_bias, void* stream) {
+Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const float* partial,
+                         bool accumulate, float* grad_bias, void* stream) {
   if (!heads || !entries) return Status::kOk;
-  const BiasSumArgs a{View<const float>(partial), View<float>(grad_bias), groups, int(heads), int(entries), accumulate};
-  return launch("bias_gradient_sum", bias_gradient_sum_kernel, dim3(unsigned(ceil_div(heads * entries, 256))), 256, 0, stream, a);
+  const BiasSumArgs a{
+      View<const float>(partial), View<float>(grad_bias), groups, int(heads), int(entries), accumulate};
+  return launch("bias_gradient_sum", bias_gradient_sum_kernel, dim3(unsigned(ceil_div(heads * entries, 256))),
+                256, 0, stream, a);
 }
 
 }  // namespace pft::cuda

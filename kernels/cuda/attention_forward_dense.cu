@@ -1,9 +1,10 @@
-// Forward of a dense layer in one launch, with or without selection. A block owns 16 query rows and holds their logits,
-// 16 x M, in shared memory (66 KB at M = 1024): top-k needs whole rows, so that an online softmax would not do. K and V
-// stream through; products of tiles, on tensor cores for 16-bit types. Nothing of size N x M reaches device memory.
+// Forward of a dense layer in one launch, with or without selection. A block owns 16 query rows and holds
+// their logits, 16 x M, in shared memory (66 KB at M = 1024): top-k needs whole rows, so that an online
+// softmax would not do. K and V stream through; products of tiles, on tensor cores for 16-bit types. Nothing
+// of size N x M reaches device memory.
 //
-// With selection, dropped entries become zero weights of a dense product: by analysis cheaper on tensor cores than a
-// gather as long as some eighth of a row is kept (128 of 1024).
+// With selection, dropped entries become zero weights of a dense product: by analysis cheaper on tensor cores
+// than a gather as long as some eighth of a row is kept (128 of 1024).
 #include "dense_tile.cuh"
 
 namespace pft::cuda {
@@ -48,8 +49,9 @@ template <class T>
 __device__ void prepare(const DenseArgs<T>& a, const DenseMemory<T>& memory, int64_t b, int i0, int rows) {
   const Layer<T>& layer = a.layer;
   const int w = layer.window_size;
-  stage_tile<T>(memory.q, tile_pitch<T>(layer.dim_qk), layer.q.head(b) + i0 * layer.q.stride_row, layer.q.stride_row,
-                rows, kTileRows, 0, layer.dim_qk, tile_units<T>(layer.dim_qk), layer.q.aligned);
+  stage_tile<T>(memory.q, tile_pitch<T>(layer.dim_qk), layer.q.head(b) + i0 * layer.q.stride_row,
+                layer.q.stride_row, rows, kTileRows, 0, layer.dim_qk, tile_units<T>(layer.dim_qk),
+                layer.q.aligned);
   if (!layer.bias) return;
   for (int j = int(threadIdx.x); j < layer.keys; j += int(blockDim.x)) memory.code[j] = position_code(j, w);
   if (!a.bias_rows) return;
@@ -60,18 +62,19 @@ __device__ void prepare(const DenseArgs<T>& a, const DenseMemory<T>& memory, int
 }
 
 template <class T>
-__device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> keys, int64_t b, int i0,
-                             int rows) {
+__device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> keys, int64_t b,
+                             int i0, int rows) {
   const Layer<T>& layer = a.layer;
-  const int pitch = tile_pitch<T>(layer.dim_qk), units = tile_units<T>(layer.dim_qk), warp = int(threadIdx.x) / 32;
+  const int pitch = tile_pitch<T>(layer.dim_qk), units = tile_units<T>(layer.dim_qk),
+            warp = int(threadIdx.x) / 32;
   const View<const T> k = layer.k.head(b);
   const View<const uint8_t> region =
       layer.region ? layer.region + b / layer.heads % layer.patterns * layer.queries : layer.region;
   for (int key0 = 0; key0 < layer.keys; key0 += a.keys_at_once) {
     const int here = layer.keys - key0 < a.keys_at_once ? layer.keys - key0 : a.keys_at_once;
     const int padded = int(round_up(here, kGroup));
-    stage_tile<T>(keys, pitch, k + key0 * layer.k.stride_row, layer.k.stride_row, here, padded, 0, layer.dim_qk, units,
-                  layer.k.aligned);
+    stage_tile<T>(keys, pitch, k + key0 * layer.k.stride_row, layer.k.stride_row, here, padded, 0,
+                  layer.dim_qk, units, layer.k.aligned);
     finish_staging();
     for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
       tile_dot<T>(memory.q, keys + group * pitch, pitch, units, [&](int row, int col, float dot) {
@@ -93,9 +96,11 @@ __device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory
   }
 }
 
-// Statistics, selection, and the row's logits replaced by unnormalised weights (zero where dropped or beyond the keys).
+// Statistics, selection, and the row's logits replaced by unnormalised weights (zero where dropped or beyond
+// the keys).
 template <class T>
-__device__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory, int64_t row, int r, int lane) {
+__device__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory, int64_t row, int r,
+                           int lane) {
   const int keys = a.layer.keys, topk = a.layer.topk;
   const View<float> z = memory.z + r * memory.z_pitch;
   const RowStatistics stats = row_statistics(z, keys, lane);
@@ -118,8 +123,8 @@ __device__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory, 
 }
 
 template <class T>
-__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> values, View<float> scratch,
-                                int64_t b, int i0, int rows) {
+__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> values,
+                                View<float> scratch, int64_t b, int i0, int rows) {
   const Layer<T>& layer = a.layer;
   const int warp = int(threadIdx.x) / 32;
   for (int col0 = 0; col0 < layer.dim_v; col0 += kColumnBlock) {
@@ -129,17 +134,19 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
     for (int key0 = 0; key0 < layer.keys; key0 += a.keys_at_once) {
       const int here = layer.keys - key0 < a.keys_at_once ? layer.keys - key0 : a.keys_at_once;
       const int padded = int(round_up(here, kGroup));
-      stage_tile<T>(values, pitch, layer.v.head(b) + key0 * layer.v.stride_row, layer.v.stride_row, here, padded, col0,
-                    cols, units, layer.v.aligned);
+      stage_tile<T>(values, pitch, layer.v.head(b) + key0 * layer.v.stride_row, layer.v.stride_row, here,
+                    padded, col0, cols, units, layer.v.aligned);
       finish_staging();
       for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
-        tile_accumulate<T>(sum, memory.z + key0 + group, memory.z_pitch, values + group * pitch, pitch, units);
+        tile_accumulate<T>(sum, memory.z + key0 + group, memory.z_pitch, values + group * pitch, pitch,
+                           units);
       }
       __syncthreads();
     }
     reduce_tiles<T>(sum, scratch, units, cols, [&](int row, int col, float total) {
       if (row >= rows) return;
-      (a.out.head(b) + (i0 + row) * a.out.stride_row)[col0 + col] = from_float<T>(total * memory.inverse[row]);
+      (a.out.head(b) + (i0 + row) * a.out.stride_row)[col0 + col] =
+          from_float<T>(total * memory.inverse[row]);
     });
   }
 }
@@ -164,7 +171,8 @@ __global__ void __launch_bounds__(32 * kWarps, 2) attention_forward_dense_kernel
     const View<float> z = memory.z + r * memory.z_pitch;
     if (r < rows) finish_row(a, memory, b * layer.queries + i0 + r, r, lane);
     __syncwarp();
-    for (int t = (r < rows ? layer.keys : 0) + lane; t < int(round_up(layer.keys, kGroup)); t += 32) z[t] = 0.f;
+    for (int t = (r < rows ? layer.keys : 0) + lane; t < int(round_up(layer.keys, kGroup)); t += 32)
+      z[t] = 0.f;
   }
   __syncthreads();
   weighted_values(a, memory, values, scratch, b, i0, rows);
@@ -191,8 +199,8 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   const int64_t least = scratch > group_bytes ? scratch : group_bytes;
   int64_t fixed = kTileRows * (round_up(s.keys, kGroup) + 4) * 4 + kTileRows * qk_bytes + 128;
   if (in.bias) {
-    // A tile of 16 consecutive queries touches this many window lines at most. Its slice of the table stays in shared
-    // memory unless the stream of keys would then keep less than half the warps busy.
+    // A tile of 16 consecutive queries touches this many window lines at most. Its slice of the table stays
+    // in shared memory unless the stream of keys would then keep less than half the warps busy.
     const int64_t lines = (w + kTileRows - 2) / w + 1;
     const int64_t rows = (w + (lines < w ? lines : w)) * (2 * w - 1);
     fixed += round_up(s.keys * 4, 16);
@@ -210,7 +218,8 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   a.keys_at_once = int(groups * kGroup);
   a.stream_bytes = round_up(groups * group_bytes > scratch ? groups * group_bytes : scratch, 16);
   return launch("attention_forward_dense", attention_forward_dense_kernel<T>,
-                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, fixed + a.stream_bytes, stream, a);
+                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, fixed + a.stream_bytes, stream,
+                a);
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
-// Forward of a sparse layer in one launch: gather-dot, bias, earlier logits, softmax, selection, weighted sum of V.
+// Forward of a sparse layer in one launch: gather-dot, bias, earlier logits, softmax, selection, weighted sum
+// of V.
 //
-// A block owns some query rows of one window-head. First the keys are resident: a warp computes a row's logits, selects
-// by bisection and writes index and logits of the kept entries. Then V takes the place of the keys, and the entries just
-// written (still in the cache) weigh its rows. One matrix at a time is resident, so that two blocks share an SM.
+// A block owns some query rows of one window-head. First the keys are resident: a warp computes a row's
+// logits, selects by bisection and writes index and logits of the kept entries. Then V takes the place of the
+// keys, and the entries just written (still in the cache) weigh its rows. One matrix at a time is resident,
+// so that two blocks share an SM.
 #include "gather_rows.cuh"
 #include "sparse_logits.cuh"
 
@@ -15,12 +17,14 @@ struct ForwardArgs {
   SparsePlan plan;
   Strided<T> out;
   IndexOut new_index;
-  IndexView kept_index;  // what the second phase reads: the new index, or the old one where nothing is selected
+  IndexView
+      kept_index;  // what the second phase reads: the new index, or the old one where nothing is selected
   View<float> new_logits, lse;
 };
 
 template <class T>
-__device__ void finish_row(const ForwardArgs<T>& a, int64_t row, View<const float> z, View<float> shift, int lane) {
+__device__ void finish_row(const ForwardArgs<T>& a, int64_t row, View<const float> z, View<float> shift,
+                           int lane) {
   const int candidates = a.layer.candidates, topk = a.layer.topk;
   const RowStatistics stats = row_statistics(z, candidates, lane);
   if (lane == 0) {
@@ -44,7 +48,8 @@ __global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse
   const Layer<T>& layer = a.layer;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);
-  const int first = int(split * layer.queries / a.plan.splits), last = int((split + 1) * layer.queries / a.plan.splits);
+  const int first = int(split * layer.queries / a.plan.splits),
+            last = int((split + 1) * layer.queries / a.plan.splits);
   SharedMemory shared;
   const SparseMemory<T> memory(shared, layer, a.plan, int(ceil_div(layer.queries, a.plan.splits)), warp);
 
@@ -55,7 +60,8 @@ __global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse
 
   const int pitch = pitch_of<T>(a.plan.columns);
   const View<T> v = shared.take<T>(int64_t(layer.keys) * pitch);
-  const View<float2> stage = shared.take<float2>(int64_t(a.plan.warps) * kStagedEntries) + warp * kStagedEntries;
+  const View<float2> stage =
+      shared.take<float2>(int64_t(a.plan.warps) * kStagedEntries) + warp * kStagedEntries;
   for (int col0 = 0; col0 < layer.dim_v; col0 += a.plan.columns) {
     const int cols = layer.dim_v - col0 < a.plan.columns ? layer.dim_v - col0 : a.plan.columns;
     __syncthreads();  // the keys, or the columns before, are no longer needed; index and logits are written
@@ -92,9 +98,11 @@ Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutput
                      index_view(out.new_index ? Index{out.new_index, out.index_wide} : in.index),
                      View<float>(out.new_logits),
                      View<float>(out.lse)};
-    if (!plan_sparse<T>(s, in.bias != nullptr, int(s.dim_v), &a.plan, kStagedEntries * 8)) return Status::kUnsupported;
+    if (!plan_sparse<T>(s, in.bias != nullptr, int(s.dim_v), &a.plan, kStagedEntries * 8))
+      return Status::kUnsupported;
     return launch("attention_forward_sparse", attention_forward_sparse_kernel<T>,
-                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
+                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes,
+                  stream, a);
   });
 }
 

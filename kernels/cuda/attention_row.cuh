@@ -76,10 +76,11 @@ struct Threshold {
   int ties;
 };
 
-// The topk-th largest of z[0, count), 0 < topk < count, by bisection on the ordered key between the row's extremes. Ends
-// as soon as some value separates topk entries from the rest: some ten rounds in a row without close ties, never more
-// than 32.
-__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk, float max, int lane) {
+// The topk-th largest of z[0, count), 0 < topk < count, by bisection on the ordered key between the row's
+// extremes. Ends as soon as some value separates topk entries from the rest: some ten rounds in a row without
+// close ties, never more than 32.
+__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk, float max,
+                                                    int lane) {
   float low_value = INFINITY;
   for (int t = lane; t < count; t += 32) low_value = fminf(low_value, z[t]);
   uint32_t low = ordered_key(-warp_max(-low_value)), high = ordered_key(max);
@@ -104,7 +105,8 @@ __device__ __forceinline__ Threshold find_threshold(View<const float> z, int cou
 
 // Calls f(t, slot) for every entry of the row: its place among the kept ones, ascending in t, or -1.
 template <class F>
-__device__ __forceinline__ void for_each_selected(View<const float> z, int count, Threshold threshold, int lane, F f) {
+__device__ __forceinline__ void for_each_selected(View<const float> z, int count, Threshold threshold,
+                                                  int lane, F f) {
   const unsigned before = (1u << lane) - 1;
   int kept = 0, ties = 0;
   for (int t0 = 0; t0 < count; t0 += 32) {

@@ -1,16 +1,18 @@
-// Products of a tile of 16 rows with 32 others, by one warp: on tensor cores for 16-bit types, FFMA for float32.
+// Products of a tile of 16 rows with 32 others, by one warp: on tensor cores for 16-bit types, FFMA for
+// float32.
 //
-// Why FFMA for float32: TF32 keeps 11 bits, so a float32 result needs three products of split operands. By analysis that
-// would be some 2.5 times faster on an H100, but its error is that of 22-bit operands, and selection compares logits of
-// different layers and kernels with each other. Few layers are dense; the split is the next rung, to be measured.
+// Why FFMA for float32: TF32 keeps 11 bits, so a float32 result needs three products of split operands. By
+// analysis that would be some 2.5 times faster on an H100, but its error is that of 22-bit operands, and
+// selection compares logits of different layers and kernels with each other. Few layers are dense; the split
+// is the next rung, to be measured.
 #pragma once
 #include "attention_row.cuh"
 
 namespace pft::cuda {
 
 constexpr int kTileRows = 16;
-constexpr int kGroup = 32;         // others that a warp takes at a time
-constexpr int kColumnBlock = 64;   // output columns a block accumulates at a time
+constexpr int kGroup = 32;        // others that a warp takes at a time
+constexpr int kColumnBlock = 64;  // output columns a block accumulates at a time
 
 template <class T>
 constexpr bool kTensorCores = sizeof(T) == 2;
@@ -25,10 +27,11 @@ __host__ __device__ constexpr int tile_pitch(int64_t cols) {
   return (tile_units<T>(cols) | 1) * kPerUnit<T>;
 }
 
-// f(row, column, sum_e rows[row][e] * others[column][e]) for the 16 x 32 products, each from the lane that holds it: the
-// same lane for the same place in every call. Both operands zero-padded to `units`.
+// f(row, column, sum_e rows[row][e] * others[column][e]) for the 16 x 32 products, each from the lane that
+// holds it: the same lane for the same place in every call. Both operands zero-padded to `units`.
 template <class T, class F>
-__device__ __forceinline__ void tile_dot(View<const T> rows, View<const T> others, int pitch, int units, F f) {
+__device__ __forceinline__ void tile_dot(View<const T> rows, View<const T> others, int pitch, int units,
+                                         F f) {
   const int lane = int(threadIdx.x) % 32;
   if constexpr (kTensorCores<T>) {
     float d[4][4] = {};
@@ -84,8 +87,9 @@ __device__ __forceinline__ PowerOfTwo power_below(float x) {
   return {__uint_as_float(exponent << 23), __uint_as_float((254 - exponent) << 23)};
 }
 
-// sum += weights[16 x 32] * values[32 x columns], weights float32. On tensor cores a weight enters as two 16-bit parts,
-// scaled by its row's largest (float16 has no small numbers), so that it loses no more than float32 accumulation does.
+// sum += weights[16 x 32] * values[32 x columns], weights float32. On tensor cores a weight enters as two
+// 16-bit parts, scaled by its row's largest (float16 has no small numbers), so that it loses no more than
+// float32 accumulation does.
 template <class T>
 __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const float> weights, int weights_pitch,
                                                 View<const T> values, int pitch, int units) {
@@ -99,7 +103,8 @@ __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const floa
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        w[step][i] = load_as<float2>(weights + (g + i % 2 * 8) * weights_pitch + step * 16 + i / 2 * 8 + 2 * t);
+        w[step][i] =
+            load_as<float2>(weights + (g + i % 2 * 8) * weights_pitch + step * 16 + i / 2 * 8 + 2 * t);
         largest[i % 2] = fmaxf(largest[i % 2], fmaxf(fabsf(w[step][i].x), fabsf(w[step][i].y)));
       }
     }
@@ -156,7 +161,7 @@ __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const floa
 #pragma unroll
           for (int r = 0; r < 4; ++r) {
             const float x = i == 0 ? w[r].x : i == 1 ? w[r].y : i == 2 ? w[r].z : w[r].w;
-            float(&d)[4] = sum.d[4 * part + r];
+            float (&d)[4] = sum.d[4 * part + r];
             d[0] = fmaf(x, y.x, d[0]);
             d[1] = fmaf(x, y.y, d[1]);
             d[2] = fmaf(x, y.z, d[2]);
@@ -199,10 +204,11 @@ __host__ __device__ constexpr int64_t reduction_scratch(int warps, int64_t colum
   return int64_t(warps) / 2 * kTileRows * tile_units<T>(columns) * kPerUnit<T>;
 }
 
-// Adds the warps' accumulators, always in the same order, and calls f(row, column, sum). For all threads of the block,
-// whose number of warps must be even.
+// Adds the warps' accumulators, always in the same order, and calls f(row, column, sum). For all threads of
+// the block, whose number of warps must be even.
 template <class T, class F>
-__device__ __forceinline__ void reduce_tiles(const TileSum<T>& sum, View<float> scratch, int units, int columns, F f) {
+__device__ __forceinline__ void reduce_tiles(const TileSum<T>& sum, View<float> scratch, int units,
+                                             int columns, F f) {
   const int width = units * kPerUnit<T>, warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32;
   const int half = warps / 2;  // half the scratch: the second half of the warps goes first
   if (warp >= half) {

@@ -1,4 +1,5 @@
-// Pieces that the kernels share: typed arguments, staging of rows in shared memory, dot products, warp reductions.
+// Pieces that the kernels share: typed arguments, staging of rows in shared memory, dot products, warp
+// reductions.
 #pragma once
 #include "pft/cuda.h"
 #include "portable.cuh"
@@ -17,8 +18,8 @@ template <class T>
 __host__ __device__ constexpr int units_of(int64_t cols) {
   return int(ceil_div(cols, kPerUnit<T>));
 }
-// Pitch of a row in shared memory, in elements: an odd number of 16-byte units, so that the same unit of different rows
-// falls into all eight groups of four banks.
+// Pitch of a row in shared memory, in elements: an odd number of 16-byte units, so that the same unit of
+// different rows falls into all eight groups of four banks.
 template <class T>
 __host__ __device__ constexpr int pitch_of(int64_t cols) {
   return (units_of<T>(cols) | 1) * kPerUnit<T>;
@@ -41,8 +42,10 @@ template <class T, class M>
 Strided<T> strided(const M& m, int64_t heads, int64_t cols) {
   const int64_t bytes = int64_t(sizeof(T));
   const bool aligned = reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride_window * bytes % 16 == 0 &&
-                       m.stride_head * bytes % 16 == 0 && m.stride_row * bytes % 16 == 0 && cols * bytes % 16 == 0;
-  return {View<T>(static_cast<T*>(m.data)), m.stride_window, m.stride_head, m.stride_row, int(heads), aligned};
+                       m.stride_head * bytes % 16 == 0 && m.stride_row * bytes % 16 == 0 &&
+                       cols * bytes % 16 == 0;
+  return {
+      View<T>(static_cast<T*>(m.data)), m.stride_window, m.stride_head, m.stride_row, int(heads), aligned};
 }
 
 // Entries of an index; the width is a branch that all threads take alike, instead of twice the kernels.
@@ -78,7 +81,8 @@ __device__ __forceinline__ void unpack(uint4 raw, float (&x)[8], T tag) {
   }
 }
 __device__ __forceinline__ uint4 pack(const float (&x)[4], float) {
-  return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
+  return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                    __float_as_uint(x[3]));
 }
 template <class T>
 __device__ __forceinline__ uint4 pack(const float (&x)[8], T tag) {
@@ -86,12 +90,12 @@ __device__ __forceinline__ uint4 pack(const float (&x)[8], T tag) {
                     pack_pair(x[6], x[7], tag));
 }
 
-// Copies columns [col0, col0 + cols) of `rows` rows to shared memory, `units` 16-byte units a row, and zeroes what lies
-// beyond: the tail of a row, and rows up to `padded_rows`. Asynchronous where alignment allows: finish_staging() ends it
-// for the whole block.
+// Copies columns [col0, col0 + cols) of `rows` rows to shared memory, `units` 16-byte units a row, and zeroes
+// what lies beyond: the tail of a row, and rows up to `padded_rows`. Asynchronous where alignment allows:
+// finish_staging() ends it for the whole block.
 template <class T>
-__device__ void stage_tile(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows, int padded_rows,
-                           int col0, int cols, int units, bool aligned) {
+__device__ void stage_tile(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows,
+                           int padded_rows, int col0, int cols, int units, bool aligned) {
   constexpr int per = kPerUnit<T>;
   const bool whole = aligned && cols % per == 0 && col0 % per == 0;
   for (int e = int(threadIdx.x); e < padded_rows * units; e += int(blockDim.x)) {
@@ -112,8 +116,8 @@ __device__ void stage_tile(View<T> to, int pitch, View<const T> from, int64_t st
   }
 }
 template <class T>
-__device__ void stage_rows(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows, int col0, int cols,
-                           bool aligned) {
+__device__ void stage_rows(View<T> to, int pitch, View<const T> from, int64_t stride_row, int rows, int col0,
+                           int cols, bool aligned) {
   stage_tile<T>(to, pitch, from, stride_row, rows, rows, col0, cols, units_of<T>(cols), aligned);
 }
 __device__ __forceinline__ void finish_staging() {
@@ -150,7 +154,8 @@ __device__ __forceinline__ void load_query_unit(float (&q)[kPerUnit<T>], View<co
 
 // Dot products of one query with two rows: two independent chains, one read of the query.
 template <class T>
-__device__ __forceinline__ float2 dot_two(View<const float> q, View<const T> row0, View<const T> row1, int units) {
+__device__ __forceinline__ float2 dot_two(View<const float> q, View<const T> row0, View<const T> row1,
+                                          int units) {
   float2 sum = make_float2(0.f, 0.f);
 #pragma unroll 2  // more costs registers, and with them warps; the loads of two rows already overlap
   for (int u = 0; u < units; ++u) {
@@ -184,8 +189,8 @@ __device__ __forceinline__ float warp_sum(float x) {
 __device__ __forceinline__ int warp_sum(int x) { return __reduce_add_sync(kFullWarp, x); }
 __device__ __forceinline__ int warp_min(int x) { return __reduce_min_sync(kFullWarp, x); }
 
-// Blocks per window-head: enough to fill the device when there are few window-heads, but at least `min_rows` rows each,
-// as every one of them loads K or V again.
+// Blocks per window-head: enough to fill the device when there are few window-heads, but at least `min_rows`
+// rows each, as every one of them loads K or V again.
 inline int row_splits(int64_t batch, int64_t rows, int64_t min_rows) {
   const int64_t wanted = ceil_div(2 * int64_t(multiprocessors()), batch);
   const int64_t most = rows / min_rows;

@@ -7,7 +7,8 @@ namespace pft::cuda {
 // Entries (row of V, weight) that a warp stages before it consumes them.
 constexpr int kStagedEntries = 256;
 
-// A warp as groups of `units` lanes: a group owns a query row, a lane 16 bytes of it. 32 % units lanes stay idle.
+// A warp as groups of `units` lanes: a group owns a query row, a lane 16 bytes of it. 32 % units lanes stay
+// idle.
 struct GatherGroups {
   int lane, rows, row, unit;
 
@@ -15,11 +16,12 @@ struct GatherGroups {
       : lane(int(threadIdx.x) % 32), rows(32 / units), row(lane / units), unit(lane % units) {}
 };
 
-// sum = sum_t weight(row, t) * v[key(row, t)], this lane's 16 bytes of it, for the group's row. `entry(row, t, &key)`
-// returns the weight; it is asked once per entry. Rows at or beyond `rows_left` do not exist.
+// sum = sum_t weight(row, t) * v[key(row, t)], this lane's 16 bytes of it, for the group's row. `entry(row,
+// t, &key)` returns the weight; it is asked once per entry. Rows at or beyond `rows_left` do not exist.
 template <class T, class Entry>
-__device__ __forceinline__ void gather_rows(float (&sum)[kPerUnit<T>], const GatherGroups& groups, View<float2> stage,
-                                            View<const T> v, int64_t pitch, int kept, int rows_left, Entry entry) {
+__device__ __forceinline__ void gather_rows(float (&sum)[kPerUnit<T>], const GatherGroups& groups,
+                                            View<float2> stage, View<const T> v, int64_t pitch, int kept,
+                                            int rows_left, Entry entry) {
   const int at_once = kStagedEntries / groups.rows;  // entries of each row per round
 #pragma unroll
   for (int e = 0; e < kPerUnit<T>; ++e) sum[e] = 0.f;
@@ -50,7 +52,8 @@ __device__ __forceinline__ void gather_rows(float (&sum)[kPerUnit<T>], const Gat
 
 // Writes the first `cols` of a unit's values (all of them, in one store, where aligned).
 template <class T>
-__device__ __forceinline__ void store_unit(View<T> to, const float (&x)[kPerUnit<T>], int cols, bool aligned) {
+__device__ __forceinline__ void store_unit(View<T> to, const float (&x)[kPerUnit<T>], int cols,
+                                           bool aligned) {
   if (aligned && cols >= kPerUnit<T>) {
     store_as(to, pack(x, T{}));
     return;

@@ -1,6 +1,6 @@
-// What every .cu file here includes: CUDA under nvcc, the emulator under g++. Kernels reach memory through View<T> (a
-// plain pointer under nvcc, an instrumented one in the emulator) and matrix and copy instructions through the wrappers
-// below; everything else is ordinary CUDA C++.
+// What every .cu file here includes: CUDA under nvcc, the emulator under g++. Kernels reach memory through
+// View<T> (a plain pointer under nvcc, an instrumented one in the emulator) and matrix and copy instructions
+// through the wrappers below; everything else is ordinary CUDA C++.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -23,8 +23,8 @@ inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit
 inline int multiprocessors() { return 4; }
 
 template <class... P, class... A>
-Status launch(const char* name, void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes, void* stream,
-              A... arguments) {
+Status launch(const char* name, void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+              void* stream, A... arguments) {
   (void)stream;
   emu::launch(name, kernel, grid, dim3(unsigned(threads)), size_t(shared_bytes), arguments...);
   return Status::kOk;
@@ -114,7 +114,8 @@ __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kAllowed>
@@ -125,13 +126,15 @@ __device__ __forceinline__ void cp_async_wait() {
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 template <>
-__device__ __forceinline__ void mma_m16n8k16<half_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_m16n8k16<half_t>(float (&d)[4], const uint32_t (&a)[4],
+                                                     const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 template <>
-__device__ __forceinline__ void mma_m16n8k16<bf16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_m16n8k16<bf16_t>(float (&d)[4], const uint32_t (&a)[4],
+                                                     const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -156,15 +159,16 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const T* row) {
 int64_t shared_memory_limit();
 int multiprocessors();
 
-// Launches and reports at once what the launch itself can know; errors of execution show at the next synchronisation.
+// Launches and reports at once what the launch itself can know; errors of execution show at the next
+// synchronisation.
 template <class... P, class... A>
 Status launch(const char*, void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes, void* stream,
               A... arguments) {
-  if (shared_bytes > 48 * 1024 &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)) != cudaSuccess) {
+  if (shared_bytes > 48 * 1024 && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       int(shared_bytes)) != cudaSuccess) {
     return Status::kLaunchFailed;
   }
-  kernel<<<grid, threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
+  kernel<<<grid, threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)> > >(arguments...);
   return cudaGetLastError() == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
 }
 

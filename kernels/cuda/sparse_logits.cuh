@@ -1,5 +1,5 @@
-// Logits of the listed candidates, row by row, with the keys of a window-head resident in shared memory: what forward and
-// backward of a sparse layer have in common.
+// Logits of the listed candidates, row by row, with the keys of a window-head resident in shared memory: what
+// forward and backward of a sparse layer have in common.
 #pragma once
 #include "attention_row.cuh"
 
@@ -28,7 +28,8 @@ struct SparseMemory {
   View<float> query;  // this warp's row of q
   View<float> z;      // [tile_rows, candidates]
 
-  __device__ SparseMemory(SharedMemory& shared, const Layer<T>& a, const SparsePlan& plan, int rows, int warp) {
+  __device__ SparseMemory(SharedMemory& shared, const Layer<T>& a, const SparsePlan& plan, int rows,
+                          int warp) {
     shift = shared.take<float>(rows);
     code = shared.take<int>(a.bias ? a.keys : 0);
     bias = shared.take<float>(plan.bias_shared ? table_rows(a.window_size) : 0);
@@ -43,7 +44,8 @@ struct SparseMemory {
 template <class T>
 __device__ void prepare_bias(const Layer<T>& a, const SparseMemory<T>& memory, bool bias_shared, int head) {
   if (!a.bias) return;
-  for (int j = int(threadIdx.x); j < a.keys; j += int(blockDim.x)) memory.code[j] = position_code(j, a.window_size);
+  for (int j = int(threadIdx.x); j < a.keys; j += int(blockDim.x))
+    memory.code[j] = position_code(j, a.window_size);
   if (!bias_shared) return;
   for (int r = int(threadIdx.x); r < table_rows(a.window_size); r += int(blockDim.x)) {
     memory.bias[r] = a.bias[int64_t(r) * a.heads + head];
@@ -52,8 +54,8 @@ __device__ void prepare_bias(const Layer<T>& a, const SparseMemory<T>& memory, b
 
 // What is added to scale * q.k for query i and key j: bias, region, earlier logits.
 template <class T>
-__device__ __forceinline__ float added_terms(const Layer<T>& a, const SparseMemory<T>& memory, bool bias_shared, int64_t b,
-                                             int i, int j, int64_t candidate) {
+__device__ __forceinline__ float added_terms(const Layer<T>& a, const SparseMemory<T>& memory,
+                                             bool bias_shared, int64_t b, int i, int j, int64_t candidate) {
   float sum = 0.f;
   if (a.bias) {
     const int row = memory.code[i] - memory.code[j] + table_center(a.window_size);
@@ -69,8 +71,8 @@ __device__ __forceinline__ float added_terms(const Layer<T>& a, const SparseMemo
 
 // Fills z for the rows [i0, i0 + rows) from the resident keys [key0, key0 + here).
 template <class T>
-__device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory, int64_t b, int i0,
-                            int rows, int key0, int here) {
+__device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory,
+                            int64_t b, int i0, int rows, int key0, int here) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int pitch = pitch_of<T>(a.dim_qk), units = units_of<T>(a.dim_qk);
   const View<const T> q = a.q.head(b);
@@ -87,9 +89,11 @@ __device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const Spa
       if (!in0 && !in1) continue;
       const float2 dot = dot_two<T>(memory.query, memory.keys + int64_t(in0 ? k0 : k1) * pitch,
                                     memory.keys + int64_t(in1 ? k1 : k0) * pitch, units);
-      if (in0) z[t] = fmaf(a.scale, dot.x, added_terms(a, memory, plan.bias_shared, b, i, k0 + key0, first + t));
+      if (in0)
+        z[t] = fmaf(a.scale, dot.x, added_terms(a, memory, plan.bias_shared, b, i, k0 + key0, first + t));
       if (in1) {
-        z[t + 32] = fmaf(a.scale, dot.y, added_terms(a, memory, plan.bias_shared, b, i, k1 + key0, first + t + 32));
+        z[t + 32] =
+            fmaf(a.scale, dot.y, added_terms(a, memory, plan.bias_shared, b, i, k1 + key0, first + t + 32));
       }
     }
     __syncwarp();
@@ -98,8 +102,8 @@ __device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const Spa
 
 // Calls finish(i, z) in the row's warp for every row of [first, last), with its logits complete.
 template <class T, class Finish>
-__device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory, int64_t b,
-                             int first, int last, Finish finish) {
+__device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory,
+                             int64_t b, int first, int last, Finish finish) {
   const int pitch = pitch_of<T>(a.dim_qk), warp = int(threadIdx.x) / 32;
   const View<const T> k = a.k.head(b);
   const bool all_resident = plan.keys_at_once >= a.keys;
@@ -109,7 +113,8 @@ __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const Sp
       const int here = a.keys - key0 < plan.keys_at_once ? a.keys - key0 : plan.keys_at_once;
       if (!all_resident || i0 == first) {
         __syncthreads();  // the keys before are no longer needed, the bias is there
-        stage_rows<T>(memory.keys, pitch, k + key0 * a.k.stride_row, a.k.stride_row, here, 0, a.dim_qk, a.k.aligned);
+        stage_rows<T>(memory.keys, pitch, k + key0 * a.k.stride_row, a.k.stride_row, here, 0, a.dim_qk,
+                      a.k.aligned);
         finish_staging();
       }
       tile_logits(a, plan, memory, b, i0, rows, key0, here);
@@ -121,13 +126,15 @@ __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const Sp
 
 // Chooses warps, residency and tiles for a shared-memory limit. `columns_wanted`: 0 where V is not needed.
 template <class T>
-bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparsePlan* plan, int stage_bytes_per_warp) {
+bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparsePlan* plan,
+                 int stage_bytes_per_warp) {
   const int64_t limit = shared_memory_limit(), batch = s.windows * s.heads;
   const int64_t row_bytes = pitch_of<T>(s.dim_qk) * int64_t(sizeof(T));
   const int64_t query_bytes = units_of<T>(s.dim_qk) * kPerUnit<T> * 4;
   const int64_t z_bytes = s.candidates * 4;
   plan->splits = row_splits(batch, s.queries, 64);
-  const int64_t lasting = round_up(ceil_div(s.queries, plan->splits) * 4, 16) + (bias ? round_up(s.keys * 4, 16) : 0);
+  const int64_t lasting =
+      round_up(ceil_div(s.queries, plan->splits) * 4, 16) + (bias ? round_up(s.keys * 4, 16) : 0);
   const int64_t table_bytes = bias ? round_up(int64_t(table_rows(int(s.window_size))) * 4, 16) : 0;
 
   plan->warps = kSparseWarps;
@@ -151,7 +158,9 @@ bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparseP
   if (columns_wanted) {
     const int64_t stage_bytes = int64_t(plan->warps) * stage_bytes_per_warp;
     int units = units_of<T>(columns_wanted);
-    const auto v_bytes = [&] { return s.keys * int64_t(pitch_of<T>(units * kPerUnit<T>)) * int64_t(sizeof(T)); };
+    const auto v_bytes = [&] {
+      return s.keys * int64_t(pitch_of<T>(units * kPerUnit<T>)) * int64_t(sizeof(T));
+    };
     while (units > 32 || lasting + v_bytes() + stage_bytes > limit) {
       if (units == 1) return false;
       units = (units + 1) / 2;

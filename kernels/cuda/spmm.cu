@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(256, 4) spmm_plain(SpmmArgs<TA, T> a) {
   (a.out.head(b) + i * a.out.stride_row)[e] = from_float<T>(sum);
 }
 
-// v1: a block keeps V of one window-head (or some of its columns) in shared memory; a group of lanes, one per 16 bytes of
-// a row, owns a query row, so that a row of V is one contiguous read of the group.
+// v1: a block keeps V of one window-head (or some of its columns) in shared memory; a group of lanes, one per
+// 16 bytes of a row, owns a query row, so that a row of V is one contiguous read of the group.
 template <class TA, class T>
 __global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
   const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32;
@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
       sum[e] *= a.scale;
       if (a.initial && col + e < cols) sum[e] += a.initial[(b * a.queries + i) * a.dim + col0 + col + e];
     }
-    store_unit<T>(a.out.head(b) + i * a.out.stride_row + col0 + col, sum, cols - col, a.out.aligned && col0 % kPerUnit<T> == 0);
+    store_unit<T>(a.out.head(b) + i * a.out.stride_row + col0 + col, sum, cols - col,
+                  a.out.aligned && col0 % kPerUnit<T> == 0);
   }
 }
 
@@ -88,22 +89,24 @@ Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
   const int threads = 512, per = kPerUnit<T>;
   const int64_t stage_bytes = threads / 32 * kStagedEntries * 8;
   const int64_t units_that_fit = (shared_memory_limit() - stage_bytes) / (a.keys * 16);
-  if (units_that_fit < 1) return run(a, Version::kPlain, stream);  // more than some 6000 keys: gather from global memory
+  if (units_that_fit < 1)
+    return run(a, Version::kPlain, stream);  // more than some 6000 keys: gather from global memory
   int units = units_of<T>(a.dim);
-  while (units > 32 || pitch_of<T>(units * per) / per > units_that_fit) units = units == 1 ? 0 : (units + 1) / 2;
+  while (units > 32 || pitch_of<T>(units * per) / per > units_that_fit)
+    units = units == 1 ? 0 : (units + 1) / 2;
   if (units == 0) return run(a, Version::kPlain, stream);
   a.columns = units * per;
   a.column_blocks = int(ceil_div(a.dim, a.columns));
   a.splits = row_splits(a.batch * a.column_blocks, a.queries, 64);
   const int64_t bytes = a.keys * pitch_of<T>(a.columns) * int64_t(sizeof(T)) + stage_bytes;
-  return launch("spmm_resident", spmm_resident<TA, T>, dim3(unsigned(a.batch * a.column_blocks * a.splits)), threads,
-                bytes, stream, a);
+  return launch("spmm_resident", spmm_resident<TA, T>, dim3(unsigned(a.batch * a.column_blocks * a.splits)),
+                threads, bytes, stream, a);
 }
 
 }  // namespace
 
-Status spmm(const SparseShape& s, int64_t heads, Input a, Input v, Index index, const float* initial, Output out,
-            float scale, Version version, void* stream) {
+Status spmm(const SparseShape& s, int64_t heads, Input a, Input v, Index index, const float* initial,
+            Output out, float scale, Version version, void* stream) {
   if (out.dtype != v.dtype || (a.dtype != v.dtype && a.dtype != DType::kFloat32)) return Status::kUnsupported;
   if (!s.batch || !s.queries || !s.head_dim) return Status::kOk;
   return with_type(v.dtype, [&](auto tag) {
@@ -112,8 +115,8 @@ Status spmm(const SparseShape& s, int64_t heads, Input a, Input v, Index index, 
       using TA = decltype(a_tag);
       return run<TA, T>({View<const TA>(static_cast<const TA*>(a.m.data)), a.m.stride_window, a.m.stride_head,
                          a.m.stride_row, strided<const T>(v.m, heads, s.head_dim), index_view(index),
-                         View<const float>(initial), strided<T>(out.m, heads, s.head_dim), s.batch, int(s.queries),
-                         int(s.keys), int(s.head_dim), int(s.kept), scale, 1, 0, 1},
+                         View<const float>(initial), strided<T>(out.m, heads, s.head_dim), s.batch,
+                         int(s.queries), int(s.keys), int(s.head_dim), int(s.kept), scale, 1, 0, 1},
                         version, stream);
     };
     return a.dtype == v.dtype ? start(tag) : start(float{});

@@ -1,15 +1,17 @@
-// Transposed SpMM: out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i].
+// Transposed SpMM: out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t]
+// x[b,i].
 //
-// No atomics and no race: a warp owns four channels of all keys, and goes through the query rows in order. The entries of
-// one row name distinct keys, so its 32 lanes add to 32 different accumulators; a __syncwarp parts the rows. Every
-// accumulator therefore sees its terms in ascending i, whatever the hardware does: the same bits in every run.
+// No atomics and no race: a warp owns four channels of all keys, and goes through the query rows in order.
+// The entries of one row name distinct keys, so its 32 lanes add to 32 different accumulators; a __syncwarp
+// parts the rows. Every accumulator therefore sees its terms in ascending i, whatever the hardware does: the
+// same bits in every run.
 #include "device.cuh"
 
 namespace pft::cuda {
 namespace {
 
-constexpr int kChannels = 4;         // of a warp: one 16-byte read and write of shared memory
-constexpr int kTileEntries = 2048;   // entries staged at a time for all warps of the block
+constexpr int kChannels = 4;        // of a warp: one 16-byte read and write of shared memory
+constexpr int kTileEntries = 2048;  // entries staged at a time for all warps of the block
 constexpr int kMaxWarps = 16;
 
 template <class TA, class T>
@@ -26,7 +28,8 @@ struct TransposeArgs {
   int columns, column_blocks, keys_at_once, key_blocks, tile_rows, tile_kept;
 };
 
-// v0: one thread per output element looks through every entry of the window-head. Right, and slow: N*K reads per output.
+// v0: one thread per output element looks through every entry of the window-head. Right, and slow: N*K reads
+// per output.
 template <class TA, class T>
 __global__ void __launch_bounds__(256, 4) spmm_transpose_plain(TransposeArgs<TA, T> a) {
   const int64_t out = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -115,7 +118,8 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
   if (version == Version::kPlain) {
     const int64_t blocks = ceil_div(a.batch * a.keys * a.dim, 256);
     if (blocks > 0x7fffffff) return Status::kBadShape;
-    return launch("spmm_transpose_plain", spmm_transpose_plain<TA, T>, dim3(unsigned(blocks)), 256, 0, stream, a);
+    return launch("spmm_transpose_plain", spmm_transpose_plain<TA, T>, dim3(unsigned(blocks)), 256, 0, stream,
+                  a);
   }
   // Half of what an SM has, so that two blocks share it and one works while the other waits.
   const int64_t limit = shared_memory_limit(), half = limit / 2;
@@ -140,8 +144,8 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
 
 }  // namespace
 
-Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index, const float* initial,
-                      Output out, float scale, Version version, void* stream) {
+Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
+                      const float* initial, Output out, float scale, Version version, void* stream) {
   if (out.dtype != x.dtype || (a.dtype != x.dtype && a.dtype != DType::kFloat32)) return Status::kUnsupported;
   if (!s.batch || !s.keys || !s.head_dim) return Status::kOk;
   return with_type(x.dtype, [&](auto tag) {

@@ -37,8 +37,8 @@ unsigned scopes = 0;
 uint32_t next_epoch = 1;
 std::vector<std::pair<uint32_t, dim3>> epochs_of_blocks;  // first epoch, block: only for messages
 
-// A block's shared memory: the dynamic part, slack that nobody owns (an overflow lands there, for a check or ASan to
-// find), then static arrays.
+// A block's shared memory: the dynamic part, slack that nobody owns (an overflow lands there, for a check or
+// ASan to find), then static arrays.
 constexpr size_t kSlackBytes = 16 << 10;
 constexpr size_t kStaticBytes = 48 << 10;
 
@@ -80,15 +80,16 @@ std::string name_of(const void* address) {
 [[noreturn]] void stuck() {
   std::string at;
   if (block->at_barrier) {
-    at = std::to_string(block->at_barrier) + " of " + std::to_string(block->live) + " threads wait in __syncthreads (" +
-         block->barrier_file + ":" + std::to_string(block->barrier_line) + ")";
+    at = std::to_string(block->at_barrier) + " of " + std::to_string(block->live) +
+         " threads wait in __syncthreads (" + block->barrier_file + ":" +
+         std::to_string(block->barrier_line) + ")";
   }
   for (size_t w = 0; w < block->warps.size(); ++w) {
     const Warp& warp = block->warps[w];
     if (!warp.arrived) continue;
     char text[128];
-    std::snprintf(text, sizeof text, "%swarp %zu: lanes %08x of %08x arrived at a warp operation", at.empty() ? "" : "; ",
-                  w, warp.arrived, warp.mask);
+    std::snprintf(text, sizeof text, "%swarp %zu: lanes %08x of %08x arrived at a warp operation",
+                  at.empty() ? "" : "; ", w, warp.arrived, warp.mask);
     at += text;
   }
   fail("divergent collective: " + at);
@@ -151,7 +152,8 @@ void thread_main() {
   Warp& warp = block->warps[me->warp];
   warp.exists &= ~(1u << me->lane);
   --block->live;
-  if (block->live && block->at_barrier == block->live) release_barrier();  // exited threads count as arrived (sm_70+)
+  if (block->live && block->at_barrier == block->live)
+    release_barrier();  // exited threads count as arrived (sm_70+)
   if (!block->live) leave_block();
   Thread* next = pick();
   if (!next) stuck();
@@ -177,8 +179,9 @@ bool in_shared(const void* address, size_t bytes) {
 }
 
 [[noreturn]] void report(Conflict found, const void* address, bool write, const Access& earlier) {
-  std::string what = found == Conflict::in_flight ? "read of data that a cp.async has not delivered at "
-                                                  : std::string("race: ") + (write ? "write" : "read") + " of ";
+  std::string what = found == Conflict::in_flight
+                         ? "read of data that a cp.async has not delivered at "
+                         : std::string("race: ") + (write ? "write" : "read") + " of ";
   what += name_of(address) + " conflicts with thread " + std::to_string(earlier.thread);
   if (found == Conflict::other_block) {
     auto it = std::upper_bound(epochs_of_blocks.begin(), epochs_of_blocks.end(), earlier.epoch,
@@ -205,7 +208,8 @@ void track(const void* address, size_t bytes, bool write, bool atomic, bool in_f
     granule = region->granule;
     offset = size_t(static_cast<const char*>(address) - region->begin);
   }
-  const Now now{block->epoch, block->warps[thread->warp].epoch, block->first_epoch, forget, thread->linear, atomic};
+  const Now now{block->epoch, block->warps[thread->warp].epoch, block->first_epoch, forget, thread->linear,
+                atomic};
   for (size_t g = offset / granule; g <= (offset + bytes - 1) / granule; ++g) {
     Access earlier;
     const Conflict found =
@@ -218,12 +222,14 @@ void check_bounds(const void* address, size_t bytes, bool write, const char* beg
   const char* c = static_cast<const char*>(address);
   const std::string verb = write ? "write" : "read";
   if (begin && (c < begin || c + bytes > end)) {
-    fail("out of bounds: " + verb + " of " + std::to_string(bytes) + " bytes at byte " + std::to_string(c - begin) +
-         " of an array of " + std::to_string(end - begin) + " bytes (" + name_of(address) + ")");
+    fail("out of bounds: " + verb + " of " + std::to_string(bytes) + " bytes at byte " +
+         std::to_string(c - begin) + " of an array of " + std::to_string(end - begin) + " bytes (" +
+         name_of(address) + ")");
   }
   if (in_shared(c, bytes)) {
     const size_t at = size_t(c - block->shared), statics = block->dynamic_bytes + kSlackBytes;
-    if (at + bytes <= block->dynamic_bytes || (at >= statics && at + bytes <= statics + block->static_bytes)) return;
+    if (at + bytes <= block->dynamic_bytes || (at >= statics && at + bytes <= statics + block->static_bytes))
+      return;
     fail("out of bounds: " + verb + " of " + std::to_string(bytes) + " bytes of shared memory at byte " +
          std::to_string(at) + ", the block has " + std::to_string(block->dynamic_bytes));
   }
@@ -407,13 +413,14 @@ void make_threads(Block& b) {
 
 void check_launch(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes) {
   const uint64_t threads = uint64_t(size.x) * size.y * size.z;
-  if (!threads || threads > kMaxThreads) throw Error(std::string(name) + ": a block of " + std::to_string(threads) + " threads");
+  if (!threads || threads > kMaxThreads)
+    throw Error(std::string(name) + ": a block of " + std::to_string(threads) + " threads");
   if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
     throw Error(std::string(name) + ": grid " + name_of(grid) + " is empty or too large");
   }
   if (dynamic_bytes > config().shared_limit) {
-    throw Error(std::string(name) + ": " + std::to_string(dynamic_bytes) + " bytes of shared memory, the limit is " +
-                std::to_string(config().shared_limit));
+    throw Error(std::string(name) + ": " + std::to_string(dynamic_bytes) +
+                " bytes of shared memory, the limit is " + std::to_string(config().shared_limit));
   }
 }
 

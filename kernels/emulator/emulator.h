@@ -1,8 +1,9 @@
-// Runs CUDA C++ kernels on a CPU: one fiber per CUDA thread, blocks one after another in seeded random order, warps of a
-// block interleaved at random at every synchronisation. Built to be believed, not to be fast.
+// Runs CUDA C++ kernels on a CPU: one fiber per CUDA thread, blocks one after another in seeded random order,
+// warps of a block interleaved at random at every synchronisation. Built to be believed, not to be fast.
 //
-// Every access that a kernel makes through a View (view.h) is checked: bounds, alignment, races, reads of data that a
-// cp.async has not delivered. A finding ends the launch with an Error that names kernel, block, thread and address.
+// Every access that a kernel makes through a View (view.h) is checked: bounds, alignment, races, reads of
+// data that a cp.async has not delivered. A finding ends the launch with an Error that names kernel, block,
+// thread and address.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -47,11 +48,12 @@ struct Error : std::runtime_error {
 // What the process emulates. The detector and the poison can be switched off to show what they alone find.
 struct Config {
   uint32_t seed = 0;
-  bool races = true;               // conflicting accesses, reads under a cp.async in flight
-  bool poison = true;              // shared memory starts as NaN; cp.async data arrive only at the wait, NaN before
-  bool bounds = true;              // every View access inside its array and inside memory given to the launch
-  bool dry = false;                // launches are recorded but not run: geometry of shapes too large to emulate
-  size_t shared_limit = 99 << 10;  // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
+  bool races = true;   // conflicting accesses, reads under a cp.async in flight
+  bool poison = true;  // shared memory starts as NaN; cp.async data arrive only at the wait, NaN before
+  bool bounds = true;  // every View access inside its array and inside memory given to the launch
+  bool dry = false;    // launches are recorded but not run: geometry of shapes too large to emulate
+  size_t shared_limit =
+      99 << 10;  // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
 };
 Config& config();
 
@@ -69,8 +71,8 @@ struct Counters {
 };
 Counters& counters();
 
-// Memory that the next launches may touch: bindings register each tensor for the duration of a call. Ranges that overlap
-// (views of one buffer) become one.
+// Memory that the next launches may touch: bindings register each tensor for the duration of a call. Ranges
+// that overlap (views of one buffer) become one.
 class Buffers {
  public:
   Buffers();
@@ -105,7 +107,8 @@ struct Warp {
   uint32_t exists = 0, ready = 0, arrived = 0, mask = 0;
   uint32_t epoch = 0;
   WarpOp op = WarpOp::none;
-  alignas(16) unsigned char slots[2][32][kSlotBytes];  // alternating, so that a fast lane cannot overwrite a slow one's
+  alignas(16) unsigned char slots[2][32][kSlotBytes];  // alternating, so that a fast lane cannot overwrite a
+                                                       // slow one's
 };
 
 struct Block {
@@ -128,8 +131,8 @@ struct Block {
   const std::function<void()>* body = nullptr;
 };
 
-extern Block* block;     // the block that runs; null between launches
-extern Thread* thread;   // the thread that runs
+extern Block* block;    // the block that runs; null between launches
+extern Thread* thread;  // the thread that runs
 
 [[noreturn]] void fail(const std::string& what);
 void access(const void* address, size_t bytes, bool write, bool atomic, const char* begin, const char* end);
@@ -162,7 +165,8 @@ Exchanged<T> exchange(uint32_t mask, WarpOp op, const T& value) {
 }
 
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 size, size_t dynamic_bytes, A... arguments) {
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 size, size_t dynamic_bytes,
+            A... arguments) {
   run(name, grid, size, dynamic_bytes, [=] { kernel(arguments...); });
 }
 

@@ -63,7 +63,8 @@ void Fiber::prepare(void (*entry)()) {
   context.uc_link = nullptr;
   makecontext(&context, entry, 0);
 #else
-  // What pft_emu_swap pops: six registers, then `entry` as return address, then a slot that keeps the ABI's alignment.
+  // What pft_emu_swap pops: six registers, then `entry` as return address, then a slot that keeps the ABI's
+  // alignment.
   void** top = reinterpret_cast<void**>(stack + stack_bytes);
   top[-1] = nullptr;
   void (*start)() = entry;

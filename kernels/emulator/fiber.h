@@ -1,4 +1,5 @@
-// A fiber: a stack that can be left and entered again. x86-64 switches by hand (some 2 ns); others through ucontext.
+// A fiber: a stack that can be left and entered again. x86-64 switches by hand (some 2 ns); others through
+// ucontext.
 #pragma once
 #include <cstddef>
 

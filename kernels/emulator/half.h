@@ -1,5 +1,5 @@
-// float16 and bfloat16 for the emulator: storage plus explicit conversions, rounding to nearest even like the GPU.
-// Own types, so that the emulator needs no CUDA toolkit.
+// float16 and bfloat16 for the emulator: storage plus explicit conversions, rounding to nearest even like the
+// GPU. Own types, so that the emulator needs no CUDA toolkit.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -29,7 +29,7 @@ inline float half_bits_to_float(uint16_t h) {
 
 inline uint16_t float_to_half_bits(float x) {
   const uint32_t u = float_bits(x), sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7fffu);  // NaN
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7fffu);   // NaN
   if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // >= 65520 rounds to infinity
   if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 aligns the subnormal grid, the FPU rounds to even
     const float aligned = bits_float(magnitude) + 0.5f;

@@ -1,5 +1,5 @@
-// ldmatrix and mma.sync by the fragment layouts of the PTX ISA ("Matrix Fragments for mma.m16n8k8 / m16n8k16",
-// "Warp-level matrix load instruction: ldmatrix"). With g = lane / 4 and t = lane % 4:
+// ldmatrix and mma.sync by the fragment layouts of the PTX ISA ("Matrix Fragments for mma.m16n8k8 /
+// m16n8k16", "Warp-level matrix load instruction: ldmatrix"). With g = lane / 4 and t = lane % 4:
 //   m16n8k16, 16-bit A (4 registers of 2): rows g and g+8 alternating, columns 2t,2t+1 then 2t+8,2t+9
 //             16-bit B (2 registers of 2): rows (k) 2t,2t+1 then 2t+8,2t+9, column g
 //   m16n8k8,  tf32 A: (g,t) (g+8,t) (g,t+4) (g+8,t+4); B: (t,g) (t+4,g)
@@ -13,11 +13,15 @@ struct MmaOperands {
   uint32_t a[4], b[2];
 };
 
-inline float half_of(uint32_t pair, int which, half_t) { return half_bits_to_float(uint16_t(pair >> (16 * which))); }
-inline float half_of(uint32_t pair, int which, bf16_t) { return bf16_bits_to_float(uint16_t(pair >> (16 * which))); }
+inline float half_of(uint32_t pair, int which, half_t) {
+  return half_bits_to_float(uint16_t(pair >> (16 * which)));
+}
+inline float half_of(uint32_t pair, int which, bf16_t) {
+  return bf16_bits_to_float(uint16_t(pair >> (16 * which)));
+}
 
-// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they are summed
-// in ascending k, the hardware's order is unspecified.
+// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they
+// are summed in ascending k, the hardware's order is unspecified.
 template <class T>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
@@ -56,7 +60,8 @@ struct MatrixRow {
   uint32_t words[4];
 };
 
-// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8 (16 bytes, aligned).
+// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8 (16 bytes,
+// aligned).
 template <bool kTransposed, class T>
 void ldmatrix_x4(uint32_t (&r)[4], const View<T>& row) {
   static_assert(sizeof(T) == 2, "16-bit elements");

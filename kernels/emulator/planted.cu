@@ -90,7 +90,9 @@ __global__ void overflow_array(View<float> out, bool sound) {
   out[t] = float(t);
 }
 
-__global__ void overflow_global(View<float> out, bool sound) { out[int64_t(threadIdx.x) + (sound ? 0 : 1)] = 1; }
+__global__ void overflow_global(View<float> out, bool sound) {
+  out[int64_t(threadIdx.x) + (sound ? 0 : 1)] = 1;
+}
 
 __global__ void write_input(View<float> out, View<const float> in, bool sound) {
   View<float> writable(const_cast<float*>(in.pointer()));
@@ -102,9 +104,10 @@ __global__ void misaligned(View<float> out, View<const float> in, bool sound) {
   out[int(threadIdx.x)] = x.x;
 }
 
-// The published backward kernels' pattern: grad_B[key] += grad * A from one thread per (row, entry), without an atomic.
-__global__ void published_grad_b(View<float> grad_b, View<const float> grad, View<const int> index, int rows, int kept,
-                                 bool sound) {
+// The published backward kernels' pattern: grad_B[key] += grad * A from one thread per (row, entry), without
+// an atomic.
+__global__ void published_grad_b(View<float> grad_b, View<const float> grad, View<const int> index, int rows,
+                                 int kept, bool sound) {
   const int entry = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (entry >= rows * kept) return;
   const int key = index[entry];
@@ -120,7 +123,8 @@ struct Data {
   std::vector<int> index;
   emu::Buffers buffers;
 
-  explicit Data(int kept) : in(256, 1.f), out(128, 0.f), grad(size_t(64 * kept), 1.f), index(size_t(64 * kept)) {
+  explicit Data(int kept)
+      : in(256, 1.f), out(128, 0.f), grad(size_t(64 * kept), 1.f), index(size_t(64 * kept)) {
     for (size_t i = 0; i < in.size(); ++i) in[i] = float(i);
     for (size_t i = 0; i < index.size(); ++i) index[i] = int(i * 7 % 64);
     buffers.add(in.data(), in.size() * 4, 4, false);
@@ -133,9 +137,9 @@ struct Data {
 
 const std::vector<std::string>& names() {
   static const std::vector<std::string> all = {
-      "missing_syncthreads", "missing_syncwarp", "missing_wait",   "wrong_wait_group", "divergent_shuffle",
-      "divergent_barrier",   "overflow_shared",  "overflow_array", "overflow_global",  "write_input",
-      "misaligned",          "published_grad_b"};
+      "missing_syncthreads", "missing_syncwarp",  "missing_wait",    "wrong_wait_group",
+      "divergent_shuffle",   "divergent_barrier", "overflow_shared", "overflow_array",
+      "overflow_global",     "write_input",       "misaligned",      "published_grad_b"};
   return all;
 }
 
@@ -152,9 +156,12 @@ std::vector<float> run(const std::string& name, bool sound, int kept) {
   if (name == "missing_syncthreads") launch(name.c_str(), reverse, dim3(1), 64, 256, stream, out, in, sound);
   if (name == "missing_syncwarp") launch(name.c_str(), reverse_warp, dim3(1), 32, 0, stream, out, in, sound);
   if (name == "missing_wait") launch(name.c_str(), copy_async, dim3(1), 32, 512, stream, out, in, sound);
-  if (name == "wrong_wait_group") launch(name.c_str(), copy_async_wrong_group, dim3(1), 32, 1024, stream, out, in, sound);
-  if (name == "divergent_shuffle") launch(name.c_str(), divergent_shuffle, dim3(1), 32, 0, stream, out, sound);
-  if (name == "divergent_barrier") launch(name.c_str(), divergent_barrier, dim3(1), 64, 0, stream, out, sound);
+  if (name == "wrong_wait_group")
+    launch(name.c_str(), copy_async_wrong_group, dim3(1), 32, 1024, stream, out, in, sound);
+  if (name == "divergent_shuffle")
+    launch(name.c_str(), divergent_shuffle, dim3(1), 32, 0, stream, out, sound);
+  if (name == "divergent_barrier")
+    launch(name.c_str(), divergent_barrier, dim3(1), 64, 0, stream, out, sound);
   if (name == "overflow_shared") launch(name.c_str(), overflow_shared, dim3(1), 64, 256, stream, out, sound);
   if (name == "overflow_array") launch(name.c_str(), overflow_array, dim3(1), 64, 512, stream, out, sound);
   if (name == "overflow_global") launch(name.c_str(), overflow_global, dim3(1), 64, 0, stream, out, sound);
@@ -163,8 +170,8 @@ std::vector<float> run(const std::string& name, bool sound, int kept) {
   if (name == "published_grad_b") {
     const View<const float> grad(d.grad.data());
     const View<const int> index(d.index.data());
-    launch(name.c_str(), published_grad_b, dim3(unsigned(64 * kept + 127) / 128), 128, 0, stream, out, grad, index, 64,
-           kept, sound);
+    launch(name.c_str(), published_grad_b, dim3(unsigned(64 * kept + 127) / 128), 128, 0, stream, out, grad,
+           index, 64, kept, sound);
   }
   return d.out;
 }

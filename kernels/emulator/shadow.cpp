@@ -23,12 +23,13 @@ Conflict record_read(Cell& cell, const Now& now, Access* earlier) {
   *earlier = cell.writer;
   if (cell.writer.in_flight && cell.writer.epoch >= now.block_first_epoch) return Conflict::in_flight;
   const Conflict found = conflict(cell.writer, now);
-  // Two readers are kept, of different warps where possible: a later writer that is unordered with some reader of this
-  // epoch is then unordered with one of the two.
+  // Two readers are kept, of different warps where possible: a later writer that is unordered with some
+  // reader of this epoch is then unordered with one of the two.
   if (cell.reader.thread != now.thread) {
     const Access& other = cell.other_reader;
     const bool other_is_foreign = other.epoch == now.epoch && other.thread / 32 != now.thread / 32;
-    const bool reader_is_foreign = cell.reader.epoch == now.epoch && cell.reader.thread / 32 != now.thread / 32;
+    const bool reader_is_foreign =
+        cell.reader.epoch == now.epoch && cell.reader.thread / 32 != now.thread / 32;
     if (reader_is_foreign || !other_is_foreign) cell.other_reader = cell.reader;
   }
   cell.reader = stamp(now, false);

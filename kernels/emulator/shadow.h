@@ -1,9 +1,10 @@
 // The race detector's memory: who touched each granule of a writable buffer last, and when.
 //
-// "When" is an epoch: a number that grows at every block barrier, at every new block and at every new launch, over the
-// life of the process. Blocks run one after another, so an epoch alone tells whether a recorded access came from an
-// earlier launch (ordered by the stream), from another block of this launch (never ordered), or from this block
-// (ordered if a barrier lies between). Lanes of one warp are also ordered by a full __syncwarp, counted apart.
+// "When" is an epoch: a number that grows at every block barrier, at every new block and at every new launch,
+// over the life of the process. Blocks run one after another, so an epoch alone tells whether a recorded
+// access came from an earlier launch (ordered by the stream), from another block of this launch (never
+// ordered), or from this block (ordered if a barrier lies between). Lanes of one warp are also ordered by a
+// full __syncwarp, counted apart.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -28,7 +29,8 @@ struct Region {
   const char* begin = nullptr;
   const char* end = nullptr;
   bool writable = false;
-  unsigned granule = 4;  // bytes that one cell stands for: the element size, so that neighbours do not collide
+  unsigned granule =
+      4;  // bytes that one cell stands for: the element size, so that neighbours do not collide
   std::vector<Cell> cells;
 
   bool contains(const void* p, size_t bytes) const {

@@ -55,13 +55,15 @@ std::vector<float> mma(int dtype, const std::vector<float>& a, const std::vector
 
 std::vector<uint16_t> round_trip(int dtype, const std::vector<float>& x) {
   std::vector<uint16_t> bits(x.size());
-  for (size_t i = 0; i < x.size(); ++i) bits[i] = dtype == 0 ? float_to_half_bits(x[i]) : float_to_bf16_bits(x[i]);
+  for (size_t i = 0; i < x.size(); ++i)
+    bits[i] = dtype == 0 ? float_to_half_bits(x[i]) : float_to_bf16_bits(x[i]);
   return bits;
 }
 
 std::vector<float> widen(int dtype, const std::vector<uint16_t>& bits) {
   std::vector<float> x(bits.size());
-  for (size_t i = 0; i < x.size(); ++i) x[i] = dtype == 0 ? half_bits_to_float(bits[i]) : bf16_bits_to_float(bits[i]);
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = dtype == 0 ? half_bits_to_float(bits[i]) : bf16_bits_to_float(bits[i]);
   return x;
 }
 

@@ -72,7 +72,8 @@ void store_as(const View<T>& view, V value) {
   std::memcpy(view.pointer(), &value, sizeof(V));
 }
 
-// Takes arrays one after another from a block's dynamic shared memory, each aligned to 16 bytes and with its own bounds.
+// Takes arrays one after another from a block's dynamic shared memory, each aligned to 16 bytes and with its
+// own bounds.
 class SharedMemory {
  public:
   SharedMemory() : next_(emu::block->shared) {}

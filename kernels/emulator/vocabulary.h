@@ -19,7 +19,9 @@
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   pft::emu::sync_threads(file, line);
 }
-inline void __syncwarp(unsigned mask = pft::emu::kAll) { pft::emu::sync_warp(mask, pft::emu::WarpOp::syncwarp); }
+inline void __syncwarp(unsigned mask = pft::emu::kAll) {
+  pft::emu::sync_warp(mask, pft::emu::WarpOp::syncwarp);
+}
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
@@ -110,12 +112,12 @@ void cp_async_wait() {
 }
 
 // Static shared memory: `count` elements, the same array for all threads of the block.
-#define PFT_STATIC_SHARED(T, name, count)                                                                           \
-  static const char name##_key = 0;                                                                                 \
-  ::pft::View<T> name;                                                                                              \
-  {                                                                                                                 \
-    T* name##_array = static_cast<T*>(::pft::emu::static_array(&name##_key, sizeof(T) * (count)));                  \
-    name = ::pft::View<T>(name##_array, name##_array, name##_array + (count));                                      \
+#define PFT_STATIC_SHARED(T, name, count)                                                          \
+  static const char name##_key = 0;                                                                \
+  ::pft::View<T> name;                                                                             \
+  {                                                                                                \
+    T* name##_array = static_cast<T*>(::pft::emu::static_array(&name##_key, sizeof(T) * (count))); \
+    name = ::pft::View<T>(name##_array, name##_array, name##_array + (count));                     \
   }
 
 }  // namespace pft

@@ -171,7 +171,9 @@ class CudaLaunches(Backend):
         a_kept = empty(kept_index.shape, torch.float32, q.device)
         base_q: Tensor | None = None
         base_k: Tensor | None = None
-        if index is None:  # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
+        if (
+            index is None
+        ):  # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
             base_q = empty((windows, heads, queries, q.shape[-1]), torch.float32, q.device)
             base_k = empty((windows, heads, keys, q.shape[-1]), torch.float32, q.device)
             self._dense(sizes, scales, layer, None, lse, delta, base_q, base_k, None, grad_bias)
@@ -243,7 +245,9 @@ class CudaLaunches(Backend):
         groups = max(1, min(sizes[0], 64))
         partial = empty((groups, sizes[1], grad_bias.shape[0]), torch.float32, g.device)
         place = self.place(g.device)
-        self.native().bias_gradient_sparse(sizes, _index(index), g.data_ptr(), groups, partial.data_ptr(), place)
+        self.native().bias_gradient_sparse(
+            sizes, _index(index), g.data_ptr(), groups, partial.data_ptr(), place
+        )
         self._bias_sum(partial, grad_bias, accumulate=accumulate)
 
     def _bias_sum(self, partial: Tensor, grad_bias: Tensor, *, accumulate: bool) -> None:
@@ -259,7 +263,9 @@ class CudaLaunches(Backend):
             args = (sizes, _tensor(q), _tensor(k), _index(index), _tensor(out), 1.0)
             self.native().sddmm(*args, VERSIONS[self.version], self.place(q.device))
 
-    def _spmm(self, a: Tensor, v: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float) -> None:
+    def _spmm(
+        self, a: Tensor, v: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float
+    ) -> None:
         if out.numel():
             sizes = _sparse_sizes(index, v.shape[-2], v.shape[-1])
             args = (sizes, _tensor(a), _tensor(v), _index(index), _address(base), _tensor(out), scale)

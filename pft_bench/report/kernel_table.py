@@ -116,7 +116,9 @@ def find_binary() -> Path | None:
 def _run(tool: str, *arguments: str) -> str:
     path = find_tool(tool)
     if path is None:
-        raise FileNotFoundError(f"{tool} not found: install the CUDA toolkit, or Triton, whose package has it")
+        raise FileNotFoundError(
+            f"{tool} not found: install the CUDA toolkit, or Triton, whose package has it"
+        )
     environment = os.environ | {"PATH": f"{path.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     done = subprocess.run([path, *arguments], capture_output=True, text=True, env=environment, check=True)
     return done.stdout
@@ -160,6 +162,8 @@ def read_resources(binary: Path) -> list[Kernel]:
         parsed = parse_name(mangled)
         if parsed is not None:
             registers, stack, shared, local = map(int, found.groups())
+            if arch >= 90:  # there it counts what the system reserves, which blocks_per_sm adds itself
+                shared = max(0, shared - _SHARED_RESERVED)
             kernels.append(Kernel(*parsed, arch, registers, stack, local, shared))
     return kernels
 
@@ -231,7 +235,9 @@ def kernel_table(binary: Path | None = None, *, sass: bool = True) -> list[Kerne
     """All kernels of the binary, all its architectures, with geometry where the emulator is there."""
     binary = binary or find_binary()
     if binary is None:
-        raise FileNotFoundError("no compiled CUDA module: build one with PFT_CUDA=all, or set PFT_CUDA_BINARY")
+        raise FileNotFoundError(
+            "no compiled CUDA module: build one with PFT_CUDA=all, or set PFT_CUDA_BINARY"
+        )
     kernels = read_resources(binary)
     if sass:
         read_instructions(binary, kernels)
@@ -253,7 +259,11 @@ def count(kernel: Kernel, mnemonic: str) -> int:
     """Instructions whose name is `mnemonic` or begins with it and a dot; LDS.128 also matches LDS.U.128."""
     if mnemonic.endswith(".128"):
         first = mnemonic.removesuffix(".128").split(".")[0]
-        return sum(n for name, n in kernel.instructions.items() if name.split(".")[0] == first and name.endswith(".128"))
+        return sum(
+            n
+            for name, n in kernel.instructions.items()
+            if name.split(".")[0] == first and name.endswith(".128")
+        )
     exact = (mnemonic, mnemonic + "S", mnemonic + "G") if mnemonic == "ATOM" else (mnemonic,)
     return sum(n for name, n in kernel.instructions.items() if name.split(".")[0] in exact)
 
@@ -264,7 +274,14 @@ def render(kernels: list[Kernel]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for k in kernels:
         shared = (k.static_shared_bytes + k.dynamic_shared_bytes) / 1024
-        cells = [k.label, k.arch, k.registers, k.stack_bytes + k.local_bytes, f"{shared:.1f}", k.threads or "-"]
+        cells = [
+            k.label,
+            k.arch,
+            k.registers,
+            k.stack_bytes + k.local_bytes,
+            f"{shared:.1f}",
+            k.threads or "-",
+        ]
         cells += [k.blocks_per_sm if k.threads else "-", *(count(k, name) for name in _SHOWN)]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -82,7 +82,9 @@ def test_products_and_their_gradients(
     backend.version = version
     for number, (b, n, m, d, kept) in enumerate(PRODUCT_SHAPES):
         index = torch.int16 if (number + seed) % 2 else torch.int32
-        assert_passed(check_product(backend, op, product(op, b, n, m, d, kept, dtype, seed, index), train=True))
+        assert_passed(
+            check_product(backend, op, product(op, b, n, m, d, kept, dtype, seed, index), train=True)
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -96,7 +98,7 @@ def test_shared_memory_too_small_for_all_keys(backend: Any, dtype: torch.dtype) 
 
 
 def test_strides(backend: Any) -> None:
-    """Views of one qkv projection, rows not aligned, an expanded operand: no copies, and the same bits as contiguous."""
+    """Views of one qkv projection, unaligned rows, an expanded operand: the same bits as contiguous ones."""
     g = torch.Generator().manual_seed(0)
     qkv = torch.randn((2, 24, 3, 13), generator=g)
     q, k = qkv[:, :, 0], qkv[:, :, 1]
@@ -122,7 +124,7 @@ def test_transpose_is_the_same_in_every_order_of_execution(backend: Any) -> None
 def test_duplicate_index_is_found_by_the_race_detector(backend: Any) -> None:
     """spmm_transpose owes its determinism to distinct indices within a row; two equal ones are a race."""
     index = torch.zeros((1, 8, 2), dtype=torch.int16)
-    with pytest.raises(RuntimeError, match="race: .*conflicts with thread"):
+    with pytest.raises(RuntimeError, match=r"race: .*conflicts with thread"):
         backend.spmm_transpose(torch.ones(1, 8, 2), torch.ones(1, 8, 4), index, 8)
 
 

@@ -54,7 +54,9 @@ def test_kernels_are_there(kernels: list[table.Kernel]) -> None:
 
 
 def test_nothing_spills(kernels: list[table.Kernel]) -> None:
-    bad = [k for k in kernels if k.stack_bytes or k.local_bytes or table.count(k, "LDL") or table.count(k, "STL")]
+    bad = [
+        k for k in kernels if k.stack_bytes or k.local_bytes or table.count(k, "LDL") or table.count(k, "STL")
+    ]
     assert not bad, labels(bad)
 
 
@@ -95,7 +97,9 @@ def test_every_launch_fits_its_architecture(kernels: list[table.Kernel]) -> None
 def test_two_blocks_share_an_sm_of_compute_capability_90(kernels: list[table.Kernel]) -> None:
     """float16 gathers are planned so that one block loads while the other works."""
     planned = ("sddmm_resident", "spmm_resident", "attention_forward_sparse", "spmm_transpose_owner")
-    chosen = [k for k in kernels if k.arch == 90 and k.name in planned and k.types[0] == "float16" and k.threads]
+    chosen = [
+        k for k in kernels if k.arch == 90 and k.name in planned and k.types[0] == "float16" and k.threads
+    ]
     assert not [k for k in chosen if k.blocks_per_sm < 2], labels(chosen)
 
 
@@ -107,7 +111,10 @@ def test_names_are_parsed() -> None:
         ("float32", "float32"),
     )
     assert table.parse_name(f"{prefix}10spmm_plainI6__halfS2_EEvv") == ("spmm_plain", ("float16", "float16"))
-    assert table.parse_name(f"{prefix}10spmm_plainIf13__nv_bfloat16EEvv") == ("spmm_plain", ("float32", "bfloat16"))
+    assert table.parse_name(f"{prefix}10spmm_plainIf13__nv_bfloat16EEvv") == (
+        "spmm_plain",
+        ("float32", "bfloat16"),
+    )
     name = f"{prefix}31attention_backward_dense_kernelI6__halfLb1EEEvv"
     assert table.parse_name(name) == ("attention_backward_dense_keys", ("float16",))
     assert table.parse_name("_ZN3foo3barEv") is None
@@ -132,7 +139,8 @@ int main() {
         for (int shared : {0, 1000, 20000, 48000, 80000, 101376, 113000, 200000}) {
           if (shared > (c[5] << 10)) continue;
           cudaOccFuncAttributes f;
-          f.maxThreadsPerBlock = 1024; f.numRegs = regs; f.sharedSizeBytes = 0; f.maxDynamicSharedSizeBytes = c[5] << 10;
+          f.maxThreadsPerBlock = 1024; f.numRegs = regs; f.sharedSizeBytes = 0;
+          f.maxDynamicSharedSizeBytes = c[5] << 10;
           f.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN; f.numBlockBarriers = 1;
           cudaOccDeviceState s; cudaOccResult r;
           if (cudaOccMaxActiveBlocksPerMultiprocessor(&r, &p, &f, &s, threads, shared) != CUDA_OCC_SUCCESS) continue;

@@ -138,7 +138,7 @@ def run_planted(program: Path, name: str, sound: bool) -> subprocess.CompletedPr
 
 @pytest.mark.slow
 def test_address_sanitizer_finds_overflows_by_itself(tmp_path: Path) -> None:
-    """With the emulator's own checks off: fibers are announced to the sanitizer, slack behind shared memory is poisoned."""
+    """With the emulator's own checks off: it knows the fibers, and the slack behind shared memory is poisoned."""
     program = compile_planted(tmp_path, "-fsanitize=address")
     for name in ("overflow_shared", "overflow_global"):
         found = run_planted(program, name, sound=False)

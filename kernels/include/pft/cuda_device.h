@@ -1,4 +1,5 @@
-// The device that the launchers use: what bindings and tests ask about it. In the emulator there is one device, a CPU.
+// The device that the launchers use: what bindings and tests ask about it. In the emulator there is one
+// device, a CPU.
 #pragma once
 #include <string>
 
