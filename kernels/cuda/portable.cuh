@@ -168,7 +168,9 @@ Status launch(const char*, void (*kernel)(P...), dim3 grid, int threads, int64_t
                                                        int(shared_bytes)) != cudaSuccess) {
     return Status::kLaunchFailed;
   }
-  kernel<<<grid, threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)> > >(arguments...);
+  // clang-format off
+  kernel<<<grid, threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
+  // clang-format on
   return cudaGetLastError() == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
 }
 

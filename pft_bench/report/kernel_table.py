@@ -181,8 +181,9 @@ def read_instructions(binary: Path, kernels: list[Kernel]) -> None:
             if parsed is not None:
                 name, types = parsed
                 current = by_name.get((arch, f"{name}<{', '.join(types)}>" if types else name))
-        elif (found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", line)) is not None:
-            if current is not None:
+        elif current is not None:
+            found = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", line)
+            if found is not None:
                 current.instructions[found.group(1)] += 1
 
 

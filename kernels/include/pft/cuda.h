@@ -10,7 +10,7 @@ namespace pft::cuda {
 
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// Which rung of the ladder to run (kernels/cuda/README.md). kAuto picks by the table in choice.h.
+// Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs").
 enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1 };
 
 // Contiguous [batch, queries, kept]; int32 if `wide`, else int16.
