@@ -120,6 +120,13 @@ def test_names_are_parsed() -> None:
     assert table.parse_name("_ZN3foo3barEv") is None
 
 
+def test_a_spill_or_an_atomic_would_be_counted() -> None:
+    kernel = table.Kernel("k", (), 90, 32, 0, 0, 0)
+    kernel.instructions.update(["ATOMG.E.ADD.F32", "ATOMS.ADD", "RED.E.ADD", "LDL.LU", "STL.64", "LDS.U.128", "LDS"])
+    counted = {name: table.count(kernel, name) for name in ("ATOM", "RED", "LDL", "STL", "LDS.128", "HMMA")}
+    assert counted == {"ATOM": 2, "RED": 1, "LDL": 1, "STL": 1, "LDS.128": 1, "HMMA": 0}
+
+
 OCCUPANCY = """
 #include <cstdio>
 #include <initializer_list>
