@@ -49,7 +49,9 @@ def random_layer(
     return Layer(q, k, v, bias, None, index, logits, dim**-0.5, 100.0, topk)
 
 
-def random_product(device: str, dtype: torch.dtype, batch: int, n: int, dim: int, kept: int) -> dict[str, torch.Tensor]:
+def random_product(
+    device: str, dtype: torch.dtype, batch: int, n: int, dim: int, kept: int
+) -> dict[str, torch.Tensor]:
     """Operands of sddmm (q, k, index) and spmm (a, v, index) in one dict."""
     g = torch.Generator().manual_seed(kept)
     index = torch.rand(batch, n, n, generator=g).argsort(-1)[..., :kept].to(torch.int16)
@@ -63,7 +65,12 @@ def layers(device: str, small: bool) -> list[tuple[str, Layer]]:
     side, kept = (5, (9, 4)) if small else (32, (256, 128))
     cases = []
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for candidates, topk in ((None, side * side), (None, kept[0]), (kept[0], kept[1]), (kept[0], kept[0])):
+        for candidates, topk in (
+            (None, side * side),
+            (None, kept[0]),
+            (kept[0], kept[1]),
+            (kept[0], kept[0]),
+        ):
             label = f"{str(dtype)[6:]} {candidates or 'dense'} -> {topk}"
             cases.append((label, random_layer(device, dtype, side, 13 if small else 40, candidates, topk, 2)))
     return cases
@@ -86,7 +93,9 @@ def check(backend: Any, device: str, small: bool) -> int:
                     backend.version = version
                     for op, names in (("sddmm", "qk"), ("spmm", "av")):
                         inputs = {name: made[name] for name in (*names, "index")}
-                        bad += [str(r) for r in check_product(backend, op, inputs, train=True) if not r.passed]
+                        bad += [
+                            str(r) for r in check_product(backend, op, inputs, train=True) if not r.passed
+                        ]
                 backend.version = "auto"
                 failures += len(bad)
                 print(f"products {str(dtype)[6:]} D {dim} K {kept}: {'ok' if not bad else bad}", flush=True)
@@ -124,7 +133,16 @@ def sanitize() -> int:
         return 0
     found = 0
     for name in ("memcheck", "racecheck"):
-        command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, __file__, "--only-small-check"]
+        command = [
+            tool,
+            "--tool",
+            name,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            __file__,
+            "--only-small-check",
+        ]
         try:
             code = subprocess.run(command, timeout=SANITIZER_LIMIT_S).returncode
         except subprocess.TimeoutExpired:
@@ -154,7 +172,9 @@ def median_ms(call: Any, flush: torch.Tensor) -> float:
 
 def ladder(backend: Any) -> list[dict[str, Any]]:
     """Step 4: N = 1024, D = 40, 240 window-heads (a sixth of a 640x360 image), every K of the classical schedule."""
-    flush = torch.empty(2 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.uint8, device="cuda")
+    flush = torch.empty(
+        2 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.uint8, device="cuda"
+    )
     published = importlib.import_module("smm_cuda") if importlib.util.find_spec("smm_cuda") else None
     rows = []
     for dtype in (torch.float32, torch.float16):
