@@ -3,7 +3,7 @@
 1. correctness of every op and layer on the device, against masked dense attention in float64;
 2. the same, smaller, under compute-sanitizer (memcheck, then racecheck), where the toolkit has it;
 3. determinism: ten runs of every gradient, bit for bit;
-4. the ladder, timed: the classical model's shapes, v0 beside v1, and the published kernels where `smm_cuda` is installed.
+4. the ladder, timed: the classical model's shapes, v0 beside v1, the published kernels where `smm_cuda` is there.
 
 Results go to reports/gpu/. `--rehearse` runs steps 1 and 3 in the emulator, without a GPU and without any timing.
 """
@@ -82,7 +82,7 @@ def check(backend: Any, device: str, small: bool) -> int:
     for label, case in layers(device, small):
         bad = [str(r) for r in check_layer(backend, case, train=True) if not r.passed]
         failures += len(bad)
-        print(f"layer {label}: {'ok' if not bad else bad}", flush=True)
+        print(f"layer {label}: {bad or 'ok'}", flush=True)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         n, dims = (37, (13, 40)) if small else (1024, (13, 20, 40))
         for dim in dims:
@@ -98,7 +98,7 @@ def check(backend: Any, device: str, small: bool) -> int:
                         ]
                 backend.version = "auto"
                 failures += len(bad)
-                print(f"products {str(dtype)[6:]} D {dim} K {kept}: {'ok' if not bad else bad}", flush=True)
+                print(f"products {str(dtype)[6:]} D {dim} K {kept}: {bad or 'ok'}", flush=True)
     return failures
 
 

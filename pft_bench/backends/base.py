@@ -101,6 +101,7 @@ class BackendUnavailable(RuntimeError):
 _BACKENDS = {
     "dense": ("dense", "DenseBackend"),
     "reference": ("reference", "ReferenceBackend"),
+    "cpu": ("cpu", "CpuBackend"),
     "triton": ("triton", "TritonBackend"),
     "cuda": ("cuda", "CudaBackend"),
     "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),

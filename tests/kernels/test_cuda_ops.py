@@ -60,7 +60,7 @@ def product(
     return {"a": torch.randn((b, n, kept), generator=g).to(dtype), "v": right, "index": places}
 
 
-# b, n, m, d, kept: head dims of the published models; K = 1, K = M, one row, one key, sizes that are multiples of nothing
+# b, n, m, d, kept: published head dims; K = 1, K = M, one row, one key, sizes that are multiples of nothing
 PRODUCT_SHAPES = [
     (2, 32, 32, 40, 16),
     (1, 37, 41, 13, 41),
