@@ -103,9 +103,11 @@ _BACKENDS = {
     "reference": ("reference", "ReferenceBackend"),
     "cpu": ("cpu", "CpuBackend"),
     "triton": ("triton", "TritonBackend"),
+    "cuda": ("cuda", "CudaBackend"),
+    "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
-_PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("triton", "dense")}
+_PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}
 
 _loaded: dict[str, Backend] = {}
 

@@ -1,0 +1,244 @@
+"""What a machine with a GPU adds to the proof, in one command: `python kernels/cuda/gpu_test.py`.
+
+1. correctness of every op and layer on the device, against masked dense attention in float64;
+2. the same, smaller, under compute-sanitizer (memcheck, then racecheck), where the toolkit has it;
+3. determinism: ten runs of every gradient, bit for bit;
+4. the ladder, timed: the classical model's shapes, v0 beside v1, the published kernels where `smm_cuda` is there.
+
+Results go to reports/gpu/. `--rehearse` runs steps 1 and 3 in the emulator, without a GPU and without any timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pft_bench.backends import get
+from pft_bench.check.operator import check_layer, check_product
+from pft_bench.check.oracle import Layer
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZER_LIMIT_S = 100
+RUNS = 10
+
+
+def random_layer(
+    device: str, dtype: torch.dtype, side: int, dim: int, candidates: int | None, topk: int, windows: int
+) -> Layer:
+    """A layer on windows of side x side tokens with two heads, as the model calls it; dense without `candidates`."""
+    g, n, heads = torch.Generator().manual_seed(topk), side * side, 2
+    q, k, v = (torch.randn(windows, n, heads, dim, generator=g).to(dtype).transpose(1, 2) for _ in range(3))
+    bias = torch.randn((2 * side - 1) ** 2, heads, generator=g)
+    index = logits = None
+    if candidates is not None:
+        order = torch.rand(windows, heads, n, n, generator=g).argsort(-1)[..., :candidates]
+        index = order.sort(-1).values.to(torch.int16).to(device)
+        logits = torch.randn(windows, heads, n, candidates, generator=g)
+        logits = (logits - logits.amax(-1, keepdim=True)).to(device)
+    q, k, v, bias = (t.to(device) for t in (q, k, v, bias))
+    return Layer(q, k, v, bias, None, index, logits, dim**-0.5, 100.0, topk)
+
+
+def random_product(
+    device: str, dtype: torch.dtype, batch: int, n: int, dim: int, kept: int
+) -> dict[str, torch.Tensor]:
+    """Operands of sddmm (q, k, index) and spmm (a, v, index) in one dict."""
+    g = torch.Generator().manual_seed(kept)
+    index = torch.rand(batch, n, n, generator=g).argsort(-1)[..., :kept].to(torch.int16)
+    made = {name: torch.randn(batch, n, dim, generator=g).to(dtype) for name in ("q", "k", "v")}
+    made["a"] = torch.randn(batch, n, kept, generator=g).to(dtype)
+    return {name: t.to(device) for name, t in (made | {"index": index}).items()}
+
+
+def layers(device: str, small: bool) -> list[tuple[str, Layer]]:
+    """Dense, selecting and sparse layers, all dtypes."""
+    side, kept = (5, (9, 4)) if small else (32, (256, 128))
+    cases = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for candidates, topk in (
+            (None, side * side),
+            (None, kept[0]),
+            (kept[0], kept[1]),
+            (kept[0], kept[0]),
+        ):
+            label = f"{str(dtype)[6:]} {candidates or 'dense'} -> {topk}"
+            cases.append((label, random_layer(device, dtype, side, 13 if small else 40, candidates, topk, 2)))
+    return cases
+
+
+def check(backend: Any, device: str, small: bool) -> int:
+    """Step 1; returns the number of failures."""
+    failures = 0
+    for label, case in layers(device, small):
+        bad = [str(r) for r in check_layer(backend, case, train=True) if not r.passed]
+        failures += len(bad)
+        print(f"layer {label}: {bad or 'ok'}", flush=True)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        n, dims = (37, (13, 40)) if small else (1024, (13, 20, 40))
+        for dim in dims:
+            for kept in (1, 16, n // 4):
+                made = random_product(device, dtype, 3, n, dim, kept)
+                bad = []
+                for version in ("plain", "resident"):
+                    backend.version = version
+                    for op, names in (("sddmm", "qk"), ("spmm", "av")):
+                        inputs = {name: made[name] for name in (*names, "index")}
+                        bad += [
+                            str(r) for r in check_product(backend, op, inputs, train=True) if not r.passed
+                        ]
+                backend.version = "auto"
+                failures += len(bad)
+                print(f"products {str(dtype)[6:]} D {dim} K {kept}: {bad or 'ok'}", flush=True)
+    return failures
+
+
+def gradients(backend: Any, case: Layer) -> list[torch.Tensor]:
+    """Output and all gradients of a layer."""
+    out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
+    inputs = (case.q, case.k, case.v, case.bias, case.region, case.index, case.logits)
+    handed = torch.ones_like(new_logits) if new_logits.shape[-1] else None
+    grads = backend.attention_backward(
+        torch.ones_like(out), handed, *inputs, new_index, out, lse, case.scale, case.region_penalty, case.topk
+    )
+    return [out, *(g for g in grads if g is not None)]
+
+
+def determinism(backend: Any, device: str, small: bool) -> int:
+    """Step 3; returns the number of cases that gave different bits in ten runs."""
+    different = 0
+    for label, case in layers(device, small):
+        first = gradients(backend, case)
+        runs = (gradients(backend, case) for _ in range(RUNS - 1))
+        same = all(torch.equal(x, y) for run in runs for x, y in zip(first, run, strict=True))
+        different += not same
+        print(f"determinism {label}: {'ok' if same else 'DIFFERENT BITS'}", flush=True)
+    return different
+
+
+def sanitize() -> int:
+    """Step 2; returns the number of tools that found something."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(tool).is_file():
+        print("compute-sanitizer is not installed: step skipped")
+        return 0
+    found = 0
+    for name in ("memcheck", "racecheck"):
+        command = [
+            tool,
+            "--tool",
+            name,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            __file__,
+            "--only-small-check",
+        ]
+        try:
+            code = subprocess.run(command, timeout=SANITIZER_LIMIT_S).returncode
+        except subprocess.TimeoutExpired:
+            print(f"compute-sanitizer {name}: not finished in {SANITIZER_LIMIT_S} s")
+            code = 1
+        found += code != 0
+        print(f"compute-sanitizer {name}: {'ok' if code == 0 else f'exit {code}'}", flush=True)
+    return found
+
+
+def median_ms(call: Any, flush: torch.Tensor) -> float:
+    """Median of 20 calls by events, L2 flushed and the device idle before each."""
+    for _ in range(3):
+        call()
+    samples = []
+    for _ in range(20):
+        flush.zero_()
+        torch.cuda.synchronize()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        samples.append(start.elapsed_time(end))
+    return statistics.median(samples)
+
+
+def ladder(backend: Any) -> list[dict[str, Any]]:
+    """Step 4: N = 1024, D = 40, 240 window-heads (a sixth of a 640x360 image), every K of the classical schedule."""
+    flush = torch.empty(
+        2 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.uint8, device="cuda"
+    )
+    published = importlib.import_module("smm_cuda") if importlib.util.find_spec("smm_cuda") else None
+    rows = []
+    for dtype in (torch.float32, torch.float16):
+        for kept in (256, 128, 64, 32, 16):
+            made = random_product("cuda", dtype, 240, 1024, 40, kept)
+            q, k, v, a, index = (made[name] for name in ("q", "k", "v", "a", "index"))
+            calls = {
+                "sddmm": lambda q=q, k=k, i=index: backend.sddmm(q, k, i),
+                "spmm": lambda a=a, v=v, i=index: backend.spmm(a, v, i),
+                "spmm_transpose": lambda a=a, x=q, i=index: backend.spmm_transpose(a, x, i, 1024),
+            }
+            for op, call in calls.items():
+                for version in ("plain", "resident"):
+                    if (op, version) == ("spmm_transpose", "plain"):
+                        continue  # a teaching version: seconds a call
+                    backend.version = version
+                    rows.append({"op": op, "version": version, "dtype": str(dtype)[6:], "kept": kept})
+                    rows[-1]["median_ms"] = median_ms(call, flush)
+                backend.version = "auto"
+            if published is not None and dtype == torch.float32:
+                wide, kt = index.int().contiguous(), k.transpose(1, 2).contiguous()
+                forms = {
+                    "sddmm": lambda q=q, k=kt, i=wide: published.SMM_QmK_forward_cuda(q, k, i),
+                    "spmm": lambda a=a, v=v, i=wide: published.SMM_AmV_forward_cuda(a, v, i),
+                }
+                for op, call in forms.items():
+                    rows.append({"op": op, "version": "official", "dtype": "float32", "kept": kept})
+                    rows[-1]["median_ms"] = median_ms(call, flush)
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
+def main() -> int:
+    """All steps; the exit status counts failures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="in the emulator: no GPU, no timing")
+    parser.add_argument("--only-small-check", action="store_true", help="what compute-sanitizer runs")
+    options = parser.parse_args()
+    backend = get("cuda-emu" if options.rehearse else "cuda")
+    reason = backend.available()
+    if reason is not None:
+        print(f"{backend.name} is not available: {reason}")
+        return 2
+    device = "cpu" if options.rehearse else "cuda"
+    if options.only_small_check:
+        return check(backend, device, small=True)
+    start = time.monotonic()
+    failures = check(backend, device, small=options.rehearse)
+    failures += 0 if options.rehearse else sanitize()
+    failures += determinism(backend, device, small=options.rehearse)
+    if options.rehearse or failures:
+        print(f"{failures} failures; nothing is timed" if failures else "rehearsed")
+        return int(failures > 0)
+    name = torch.cuda.get_device_name()
+    rows = ladder(backend)
+    folder = ROOT / "reports" / "gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "ladder": rows}
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(' ', '-')}.json"
+    path.write_text(json.dumps(record | {"seconds": round(time.monotonic() - start)}, indent=1) + "\n")
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

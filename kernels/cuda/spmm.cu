@@ -1,0 +1,126 @@
+// SpMM: out[b,i] = initial[b,i] + scale * sum_t a[b,i,t] v[b,index[b,i,t]].
+#include "gather_rows.cuh"
+
+namespace pft::cuda {
+namespace {
+
+template <class TA, class T>
+struct SpmmArgs {
+  View<const TA> a;  // [batch, queries, kept], strides below
+  int64_t a_stride_window, a_stride_head, a_stride_row;
+  Strided<const T> v;
+  IndexView index;
+  View<const float> initial;
+  Strided<T> out;
+  int64_t batch;
+  int queries, keys, dim, kept;
+  float scale;
+  int splits, columns, column_blocks;
+
+  __device__ View<const TA> weights(int64_t b) const {
+    return a + (b / v.heads * a_stride_window + b % v.heads * a_stride_head);
+  }
+};
+
+// v0, the published mapping: one thread per output element.
+template <class TA, class T>
+__global__ void __launch_bounds__(256, 4) spmm_plain(SpmmArgs<TA, T> a) {
+  const int64_t out = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (out >= a.batch * a.queries * a.dim) return;
+  const int64_t row = out / a.dim, b = row / a.queries, i = row % a.queries;
+  const int e = int(out % a.dim);
+  const View<const TA> weights = a.weights(b) + i * a.a_stride_row;
+  const View<const T> v = a.v.head(b);
+  float sum = 0.f;
+  for (int t = 0; t < a.kept; ++t) {
+    sum = fmaf(to_float(weights[t]), to_float(v[a.index[row * a.kept + t] * a.v.stride_row + e]), sum);
+  }
+  sum *= a.scale;
+  if (a.initial) sum += a.initial[out];
+  (a.out.head(b) + i * a.out.stride_row)[e] = from_float<T>(sum);
+}
+
+// v1: a block keeps V of one window-head (or some of its columns) in shared memory; a group of lanes, one per
+// 16 bytes of a row, owns a query row, so that a row of V is one contiguous read of the group.
+template <class TA, class T>
+__global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
+  const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32;
+  const int64_t work = blockIdx.x / unsigned(a.splits), split = blockIdx.x % unsigned(a.splits);
+  const int64_t b = work / a.column_blocks;
+  const int col0 = int(work % a.column_blocks) * a.columns;
+  const int cols = a.dim - col0 < a.columns ? a.dim - col0 : a.columns;
+  const int pitch = pitch_of<T>(a.columns);
+  SharedMemory shared;
+  const View<T> v = shared.take<T>(int64_t(a.keys) * pitch);
+  const View<float2> stage = shared.take<float2>(int64_t(warps) * kStagedEntries) + warp * kStagedEntries;
+
+  stage_rows<T>(v, pitch, a.v.head(b), a.v.stride_row, a.keys, col0, cols, a.v.aligned);
+  finish_staging();
+  const View<const TA> weights = a.weights(b);
+  const GatherGroups groups(units_of<T>(cols));
+  const int first = int(split * a.queries / a.splits), last = int((split + 1) * a.queries / a.splits);
+  for (int i0 = first + warp * groups.rows; i0 < last; i0 += warps * groups.rows) {
+    float sum[kPerUnit<T>];
+    gather_rows<T>(sum, groups, stage, v, pitch, a.kept, last - i0, [&](int row, int t, int* key) {
+      const int64_t i = i0 + row;
+      *key = a.index[(b * a.queries + i) * a.kept + t];
+      return to_float(weights[i * a.a_stride_row + t]);
+    });
+    const int64_t i = i0 + groups.row;
+    if (groups.row >= groups.rows || i >= last) continue;
+    const int col = groups.unit * kPerUnit<T>;
+#pragma unroll
+    for (int e = 0; e < kPerUnit<T>; ++e) {
+      sum[e] *= a.scale;
+      if (a.initial && col + e < cols) sum[e] += a.initial[(b * a.queries + i) * a.dim + col0 + col + e];
+    }
+    store_unit<T>(a.out.head(b) + i * a.out.stride_row + col0 + col, sum, cols - col,
+                  a.out.aligned && col0 % kPerUnit<T> == 0);
+  }
+}
+
+template <class TA, class T>
+Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
+  if (version == Version::kPlain) {
+    const int64_t blocks = ceil_div(a.batch * a.queries * a.dim, 256);
+    if (blocks > 0x7fffffff) return Status::kBadShape;
+    return launch("spmm_plain", spmm_plain<TA, T>, dim3(unsigned(blocks)), 256, 0, stream, a);
+  }
+  const int threads = 512, per = kPerUnit<T>;
+  const int64_t stage_bytes = threads / 32 * kStagedEntries * 8;
+  const int64_t units_that_fit = (shared_memory_limit() - stage_bytes) / (a.keys * 16);
+  if (units_that_fit < 1)
+    return run(a, Version::kPlain, stream);  // more than some 6000 keys: gather from global memory
+  int units = units_of<T>(a.dim);
+  while (units > 32 || pitch_of<T>(units * per) / per > units_that_fit)
+    units = units == 1 ? 0 : (units + 1) / 2;
+  if (units == 0) return run(a, Version::kPlain, stream);
+  a.columns = units * per;
+  a.column_blocks = int(ceil_div(a.dim, a.columns));
+  a.splits = row_splits(a.batch * a.column_blocks, a.queries, 64);
+  const int64_t bytes = a.keys * pitch_of<T>(a.columns) * int64_t(sizeof(T)) + stage_bytes;
+  return launch("spmm_resident", spmm_resident<TA, T>, dim3(unsigned(a.batch * a.column_blocks * a.splits)),
+                threads, bytes, stream, a);
+}
+
+}  // namespace
+
+Status spmm(const SparseShape& s, int64_t heads, Input a, Input v, Index index, const float* initial,
+            Output out, float scale, Version version, void* stream) {
+  if (out.dtype != v.dtype || (a.dtype != v.dtype && a.dtype != DType::kFloat32)) return Status::kUnsupported;
+  if (!s.batch || !s.queries || !s.head_dim) return Status::kOk;
+  return with_type(v.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const auto start = [&](auto a_tag) {
+      using TA = decltype(a_tag);
+      return run<TA, T>({View<const TA>(static_cast<const TA*>(a.m.data)), a.m.stride_window, a.m.stride_head,
+                         a.m.stride_row, strided<const T>(v.m, heads, s.head_dim), index_view(index),
+                         View<const float>(initial), strided<T>(out.m, heads, s.head_dim), s.batch,
+                         int(s.queries), int(s.keys), int(s.head_dim), int(s.kept), scale, 1, 0, 1},
+                        version, stream);
+    };
+    return a.dtype == v.dtype ? start(tag) : start(float{});
+  });
+}
+
+}  // namespace pft::cuda

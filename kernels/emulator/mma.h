@@ -1,0 +1,81 @@
+// ldmatrix and mma.sync by the fragment layouts of the PTX ISA ("Matrix Fragments for mma.m16n8k8 /
+// m16n8k16", "Warp-level matrix load instruction: ldmatrix"). With g = lane / 4 and t = lane % 4:
+//   m16n8k16, 16-bit A (4 registers of 2): rows g and g+8 alternating, columns 2t,2t+1 then 2t+8,2t+9
+//             16-bit B (2 registers of 2): rows (k) 2t,2t+1 then 2t+8,2t+9, column g
+//   m16n8k8,  tf32 A: (g,t) (g+8,t) (g,t+4) (g+8,t+4); B: (t,g) (t+4,g)
+//   C and D:  (g,2t) (g,2t+1) (g+8,2t) (g+8,2t+1), float32
+#pragma once
+#include "vocabulary.h"
+
+namespace pft {
+
+struct MmaOperands {
+  uint32_t a[4], b[2];
+};
+
+inline float half_of(uint32_t pair, int which, half_t) {
+  return half_bits_to_float(uint16_t(pair >> (16 * which)));
+}
+inline float half_of(uint32_t pair, int which, bf16_t) {
+  return bf16_bits_to_float(uint16_t(pair >> (16 * which)));
+}
+
+// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they
+// are summed in ascending k, the hardware's order is unspecified.
+template <class T>
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const auto all = emu::exchange(emu::kAll, emu::WarpOp::mma, mine);
+  const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    for (unsigned k = 0; k < 16; ++k) {
+      const uint32_t pair_a = all[(row % 8) * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)];
+      const uint32_t pair_b = all[column * 4 + k % 8 / 2].b[k / 8];
+      d[i] += half_of(pair_a, int(k % 2), T{}) * half_of(pair_b, int(k % 2), T{});
+    }
+  }
+}
+
+inline uint32_t float_to_tf32(float x) {  // cvt.rna: nearest, ties away from zero
+  const uint32_t u = float_bits(x);
+  return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & ~0x1fffu;
+}
+
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const auto all = emu::exchange(emu::kAll, emu::WarpOp::mma, mine);
+  const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    for (unsigned k = 0; k < 8; ++k) {
+      const uint32_t x = all[(row % 8) * 4 + k % 4].a[row / 8 + 2 * (k / 4)];
+      const uint32_t y = all[column * 4 + k % 4].b[k / 4];
+      d[i] += bits_float(x & ~0x1fffu) * bits_float(y & ~0x1fffu);  // the unit ignores the low 13 bits
+    }
+  }
+}
+
+struct MatrixRow {
+  uint32_t words[4];
+};
+
+// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8 (16 bytes,
+// aligned).
+template <bool kTransposed, class T>
+void ldmatrix_x4(uint32_t (&r)[4], const View<T>& row) {
+  static_assert(sizeof(T) == 2, "16-bit elements");
+  const uint4 raw = load_as<uint4>(row);
+  const auto all = emu::exchange(emu::kAll, emu::WarpOp::ldmatrix, MatrixRow{{raw.x, raw.y, raw.z, raw.w}});
+  const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
+  for (unsigned m = 0; m < 4; ++m) {
+    if (!kTransposed) {
+      r[m] = all[m * 8 + g].words[t];
+    } else {
+      const uint32_t low = all[m * 8 + 2 * t].words[g / 2], high = all[m * 8 + 2 * t + 1].words[g / 2];
+      r[m] = (low >> (16 * (g % 2)) & 0xffffu) | (high >> (16 * (g % 2)) & 0xffffu) << 16;
+    }
+  }
+}
+
+}  // namespace pft

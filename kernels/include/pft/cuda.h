@@ -1,0 +1,113 @@
+// Launchers of the CUDA kernels. All memory belongs to the caller and lies on the current device; `stream` is
+// a cudaStream_t. Work is queued, not awaited. The same sources compiled for the emulator run at once, on the
+// CPU.
+#pragma once
+#include <cstdint>
+
+#include "pft/tensor.h"
+
+namespace pft::cuda {
+
+enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
+// Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs").
+enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1 };
+
+// Contiguous [batch, queries, kept]; int32 if `wide`, else int16.
+struct Index {
+  const void* data = nullptr;
+  bool wide = false;
+};
+
+// A tensor of `dtype` whose window-heads are counted as windows x heads (plain 3-D tensors: heads = 1).
+struct Input {
+  Matrices<const void> m;
+  DType dtype = DType::kFloat32;
+};
+struct Output {
+  Matrices<void> m;
+  DType dtype = DType::kFloat32;
+};
+
+// out[b,i,t] = scale * sum_e q[b,i,e] k[b,index[b,i,t],e]. q and k share a dtype; out has it too, or is
+// float32.
+Status sddmm(const SparseShape& shape, int64_t heads, Input q, Input k, Index index, Output out, float scale,
+             Version version, void* stream);
+
+// out[b,i] = initial[b,i] + scale * sum_t a[b,i,t] v[b,index[b,i,t]]. a: v's dtype or float32; out: v's
+// dtype. `initial` (may be null): contiguous float32 [batch, queries, head_dim].
+Status spmm(const SparseShape& shape, int64_t heads, Input a, Input v, Index index, const float* initial,
+            Output out, float scale, Version version, void* stream);
+
+// out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i], in ascending i.
+// The indices of a row must be distinct. `initial` as above, [batch, keys, head_dim].
+Status spmm_transpose(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                      const float* initial, Output out, float scale, Version version, void* stream);
+
+// One progressive-attention layer. Dense while index.data is null, then candidates = keys. Null pointers: not
+// there.
+struct AttentionInputs {
+  AttentionShape shape;
+  Input q, k, v;
+  const float* bias = nullptr;      // [(2 window_size - 1)^2, heads]
+  const uint8_t* region = nullptr;  // [patterns, queries]
+  Index index;                      // [windows, heads, queries, candidates], ascending within a row
+  const float* logits = nullptr;    // same shape
+};
+
+struct AttentionOutputs {
+  Output out;
+  void* new_index =
+      nullptr;  // [windows, heads, queries, topk], null where nothing is selected; width as in index_wide
+  bool index_wide = false;
+  float* new_logits =
+      nullptr;           // [windows, heads, queries, min(topk, candidates)], null while the chain stays dense
+  float* lse = nullptr;  // [windows, heads, queries]
+};
+
+Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+
+// Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
+struct SparseGradients {
+  const float* grad_logits = nullptr;  // [.., kept] or null
+  const float* grad_a = nullptr;       // [.., kept]: grad_out . v on the kept entries
+  const float* lse = nullptr;          // [..]
+  const float* delta = nullptr;        // [..]: grad_out . out
+  const void* new_index = nullptr;     // [.., kept], null where nothing was selected
+  bool new_index_wide = false;
+  float* g = nullptr;       // [.., candidates] out: gradient of the logits
+  float* a_kept = nullptr;  // [.., kept] out: the softmax weights that multiply v
+  int64_t kept = 0;
+};
+
+// delta[b,i] = grad_out[b,i] . out[b,i]
+Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta,
+                           void* stream);
+// Sparse layers: G over the candidates, and the weights of the kept entries.
+Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, void* stream);
+// A dense layer that selected is the sum of two parts: -A*delta over all keys (attention_backward_dense
+// without grad_out) and A*dA + grad_logits on the kept entries: the function above, with the kept entries as
+// candidates and delta null.
+
+// Dense layers, over all keys. With grad_out: G = A (grad_out . v - delta) and grad_v = A^T grad_out.
+// Without: G = -A delta and no grad_v. grad_q = scale G k, grad_k = scale G^T q; results in q's dtype or
+// float32.
+struct DenseGradients {
+  Input grad_out;  // data null: none
+  const float* lse = nullptr;
+  const float* delta = nullptr;
+  Output grad_q, grad_k, grad_v;
+  float* bias_partial = nullptr;  // [windows * row_blocks, heads, (2 window_size - 1)^2], or null
+  int64_t row_blocks = 1;
+};
+Status attention_backward_dense(const AttentionInputs& in, const DenseGradients& gradients, void* stream);
+
+// partial[group,h,rel] = sum of G over the windows of the group (window = group, group + groups, ...).
+Status bias_gradient_sparse(const AttentionShape& shape, Index index, const float* g, int64_t groups,
+                            float* partial, void* stream);
+// grad_bias[rel,h] (+)= sum over groups of partial[group,h,rel], in ascending group.
+Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const float* partial,
+                         bool accumulate, float* grad_bias, void* stream);
+
+}  // namespace pft::cuda

@@ -1,0 +1,55 @@
+"""The `cuda` backend: hand-written kernels (kernels/cuda) for GPUs from compute capability 8.0."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ._cuda_launch import DTYPES, CudaLaunches
+
+_BUILD = (
+    "install from source with a CUDA compiler on PATH (PFT_CUDA=auto), or with PFT_CUDA=pypi and the packages "
+    "nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl, nvidia-nvvm (13.0)"
+)
+
+
+def _load() -> ModuleType | Exception:
+    try:
+        return importlib.import_module("pft_bench._cuda")
+    except ImportError as error:
+        return error
+
+
+class CudaBackend(CudaLaunches):
+    """CUDA tensors, on their device and the current stream."""
+
+    name = "cuda"
+    summary = "hand-written CUDA kernels, float32, float16 and bfloat16, deterministic gradients"
+    dtypes = frozenset(DTYPES)
+    devices = frozenset({"cuda"})
+
+    def __init__(self) -> None:
+        self._native = _load()
+
+    def available(self) -> str | None:
+        """None where the module was built, the driver works, and torch sees the device."""
+        if isinstance(self._native, Exception):
+            return f"{self._native}; {_BUILD}"
+        reason = self._native.why_unavailable()
+        if reason:
+            return f"{reason}; needs an NVIDIA GPU and its driver"
+        if not torch.cuda.is_available():
+            return "this torch has no CUDA; install a CUDA build of the same version"
+        return None
+
+    def native(self) -> Any:
+        """The GPU's module."""
+        return self._native
+
+    def place(self, device: torch.device) -> tuple[int, int]:
+        """The tensors' device and torch's current stream there."""
+        number = torch.cuda.current_device() if device.index is None else device.index
+        return number, torch.cuda.current_stream(device).cuda_stream

@@ -1,0 +1,45 @@
+"""The `cuda-emu` backend: the CUDA kernels run on the CPU, with a race detector. For checking, never for timing."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ._cuda_launch import DTYPES, CudaLaunches
+
+
+def _load() -> ModuleType | Exception:
+    try:
+        return importlib.import_module("pft_bench._cuda_emu")
+    except ImportError as error:
+        return error
+
+
+class CudaEmulatorBackend(CudaLaunches):
+    """CPU tensors through the same bindings and launchers as on a GPU."""
+
+    name = "cuda-emu"
+    summary = "the CUDA kernels in an emulator with a race detector: proves them without a GPU, never timed"
+    dtypes = frozenset(DTYPES)
+    devices = frozenset({"cpu"})
+    timed = False
+
+    def __init__(self) -> None:
+        self._native = _load()
+
+    def available(self) -> str | None:
+        """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""
+        if isinstance(self._native, Exception):
+            return f"{self._native}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
+        return None
+
+    def native(self) -> Any:
+        """The emulator's module."""
+        return self._native
+
+    def place(self, device: torch.device) -> tuple[int, int]:
+        """Launches run at once, on the calling thread."""
+        return 0, 0

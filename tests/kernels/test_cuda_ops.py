@@ -1,0 +1,285 @@
+"""The CUDA kernels, executed in the emulator with the race detector on, against masked dense attention in float64.
+
+The bounds are those of `pft_bench.check` (gamma_n); nothing here is tolerated by guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pft_bench.backends import get
+from pft_bench.check.operator import check_layer, check_product
+from pft_bench.check.oracle import Layer
+
+emu = pytest.importorskip("pft_bench._cuda_emu")
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def _emulator_defaults() -> Iterator[None]:
+    emu.configure()
+    yield
+    emu.configure()
+
+
+@pytest.fixture
+def backend() -> Iterator[Any]:
+    found = get("cuda-emu")
+    assert found.available() is None
+    yield found
+    found.version = "auto"
+
+
+def distinct_index(
+    shape: tuple[int, ...], keys: int, generator: torch.Generator, *, ascending: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    order = torch.rand((*shape[:-1], keys), generator=generator).argsort(-1)[..., : shape[-1]]
+    return (order.sort(-1).values if ascending else order).to(dtype)
+
+
+def assert_passed(results: list[Any]) -> None:
+    failed = [str(r) for r in results if not r.passed]
+    assert not failed, "\n".join(failed)
+
+
+def product(
+    op: str, b: int, n: int, m: int, d: int, kept: int, dtype: torch.dtype, seed: int, index: torch.dtype
+) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    places = distinct_index((b, n, kept), m, g, ascending=False, dtype=index)
+    right = torch.randn((b, m, d), generator=g).to(dtype)
+    if op == "sddmm":
+        return {"q": torch.randn((b, n, d), generator=g).to(dtype), "k": right, "index": places}
+    return {"a": torch.randn((b, n, kept), generator=g).to(dtype), "v": right, "index": places}
+
+
+# b, n, m, d, kept: published head dims; K = 1, K = M, one row, one key, sizes that are multiples of nothing
+PRODUCT_SHAPES = [
+    (2, 32, 32, 40, 16),
+    (1, 37, 41, 13, 41),
+    (3, 16, 50, 20, 1),
+    (1, 1, 1, 1, 1),
+    (1, 65, 33, 24, 33),
+    (2, 9, 300, 8, 130),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("version", ["plain", "resident"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", ["sddmm", "spmm"])
+def test_products_and_their_gradients(
+    backend: Any, op: str, dtype: torch.dtype, version: str, seed: int
+) -> None:
+    emu.configure(seed=seed)
+    backend.version = version
+    for number, (b, n, m, d, kept) in enumerate(PRODUCT_SHAPES):
+        index = torch.int16 if (number + seed) % 2 else torch.int32
+        assert_passed(
+            check_product(backend, op, product(op, b, n, m, d, kept, dtype, seed, index), train=True)
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_shared_memory_too_small_for_all_keys(backend: Any, dtype: torch.dtype) -> None:
+    """Keys, columns and accumulators pass through shared memory in pieces."""
+    backend.version = "resident"
+    for op in ("sddmm", "spmm"):
+        inputs = product(op, 1, 20, 200, 40, 24, dtype, 5, torch.int16)
+        emu.configure(seed=1, shared_limit=41 << 10 if op == "spmm" else 20 << 10)
+        assert_passed(check_product(backend, op, inputs, train=True))
+
+
+def test_strides(backend: Any) -> None:
+    """Views of one qkv projection, unaligned rows, an expanded operand: the same bits as contiguous ones."""
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn((2, 24, 3, 13), generator=g)
+    q, k = qkv[:, :, 0], qkv[:, :, 1]
+    index = distinct_index((2, 24, 7), 24, g, ascending=False, dtype=torch.int16)
+    assert_passed(check_product(backend, "sddmm", {"q": q, "k": k, "index": index}, train=True))
+    assert torch.equal(backend.sddmm(q, k, index), backend.sddmm(q.contiguous(), k.contiguous(), index))
+    shared = torch.randn((1, 24, 16), generator=g).expand(2, 24, 16)
+    a = torch.randn((2, 24, 7), generator=g)
+    assert torch.equal(backend.spmm(a, shared, index), backend.spmm(a, shared.contiguous(), index))
+
+
+def test_transpose_is_the_same_in_every_order_of_execution(backend: Any) -> None:
+    """One owner per sum: seeds change the order of blocks, warps and lanes, never a bit of the result."""
+    inputs = product("spmm", 2, 64, 48, 40, 32, torch.float32, 3, torch.int16)
+    x = torch.randn(2, 64, 40)
+    results = []
+    for seed in range(4):
+        emu.configure(seed=seed)
+        results.append(backend.spmm_transpose(inputs["a"], x, inputs["index"], 48))
+    assert all(torch.equal(results[0], r) for r in results[1:])
+
+
+def test_duplicate_index_is_found_by_the_race_detector(backend: Any) -> None:
+    """spmm_transpose owes its determinism to distinct indices within a row; two equal ones are a race."""
+    index = torch.zeros((1, 8, 2), dtype=torch.int16)
+    with pytest.raises(RuntimeError, match=r"race: .*conflicts with thread"):
+        backend.spmm_transpose(torch.ones(1, 8, 2), torch.ones(1, 8, 4), index, 8)
+
+
+def layer(
+    *,
+    windows: int = 2,
+    heads: int = 2,
+    side: int = 5,
+    dim: int = 13,
+    dim_v: int | None = None,
+    candidates: int | None = None,
+    topk: int = 6,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    bias: bool = True,
+    regions: int = 0,
+    ties: bool = False,
+) -> Layer:
+    """A layer on windows of side x side tokens; sparse with `candidates` entries a row, else dense."""
+    g = torch.Generator().manual_seed(seed)
+    n, dim_v = side * side, dim_v or dim
+    # memory order [W, N, H, D], as a projection leaves it
+    q, k = (torch.randn((windows, n, heads, dim), generator=g).to(dtype).transpose(1, 2) for _ in range(2))
+    v = torch.randn((windows, n, heads, dim_v), generator=g).to(dtype).transpose(1, 2)
+    if ties:
+        k = torch.zeros_like(k)
+    table = torch.randn(((2 * side - 1) ** 2, heads), generator=g) if bias else None
+    region = torch.randint(0, 3, (regions, n), generator=g, dtype=torch.uint8) if regions else None
+    index = logits = None
+    if candidates is not None:
+        index = distinct_index((windows, heads, n, candidates), n, g, ascending=True, dtype=torch.int16)
+        logits = torch.randn((windows, heads, n, candidates), generator=g)
+        logits = torch.zeros_like(logits) if ties else logits - logits.amax(-1, keepdim=True)
+    return Layer(q, k, v, table, region, index, logits, dim**-0.5, 100.0, topk)
+
+
+LAYERS = {
+    "dense": {"topk": 25},
+    "dense, one window of 36": {"windows": 1, "side": 6, "dim": 40, "topk": 40},
+    "dense, regions": {"topk": 25, "regions": 2, "windows": 3},
+    "dense, chain of three": {"side": 4, "dim": 60, "dim_v": 20, "topk": 16},
+    "dense, no bias": {"topk": 25, "bias": False},
+    "selection": {"topk": 6},
+    "selection, regions": {"topk": 7, "regions": 2},
+    "selection, K = 1": {"topk": 1, "side": 4, "dim": 20},
+    "selection, wide values": {"topk": 9, "side": 4, "dim": 24, "dim_v": 72, "heads": 1},
+    "sparse": {"candidates": 12, "topk": 5, "dim": 40},
+    "sparse, nothing dropped": {"candidates": 12, "topk": 12},
+    "sparse, K = 1": {"candidates": 9, "topk": 1, "dim": 20},
+    "sparse, one candidate": {"candidates": 1, "topk": 1},
+    "sparse, more than a warp": {"candidates": 40, "topk": 33, "side": 7, "windows": 1, "heads": 1},
+    "sparse, no bias": {"candidates": 12, "topk": 5, "bias": False},
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_and_their_gradients(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
+    emu.configure(seed=seed)
+    assert_passed(check_layer(backend, layer(**LAYERS[name], dtype=dtype, seed=seed), train=True))
+
+
+@pytest.mark.parametrize("name", ["selection", "sparse"])
+def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
+    case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
+    _, new_index, new_logits, _ = backend.attention_forward(*case.arguments())
+    expected = torch.arange(25).expand(2, 2, 25, 25) if case.index is None else case.index
+    assert torch.equal(new_index.long(), expected[..., : case.topk].long())
+    assert not new_logits.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_layer_with_keys_in_pieces(backend: Any, dtype: torch.dtype) -> None:
+    """A window-head that does not fit into shared memory: keys and columns of V pass through it."""
+    case = layer(windows=1, heads=1, side=12, dim=40, candidates=30, topk=20, dtype=dtype)
+    emu.configure(seed=3, shared_limit=33 << 10)
+    assert_passed(check_layer(backend, case, train=True))
+    case = layer(windows=1, heads=1, side=12, dim=40, topk=20, dtype=dtype)
+    emu.configure(seed=3, shared_limit=64 << 10)
+    assert_passed(check_layer(backend, case, train=True))
+
+
+def test_gradients_are_the_same_in_every_order_of_execution(backend: Any) -> None:
+    for name in ("dense", "selection", "sparse"):
+        case = layer(**LAYERS[name])
+        out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
+        inputs = (case.q, case.k, case.v, case.bias, case.region, case.index, case.logits)
+        handed = torch.ones_like(new_logits) if new_logits.shape[-1] else None
+        grads = []
+        for seed in range(3):
+            emu.configure(seed=seed)
+            grads.append(
+                backend.attention_backward(
+                    torch.ones_like(out), handed, *inputs, new_index, out, lse, case.scale, 100.0, case.topk
+                )
+            )
+        for other in grads[1:]:
+            for one, two in zip(grads[0], other, strict=True):
+                assert (one is None and two is None) or torch.equal(one, two)
+
+
+def test_float16_gradients_keep_small_numbers(backend: Any) -> None:
+    """Gradients of 1e-6 are far below float16's normal range; the map's gradient must not pass through it unscaled."""
+    case = layer(topk=25, dtype=torch.float16, dim=16)
+    out, new_index, _, lse = backend.attention_forward(*case.arguments())
+    inputs = (case.q, case.k, case.v, case.bias, case.region, None, None)
+
+    def grad_bias(size: float) -> torch.Tensor:
+        grad_out = torch.full_like(out, size)
+        args = (grad_out, None, *inputs, new_index, out, lse, case.scale, 100.0, case.topk)
+        return backend.attention_backward(*args)[0].float() / size
+
+    large, small = grad_bias(1.0), grad_bias(2.0**-10)
+    assert torch.allclose(large, small, rtol=0.0, atol=2.0**-24 * 2.0**10)
+
+
+def test_empty_batches(backend: Any) -> None:
+    case = layer(candidates=5, topk=3)
+    for field in ("q", "k", "v", "index", "logits"):
+        setattr(case, field, getattr(case, field)[:0])
+    out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
+    assert out.shape == (0, 2, 25, 13)
+    assert new_index.shape == new_logits.shape == (0, 2, 25, 3)
+    grads = backend.attention_backward(
+        out, new_logits, case.q, case.k, case.v, case.bias, None, case.index, case.logits, new_index, out, lse,
+        case.scale, 100.0, 3,
+    )  # fmt: skip
+    assert grads[3] is not None
+    assert not grads[3].any()
+    empty = torch.empty(0, 4, 3, dtype=torch.int16)
+    assert backend.sddmm(torch.empty(0, 4, 8), torch.empty(0, 5, 8), empty).shape == (0, 4, 3)
+    assert backend.spmm_transpose(torch.empty(0, 4, 3), torch.empty(0, 4, 8), empty, 5).shape == (0, 5, 8)
+
+
+def test_an_impossible_shape_is_an_error_that_names_kernel_and_shape(backend: Any) -> None:
+    emu.configure(shared_limit=4096)
+    case = layer(side=12, windows=1, heads=1, topk=3)
+    with pytest.raises(RuntimeError, match=r"attention_forward \[1, 1, 144, 144, 13, 13, 144, 3\]"):
+        backend.attention_forward(*case.arguments())
+
+
+def test_an_index_out_of_range_is_found(backend: Any) -> None:
+    """The op layer refuses it before; here the emulator stands in for compute-sanitizer."""
+    index = torch.full((1, 4, 2), 99, dtype=torch.int16)
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        backend.spmm(torch.ones(1, 4, 2), torch.ones(1, 8, 4), index)
+
+
+def test_rows_without_equal_weights_sum_to_less_than_one(backend: Any) -> None:
+    """Kept weights are not renormalised: with V = 1 the output is the kept share of the softmax."""
+    case = layer(topk=3, dim=16, bias=False)
+    case.v = torch.ones_like(case.v)
+    out = backend.attention_forward(*case.arguments())[0]
+    z = case.scale * case.q.double() @ case.k.double().mT
+    share = z.softmax(-1).topk(3).values.sum(-1, keepdim=True).expand_as(out)
+    assert torch.allclose(out.double(), share, atol=1e-5)
+    assert math.isclose(float(out.max()), float(share.max()), rel_tol=1e-5)

@@ -1,0 +1,180 @@
+"""Gates on what the compiler made of the CUDA kernels, for every architecture; no GPU needed.
+
+Reads the fat binary that a build with PFT_CUDA=all leaves ($PFT_CUDA_BINARY, the installed module or build*/). Without
+one, but with nvcc, two representative files are compiled for sm_90.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pft_bench.report import kernel_table as table
+
+ROOT = Path(__file__).resolve().parents[2]
+CUDA_INCLUDE = [Path("/usr/local/cuda/include"), *Path("/usr/local").glob("cuda-*/include")]
+SHARED_GATHER = ("sddmm_resident", "spmm_resident", "attention_forward_sparse", "attention_backward_sparse")
+DENSE = ("attention_forward_dense", "attention_backward_dense_keys", "attention_backward_dense_queries")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[table.Kernel]:
+    if table.find_tool("cuobjdump") is None or table.find_tool("nvdisasm") is None:
+        pytest.skip("no cuobjdump: neither a CUDA toolkit nor Triton's package")
+    pytest.importorskip("pft_bench._cuda_emu")
+    binary = table.find_binary()
+    if binary is not None:
+        return table.kernel_table(binary)
+    if shutil.which("nvcc") is None:
+        pytest.skip("no compiled CUDA module and no nvcc")
+    folder = tmp_path_factory.mktemp("objects")
+    found = []
+    for name in ("spmm", "attention_forward_dense"):
+        compiled = folder / f"{name}.o"
+        flags = [
+            "-std=c++17",
+            "-O3",
+            "-gencode=arch=compute_90,code=sm_90",
+            f"-I{ROOT / 'kernels' / 'include'}",
+        ]
+        source = str(ROOT / "kernels" / "cuda" / f"{name}.cu")
+        subprocess.run(["nvcc", *flags, "-c", source, "-o", str(compiled)], check=True, timeout=300)
+        found += table.kernel_table(compiled)
+    return found
+
+
+def labels(kernels: list[table.Kernel]) -> str:
+    return ", ".join(f"{k.label} sm_{k.arch}" for k in kernels)
+
+
+def test_kernels_are_there(kernels: list[table.Kernel]) -> None:
+    """All architectures of the release, and the same kernels for each."""
+    by_arch = {arch: {k.label for k in kernels if k.arch == arch} for arch in {k.arch for k in kernels}}
+    assert len(set(map(frozenset, by_arch.values()))) == 1
+    assert set(by_arch) in ({80, 86, 89, 90, 100, 120}, {90})
+    assert not [k.label for k in kernels if not k.instructions]
+
+
+def test_nothing_spills(kernels: list[table.Kernel]) -> None:
+    bad = [
+        k for k in kernels if k.stack_bytes or k.local_bytes or table.count(k, "LDL") or table.count(k, "STL")
+    ]
+    assert not bad, labels(bad)
+
+
+def test_no_atomics(kernels: list[table.Kernel]) -> None:
+    """Determinism, bit for bit: no kernel leaves the order of a sum to the hardware."""
+    bad = [k for k in kernels if table.count(k, "ATOM") or table.count(k, "RED")]
+    assert not bad, labels(bad)
+
+
+def test_gathers_from_shared_memory_are_16_bytes_wide(kernels: list[table.Kernel]) -> None:
+    bad = [k for k in kernels if k.name in SHARED_GATHER and not table.count(k, "LDS.128")]
+    assert not bad, labels(bad)
+    owners = [k for k in kernels if k.name == "spmm_transpose_owner"]
+    assert not [k for k in owners if not (table.count(k, "LDS.128") and table.count(k, "STS.128"))]
+
+
+def test_staging_is_asynchronous(kernels: list[table.Kernel]) -> None:
+    bad = [k for k in kernels if k.name in (*SHARED_GATHER, *DENSE) and not table.count(k, "LDGSTS")]
+    assert not bad, labels(bad)
+
+
+def test_dense_layers_use_tensor_cores_for_16_bit_types(kernels: list[table.Kernel]) -> None:
+    dense = [k for k in kernels if k.name in DENSE]
+    assert dense
+    half = [k for k in dense if k.types[0] != "float32"]
+    assert not [k for k in half if not (table.count(k, "HMMA") and table.count(k, "LDSM"))]
+    assert not [k for k in dense if k.types[0] == "float32" and table.count(k, "HMMA")]
+
+
+def test_every_launch_fits_its_architecture(kernels: list[table.Kernel]) -> None:
+    """At the classical model's shape; launch geometry from a dry run of the launchers."""
+    launched = [k for k in kernels if k.threads]
+    assert launched
+    bad = [k for k in launched if k.blocks_per_sm < 1]
+    assert not bad, labels(bad)
+
+
+def test_two_blocks_share_an_sm_of_compute_capability_90(kernels: list[table.Kernel]) -> None:
+    """float16 gathers are planned so that one block loads while the other works."""
+    planned = ("sddmm_resident", "spmm_resident", "attention_forward_sparse", "spmm_transpose_owner")
+    chosen = [
+        k for k in kernels if k.arch == 90 and k.name in planned and k.types[0] == "float16" and k.threads
+    ]
+    assert not [k for k in chosen if k.blocks_per_sm < 2], labels(chosen)
+
+
+def test_names_are_parsed() -> None:
+    space = "_GLOBAL__N__00000000_8_sddmm_cu_0123456_0"
+    prefix = f"_ZN3pft4cuda{len(space)}{space}"
+    assert table.parse_name(f"{prefix}14sddmm_residentIffEEvNS1_9SddmmArgsIT_T0_EE") == (
+        "sddmm_resident",
+        ("float32", "float32"),
+    )
+    assert table.parse_name(f"{prefix}10spmm_plainI6__halfS2_EEvv") == ("spmm_plain", ("float16", "float16"))
+    assert table.parse_name(f"{prefix}10spmm_plainIf13__nv_bfloat16EEvv") == (
+        "spmm_plain",
+        ("float32", "bfloat16"),
+    )
+    name = f"{prefix}31attention_backward_dense_kernelI6__halfLb1EEEvv"
+    assert table.parse_name(name) == ("attention_backward_dense_keys", ("float16",))
+    assert table.parse_name("_ZN3foo3barEv") is None
+
+
+def test_a_spill_or_an_atomic_would_be_counted() -> None:
+    kernel = table.Kernel("k", (), 90, 32, 0, 0, 0)
+    kernel.instructions.update(
+        ["ATOMG.E.ADD.F32", "ATOMS.ADD", "RED.E.ADD", "LDL.LU", "STL.64", "LDS.U.128", "LDS"]
+    )
+    counted = {name: table.count(kernel, name) for name in ("ATOM", "RED", "LDL", "STL", "LDS.128", "HMMA")}
+    assert counted == {"ATOM": 2, "RED": 1, "LDL": 1, "STL": 1, "LDS.128": 1, "HMMA": 0}
+
+
+OCCUPANCY = """
+#include <cstdio>
+#include <initializer_list>
+#include <cuda_occupancy.h>
+int main() {
+  const int caps[6][7] = {{8, 0, 164, 2048, 32, 163, 80}, {8, 6, 100, 1536, 16, 99, 86}, {8, 9, 100, 1536, 24, 99, 89},
+                          {9, 0, 228, 2048, 32, 227, 90}, {10, 0, 228, 2048, 32, 227, 100},
+                          {12, 0, 100, 1536, 24, 99, 120}};
+  for (auto& c : caps) {
+    cudaOccDeviceProp p;
+    p.computeMajor = c[0]; p.computeMinor = c[1]; p.maxThreadsPerBlock = 1024; p.maxThreadsPerMultiprocessor = c[3];
+    p.regsPerBlock = 65536; p.regsPerMultiprocessor = 65536; p.warpSize = 32; p.sharedMemPerBlock = 48 << 10;
+    p.sharedMemPerMultiprocessor = c[2] << 10; p.numSms = 100; p.sharedMemPerBlockOptin = c[5] << 10;
+    p.reservedSharedMemPerBlock = 1024;
+    for (int threads : {32, 256, 320, 512, 1024})
+      for (int regs : {16, 40, 64, 96, 128, 255})
+        for (int shared : {0, 1000, 20000, 48000, 80000, 101376, 113000, 200000}) {
+          if (shared > (c[5] << 10)) continue;
+          cudaOccFuncAttributes f;
+          f.maxThreadsPerBlock = 1024; f.numRegs = regs; f.sharedSizeBytes = 0;
+          f.maxDynamicSharedSizeBytes = c[5] << 10;
+          f.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN; f.numBlockBarriers = 1;
+          cudaOccDeviceState s; cudaOccResult r;
+          if (cudaOccMaxActiveBlocksPerMultiprocessor(&r, &p, &f, &s, threads, shared) != CUDA_OCC_SUCCESS) continue;
+          std::printf("%d %d %d %d %d\\n", c[6], threads, regs, shared, r.activeBlocksPerMultiprocessor);
+        }
+  }
+}
+"""
+
+
+def test_blocks_per_sm_agree_with_cuda_occupancy(tmp_path: Path) -> None:
+    include = next((p for p in CUDA_INCLUDE if (p / "cuda_occupancy.h").is_file()), None)
+    if include is None or shutil.which("g++") is None:
+        pytest.skip("no cuda_occupancy.h")
+    source = tmp_path / "occupancy.cpp"
+    source.write_text(OCCUPANCY)
+    program = tmp_path / "occupancy"
+    subprocess.run(["g++", "-w", f"-I{include}", str(source), "-o", str(program)], check=True)
+    lines = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split("\n")
+    cases = [tuple(map(int, line.split())) for line in lines if line]
+    assert len(cases) > 500
+    wrong = [c for c in cases if table.blocks_per_sm(*c[:4]) != c[4]]
+    assert not wrong, wrong[:10]
