@@ -10,7 +10,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: bench test lint sanitize microbench clean help
+.PHONY: bench test lint sanitize microbench wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,15 @@ sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorS
 microbench: $(VENV)/.test ## pytest-benchmark over the ops
 	$(PY) -m pytest tests/benchmarks --benchmark-only
 
+wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
+	PFT_CUDA=all $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
+
+kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
+	PFT_CUDA_BINARY=$$(ls build/wheel/bindings/cuda/_cuda*.so) $(PY) -m pft_bench.report.kernel_table
+
+gpu-test: $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
+	$(PY) kernels/cuda/gpu_test.py
+
 clean: ## remove everything that was built or installed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -51,7 +60,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
-	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e .
+	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -C cmake.define.PFT_EMULATOR=OFF -e .
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
