@@ -18,6 +18,11 @@ def define(schema: str, implementation: Callable[..., object]) -> None:
         LIBRARY.impl(name, implementation, key)
 
 
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A context without autocast: the ops keep their sums in float32, which autocast would take from plain PyTorch."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def unit_last_stride(tensor: Tensor) -> Tensor:
     """`tensor`, copied only when neighbours along its last dimension do not lie side by side."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()

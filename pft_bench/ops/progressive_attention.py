@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
 from ..reference import accumulation_dtype, index_dtype
-from ._library import define, unit_last_stride
+from ._library import define, full_precision, unit_last_stride
 from .index import checked_index
 from .validate import (
     describe,
@@ -140,7 +140,8 @@ def progressive_attention(
     if _observer is not None:
         _observer(*arguments)
     if chosen.composite:
-        out, index, logits, _ = chosen.attention_forward(*arguments)
+        with full_precision(q):
+            out, index, logits, _ = chosen.attention_forward(*arguments)
     else:
         out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*arguments, chosen.name)
     if logits.shape[-1] == 0:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
-from ._library import define, unit_last_stride
+from ._library import define, full_precision, unit_last_stride
 from .index import checked_index
 from .validate import (
     require_count,
@@ -54,7 +54,8 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     chosen = require(backend, q.device, q.dtype)
     index = checked_index(index, k.shape[1])
     if chosen.composite:
-        return chosen.sddmm(q, k, index)
+        with full_precision(q):
+            return chosen.sddmm(q, k, index)
     return torch.ops.pft_bench.sddmm(q, k, index, chosen.name)
 
 
@@ -83,7 +84,8 @@ def spmm(a: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     chosen = require(backend, a.device, a.dtype)
     index = checked_index(index, v.shape[1])
     if chosen.composite:
-        return chosen.spmm(a, v, index)
+        with full_precision(a):
+            return chosen.spmm(a, v, index)
     return torch.ops.pft_bench.spmm(a, v, index, chosen.name)
 
 
@@ -114,7 +116,8 @@ def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int, backend: 
     chosen = require(backend, a.device, a.dtype)
     index = checked_index(index, num_keys)
     if chosen.composite:
-        return chosen.spmm_transpose(a, x, index, num_keys)
+        with full_precision(a):
+            return chosen.spmm_transpose(a, x, index, num_keys)
     return torch.ops.pft_bench.spmm_transpose(a, x, index, num_keys, chosen.name)
 
 
