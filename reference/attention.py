@@ -90,7 +90,7 @@ def attention(
     if logits is not None:
         z = z + logits
     lse = z.logsumexp(-1)
-    attn = z.softmax(-1)  # = exp(z - lse), without the rounding of a large lse
+    attn = z.log_softmax(-1).exp()  # = exp(z - lse), without the rounding of a large lse
     relative = z - z.gather(-1, z.argmax(-1, keepdim=True))
 
     kept: Tensor | None = None if index is None else index.long()
