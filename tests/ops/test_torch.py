@@ -381,3 +381,22 @@ def test_a_window_does_not_depend_on_its_neighbours(backend: str) -> None:
         alone = get(backend).attention_forward(*made.window(2).arguments())  # type: ignore[arg-type]
         for got, wanted in zip(alone, whole, strict=True):
             assert torch.equal(got[0], wanted[2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("one_thread")
+def test_autocast_does_not_take_away_the_float32_sums(backend: str) -> None:
+    """Under autocast a plain matmul of float32 tensors is one of bfloat16: dtype, selection and values would change."""
+    device = device_of(backend)
+    call, leaves = two_layers(backend)
+    wanted = call(*leaves)
+    with torch.autocast(device, torch.bfloat16):
+        got = call(*leaves)
+    assert torch.equal(got, wanted)
+    if torch.bfloat16 in get(backend).dtypes:
+        made = layer(dtype=torch.bfloat16, device=device)
+        with torch.autocast(device, torch.bfloat16):
+            out, state = pft_bench.progressive_attention(made.q, made.k, made.v, topk=5, backend=backend)
+        assert out.dtype == torch.bfloat16
+        assert state.logits is not None
+        assert state.logits.dtype == torch.float32
