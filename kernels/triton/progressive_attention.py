@@ -191,6 +191,11 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype != torch.float32 and torch.version.hip is None else "ieee"
 
 
+def interpreted_rows(queries: int) -> int:
+    """Rows of a tile under the interpreter, whose cost is per program: a window of 64 tokens is one tile."""
+    return 64 if queries % 64 == 0 else 16
+
+
 def window_size(keys: int, bias: Tensor | None) -> int:
     """Side of the window, 0 where nothing depends on it."""
     return 0 if bias is None else math.isqrt(keys)
@@ -278,7 +283,7 @@ def _plan_select(arguments: dict[str, Any], constants: dict[str, Any], config: C
     q = arguments["q"]
     windows, heads, queries, _ = q.shape
     keys = padded(arguments["M"], 16)
-    default = _select_default(keys, constants["DIM_V"])
+    default = _select_default(queries, keys, constants["DIM_V"])
 
     def plan(config: Config) -> Launch:
         sizes = {"ROWS": config.rows, "KEYS": keys, "DIM": config.dim, "TERMS": config.terms}
@@ -298,10 +303,10 @@ def _plan_select(arguments: dict[str, Any], constants: dict[str, Any], config: C
     )
 
 
-def _select_default(keys: int, channels: int) -> Config:
+def _select_default(queries: int, keys: int, channels: int) -> Config:
     """A row of logits is whole in registers: 32 a thread. Wider rows than 1024 leave no shared memory for tl.dot."""
     if INTERPRETED.value:
-        return Config(rows=16, dim=16, terms=16)
+        return Config(rows=interpreted_rows(queries), dim=64, terms=16)
     rows = max(1, min(16, 4096 // keys))
     warps = max(4, min(32, padded(rows * keys // 1024)))
     return Config(
@@ -320,7 +325,7 @@ def _plan_listed(
     cols = padded(listed)
     arguments |= {"C": listed, "K": kept}
     constants |= {"COLS": cols, "KEPT": padded(kept), "SELECT": topk < listed}
-    default = _listed_default(cols, listed, keys, q.dtype, constants["DIM_V"])
+    default = _listed_default(queries, cols, listed, keys, q.dtype, constants["DIM_V"])
 
     def plan(config: Config) -> Launch:
         sizes = {"ROWS": config.rows, "DIM": config.dim, "TERMS": config.terms, "KEYS": config.dense}
@@ -340,9 +345,12 @@ def _plan_listed(
     )
 
 
-def _listed_default(cols: int, listed: int, keys: int, dtype: torch.dtype, channels: int) -> Config:
+def _listed_default(
+    queries: int, cols: int, listed: int, keys: int, dtype: torch.dtype, channels: int
+) -> Config:
     if INTERPRETED.value:
-        return Config(rows=32, dim=16, terms=16, dense=min(padded(keys, 16), 64) if listed >= 64 else 0)
+        dense = min(padded(keys, 16), 64) if listed >= 64 else 0
+        return Config(rows=interpreted_rows(queries), dim=64, terms=16, dense=dense)
     if dense_pays(keys, listed, dtype):
         rows, warps = 16, 4 if cols <= 128 else 8
         dense = min(padded(keys, 16), 128)

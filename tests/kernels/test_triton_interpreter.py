@@ -30,8 +30,9 @@ def interpreted():
     }
     yield processes
     for process in processes.values():
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.slow
