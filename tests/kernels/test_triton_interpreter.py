@@ -9,7 +9,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parent
-FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py")
+FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py", "test_triton_cuda.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,63 @@
+"""Two independent implementations of the same ops, CUDA and Triton, held against each other.
+
+Each is within its bound of the float64 value, so they are within twice the bound of each other. Without a GPU, CUDA
+runs in the emulator and Triton in its interpreter.
+"""
+
+import pytest
+import torch
+from triton_cases import DEVICE, DTYPES, normal, random_index, random_layer, runs_kernels
+
+from pft_bench.backends import get
+from pft_bench.check import exact_product, oracle, within
+
+CUDA = "cuda" if DEVICE == "cuda" else "cuda-emu"
+
+pytestmark = [
+    runs_kernels,
+    pytest.mark.skipif(get(CUDA).available() is not None, reason=str(get(CUDA).available())),
+]
+
+
+def agree(name, one, other, bound):
+    result = within(name, one.double(), other.double(), 2 * bound)
+    assert result.passed, str(result)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_products(dtype, seed):
+    batch, queries, keys, dim, kept = 2, 21, 33, 13, 9
+    index = random_index(batch, queries, keys, kept, seed=seed)
+    q, x = (normal(batch, queries, dim, dtype=dtype, seed=seed + i) for i in (10, 20))
+    k = normal(batch, keys, dim, dtype=dtype, seed=seed + 30)
+    a = normal(batch, queries, kept, dtype=dtype, seed=seed + 40)
+    cuda, triton = get(CUDA), get("triton")
+    for op, arguments in {
+        "sddmm": (q, k, index),
+        "spmm": (a, k, index),
+        "spmm_transpose": (a, x, index, keys),
+    }.items():
+        _, bound = exact_product(op, *arguments)
+        agree(op, getattr(cuda, op)(*arguments), getattr(triton, op)(*arguments), bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("candidates", "topk"), [(0, 25), (0, 5), (11, 11), (11, 4)])
+def test_layers(dtype, candidates, topk):
+    layer = random_layer(dtype, candidates=candidates, topk=topk)
+    ours = get(CUDA).attention_forward(*layer.arguments())
+    theirs = get("triton").attention_forward(*layer.arguments())
+    width = candidates or layer.k.shape[2]
+    same_rows = torch.ones(layer.q.shape[:3], dtype=torch.bool)
+    kept = layer.index
+    if topk < width:
+        same_rows = (ours[1] == theirs[1]).all(-1)
+        assert (
+            same_rows.float().mean() > 0.9
+        )  # the rest are rounding ties, which the selection check classifies
+        kept = ours[1]
+    windows = range(layer.q.shape[0])
+    exact = [oracle.forward(layer.window(i), None if kept is None else kept[i : i + 1]) for i in windows]
+    agree("out", ours[0][same_rows], theirs[0][same_rows], torch.cat([e.out.bound for e in exact])[same_rows])
+    agree("logsumexp", ours[3], theirs[3], torch.cat([e.lse.bound for e in exact]))
