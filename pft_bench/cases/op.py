@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -144,7 +145,11 @@ def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, PeerCheck
     rows = torch.arange(0, queries * kept + 1, kept, dtype=torch.int32).expand(batch, -1).contiguous()
     columns = index.to(torch.int32).flatten(1)
     values = torch.zeros_like(columns, dtype=q.dtype)
-    pattern = torch.sparse_csr_tensor(rows, columns, values, (batch, queries, k.shape[1]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            rows, columns, values, (batch, queries, k.shape[1]), check_invariants=True
+        )
     keys = k.transpose(-1, -2)
 
     def call() -> object:
