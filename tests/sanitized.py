@@ -61,10 +61,14 @@ def main() -> int:
     print("== building with AddressSanitizer and UndefinedBehaviorSanitizer", flush=True)
     build()
     compiler = os.environ.get("CXX", "g++")
-    library = subprocess.check_output([compiler, "-print-file-name=libasan.so"], text=True).strip()
+    # libstdc++ too: the sanitizer looks up its __cxa_throw at start, before any module has brought it in
+    libraries = [
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
     environment = {
         **os.environ,
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # the interpreter itself leaks by design
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }
