@@ -13,6 +13,7 @@ Written as text, so that a command line, a record and a plot can name one:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -82,7 +83,9 @@ def _integers(text: str, listed: str) -> list[int]:
     values = []
     for item in listed.split(","):
         try:
-            values.append(int(item.strip()))
+            if not re.fullmatch(r"[+-]?[0-9]+", item.strip()):  # int() also takes 1_0 and other alphabets
+                raise ValueError
+            values.append(int(item))
         except ValueError:
             raise ScheduleError(
                 f"schedule {text!r} must be integers separated by commas (or {', '.join(PRESETS)}, dense, "

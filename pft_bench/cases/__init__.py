@@ -2,16 +2,18 @@
 
 from .group import Group, GroupResult
 from .layer import layer_groups
-from .model import model_groups
+from .model import check_inputs, model_groups
 from .op import op_groups
-from .settings import LEVELS, Settings
+from .settings import LEVELS, Settings, left_out
 
 __all__ = [
     "LEVELS",
     "Group",
     "GroupResult",
     "Settings",
+    "check_inputs",
     "layer_groups",
+    "left_out",
     "model_groups",
     "op_groups",
     "plan_groups",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from ..backends import get, require
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset
 from ..schedule import FocusSchedule, parse_schedule
+
+MAX_THREADS = 4 * (os.cpu_count() or 1)
+"""More is a mistake, and far more ends the OpenMP runtime with a crash."""
 
 LEVELS = ("op", "layer", "model")
 BASELINE = "dense"
@@ -54,7 +58,7 @@ class Settings:
         *,
         schedules: Sequence[str],
         preset_name: str | None = None,
-        scale: int = 4,
+        scale: int | None = None,
         backends: Sequence[str] = (),
         levels: Sequence[str] = ("layer", "model"),
         device: str = "auto",
@@ -73,7 +77,13 @@ class Settings:
         """
         device = resolve_device(device)
         family = preset_name or ("classical" if device == "cuda" else "light")
-        name = family if "_x" in family else f"{family}_x{scale}"
+        if scale not in (None, 2, 3, 4):
+            raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        name = family if "_x" in family else f"{family}_x{scale or 4}"
+        if scale is not None and not name.endswith(f"_x{scale}"):
+            raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
+        if threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
         config = preset(name)
         area = config.window_size**2
         torch_dtype = getattr(torch, dtype, None)
@@ -126,6 +136,17 @@ class Settings:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.config.embed_dim // self.config.num_heads
+
+
+def left_out(settings: Settings) -> list[tuple[str, str]]:
+    """Kernel backends for this device that the run does not measure because of its dtype, and why."""
+    found = []
+    for name in ("cpu", "cuda", "triton"):
+        backend = get(name)
+        fits = settings.device in backend.devices and backend.available() is None and backend.timed
+        if fits and name not in settings.backends and settings.torch_dtype not in backend.dtypes:
+            found.append((name, f"it has no {settings.dtype} kernels"))
+    return found
 
 
 def _default_backends(device: str, dtype: torch.dtype) -> list[str]:

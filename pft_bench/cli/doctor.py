@@ -17,7 +17,7 @@ def doctor() -> None:
     cpu, gpu, libraries = found.get("cpu") or {}, found.get("gpu"), found["libraries"]
     console.print(f"pft-bench {__version__}, Python {found['python']}, {found['system']}")
     console.print(
-        f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores', '?')} cores; GPU: {gpu or 'none'}"
+        f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores_usable') or '?'} cores; GPU: {gpu or 'none'}"
     )
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)

@@ -21,7 +21,7 @@ Preset = Annotated[
         help="classical or light, or with its scale: light_x4. Default: light on a CPU, classical on a GPU."
     ),
 ]
-Scale = Annotated[int, typer.Option(help="Enlargement of the preset: 2, 3 or 4.")]
+Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
 Size = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="Size of the low-resolution input.")]
 Image = Annotated[
     Path | None, typer.Option(help="Picture to use as input, resized to --lr. Default: a bundled photo.")

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..cases import Group, Settings, plan_groups
+from ..cases import Group, Settings, check_inputs, left_out, plan_groups
 from ..cases.group import thread_count
 from ..measure.environment import environment
 from ..measure.roof import Roof, measure_roof
@@ -27,7 +27,7 @@ from . import options
 def run(
     sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
-    scale: options.Scale = 4,
+    scale: options.Scale = None,
     lr: options.Size = None,
     image: options.Image = None,
     weights: options.Weights = None,
@@ -50,6 +50,10 @@ def run(
     Writes records.jsonl (raw samples), summary.csv, environment.json and plots to the run folder. Exit code 1 if any
     row failed its check or could not be measured.
     """
+    if not budget > 0:
+        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {out}")
     settings = Settings.make(
         schedules=sched,
         preset_name=preset,
@@ -66,13 +70,20 @@ def run(
         weights=weights,
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
+    check_inputs(settings)
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    console = Console()
+    console = make_console()
     with lock_folder(folder):
         records = execute(settings, folder, console, resume=resume)
     report(records, settings, folder, console)
     if any(record.status is not Status.OK for record in records):
         raise typer.Exit(1)
+
+
+def make_console() -> Console:
+    """The terminal, or, for a pipe or a file, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def execute(settings: Settings, folder: Path, console: Console, *, resume: bool) -> list[Record]:
@@ -96,6 +107,8 @@ def execute(settings: Settings, folder: Path, console: Console, *, resume: bool)
         f"{settings.dtype}, {settings.device}, {settings.threads} threads; "
         f"backends {', '.join(settings.backends)}; {len(left)} groups to run -> {folder}"
     )
+    for name, reason in left_out(settings):
+        console.print(f"{name} left out: {reason}", highlight=False, markup=False)
     with RecordWriter(path) as writer, _Display(console, left) as display:
         for group in left:
             for record in _run_group(group, fingerprint, display):
@@ -188,14 +201,13 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     plots = write_plots(records, folder, roof)
     failed = problem_lines(records)
     for line in failed:
-        console.print(f"[bold red]not measured:[/] {line}", highlight=False)
+        console.print("not measured:", line, style="red", highlight=False, markup=False)
     weights = (
         "generated weights: images mean nothing, times do" if settings.weights is None else settings.weights
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
-    console.print(
-        f"written to {folder}: records.jsonl, summary.csv, environment.json, {', '.join(p.name for p in plots)}"
-    )
+    files = ["records.jsonl", "summary.csv", "environment.json", *(plot.name for plot in plots)]
+    console.print(f"written to {folder}: {', '.join(files)}", markup=False)
 
 
 def read_roof(folder: Path) -> Roof | None:

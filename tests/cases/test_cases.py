@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pft_bench.cases import Settings, plan_groups
+from pft_bench.cases import Settings, check_inputs, left_out, plan_groups
 from pft_bench.cases.image import low_resolution
 from pft_bench.cases.layer import problem_layer
 from pft_bench.cases.settings import layer_candidates
@@ -85,3 +85,16 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     path.write_text("not a picture")
     with pytest.raises(ValueError, match=r"image must be a picture that can be read, got .*notes\.txt"):
         low_resolution((4, 4), path)
+
+
+def test_an_image_that_no_level_uses_is_refused(tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"")
+    made = Settings.make(schedules=["dense"], levels=["layer"], device="cpu", image=picture)
+    with pytest.raises(ValueError, match="image is used at level model only"):
+        check_inputs(made)
+
+
+def test_kernels_without_the_dtype_are_named():
+    made = Settings.make(schedules=["dense"], device="cpu", dtype="bfloat16")
+    assert ("cpu", "it has no bfloat16 kernels") in left_out(made)
