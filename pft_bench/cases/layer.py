@@ -42,18 +42,7 @@ class LayerGroup(Group):
 
     def __init__(self, settings: Settings, candidates: int, kept: int) -> None:
         super().__init__(settings)
-        self.problem = Problem(
-            op="attention",
-            windows=settings.windows,
-            heads=settings.config.num_heads,
-            tokens=settings.config.window_size**2,
-            head_dim=settings.head_dim,
-            candidates=candidates,
-            kept=kept,
-            dtype=settings.dtype,
-            mode=settings.mode,
-            seed=settings.seed,
-        )
+        self.problem = settings.problem("attention", candidates, kept)
         self.title = f"layer {candidates} -> {kept}"
         self.cost = 2.0
 
@@ -61,28 +50,10 @@ class LayerGroup(Group):
     def cases(self) -> dict[str, Case]:
         """Candidate name -> its case."""
         problem, settings = self.problem, self.settings
-        shapes = {
-            "windows": problem.windows,
-            "heads": problem.heads,
-            "tokens": problem.tokens,
-            "head_dim": problem.head_dim,
-            "candidates": problem.candidates,
-        }
-        return {
-            name: Case(
-                level="layer",
-                op="progressive_attention",
-                backend=name,
-                device=settings.device,
-                dtype=settings.dtype,
-                mode=settings.mode,  # type: ignore[arg-type]
-                threads=settings.threads,
-                seed=settings.seed,
-                shapes=shapes,
-                k=problem.kept,
-            )
-            for name in settings.backends
-        }
+        shapes = {**settings.shapes, "candidates": problem.candidates}
+        return settings.cases(
+            "layer", "progressive_attention", settings.backends, shapes=shapes, k=problem.kept
+        )
 
     def candidates(self) -> list[Candidate]:
         """Raw launchers for inference; the differentiable op, forward and backward, for training."""

@@ -16,7 +16,6 @@ from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
 from ..measure.statistics import median
 from ..model import PFT, generated_weights, load, published_macs
-from ..problem import Problem
 from ..record import Case, Flops
 from ..schedule import FocusSchedule
 from .group import Group
@@ -56,23 +55,15 @@ class ModelGroup(Group):
         height, width = settings.lr_hw
         image = f"scikit-image:{BUNDLED}" if settings.image is None else settings.image.name
         weights = "generated" if settings.weights is None else settings.weights.name
-        return {
-            name: Case(
-                level="model",
-                op="model",
-                backend=name,
-                device=settings.device,
-                dtype=settings.dtype,
-                mode=settings.mode,  # type: ignore[arg-type]
-                threads=settings.threads,
-                seed=settings.seed,
-                shapes={"height": height, "width": width},
-                preset=settings.preset,
-                schedule=self.schedule.num_topk,
-                options={"image": image, "weights": weights, "sched": self.schedule.text},
-            )
-            for name in settings.backends
-        }
+        return settings.cases(
+            "model",
+            "model",
+            settings.backends,
+            shapes={"height": height, "width": width},
+            preset=settings.preset,
+            schedule=self.schedule.num_topk,
+            options={"image": image, "weights": weights, "sched": self.schedule.text},
+        )
 
     def candidates(self) -> list[Candidate]:
         """The model's forward, or a training step (forward, L1 loss, backward) without the optimiser."""
@@ -122,17 +113,7 @@ class ModelGroup(Group):
         config = settings.config.with_topk(self.schedule.num_topk)
         height, width = settings.lr_hw
         problems = [
-            Problem(
-                op="attention",
-                windows=settings.windows,
-                heads=config.num_heads,
-                tokens=config.window_size**2,
-                head_dim=settings.head_dim,
-                candidates=candidates,
-                kept=kept,
-                dtype=settings.dtype,
-                mode=settings.mode,
-            )
+            settings.problem("attention", candidates, kept)
             for candidates, kept in layer_candidates(config, self.schedule)
         ]
         return Flops(

@@ -14,7 +14,6 @@ from ..backends import get
 from ..check.operator import check_product, exact_product
 from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
-from ..problem import Problem
 from ..record import Case, Flops
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
@@ -30,18 +29,7 @@ class OpGroup(Group):
 
     def __init__(self, settings: Settings, op: str, kept: int) -> None:
         super().__init__(settings)
-        self.problem = Problem(
-            op=op,
-            windows=settings.windows,
-            heads=settings.config.num_heads,
-            tokens=settings.config.window_size**2,
-            head_dim=settings.head_dim,
-            candidates=kept,
-            kept=kept,
-            dtype=settings.dtype,
-            mode=settings.mode,
-            seed=settings.seed,
-        )
+        self.problem = settings.problem(op, kept, kept)
         self.title = f"{op} K={kept}"
         self.cost = 1.0
         self.names = [*settings.backends]
@@ -51,28 +39,8 @@ class OpGroup(Group):
     @property
     def cases(self) -> dict[str, Case]:
         """Candidate name -> its case."""
-        problem, settings = self.problem, self.settings
-        shapes = {
-            "windows": problem.windows,
-            "heads": problem.heads,
-            "tokens": problem.tokens,
-            "head_dim": problem.head_dim,
-        }
-        return {
-            name: Case(
-                level="op",
-                op=problem.op,
-                backend=name,
-                device=settings.device,
-                dtype=settings.dtype,
-                mode=settings.mode,  # type: ignore[arg-type]
-                threads=settings.threads,
-                seed=settings.seed,
-                shapes=shapes,
-                k=problem.kept,
-            )
-            for name in self.names
-        }
+        settings, problem = self.settings, self.problem
+        return settings.cases("op", problem.op, self.names, shapes=settings.shapes, k=problem.kept)
 
     def candidates(self) -> list[Candidate]:
         """Raw launchers for inference; the differentiable op, forward and backward, for training."""

@@ -6,12 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..backends import get, require
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset
+from ..problem import Problem
+from ..record import Case, Level, Mode
 from ..schedule import FocusSchedule, parse_schedule
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)
@@ -44,7 +47,7 @@ class Settings:
     levels: tuple[str, ...]
     device: str
     dtype: str
-    mode: str
+    mode: Mode
     threads: int
     seed: int
     lr_hw: tuple[int, int]
@@ -110,7 +113,7 @@ class Settings:
             levels=tuple(levels),
             device=device,
             dtype=dtype,
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]
             threads=threads or torch.get_num_threads(),
             seed=seed,
             lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
@@ -136,6 +139,45 @@ class Settings:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.config.embed_dim // self.config.num_heads
+
+    @property
+    def shapes(self) -> dict[str, int]:
+        """Sizes of the attention of this run's input, by their field names."""
+        return {
+            "windows": self.windows,
+            "heads": self.config.num_heads,
+            "tokens": self.config.window_size**2,
+            "head_dim": self.head_dim,
+        }
+
+    def problem(self, op: str, candidates: int, kept: int) -> Problem:
+        """`op` on the windows of this run's input."""
+        return Problem(
+            op=op,
+            **self.shapes,
+            candidates=candidates,
+            kept=kept,
+            dtype=self.dtype,
+            mode=self.mode,
+            seed=self.seed,
+        )
+
+    def cases(self, level: Level, op: str, names: Sequence[str], **given: Any) -> dict[str, Case]:
+        """Candidate name -> its case; `given` are the fields that only this level has (shapes, k, schedule, ...)."""
+        return {
+            name: Case(
+                level=level,
+                op=op,
+                backend=name,
+                device=self.device,
+                dtype=self.dtype,
+                mode=self.mode,
+                threads=self.threads,
+                seed=self.seed,
+                **given,
+            )
+            for name in names
+        }
 
 
 def left_out(settings: Settings) -> list[tuple[str, str]]:

@@ -1,0 +1,45 @@
+"""Records as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from .parts import Derived
+from .schema import Record
+
+
+def _row(record: Record) -> dict[str, Any]:
+    case = asdict(record.case)
+    shapes, options, schedule = case.pop("shapes"), case.pop("options"), case.pop("schedule")
+    timing = record.timing
+    return {
+        "case_id": record.case_id,
+        **case,
+        "schedule": None if schedule is None else ",".join(map(str, schedule)),
+        **{f"shape_{key}": value for key, value in shapes.items()},
+        **{f"option_{key}": value for key, value in options.items()},
+        "status": record.status.value,
+        "reason": record.reason,
+        **asdict(record.derived or Derived(math.nan, math.nan)),
+        "baseline": None if timing is None or timing.baseline is None else timing.baseline.name,
+        "method": None if timing is None else timing.method,
+        "rounds": 0 if timing is None else len(timing.rounds),
+        "dropped_rounds": 0 if timing is None else len(timing.dropped),
+        **asdict(record.flops),
+        **asdict(record.memory),
+        **{f"stage_{key}_s": value for key, value in (record.stages_s or {}).items()},
+        "environment": record.environment,
+        "created": record.created,
+    }
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record: the case, its status and reason, derived values, FLOPs, memory and stages; no raw
+    samples.
+    """
+    return pd.DataFrame([_row(record) for record in records])
