@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from ..stages import stage
 from .attention import PFTLayer
 from .config import PFTConfig
 from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
+from .strips import Chain, Strip, infer_layer, strips
 from .upsamplers import add_upsampler, reconstruct
 
 # The mean of DIV2K, which the published model subtracts from three-channel images.
@@ -59,6 +60,18 @@ class Block(nn.Module):
             del state
         with stage("conv"):
             return convolve(self.conv, x) + block_input
+
+    def infer(
+        self, x: Tensor, chains: Sequence[Chain], region: Tensor | None, backend: str, cuts: Sequence[Strip]
+    ) -> Tensor:
+        """The same without gradients, strip by strip; `chains` holds one state for each strip."""
+        block_input = x
+        for layer in self.residual_group:
+            x = infer_layer(layer, x, chains[layer.chain], region if layer.chain else None, backend, cuts)
+        with stage("conv"):
+            x = convolve(self.conv, x)
+            x += block_input
+            return x
 
 
 class PatchEmbed(nn.Module):
@@ -173,9 +186,16 @@ class PFT(nn.Module):
         if max(self.config.chains):
             with stage("window"):
                 region = region_map(height, width, window_size, window_size // 2, x.device)
-        chains: list[ChainState | None] = [None, None]
-        for block in self.layers:
-            x = block(x, chains, region, self._backend)
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            chains: list[ChainState | None] = [None, None]
+            for block in self.layers:
+                x = block(x, chains, region, self._backend)
+        else:
+            cuts = strips(*x.shape[:3], window_size)
+            cut_chains: list[Chain] = [[None] * len(cuts), [None] * len(cuts)]
+            for block in self.layers:
+                x = cast(Block, block).infer(x, cut_chains, region, self._backend, cuts)
+            del cut_chains
         with stage("norm"):
             out: Tensor = self.norm(x)
             return out

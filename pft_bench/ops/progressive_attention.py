@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,12 @@ class ChainState:
     def is_dense(self) -> bool:
         """Whether every key is still a candidate."""
         return self.index is None
+
+    def copied(self) -> ChainState:
+        """The same dense state in memory of its own: queries and keys may be views of something larger."""
+        if self.queries is None or self.keys is None:
+            return self
+        return replace(self, queries=self.queries.clone(), keys=self.keys.clone())
 
     @classmethod
     def sparse(cls, index: Tensor, logits: Tensor, num_keys: int) -> ChainState:
