@@ -222,8 +222,23 @@ PRESETS: dict[str, PFTConfig] = {
 }
 
 
+# Not published: the model whose weights this package ships (see data/small_x2.md), and which tests train.
+_SMALL: dict[str, Any] = {
+    "embed_dim": 32,
+    "depths": (2, 2, 2),
+    "num_heads": 4,
+    "num_topk": _per_layer((2, 2, 2), (256, 64, 16)),
+    "window_size": 16,
+    "convffn_kernel_size": 5,
+    "mlp_ratio": 2,
+    "upsampler": "pixelshuffledirect",
+}
+OWN_PRESETS: dict[str, PFTConfig] = {"small_x2": PFTConfig(upscale=2, **_SMALL)}
+
+
 def preset(name: str) -> PFTConfig:
-    """Return a published configuration: classical_x2, classical_x3, classical_x4, light_x2, light_x3, light_x4."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    """Return a published configuration (classical_x2, ..., light_x4), or this package's own, small_x2."""
+    known = PRESETS | OWN_PRESETS
+    if name not in known:
+        raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}")
+    return known[name]

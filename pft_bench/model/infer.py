@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .config import PRESETS, SHARED_BIAS_MAX_DIM, PFTConfig
+from .config import OWN_PRESETS, PRESETS, SHARED_BIAS_MAX_DIM, PFTConfig
 from .upsamplers import FEATURES
 
 # Parts of key names by which models of the same family can be told from PFT.
@@ -145,9 +145,9 @@ def _infer_position_embedding(
 
 
 def _complete_from_presets(found: dict[str, Any]) -> dict[str, Any]:
-    """Add what weights do not say, from the published model of the same shape."""
+    """Add what weights do not say, from the known model of the same shape."""
     same = ("embed_dim", "depths", "window_size", "mlp_ratio", "convffn_kernel_size")
-    for published in PRESETS.values():
+    for published in (*PRESETS.values(), *OWN_PRESETS.values()):
         if all(getattr(published, name) == found[name] for name in same):
             return {"num_topk": published.num_topk, "num_heads": published.num_heads} | found
     missing = [name for name in ("num_topk", "num_heads") if name not in found]

@@ -1,0 +1,145 @@
+"""`pft-bench train`: train a PFT on a folder of photographs, alone or under torchrun."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from ..cases.settings import resolve_device
+from ..model import PFT, preset
+from ..schedule import parse_schedule
+from ..train import (
+    Photographs,
+    Progress,
+    Recipe,
+    Trainer,
+    export_weights,
+    fit,
+    process_group,
+)
+from ..train.loop import CHECKPOINT
+from . import options
+
+
+def train(
+    data: Annotated[
+        Path, typer.Option(help="Folder of high-resolution photographs, searched to the bottom.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")],
+    preset_name: Annotated[
+        str, typer.Option("--preset", help="small_x2, light_x2, classical_x4, ...")
+    ] = "small_x2",
+    sched: Annotated[
+        str | None, typer.Option(help="Focus schedule to train with. Default: the preset's.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights, e.g. x4 from x2; what has another shape starts anew."),
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Steps; warm-up and decay keep their published shares.")
+    ] = 500_000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops a step, over all processes.")] = 32,
+    patch: Annotated[int, typer.Option(min=1, help="Side of a crop in low-resolution pixels.")] = 64,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", help="Default: 2e-4 classical, 5e-4 otherwise.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, or mixed: bfloat16, float16.")] = "float32",
+    backend: Annotated[str, typer.Option(help="Backend of the attention.")] = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the order of the crops.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    report_every: Annotated[int, typer.Option(min=1, help="Steps between lines of progress.")] = 50,
+    resume: Annotated[bool, typer.Option(help="Go on with the checkpoint in --out.")] = False,
+) -> None:
+    """Train with the published recipe: L1, AdamW, warm-up, stepwise decay, moving average of the weights.
+
+    The same seed gives the same losses, for one process or several that share the batch, killed and resumed or not.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    device = resolve_device(device)
+    config = preset(preset_name)
+    if sched is not None:
+        config = config.with_topk(parse_schedule(sched, config.depths, config.window_size**2).num_topk)
+    rate: dict[str, Any] = {} if learning_rate is None else {"learning_rate": learning_rate}
+    recipe = Recipe.published(
+        light=not preset_name.startswith("classical"),
+        iterations=iterations,
+        batch=batch,
+        patch=patch,
+        precision=precision,
+        seed=seed,
+        **rate,
+    )
+    if not resume and (out / CHECKPOINT).exists():
+        raise ValueError(f"--out must be a new folder (or add --resume), got {out} with {CHECKPOINT}")
+    photographs = Photographs(data, config.upscale, patch)
+    run = {
+        "model": preset_name,
+        "num_topk": list(config.num_topk),
+        "recipe": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()},
+        "photographs": photographs.fingerprint(),
+        "init": None if init is None else init.name,
+    }
+    console = Console(highlight=False, markup=False)
+    with process_group(device) as group:
+        torch.manual_seed(seed)
+        model = PFT.from_config(config, backend)
+        if init is not None:
+            start_from(model, init)
+        place = f"cuda:{group.local_rank}" if device == "cuda" else device
+        trainer = Trainer(model.to(place), photographs, recipe, group)
+        if group.first:
+            console.print(
+                f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
+                f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
+            )
+        started = time.perf_counter()
+
+        def show(progress: Progress) -> None:
+            console.print(
+                f"step {progress.step:>7} of {progress.iterations}  loss {progress.loss:.5f}  "
+                f"lr {progress.rate:.2e}  {progress.crops_per_s:.1f} crops/s"
+            )
+
+        def export() -> None:
+            notes = {"model": preset_name, "steps": str(trainer.step), "seed": str(seed)}
+            export_weights(out / "weights.safetensors", trainer.ema, notes)
+
+        fit(
+            trainer,
+            out,
+            run,
+            resume=resume,
+            save_every=save_every,
+            report_every=report_every,
+            on_progress=show,
+            on_checkpoint=export,
+        )
+        if group.first:
+            seconds = time.perf_counter() - started
+            console.print(f"done in {seconds:.0f} s; the moving average is in {out / 'weights.safetensors'}")
+
+
+def start_from(model: PFT, path: Path) -> None:
+    """Take all weights of `path` that have the name and shape of the model's, which must be all but the upsampler's."""
+    from ..model import read_weights
+
+    weights, own = read_weights(path), model.state_dict()
+    fitting = {
+        name: value for name, value in weights.items() if name in own and value.shape == own[name].shape
+    }
+    missing = [name for name in own if name not in fitting and name.startswith(("layers.", "conv_first."))]
+    if missing:
+        raise ValueError(
+            f"--init must be weights of the same body, but {path} lacks {', '.join(missing[:3])}"
+        )
+    model.load_state_dict(fitting, strict=False)
