@@ -34,7 +34,7 @@ def backend() -> Iterator[Any]:
     found = get("cuda-emu")
     assert found.available() is None
     yield found
-    found.version = "auto"
+    found.version = found.candidates = "auto"
 
 
 def distinct_index(
@@ -186,6 +186,59 @@ LAYERS = {
 def test_layers_and_their_gradients(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
     emu.configure(seed=seed)
     assert_passed(check_layer(backend, layer(**LAYERS[name], dtype=dtype, seed=seed), train=True))
+
+
+# rows of several warps and blocks, a last tile that is not full, more than one word of keys, ranges of keys
+TILED = {
+    "sparse": LAYERS["sparse"],
+    "nothing dropped": LAYERS["sparse, nothing dropped"],
+    "one candidate": LAYERS["sparse, one candidate"],
+    "no bias": LAYERS["sparse, no bias"],
+    "several words": LAYERS["sparse, more than a warp"],
+    "all keys": {"candidates": 49, "topk": 20, "side": 7, "windows": 1, "dim": 20},
+    "wide values": {"candidates": 20, "topk": 9, "dim": 24, "dim_v": 72, "heads": 1},
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", TILED)
+def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
+    """The forward pass that long lists of candidates take, here at any length; the backward pass follows it."""
+    emu.configure(seed=seed)
+    backend.candidates = "tiles"
+    assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
+
+
+def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
+    """128 candidates and an eighth of the keys; float32 and shorter lists gather; little shared memory gathers too."""
+    taken = {}
+    for dtype in DTYPES:
+        for candidates in (16, 127, 128):
+            emu.configure(dry=True)
+            emu.take_dry_launches()
+            backend.attention_forward(
+                *layer(side=16, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40).arguments()
+            )
+            (launch,) = emu.take_dry_launches()
+            taken[str(dtype)[6:], candidates] = launch[0]
+    gathers, tiles = "attention_forward_sparse", "attention_forward_tiled"
+    assert taken == {
+        (str(dtype)[6:], candidates): tiles if candidates == 128 and dtype != torch.float32 else gathers
+        for dtype in DTYPES
+        for candidates in (16, 127, 128)
+    }
+    case = layer(side=12, windows=1, heads=1, candidates=130, topk=9, dtype=torch.float16, dim=40)
+    emu.configure(shared_limit=15 << 10)
+    assert_passed(check_layer(backend, case, train=False))
+    backend.candidates = "tiles"
+    with pytest.raises(RuntimeError, match="attention_forward"):
+        backend.attention_forward(*case.arguments())
+    emu.configure(shared_limit=48 << 10)  # several blocks, keys in ranges
+    assert_passed(check_layer(backend, case, train=False))
+    case = layer(candidates=12, topk=5)
+    with pytest.raises(RuntimeError, match="attention_forward"):
+        backend.attention_forward(*case.arguments())
 
 
 @pytest.mark.parametrize("name", ["selection", "sparse"])
