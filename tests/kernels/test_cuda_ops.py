@@ -261,6 +261,30 @@ def test_layer_with_keys_in_pieces(backend: Any, dtype: torch.dtype) -> None:
     assert_passed(check_layer(backend, case, train=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("limit_kib", [8, 9, 12])
+@pytest.mark.parametrize("topk", [144, 20])
+def test_dense_rows_too_long_for_a_tile_of_16(
+    backend: Any, dtype: torch.dtype, limit_kib: int, topk: int
+) -> None:
+    """With little shared memory, or many keys, a block holds the logits of 8, 4, 2 or 1 rows."""
+    case = layer(windows=1, heads=1, side=12, dim=13, topk=topk, dtype=dtype)
+    emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
+    assert_passed(check_layer(backend, case, train=False))
+
+
+def test_blocks_of_a_dense_layer_by_shared_memory(backend: Any) -> None:
+    """5184 keys (windows of 72 x 72) fit 99 KB two rows at a time; nothing is run."""
+    case = layer(windows=1, heads=1, side=72, dim=40, topk=100)
+    blocks = {}
+    for limit_kib in (64, 99, 227):
+        emu.configure(dry=True, shared_limit=limit_kib << 10)
+        emu.take_dry_launches()
+        backend.attention_forward(*case.arguments())
+        ((_, blocks[limit_kib], _, _),) = emu.take_dry_launches()
+    assert blocks == {64: 5184, 99: 5184 // 2, 227: 5184 // 8}
+
+
 def test_gradients_are_the_same_in_every_order_of_execution(backend: Any) -> None:
     for name in ("dense", "selection", "sparse"):
         case = layer(**LAYERS[name])
