@@ -105,6 +105,7 @@ _BACKENDS = {
     "triton": ("triton", "TritonBackend"),
     "cuda": ("cuda", "CudaBackend"),
     "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),
+    "official": ("official", "OfficialBackend"),
 }
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}
