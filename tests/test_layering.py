@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
-ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli"}
+ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli", "images", "quality", "compat"}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
     "ops": {"model", "problem", "schedule", *ABOVE_OPS},
@@ -22,7 +22,10 @@ FORBIDDEN: dict[str, set[str]] = {
     "measure": {"check", "cases", "record", "report", "cli", "ops", "backends", "model"},
     "record": {"check", "cases", "report", "cli", "ops", "backends", "model"},
     "report": {"cases", "cli", "check", "ops", "backends", "model"},
-    "cases": {"report", "cli"},
+    "cases": {"report", "cli", "images", "quality", "compat"},
+    "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
+    "quality": {"backends", "report", "cli", "compat"},
+    "compat": {"backends", "model", "problem", "schedule", *ABOVE_OPS - {"compat"}},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
-from . import check, doctor, flops, report, run, train
+from . import check, doctor, flops, report, run, train, upscale
 
 FAILURE, USAGE = 1, 2
 """Exit codes: something was measured and found wrong; the command cannot be carried out as given."""
@@ -26,6 +26,7 @@ app.command("flops")(flops.flops)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("report")(report.report)
+app.command("upscale")(upscale.upscale)
 
 
 def main() -> None:
