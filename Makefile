@@ -10,7 +10,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: bench test lint sanitize microbench wheel kernel-report gpu-test clean help
+.PHONY: bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorS
 
 microbench: $(VENV)/.test ## pytest-benchmark over the ops
 	$(PY) -m pytest tests/benchmarks --benchmark-only
+
+machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
+	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out $(PEAKS_OUT))
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=all $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
