@@ -12,17 +12,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
-ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli"}
+ABOVE_OPS = {"check", "measure", "cases", "record", "sweep", "report", "cli"}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
     "ops": {"model", "problem", "schedule", *ABOVE_OPS},
     "model": {"problem", *ABOVE_OPS},
     "problem": {"backends", "ops", "model", *ABOVE_OPS},
-    "check": {"measure", "model", "cases", "record", "report", "cli"},
-    "measure": {"check", "cases", "record", "report", "cli", "ops", "backends", "model"},
-    "record": {"check", "cases", "report", "cli", "ops", "backends", "model"},
-    "report": {"cases", "cli", "check", "ops", "backends", "model"},
-    "cases": {"report", "cli"},
+    "check": {"measure", "model", "cases", "record", "sweep", "report", "cli"},
+    "measure": {"check", "cases", "record", "sweep", "report", "cli", "ops", "backends", "model"},
+    "record": {"check", "cases", "sweep", "report", "cli", "ops", "backends", "model"},
+    "report": {"cases", "sweep", "cli", "check", "ops", "backends", "model"},
+    "cases": {"sweep", "report", "cli"},
+    "sweep": {"report", "cli", "ops", "backends", "model"},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }
