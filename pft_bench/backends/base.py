@@ -107,10 +107,30 @@ _BACKENDS = {
     "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),
     "official": ("official", "OfficialBackend"),
 }
+_OWN = frozenset(_BACKENDS)
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}
 
 _loaded: dict[str, Backend] = {}
+
+
+def register(kind: type[Backend]) -> type[Backend]:
+    """Make a backend known by its name, for one that lives outside of this package; usable as a decorator.
+
+    Raises:
+        ValueError: the name belongs to another backend already.
+    """
+    path = (kind.__module__, kind.__qualname__)
+    if _BACKENDS.get(kind.name, path) != path:
+        raise ValueError(f"backend name {kind.name!r} is taken already, by {_BACKENDS[kind.name][1]}")
+    _BACKENDS[kind.name] = path
+    _loaded[kind.name] = kind()
+    return kind
+
+
+def registered() -> tuple[str, ...]:
+    """Names of the backends that `register` added."""
+    return tuple(name for name in _BACKENDS if name not in _OWN)
 
 
 def names() -> tuple[str, ...]:

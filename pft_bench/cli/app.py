@@ -9,10 +9,9 @@ from rich.console import Console
 
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
+from ..sweep import WorkersFailed
 from . import check, doctor, flops, report, run, train, upscale
-
-FAILURE, USAGE = 1, 2
-"""Exit codes: something was measured and found wrong; the command cannot be carried out as given."""
+from .exits import USAGE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +32,14 @@ def main() -> None:
     """Run a command; an argument that cannot be right ends it with one line and exit code 2."""
     try:
         app()
-    except (ValueError, TypeError, BackendUnavailable, FolderLocked, RecordError, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        BackendUnavailable,
+        FolderLocked,
+        RecordError,
+        WorkersFailed,
+        OSError,
+    ) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
         sys.exit(USAGE)
