@@ -108,9 +108,8 @@ def default_config(listed: int, dim: int) -> Config:
     if INTERPRETED.value:
         return Config(rows=32, dim=channels, terms=min(padded(listed), 16))
     rows = 16
-    return Config(
-        rows=rows, dim=channels, terms=max(1, min(padded(listed), 4096 // (rows * channels))), warps=4
-    )
+    terms = max(1, min(padded(listed), 4096 // (rows * channels)))
+    return Config(rows=rows, dim=channels, terms=terms, registers=255)
 
 
 _CANDIDATES = ((4, 16, 4), (8, 8, 4), (16, 2, 2), (16, 8, 4), (32, 2, 4), (32, 4, 8), (64, 1, 4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -49,7 +48,7 @@ def amv_backward(
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[official.OfficialBackend]:
+def backend(monkeypatch: pytest.MonkeyPatch) -> official.OfficialBackend:
     module = ModuleType("smm_cuda")
     for name, function in zip(official.FUNCTIONS, (qmk, qmk_backward, amv, amv_backward), strict=True):
         setattr(module, name, function)
@@ -58,7 +57,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[official.OfficialBacken
     monkeypatch.setattr(official.OfficialBackend, "devices", frozenset({"cpu"}))
     found = official.OfficialBackend()
     monkeypatch.setitem(base._loaded, "official", found)
-    yield found
+    return found
 
 
 def _index(shape: tuple[int, ...], keys: int) -> torch.Tensor:
