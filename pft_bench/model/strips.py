@@ -124,8 +124,8 @@ def _bands(
 
 def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
     """`conv` on [B, h, w, C] with the GELU in place."""
-    y: Tensor = conv.depthwise_conv[0](x.permute(0, 3, 1, 2))
-    return gelu_(y.permute(0, 2, 3, 1).contiguous())
+    y = gelu_(conv.depthwise_conv[0](x.permute(0, 3, 1, 2)))
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def gelu_(x: Tensor) -> Tensor:
