@@ -18,6 +18,19 @@ AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
 AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
+class LayerShape(NamedTuple):
+    """One layer of progressive attention, as far as its memory is concerned; N = M = `tokens` = window_size^2."""
+
+    windows: int
+    heads: int
+    tokens: int
+    dim_qk: int
+    dim_v: int
+    candidates: int
+    """Equal to `tokens` where the chain is dense."""
+    kept: int
+
+
 class Backend:
     """One family of kernels. Arguments arrive validated, detached, with unit stride along the last dimension."""
 
@@ -82,6 +95,10 @@ class Backend:
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
         raise NotImplementedError
+
+    def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
+        """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""
+        raise NotImplementedError(f"backend {self.name!r} cannot tell how much memory it needs")
 
 
 class BackendInfo(NamedTuple):
