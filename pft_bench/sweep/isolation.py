@@ -30,6 +30,9 @@ LAST_WORDS_S = 1.0
 KILL_S = 60.0
 """A process that outlives SIGKILL for longer hangs in a driver; it is left behind."""
 OUTPUT_KEPT = 1 << 16
+PARDONS = 2
+"""Times that a group runs again because somebody else killed its process, before the case becomes a row after all."""
+FROM_OUTSIDE = "killed from outside (SIGKILL, and memory had not run out)"
 
 Watch = Callable[[Sight], None]
 
@@ -46,6 +49,8 @@ class Death:
     reason: str
     candidate: int | None
     output: str
+    from_outside: bool = False
+    """Killed by somebody else: nothing that the case is to blame for, as far as can be told."""
 
 
 class Workers:
@@ -122,7 +127,7 @@ class Workers:
             return self._wait(connection, watch, oom_kills)
         except (EOFError, ConnectionError):
             self._stop_server()
-            return self._death("crashed", "the process that starts workers died")
+            return self._death("crashed", "the process that starts workers died", from_outside=True)
         except BaseException:
             self._stop_server()  # an interrupt must not leave a worker behind
             raise
@@ -163,12 +168,15 @@ class Workers:
         data = os.pread(self._output, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT))
         return data.decode(errors="replace")
 
-    def _death(self, status: Literal["oom", "crashed", "timeout"], cause: str) -> Death:
+    def _death(
+        self, status: Literal["oom", "crashed", "timeout"], cause: str, *, from_outside: bool = False
+    ) -> Death:
         sight, output = self._board.look(), self.output()
         where = "" if (frame := innermost_frame(output)) is None else f" at {frame}"
         words = "" if (last := last_words(output)) is None else f": {last}"
         reason = f"{cause} during its {sight.doing}{where}{words}"
-        return Death(status, reason, None if sight.candidate < 0 else sight.candidate, output)
+        candidate = None if sight.candidate < 0 else sight.candidate
+        return Death(status, reason, candidate, output, from_outside or cause == FROM_OUTSIDE)
 
 
 class _Patience:
@@ -216,7 +224,7 @@ def cause_of_death(exit_code: int, oom_kills_before: int | None) -> tuple[Litera
             return "oom", "killed, as the kernel does when memory runs out,"
         if now > oom_kills_before:
             return "oom", "killed by the kernel because memory ran out"
-        return "crashed", "killed from outside (SIGKILL, memory had not run out)"
+        return "crashed", FROM_OUTSIDE
     return "crashed", f"its process died of {name}"
 
 
@@ -262,14 +270,19 @@ def run_isolated(
     """The records of a group that ran in a process of its own.
 
     When the process dies in a candidate's turn, the group runs again without that candidate: the others are measured,
-    interleaved as ever, and it becomes a row. When it dies before anybody's turn, all its cases do.
+    interleaved as ever, and it becomes a row. When it dies before anybody's turn, all its cases do. A process that was
+    killed from outside is started again.
     """
     lost: dict[str, Rejection] = {}
     names = list(group.cases)
+    pardons = PARDONS
     while True:
         ended = workers.run(partial(_in_worker, group, environment, lost), watch)
         if not isinstance(ended, Death):
             return [Record.from_json(line) for line in ended]
+        if ended.from_outside and pardons:
+            pardons -= 1
+            continue
         name = None if ended.candidate is None else names[ended.candidate]
         if on_death is not None:
             on_death(name, ended)
