@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..backends import require
 from ..cases.settings import MAX_THREADS, resolve_device
@@ -52,3 +54,14 @@ def load_model(
         area = model.config.window_size**2
         model.num_topk = parse_schedule(sched, model.config.depths, area).num_topk
     return model.to(device, torch_dtype).eval()
+
+
+def restorer(model: PFT) -> Callable[[Tensor], Tensor]:
+    """The model as a function of an image of any device and dtype."""
+    parameter = next(model.parameters())
+
+    def restore(x: Tensor) -> Tensor:
+        y: Tensor = model(x.to(parameter.device, parameter.dtype))
+        return y
+
+    return restore

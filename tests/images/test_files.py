@@ -91,7 +91,9 @@ def test_cmyk_becomes_srgb(tmp_path: Path, photograph: np.ndarray) -> None:
     found = read_picture(tmp_path / "a.jpg")
     assert found.pixels.shape == photograph.shape
     assert "CMYK" in found.notes[0]
-    assert np.corrcoef(found.pixels.ravel(), photograph.ravel())[0, 1] > 0.8  # not inverted; the profile bends it
+    assert (
+        np.corrcoef(found.pixels.ravel(), photograph.ravel())[0, 1] > 0.8
+    )  # not inverted; the profile bends it
 
 
 def test_palette_with_transparency_has_alpha(tmp_path: Path, photograph: np.ndarray) -> None:
