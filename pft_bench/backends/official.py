@@ -35,6 +35,8 @@ def _load() -> ModuleType | str:
         module = importlib.import_module("smm_cuda")
     except ImportError as error:
         return f"{error}; build the extension of the published PFT code for this PyTorch and GPU"
+    if hasattr(module, "__pft_bench__"):
+        return "smm_cuda is pft_bench's own (pft_bench.compat), not the published extension"
     missing = [name for name in FUNCTIONS if not hasattr(module, name)]
     if missing:
         return f"the installed smm_cuda has no {', '.join(missing)}; it is not the published extension"
