@@ -12,7 +12,16 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
-TOOLS = {"compat", "images", "quality", "sweep", "train", "report", "cli"}  # what users call; nothing below knows them
+TOOLS = {
+    "compat",
+    "focus",
+    "images",
+    "quality",
+    "sweep",
+    "train",
+    "report",
+    "cli",
+}  # what users call; nothing below knows them
 ABOVE_OPS = {"check", "measure", "cases", "record", *TOOLS}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
@@ -22,13 +31,24 @@ FORBIDDEN: dict[str, set[str]] = {
     "check": {"measure", "model", "cases", "record", *TOOLS},
     "measure": {"check", "cases", "record", "ops", "backends", "model", *TOOLS},
     "record": {"check", "cases", "ops", "backends", "model", *TOOLS},
-    "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report"}},
+    # the rows of quality are data, as records are
+    "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "quality"}},
     "cases": TOOLS,
     "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
     "quality": {"backends", *TOOLS - {"quality", "images"}},
-    "compat": {"backends", "model", "problem", "schedule", *ABOVE_OPS - {"compat"}},
+    "compat": {"model", "problem", "schedule", *ABOVE_OPS - {"compat"}},
+    "focus": {"backends", "problem", "schedule", *ABOVE_OPS - {"focus"}},
     "sweep": {"ops", "backends", "model", *TOOLS - {"sweep"}},
-    "train": {"backends", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS - {"train", "images"}},
+    "train": {
+        "backends",
+        "problem",
+        "schedule",
+        "check",
+        "measure",
+        "cases",
+        "record",
+        *TOOLS - {"train", "images"},
+    },
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

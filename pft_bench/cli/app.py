@@ -10,7 +10,7 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
-from . import check, doctor, flops, report, run, train, upscale
+from . import attention, check, doctor, evaluate, flops, report, run, train, upscale
 from .exits import USAGE
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("upscale")(upscale.upscale)
+app.command("evaluate")(evaluate.evaluate)
+app.command("attention")(attention.attention)
 
 
 def main() -> None:

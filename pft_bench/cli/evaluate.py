@@ -32,6 +32,7 @@ from ..record import Record, RecordWriter, Status, lock_folder, remember_environ
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from ..schedule import FocusSchedule, parse_schedule
 from . import options
+from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
 from .run import make_console
 
@@ -85,7 +86,7 @@ def evaluate(
         records = measure_latency(settings, folder, console) if rounds else []
     report(rows, records, folder, console, images=images)
     if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
 
 
 def make_settings(

@@ -21,6 +21,7 @@ from ..cases.group import thread_count
 from ..images import SUFFIXES, PictureError, check_writable, enlarge, read_picture, write_picture
 from ..model import PFT
 from . import options
+from .exits import FAILURE
 from .loading import check_threads, load_model
 
 
@@ -71,7 +72,7 @@ def upscale(
     parts += [f"{done.failed} failed"] if done.failed else []
     console.print(", ".join(parts))
     if done.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
 
 
 def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
