@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
-from . import check, doctor, flops, run
+from . import check, doctor, fit, flops, run
 
 FAILURE, USAGE = 1, 2
 """Exit codes: something was measured and found wrong; the command cannot be carried out as given."""
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("flops")(flops.flops)
+app.command("fit")(fit.fit)
 app.command("doctor")(doctor.doctor)
 
 
