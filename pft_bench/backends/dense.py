@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, stages
-from .base import AttentionForward, Backend
+from .base import AttentionForward, Backend, LayerShape
 
 
 @functools.lru_cache(maxsize=8)
@@ -111,3 +111,16 @@ class DenseBackend(Backend):
             out = full.to(v.dtype) @ v
         new_index = kept if selected and kept is not None else q.new_empty((*q.shape[:3], 0))
         return out, new_index.to(reference.index_dtype(k.shape[2])), relative, lse
+
+    def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
+        """N x N maps that exist at once; how many, is measured (for layers that drop at least half or nothing).
+
+        Two maps, and int64 positions where entries are gathered from a map or scattered to one.
+        """
+        gathered, kept = shape.candidates / shape.tokens, shape.kept / shape.tokens
+        selects = shape.kept < shape.candidates
+        if shape.candidates == shape.tokens:
+            maps = max(3.15, 2 + 4.5 * kept) if selects else 2.15
+        else:
+            maps = 2 + (2.75 if selects else 4) * gathered
+        return int(maps * shape.windows * shape.heads * shape.tokens**2 * 4)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, stages
-from .base import AttentionForward, Backend
+from .base import AttentionForward, Backend, LayerShape
 
 
 class ReferenceBackend(Backend):
@@ -50,3 +50,9 @@ class ReferenceBackend(Backend):
         """See `pft_bench.reference.attention`."""
         with stages.stage("attention"):
             return reference.attention(q, k, v, bias, region, index, logits, scale, region_penalty, topk)
+
+    def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
+        """Unknown: it gathers whatever fits its reading order."""
+        raise ValueError(
+            "backend must be one whose memory is known (cpu, dense, cuda or triton), got 'reference'"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,16 +20,25 @@ from .image import BUNDLED, low_resolution
 
 
 def predicted_process_bytes(
-    config: PFTConfig, size_hw: tuple[int, int], backend: str, threads: int, *, process_bytes: int | None = None
+    config: PFTConfig,
+    size_hw: tuple[int, int],
+    backend: str,
+    threads: int,
+    *,
+    process_bytes: int | None = None,
 ) -> int:
     """Predict the resident peak of a process that upscales one image: itself, the weights and `forward_footprint`.
 
-    `process_bytes` is what the process holds without a model, libraries included: what this one holds now if None.
+    `process_bytes` is what the process holds without a model, libraries included; None: what this one does.
     """
     if process_bytes is None:
-        process_bytes = resident_bytes()
-    weights = 4 * parameter_count(config) + 8 * config.window_size**4  # the published index of bias rows is int64
-    return process_bytes + weights + forward_footprint(config, size_hw, backend=backend, threads=threads).bytes
+        process_bytes = warm_process_bytes()
+    weights = (
+        4 * parameter_count(config) + 8 * config.window_size**4
+    )  # the published index of bias rows is int64
+    return (
+        process_bytes + weights + forward_footprint(config, size_hw, backend=backend, threads=threads).bytes
+    )
 
 
 def measure_footprint(case: Case, config: PFTConfig, environment: str) -> Record:
@@ -85,22 +95,25 @@ def _forward_once(
     """In the fresh process: the peak of one forward pass, checks of one window of each kind of layer, and what the
     process held before it had a model."""
     with thread_count(threads), torch.no_grad():
-        _warm_up(backend)
-        process_bytes = resident_bytes()
+        process_bytes = warm_process_bytes()
         model = PFT.from_config(config, backend).eval()
         fill_with_generated_weights(model)
         x = low_resolution(size_hw)
         outputs = []
         peak = peak_process(lambda: outputs.append(model(x)))
         checks = [CheckResult("finite", 0.0 if outputs[0].isfinite().all() else math.inf, "all pixels")]
-        # The same kernels on the same photograph: after the measurement, and on a corner, as an oracle needs N x N maps.
+        # The same kernels on the same photograph, afterwards and on a corner: an oracle needs N x N maps.
         corner = x[..., : 2 * config.window_size, : 2 * config.window_size]
         layers = captured_layers(lambda: model(corner))
         return peak, checks + check_layers(backend, layers), process_bytes
 
 
-def _warm_up(backend: str) -> None:
-    """Load what a first image loads: kernels, thread pools, the libraries behind convolutions."""
-    tiny = PFTConfig(embed_dim=16, depths=(2,), num_heads=2, num_topk=(16, 8), window_size=4, upsampler="pixelshuffle")
-    PFT.from_config(tiny, backend).eval()(torch.zeros(1, 3, 8, 8))
-    low_resolution((8, 8))
+@functools.cache
+def warm_process_bytes() -> int:
+    """What this process holds once it has what a first image loads: thread pools and the libraries of its operators."""
+    tiny = PFTConfig(
+        embed_dim=16, depths=(2,), num_heads=2, num_topk=(16, 8), window_size=4, upsampler="pixelshuffle"
+    )
+    with torch.no_grad():
+        PFT.from_config(tiny, "dense").eval()(low_resolution((8, 8)))
+    return resident_bytes()

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
-from . import attention, check, doctor, evaluate, flops, report, run, train, upscale
+from . import attention, check, doctor, evaluate, fit, flops, report, run, train, upscale
 from .exits import USAGE
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("flops")(flops.flops)
+app.command("fit")(fit.fit)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("report")(report.report)

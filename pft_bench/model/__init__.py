@@ -6,21 +6,39 @@ from .footprint import Footprint, forward_footprint
 from .infer import infer_config
 from .macs import PUBLISHED_LR, parameter_count, published_macs
 from .pft import PFT
+from .tiles import (
+    Seams,
+    UpscalePlan,
+    available_bytes,
+    compare_tiled,
+    parse_memory,
+    parse_tile,
+    plan_upscale,
+    upscale,
+)
 from .weights import fill_with_generated_weights, generated_weights
 
 __all__ = [
     "PFT",
     "PRESETS",
     "PUBLISHED_LR",
-    "PFTConfig",
     "Footprint",
+    "PFTConfig",
+    "Seams",
+    "UpscalePlan",
+    "available_bytes",
+    "compare_tiled",
     "fill_with_generated_weights",
     "forward_footprint",
     "generated_weights",
     "infer_config",
     "load",
     "parameter_count",
+    "parse_memory",
+    "parse_tile",
+    "plan_upscale",
     "preset",
     "published_macs",
     "read_weights",
+    "upscale",
 ]

@@ -91,7 +91,9 @@ class _Walk:
         First the copied input and the blocked output exist, then the blocked output and the plain one. The copies come
         from oneDNN's own allocator: torch's profiler does not see them, the peak of the process does.
         """
-        blocked_in, blocked_out = (self._map(-(-channels // 16) * 16, scale) for channels in (inputs, outputs))
+        blocked_in, blocked_out = (
+            self._map(-(-channels // 16) * 16, scale) for channels in (inputs, outputs)
+        )
         made = blocked_out + max(blocked_in, self._map(outputs, scale))
         image = {"image": self._map(self.config.in_chans)}
         return Footprint(moment, {**image, **held, "convolution": made})

@@ -169,7 +169,7 @@ def cut_windows(image: Tensor, cut: Strip, window_size: int, shift: int) -> Tens
 
 def paste_windows(windows: Tensor, image: Tensor, cut: Strip, window_size: int, shift: int) -> None:
     """Undo `cut_windows`: write [B * windows, window_size**2, C] to its places in the image [B, h, w, C]."""
-    batch, _, width, channels = image.shape
+    batch, width = image.shape[0], image.shape[2]
     rows, columns = cut.last - cut.first, width // window_size
     parts = windows.unflatten(1, (window_size, window_size)).unflatten(0, (batch, rows, columns))
     for inside, outside in _matching(parts, image, cut, window_size, shift):

@@ -1,0 +1,157 @@
+"""`pft-bench fit`: which image fits into how much memory, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..cases.group import thread_count
+from ..cases.memory import footprint_case, measure_footprint, predicted_process_bytes, warm_process_bytes
+from ..cases.settings import Settings
+from ..measure.environment import environment
+from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
+from ..record import RecordWriter, Status, lock_folder, remember_environment
+from . import options
+
+LARGEST_SIDE = 1 << 15
+
+
+def fit(
+    memory: Annotated[
+        str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
+    ] = None,
+    sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    lr: options.Size = None,
+    aspect: Annotated[str, typer.Option(metavar="W:H", help="Shape of the largest input.")] = "16:9",
+    backend: Annotated[str, typer.Option(help="cpu or dense.")] = "cpu",
+    threads: options.Threads = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run --lr (else the input found) in a process of its own.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the record of --measure.")] = None,
+) -> None:
+    """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
+
+    With --measure, also run it and write its record. Exit code 1 if the run failed.
+    """
+    limit = available_bytes() if memory is None else parse_memory(memory)
+    if backend not in ("cpu", "dense"):
+        raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
+    if len(sched) != 1:
+        raise ValueError(f"--sched must be given once, got {len(sched)} schedules")
+    settings = Settings.make(
+        schedules=sched,
+        preset_name=preset,
+        scale=scale,
+        backends=[backend],
+        device="cpu",
+        threads=threads,
+        lr_hw=options.parse_size(lr),
+    )
+    config = settings.config.with_topk(settings.schedules[0].num_topk)
+    process_bytes = warm_process_bytes()
+
+    def predict(size_hw: tuple[int, int]) -> int:
+        return predicted_process_bytes(
+            config, size_hw, backend, settings.threads, process_bytes=process_bytes
+        )
+
+    console = Console()
+    largest = largest_input(predict, limit, _aspect(aspect))
+    size = settings.lr_hw if lr else largest
+    if size is None:
+        console.print(f"no input fits {limit / 1e9:.2f} GB: one window needs {predict((1, 1)) / 1e9:.2f} GB")
+        raise typer.Exit(1)
+    console.print(
+        _table(settings.preset, config, size, backend, settings.threads, predict(size)), highlight=False
+    )
+    if lr:
+        word = "fits" if predict(size) <= limit else "does not fit"
+        console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB", highlight=False)
+    found = "none" if largest is None else f"{_size(largest)}, {predict(largest) / 1e9:.2f} GB"
+    console.print(f"largest {aspect} input within {limit / 1e9:.2f} GB: {found}", highlight=False)
+    if measure:
+        folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        _measure(settings, config, size, backend, folder, console)
+
+
+def largest_input(
+    predict: Callable[[tuple[int, int]], int], limit: int, aspect: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Largest (height, width) of this aspect (width, height) whose predicted peak is within `limit`, or None."""
+
+    def sized(width: int) -> tuple[int, int]:
+        return max(1, round(width * aspect[1] / aspect[0])), width
+
+    low, high = 0, 1
+    while high <= LARGEST_SIDE and predict(sized(high)) <= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if predict(sized(middle)) <= limit else (low, middle)
+    return sized(low) if low else None
+
+
+def _aspect(text: str) -> tuple[int, int]:
+    width, colon, height = text.partition(":")
+    if not (colon and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"--aspect must be W:H with positive integers, e.g. 16:9, got {text!r}")
+    return int(width), int(height)
+
+
+def _size(size_hw: tuple[int, int]) -> str:
+    return f"{size_hw[1]}x{size_hw[0]}"
+
+
+def _table(
+    preset: str, config: PFTConfig, size: tuple[int, int], backend: str, threads: int, total: int
+) -> Table:
+    """What is in memory at the worst moment."""
+    found = forward_footprint(config, size, backend=backend, threads=threads)
+    table = Table(
+        title=f"{preset}, {_size(size)} input (width x height), {backend}: peak at {found.moment}",
+        title_justify="left",
+        header_style="bold",
+    )
+    table.add_column("part")
+    table.add_column("MB", justify="right")
+    table.add_row("process with weights", f"{(total - found.bytes) / 1e6:.0f}")
+    for name, size_bytes in found.parts.items():
+        table.add_row(name, f"{size_bytes / 1e6:.0f}")
+    table.add_section()
+    table.add_row("predicted peak of the process", f"{total / 1e6:.0f}")
+    return table
+
+
+def _measure(
+    settings: Settings, config: PFTConfig, size: tuple[int, int], backend: str, folder: Path, console: Console
+) -> None:
+    with lock_folder(folder):
+        with thread_count(settings.threads):
+            fingerprint = remember_environment(folder, environment())
+        case = footprint_case(
+            settings.preset, config, settings.schedules[0].text, size, backend, settings.threads
+        )
+        record = measure_footprint(case, config, fingerprint)
+        with RecordWriter(folder / "records.jsonl") as writer:
+            writer.append(record)
+    if record.status is not Status.OK:
+        console.print(f"not measured: {record.status.value}: {record.reason}", style="red", markup=False)
+        raise typer.Exit(1)
+    measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
+    assert measured is not None
+    assert predicted is not None
+    console.print(
+        f"measured {measured / 1e6:.0f} MB ({record.memory.peak_process_source}), predicted {predicted / 1e6:.0f} MB: "
+        f"{predicted / measured - 1:+.1%}; written to {folder}",
+        highlight=False,
+        markup=False,
+    )
