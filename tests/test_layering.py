@@ -29,6 +29,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "compat": {"backends", "model", "problem", "schedule", *ABOVE_OPS - {"compat"}},
     "sweep": {"ops", "backends", "model", *TOOLS - {"sweep"}},
     "train": {"backends", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS - {"train", "images"}},
+    "systems": {"backends", "ops", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
-from . import check, doctor, flops, report, run, train, upscale
+from . import check, doctor, flops, report, run, systems, train, upscale
 from .exits import USAGE
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("check")(check.check)
 app.command("flops")(flops.flops)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("systems")(systems.systems)
 app.command("report")(report.report)
 app.command("upscale")(upscale.upscale)
 
