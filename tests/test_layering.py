@@ -49,6 +49,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "record",
         *TOOLS - {"train", "images"},
     },
+    "systems": {"backends", "ops", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
-from . import attention, check, doctor, evaluate, fit, flops, report, run, train, upscale
+from . import attention, check, doctor, evaluate, fit, flops, report, run, systems, train, upscale
 from .exits import USAGE
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("flops")(flops.flops)
 app.command("fit")(fit.fit)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("systems")(systems.systems)
 app.command("report")(report.report)
 app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from ..backends import require
 from ..cases.settings import MAX_THREADS, resolve_device
-from ..model import PFT, generated_weights, load, preset
+from ..model import PFT, generated_weights, load, preset, upscale
 from ..schedule import parse_schedule
+
+PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
+"""Backends whose memory `plan_upscale` knows."""
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -56,12 +59,24 @@ def load_model(
     return model.to(device, torch_dtype).eval()
 
 
-def restorer(model: PFT) -> Callable[[Tensor], Tensor]:
-    """The model as a function of an image of any device and dtype."""
+def restorer(
+    model: PFT,
+    *,
+    tile: tuple[int, int | None] | None = None,
+    memory_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """The model as a function of an image of any size, device and dtype, in tiles where memory asks for them."""
     parameter = next(model.parameters())
+    side, overlap = tile or (None, None)
+    # Nobody tiles with the slow backends that only check, so their memory is not predicted.
+    whole = tile is None and memory_bytes is None and model.backend not in PREDICTED
 
     def restore(x: Tensor) -> Tensor:
-        y: Tensor = model(x.to(parameter.device, parameter.dtype))
-        return y
+        x = x.to(parameter.device, parameter.dtype)
+        if whole:
+            y: Tensor = model(x)
+            return y
+        return upscale(model, x, tile=side, overlap=overlap, memory_bytes=memory_bytes, progress=progress)
 
     return restore

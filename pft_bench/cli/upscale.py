@@ -19,10 +19,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ..cases.group import thread_count
 from ..images import SUFFIXES, PictureError, check_writable, enlarge, read_picture, write_picture
-from ..model import PFT
+from ..model import PFT, parse_memory, parse_tile, plan_upscale
 from . import options
 from .exits import FAILURE
-from .loading import check_threads, load_model
+from .loading import check_threads, load_model, restorer
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,17 @@ def upscale(
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE[:OVERLAP]",
+            help="Side of a tile in pixels of the input. Default: the whole picture where memory suffices, else as "
+            "large as it allows.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to use, e.g. 8GB. Default: 80% of what is free.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="png, jpg, webp or tif. Default: that of each picture.")
     ] = None,
@@ -63,10 +74,15 @@ def upscale(
     jobs = plan_jobs(source, target, format)
     if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
         raise ValueError(f"{jobs[0].target} exists: choose another name, or add --overwrite")
+    tiles = None if tile is None else parse_tile(tile)
+    memory_bytes = None if memory is None else parse_memory(memory)
     model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
+    if tiles is not None:
+        plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
     console = Console(highlight=False)
+    upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes)
     with thread_count(check_threads(threads)), torch.no_grad():
-        done = Upscaler(model, console, quality, overwrite).run(jobs)
+        done = upscaler.run(jobs)
     parts = [f"{done.written} written"]
     parts += [f"{done.left} left as they are: they exist (--overwrite replaces them)"] if done.left else []
     parts += [f"{done.failed} failed"] if done.failed else []
@@ -129,8 +145,18 @@ class Counts:
 class Upscaler:
     """Runs jobs one by one, tells what becomes of each, and goes on after a picture that fails."""
 
-    def __init__(self, model: PFT, console: Console, quality: int, overwrite: bool) -> None:
+    def __init__(
+        self,
+        model: PFT,
+        console: Console,
+        quality: int,
+        overwrite: bool,
+        tile: tuple[int, int | None] | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
         self.model = model
+        self.tile = tile
+        self.memory_bytes = memory_bytes
         self.console = console
         self.quality = quality
         self.overwrite = overwrite
@@ -195,9 +221,10 @@ class Upscaler:
         self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
 
     def _restore(self, x: torch.Tensor, task: TaskID) -> torch.Tensor:
-        y: torch.Tensor = self.model(x)
-        self._bar.update(task, completed=1)
-        return y
+        def progress(done: int, total: int) -> None:
+            self._bar.update(task, completed=done, total=total)
+
+        return restorer(self.model, tile=self.tile, memory_bytes=self.memory_bytes, progress=progress)(x)
 
     def _tell(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

@@ -16,6 +16,7 @@ from PIL import Image
 import pft_bench
 from pft_bench.images import Picture, read_picture, write_picture
 from pft_bench.model import PRESETS, generated_weights
+from pft_bench.model import upscale as model_upscale
 
 Command = Callable[..., Any]
 
@@ -76,6 +77,25 @@ def test_the_pixels_are_those_of_the_model(pft_bench_command: Command, weights: 
     found = read_picture(tmp_path / "b.png").pixels
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert (found != expected).mean() < 0.01
+
+
+def test_tiles(pft_bench_command: Command, weights: Path, tmp_path: Path) -> None:
+    """The options reach the model: the pixels are those of its own tiling, and differ from the whole image's."""
+    pixels = np.random.default_rng(3).integers(0, 256, (30, 41, 3)).astype(np.uint8)
+    write_picture(tmp_path / "a.png", Picture(pixels))
+    run = ("upscale", tmp_path / "a.png")
+    tiled = pft_bench_command(*run, tmp_path / "tiled.png", "--weights", weights, "--tile", "16:4")
+    assert tiled.code == 0, tiled
+    found = read_picture(tmp_path / "tiled.png").pixels
+    x = torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1).unsqueeze(0)
+    model = pft_bench.load(weights)
+    tiles, whole = model_upscale(model, x, tile=16, overlap=4), model_upscale(model, x)
+    first, second = ((y[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy() for y in (tiles, whole))
+    assert found.shape == (60, 82, 3)
+    assert np.abs(found - first).max() <= 1
+    assert np.abs(found - second).max() > 1
+    little = pft_bench_command(*run, tmp_path / "b.png", "--weights", weights, "--memory", "1kB")
+    assert (little.code, "memory must be at least" in little.out) == (1, True)
 
 
 def test_nothing_is_overwritten_unless_told(
@@ -191,6 +211,9 @@ def test_no_memory_for_one_picture_does_not_stop_the_others(
         (("a.png", "out.png", "--backend", "fast"), "backend"),
         (("a.png", "out.png", "--sched", "16,17"), "schedule"),
         (("a.png", "out.png", "--threads", 100000), "threads must be at most"),
+        (("a.png", "out.png", "--tile", "ten"), "tile must be SIZE"),
+        (("a.png", "out.png", "--tile", "18"), "multiple of the window size"),
+        (("a.png", "out.png", "--memory", "lots"), "memory must be an amount"),
     ],
 )
 def test_arguments_that_cannot_be_right(

@@ -62,27 +62,21 @@ def test_large_pictures_count_for_more(folder: Path) -> None:
     assert shares == pytest.approx(np.array([5 * 13, 9 * 3, 25 * 17]) / (5 * 13 + 9 * 3 + 25 * 17))
 
 
-def test_reduction_is_bicubic_with_mirrored_borders() -> None:
-    """By the formula: a = -0.5, stretched by the scale; borders as numpy's 'symmetric' padding."""
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    """A camera's portrait: stored lying, with a note to turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 32), (9, 9, 9)).save(tmp_path / "portrait.jpg", exif=exif)
+    data = Photographs(tmp_path, 2, 8)
+    assert data.sizes == [(10, 16)]
+    assert read_picture(tmp_path / "portrait.jpg").shape == (3, 20, 32)
+    assert data.batch(0, 0, range(3))[0].shape == (3, 3, 8, 8)
 
-    def cubic(x: np.ndarray) -> np.ndarray:
-        x = abs(x)
-        inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
-    pixels = np.random.default_rng(2).integers(0, 256, (3, 18, 24), dtype=np.uint8)
-    for scale in (2, 3):
-        wanted = pixels.astype(float)
-        for axis in (1, 2):
-            size = pixels.shape[axis]
-            padded = np.pad(wanted, [(0, 0) if i != axis else (12, 12) for i in range(3)], mode="symmetric")
-            place = np.arange(size + 24) - 12
-            weights = cubic((place - ((np.arange(size // scale) + 0.5) * scale - 0.5)[:, None]) / scale)
-            weights /= weights.sum(1, keepdims=True)
-            wanted = np.moveaxis(np.tensordot(weights, padded, (1, axis)), 0, axis)
-        got = reduced(torch.from_numpy(pixels), scale).numpy().astype(int)
-        difference = abs(got - wanted.clip(0, 255))
-        assert difference.max() <= 0.5 + 1e-6, scale
+def test_sixteen_bits_are_refused_instead_of_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16), 30_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png must be a picture .* more than 8 bits"):
+        read_picture(tmp_path / "deep.png")
 
 
 def test_a_grey_picture_has_three_channels(tmp_path: Path) -> None:
