@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pft_bench.cases import Settings, plan_groups
@@ -30,6 +32,12 @@ def test_shares_are_a_balanced_partition_in_the_order_of_the_plan(count: int) ->
         assert positions == sorted(positions)
     loads = [sum(group.cost for group in share) for share in shares]
     assert max(loads) - min(loads) <= max(group.cost for group in groups)
+
+
+def test_costly_groups_are_dealt_evenly_wherever_they_stand() -> None:
+    groups = [SimpleNamespace(cost=cost) for cost in [10.0, 1.0] * 6]
+    loads = [sum(group.cost for group in Shard(index, 2).of(groups)) for index in (1, 2)]  # type: ignore[arg-type]
+    assert loads == [33.0, 33.0]
 
 
 def test_ranks_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,7 @@ def test_torchrun_yields_the_same_set_of_records_as_one_process(tmp_path: Path) 
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+    assert "2 groups to run" in ended.stdout, "a rank takes half of the four"
     assert sorted(path.name for path in tmp_path.glob("records*")) == ["records.jsonl"]
     listed = subprocess.run(
         [*program, *arguments, "--list"],
