@@ -30,8 +30,11 @@ from pft_bench.record import (
     Timing,
     derive,
     lock_folder,
+    merge_shares,
+    read_folder,
     read_records,
     recompute,
+    record_file,
     remember_environment,
     scan_records,
     timing_of,
@@ -443,3 +446,61 @@ def test_environments_of_a_resumed_run_are_all_kept(tmp_path: Path) -> None:
         "a": {"fingerprint": "a", "now": 1},
         "b": {"fingerprint": "b"},
     }
+
+
+def share(folder: Path, name: str | None, *seeds: int) -> None:
+    with RecordWriter(record_file(folder, name)) as writer:
+        for seed in seeds:
+            writer.append(Record.ok(case(seed=seed), "abc", [PASSED], timing=timing()))
+
+
+def seeds_of(folder: Path) -> list[int]:
+    return [record.case.seed for record in read_records(record_file(folder)).records]
+
+
+def test_shares_are_merged_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    share(tmp_path, "1of2", 3, 1)
+    share(tmp_path, "2of2", 2, 0)
+    assert {record.case.seed for record in read_folder(tmp_path).records} == {0, 1, 2, 3}
+    merge_shares(tmp_path, [case(seed=seed).case_id for seed in range(4)])
+    assert seeds_of(tmp_path) == [0, 1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_a_merge_that_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    share(tmp_path, None, 0, 1)
+    share(tmp_path, "1of2", 1, 2)
+    share(tmp_path, "2of2", 3)
+    with record_file(tmp_path, "2of2").open("a") as file:
+        file.write(ok().to_json()[:60])
+    scan = read_folder(tmp_path)
+    assert [record.case.seed for record in scan.records] == [0, 1, 2, 3]
+    assert [(problem.path.name, problem.line) for problem in scan.truncated] == [("records-2of2.jsonl", 2)]
+    merge_shares(tmp_path)
+    assert seeds_of(tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_share_with_a_foreign_line_is_not_merged(tmp_path: Path) -> None:
+    share(tmp_path, "1of2", 1)
+    share(tmp_path, "2of2", 2)
+    with record_file(tmp_path, "2of2").open("a") as file:
+        file.write("hello\n")
+    with pytest.raises(RecordError, match=r"records-2of2\.jsonl:2: not JSON"):
+        merge_shares(tmp_path)
+    assert record_file(tmp_path, "1of2").exists()
+    assert record_file(tmp_path, "2of2").exists()
+
+
+def test_shares_of_one_division_write_side_by_side_and_nobody_else_does(tmp_path: Path) -> None:
+    me = f"process {os.getpid()} \\(share 1of2\\)"
+    with lock_folder(tmp_path, "1of2"):
+        with lock_folder(tmp_path, "2of2"):
+            pass
+        for other in (None, "1of3"):
+            with pytest.raises(FolderLocked, match=me), lock_folder(tmp_path, other):
+                pass
+        with pytest.raises(FolderLocked, match=me), lock_folder(tmp_path, "1of2"):
+            pass
+    with lock_folder(tmp_path), pytest.raises(FolderLocked, match=f"process {os.getpid()};"):  # noqa: SIM117
+        with lock_folder(tmp_path, "1of2"):
+            pass

@@ -236,6 +236,13 @@ WRONG = {
     "device": (("--device", "tpu"), "device must be cpu, cuda or auto, got 'tpu'"),
     "device by number": (("--device", "cuda:77"), "device must be cpu, cuda or auto, got 'cuda:77'"),
     "budget": (("--budget", "0"), "budget"),
+    "timeout": (("--timeout", "0"), "--timeout must be positive seconds"),
+    "shard": (("--shard", "half"), "--shard must be i/n"),
+    "shard beyond": (("--shard", "3/2"), "1 <= i <= n, got 3/2"),
+    "memory limit": (("--isolate", "--memory-limit", "much"), "--memory-limit must be a size"),
+    "memory limit without a process": (("--memory-limit", "1G"), "needs a process for each case"),
+    "plug-in": (("--plugin", "no_such_module"), "--plugin must be a module or a .py file"),
+    "plug-in file": (("--plugin", "/nowhere/mine.py"), "got '/nowhere/mine.py'"),
     "image": (("--image", "/nowhere/at/all.png"), "image must be a file, got /nowhere/at/all.png"),
     "weights": (("--weights", "/nowhere/at/all.pth"), "weights must be a file, got /nowhere/at/all.pth"),
 }
@@ -289,3 +296,102 @@ def test_the_roof_is_measured_on_the_threads_of_the_run(
     monkeypatch.setattr(roof, "measure_roof", spy)
     assert tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path, "--threads", 3).code == 0
     assert seen == [3]
+
+
+def test_shares_of_a_sweep_together_are_the_sweep(tiny_run: Run, tmp_path: Path) -> None:
+    arguments = ("--level", "op", "--sched", "16,5", "--out", tmp_path)
+    first = tiny_run(*arguments, "--shard", "1/2")
+    assert first.code == 0, first
+    assert "6 cases of other shares are not in" in first.out
+    assert len(read_records(tmp_path / "records.jsonl").records) == 6
+    second = tiny_run(*arguments, "--shard", "2/2")
+    assert second.code == 0, second
+    records = read_records(tmp_path / "records.jsonl").records
+    assert len({record.case_id for record in records}) == len(records) == 12
+    assert not list(tmp_path.glob("records-*"))
+    assert "0 groups to run" in tiny_run(*arguments, "--resume").out
+
+
+def test_a_whole_run_takes_over_what_killed_shares_have_left(tiny_run: Run, tmp_path: Path) -> None:
+    arguments = ("--level", "op", "--sched", "dense", "--out", tmp_path)
+    with lock_folder(tmp_path, "2of2"):  # the other share is under way: nothing is merged yet
+        ended = tiny_run(*arguments, "--shard", "1/2")
+        assert ended.code == 0, ended
+        assert "other shares of this sweep are under way" in ended.out
+        assert not (tmp_path / "records.jsonl").exists()
+        refused = tiny_run(*arguments)
+        assert (refused.code, "is being written by process" in refused.err) == (2, True)
+    assert tiny_run(*arguments).code == 2, "records are there: --resume is needed"
+    ended = tiny_run(*arguments, "--resume")
+    assert ended.code == 0, ended
+    assert "1 groups to run" in ended.out
+    assert len(read_records(tmp_path / "records.jsonl").records) == 6
+    assert not list(tmp_path.glob("records-*"))
+
+
+def test_list_runs_nothing_and_names_every_case(tiny_run: Run, tmp_path: Path) -> None:
+    arguments = ("--level", "op", "--level", "layer", "--sched", "16,5", "--out", tmp_path)
+    ended = tiny_run(*arguments, "--list", "--shard", "1/3")
+    assert ended.code == 0, ended
+    assert not list(tmp_path.iterdir())
+    lines = ended.out.splitlines()[1:]
+    assert len(lines) == 4 * 3 + 2 * 2
+    shares = [tiny_run(*arguments, "--list", "--shard", f"{i}/3").out.splitlines()[1:] for i in (1, 2, 3)]
+    for of_one_case in zip(*shares, strict=True):
+        states = sorted(" ".join(line.split()[:2]) for line in of_one_case)
+        assert states == ["other share", "other share", "to run"]
+
+
+def test_a_truncated_line_is_told_by_number_and_a_foreign_one_stops_the_run(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    arguments = ("--level", "op", "--sched", "dense", "--out", tmp_path)
+    assert tiny_run(*arguments).code == 0
+    path = tmp_path / "records.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + whole.splitlines()[-1][:100])
+    ended = tiny_run(*arguments, "--resume")
+    assert f"{path}:7: truncated line" in ended.out.replace("\n", "")
+    path.write_text(whole + "latency 3 ms\n" + whole)
+    ended = tiny_run(*arguments, "--resume")
+    assert ended.code == 2
+    assert f"{path}:7: not JSON" in ended.err.replace("\n", "")
+    assert path.read_text() == whole + "latency 3 ms\n" + whole
+
+
+def test_an_interrupted_run_keeps_its_records_and_says_how_to_go_on(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = get("cpu").spmm
+
+    def interrupted(*arguments: torch.Tensor) -> torch.Tensor:
+        if (tmp_path / "records.jsonl").stat().st_size:  # the first group is done
+            raise KeyboardInterrupt
+        return right(*arguments)
+
+    monkeypatch.setattr(get("cpu"), "spmm", interrupted)
+    ended = tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path)
+    assert ended.code == 130
+    assert "go on with --resume" in ended.out
+    assert len(read_records(tmp_path / "records.jsonl").records) == 3
+
+
+def test_what_fails_after_the_timing_costs_that_row_alone(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.cases import group
+
+    right = group.peak_allocated
+    monkeypatch.setattr(
+        group, "peak_allocated", lambda call, device: right(call if "dense" in repr(call) else broken, device)
+    )
+
+    def broken() -> None:
+        raise MemoryError("no room for the profiler")
+
+    ended = tiny_run("--level", "layer", "--sched", "dense", "--out", tmp_path)
+    assert ended.code == 1
+    found = {r.case.backend: r for r in read_records(tmp_path / "records.jsonl").records}
+    assert found["dense"].status is Status.OK
+    assert found["cpu"].status is Status.OOM
+    assert found["cpu"].reason == "after its timing: MemoryError: no room for the profiler"

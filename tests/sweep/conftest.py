@@ -21,7 +21,7 @@ TINY = (
 def start_program() -> Callable[..., BaseProcess]:
     """Start `pft-bench run` on the tiny model's sparse products, with more options, in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pft_bench.cli"])
+    context.set_forkserver_preload(["pft_bench.cli", "torch._dynamo"])
 
     def start(*arguments: object) -> BaseProcess:
         process = context.Process(target=jobs.program, args=([*TINY, *map(str, arguments)],))

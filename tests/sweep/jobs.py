@@ -43,8 +43,8 @@ def hang(board):
 
 
 def hang_after_progress(board):
-    """Ten turns, each well inside a time-out that all of them together exceed."""
-    for turn in range(10):
+    """Eight turns, each well inside a time-out that all of them together exceed."""
+    for turn in range(8):
         board.turn(turn % 2, "timing")
         time.sleep(0.4)
     return "done"

@@ -20,7 +20,7 @@ from pft_bench.sweep import Death, Workers, isolation
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    with Workers(timeout_s=3.0) as made:
+    with Workers(timeout_s=2.0) as made:
         yield made
 
 
@@ -56,7 +56,7 @@ def test_a_hang_is_killed_and_shows_its_stack(workers: Workers) -> None:
     ended = workers.run(jobs.hang)
     assert isinstance(ended, Death)
     assert (ended.status, ended.candidate) == ("timeout", 2)
-    assert "no progress for 3 s during its check at jobs.py:" in ended.reason
+    assert "no progress for 2 s during its check at jobs.py:" in ended.reason
     assert "in hang" in ended.output
 
 
