@@ -1,5 +1,6 @@
 """What is measured at each level (op, layer, model): groups of candidates that run interleaved against one baseline."""
 
+from .attention import attention_groups
 from .group import Group, GroupResult, explained, run_or_explain
 from .layer import layer_groups
 from .model import check_inputs, model_groups
@@ -11,6 +12,7 @@ __all__ = [
     "Group",
     "GroupResult",
     "Settings",
+    "attention_groups",
     "check_inputs",
     "explained",
     "layer_groups",
@@ -25,6 +27,8 @@ __all__ = [
 def plan_groups(settings: Settings) -> list[Group]:
     """All groups of a run, in the order in which they will run: quick ones first."""
     groups: list[Group] = []
+    if settings.attentions:
+        return [*attention_groups(settings)]
     if "op" in settings.levels:
         groups += op_groups(settings)
     if "layer" in settings.levels:

@@ -78,7 +78,7 @@ class ModelGroup(Group):
             variant = PFT.from_config(model.config, backend=name).to(settings.device, settings.torch_dtype)
             variant.load_state_dict(model.state_dict())
             variant.train(settings.mode == "train")
-            call = self._train_step(variant, x, target) if settings.mode == "train" else _forward(variant, x)
+            call = self._train_step(variant, x, target) if settings.mode == "train" else forward(variant, x)
             found.append(Candidate(name, call, self._check(variant, x, target, oracle)))
         return found
 
@@ -141,7 +141,9 @@ class ModelGroup(Group):
         return min(runs, key=lambda seconds: abs(sum(seconds.values()) - middle))
 
 
-def _forward(model: PFT, x: Tensor) -> Call:
+def forward(model: PFT, x: Tensor) -> Call:
+    """The model on `x` without gradients, as a call."""
+
     def call() -> object:
         with torch.no_grad():
             return model(x)

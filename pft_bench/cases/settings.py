@@ -13,6 +13,7 @@ import torch
 from ..backends import get, registered, require
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset
+from ..model.config import ATTENTIONS
 from ..problem import Problem
 from ..record import Case, Level, Mode
 from ..schedule import FocusSchedule, parse_schedule
@@ -54,6 +55,8 @@ class Settings:
     image: Path | None
     weights: Path | None
     plan: Plan = field(default_factory=Plan)
+    attentions: tuple[str, ...] = ()
+    """Attention variants to hold against each other at level model; none: backends are."""
 
     @classmethod
     def make(
@@ -73,6 +76,7 @@ class Settings:
         image: Path | None = None,
         weights: Path | None = None,
         plan: Plan | None = None,
+        attentions: Sequence[str] = (),
     ) -> Settings:
         """Settings with defaults filled in: PFT light on a CPU, the classical model on a GPU.
 
@@ -120,6 +124,7 @@ class Settings:
             image=image,
             weights=weights,
             plan=plan or Plan(),
+            attentions=_checked_attentions(attentions, levels),
         )
 
     @property
@@ -178,6 +183,17 @@ class Settings:
             )
             for name in names
         }
+
+
+def _checked_attentions(names: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in ATTENTIONS:
+            raise ValueError(f"attention must be of {', '.join(ATTENTIONS)}, got {name!r}")
+    if len(names) == 1:
+        raise ValueError(f"attention must name at least two variants to compare, got {names[0]!r}")
+    if names and "model" not in levels:
+        raise ValueError(f"attention is used at level model only, got levels {', '.join(levels)}")
+    return tuple(dict.fromkeys(names))
 
 
 def left_out(settings: Settings) -> list[tuple[str, str]]:

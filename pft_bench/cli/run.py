@@ -35,6 +35,14 @@ def run(
     level: Annotated[
         list[str], typer.Option(help="op, layer or model. Repeatable. Default: layer and model.")
     ] = ["layer", "model"],  # noqa: B006
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Hold attention variants against each other instead of backends, at level model alone: dense (the "
+            "baseline), topk, progressive, pfa, compute-then-select, hashed.",
+        ),
+    ] = None,
     mode: options.Mode = "infer",
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
@@ -102,6 +110,7 @@ def run(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        attentions=() if attention is None else [name.strip() for name in attention.split(",")],
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
     check_inputs(settings)

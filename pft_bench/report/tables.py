@@ -60,7 +60,8 @@ def step_text(record: Record) -> str:
     """What was run: the schedule, the step of a chain, or the op and its K."""
     case = record.case
     if case.level == "model":
-        return str(case.options.get("sched", case.schedule))
+        schedule = str(case.options.get("sched", case.schedule))
+        return f"{schedule} {case.options['attention']}" if "attention" in case.options else schedule
     if case.level == "layer":
         return f"{case.shapes['candidates']} -> {case.k}"
     return f"{case.op} K={case.k}"
