@@ -105,10 +105,9 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(start_program: Star
     kept = b""
     for kill in range(10):
         supervisor = start_program(*arguments)
-        if kill % 3 == 2:  # while or after a group's records are written, at the latest
+        if kill % 3 == 2:  # between the records of one group, mostly
             while supervisor.is_alive() and not grown(path, len(kept)):
-                time.sleep(0.001)
-            time.sleep(generator.uniform(0, 0.02))
+                time.sleep(0.0001)
         else:
             time.sleep(generator.uniform(0, 2))
         supervisor.kill()
