@@ -16,6 +16,7 @@ TOOLS = {
     "compat",
     "focus",
     "images",
+    "insight",
     "quality",
     "sweep",
     "train",
