@@ -12,7 +12,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
+.PHONY: report-screenshot bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,15 @@ gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute
 has-gpu:
 	@nvidia-smi -L 2>/dev/null | grep -q '^GPU' || { echo "gpu-test needs an NVIDIA GPU: nvidia-smi lists none here."; \
 		echo "Without one: $(PY) kernels/cuda/gpu_test.py --rehearse goes through its steps in the emulator."; exit 2; }
+
+REPORT_RUN ?= $(lastword $(sort $(wildcard reports/data/*_light_x4_64x64)))
+CHROMIUM ?= chromium
+report-screenshot: $(VENV)/.bench ## the picture of the HTML report in the README, from REPORT_RUN (needs Chromium)
+	rm -rf build/report && mkdir -p build/report
+	cp $(REPORT_RUN)/records.jsonl $(REPORT_RUN)/environment.json build/report/
+	$(VENV)/bin/pft-bench report build/report
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir=$(CURDIR)/build/report/profile \
+		--window-size=1280,1560 --screenshot=$(CURDIR)/reports/report.png file://$(CURDIR)/build/report/report.html
 
 clean: ## remove everything that was built or installed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

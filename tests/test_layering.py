@@ -16,6 +16,7 @@ TOOLS = {
     "compat",
     "focus",
     "images",
+    "insight",
     "quality",
     "sweep",
     "train",
@@ -50,6 +51,7 @@ FORBIDDEN: dict[str, set[str]] = {
         *TOOLS - {"train", "images"},
     },
     "systems": {"backends", "ops", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS},
+    "insight": TOOLS - {"insight", "images"},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

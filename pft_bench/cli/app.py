@@ -10,7 +10,23 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
-from . import attention, check, doctor, evaluate, fit, flops, report, run, systems, train, upscale
+from . import (
+    attention,
+    check,
+    crossover,
+    doctor,
+    evaluate,
+    fit,
+    flops,
+    profile,
+    report,
+    run,
+    statistics,
+    systems,
+    train,
+    upscale,
+    verify,
+)
 from .exits import USAGE
 
 app = typer.Typer(
@@ -27,6 +43,10 @@ app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("systems")(systems.systems)
 app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("crossover")(crossover.crossover_command)
+app.command("profile")(profile.profile)
+app.command("statistics")(statistics.statistics)
 app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attention")(attention.attention)

@@ -1,15 +1,52 @@
-"""`pft-bench flops`: parameters and multiply-accumulates of the published models, as their authors count them."""
+"""`pft-bench flops`: the published counts; with --audit beside what is counted and what the algorithm must do."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..insight.counts import formula_counts, recount
+from ..insight.limits import published_limits
 from ..model import PRESETS, PUBLISHED_LR, parameter_count, published_macs
+from ..record import Case
+from ..schedule import parse_schedule
+from . import options
+
+LEFT_OUT = {
+    "published": "2 x the authors' multiply-accumulates. Left out: softmax, top-k, gathers, bias, padding of windows, "
+    "all but one\n  of the convolutions of 3conv; candidates of a layer are taken to be what two layers before kept.",
+    "counted": "PyTorch's counter, 2 for each multiply-add. Left out: elementwise work, softmax, selection, norms. "
+    "`dense`\n  computes all N x N logits and masks them, so its count does not fall with K.",
+    "kernel": "what attention must do on its candidates and kept entries. Left out: everything but attention, its "
+    "exponentials\n  and its selection.",
+}
 
 
-def flops() -> None:
+def flops(
+    audit: Annotated[
+        bool, typer.Option("--audit", help="The three counts of one model side by side.")
+    ] = False,
+    limits: Annotated[bool, typer.Option("--limits", help="Where the published kernels overflow.")] = False,
+    preset: Annotated[str, typer.Option(help="Preset of --audit.")] = "light_x4",
+    sched: Annotated[str, typer.Option(help="Schedule of --audit.")] = "paper",
+    lr: options.Size = None,
+) -> None:
     """Print parameters and published GMACs of the six presets at the published resolutions."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, 120))
+    if audit:
+        _audit(console, preset, sched, options.parse_size(lr) or (64, 64))
+    elif limits:
+        _limits(console)
+    else:
+        _published(console)
+
+
+def _published(console: Console) -> None:
     table = Table(title="PFT as published", title_justify="left", header_style="bold")
     for name in ("preset", "low-resolution input", "output"):
         table.add_column(name)
@@ -24,9 +61,71 @@ def flops() -> None:
             f"{parameter_count(config):,}",
             f"{published_macs(config, height, width) / 1e9:.3f}",
         )
-    console = Console()
     console.print(table)
     console.print(
         "GMAC is the authors' convention (multiply-accumulates; no softmax, top-k, gathers or bias; windows without\n"
-        "padding). What a run really computes is counted apart: `counted_flops` in its records."
+        "padding). What a run really computes is counted apart: `counted_flops` in its records, or --audit."
+    )
+
+
+def _case(preset: str, sched: str, size: tuple[int, int], backend: str) -> Case:
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = PRESETS[preset]
+    schedule = parse_schedule(sched, config.depths, config.window_size**2)
+    return Case(
+        level="model",
+        op="model",
+        backend=backend,
+        device="cpu",
+        dtype="float32",
+        mode="infer",
+        threads=1,
+        seed=0,
+        shapes={"height": size[0], "width": size[1]},
+        preset=preset,
+        schedule=schedule.num_topk,
+    )
+
+
+def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> None:
+    case = _case(preset, sched, size, "dense")
+    counts = formula_counts(case)
+    assert counts is not None
+    assert counts.paper_macs is not None
+    table = Table(
+        title=f"{preset}, schedule {sched}, {size[0]}x{size[1]} input",
+        title_justify="left",
+        header_style="bold",
+    )
+    table.add_column("count")
+    table.add_column("GFLOP", justify="right")
+    table.add_row("published (2 x MAC)", f"{2 * counts.paper_macs / 1e9:.3f}")
+    for backend in ("dense", "cpu"):
+        found = recount(_case(preset, sched, size, backend))
+        table.add_row(f"counted, {backend}", "not available here" if found is None else f"{found / 1e9:.3f}")
+    table.add_row("kernel (attention alone)", f"{(counts.kernel_flops or 0) / 1e9:.3f}")
+    console.print(table)
+    for name, text in LEFT_OUT.items():
+        console.print(f"[bold]{name}[/]: {text}", soft_wrap=True)
+
+
+def _limits(console: Console) -> None:
+    table = Table(title="Limits of the published CUDA extension", title_justify="left", header_style="bold")
+    for heading in ("preset", "what overflows"):
+        table.add_column(heading)
+    for heading in ("window-heads", "input from", "published input has"):
+        table.add_column(heading, justify="right")
+    for name, config in PRESETS.items():
+        width, height = PUBLISHED_LR[config.upscale]
+        side = config.window_size
+        mine = -(-width // side) * -(-height // side) * config.num_heads
+        for limit in published_limits(config):
+            table.add_row(
+                name, limit.what, f"{limit.window_heads:,}", f"{limit.pixels / 1e6:.2f} Mpx", f"{mine:,}"
+            )
+    console.print(table)
+    console.print(
+        "The kernels here use 64-bit offsets and have neither limit; their int16 index holds windows of up to 32767\n"
+        "tokens, larger ones get int32."
     )

@@ -65,7 +65,7 @@ def read_folder(path: Path | str) -> RunFolder:
 
 def command_text(environment: Mapping[str, Any]) -> str | None:
     """The command line that made the run, as one would type it."""
-    command = environment.get("host", {}).get("command")
+    command = (environment.get("host") or {}).get("command")
     if not command:
         return None
     return shlex.join([Path(command[0]).name, *command[1:]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -254,6 +254,13 @@ def _environment() -> jinja2.Environment:
     return made
 
 
+def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment with None for what it does not tell, so that a typing error in the template still raises."""
+    asked = ("cpu", "gpu", "threads", "system", "python", "libraries", "git", "host")
+    now = dict.fromkeys(("load_average", "roof")) | dict(environment.get("now") or {})
+    return dict.fromkeys(asked) | dict(environment) | {"now": now}
+
+
 def render(folder: RunFolder) -> str:
     """The page; the same folder always gives the same text."""
     records = folder.records
@@ -282,7 +289,7 @@ def render(folder: RunFolder) -> str:
         staged=staged,
         ceilings=ceilings(records),
         unmeasured=[record for record in records if record.status is not Status.OK],
-        environments=[(name, folder.environments.get(name, {})) for name in used],
+        environments=[(name, _known(folder.environments.get(name, {}))) for name in used],
         generated=any(record.case.options.get("weights") == "generated" for record in records),
     )
     return re.sub(r"\n\s*\n+", "\n", text)

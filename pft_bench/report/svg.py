@@ -56,7 +56,10 @@ def mark(kind: int, x: float, y: float, size: float = 4.5) -> Markup:
     if kind in polygons:
         corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in polygons[kind])
         return tag("polygon", class_="mark", points=corners)
-    if kind in (5, 7, 9):  # plus, cross, cross with a ring
+    if kind == 9:
+        ring = f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0"
+        return tag("path", class_="mark stroke", d=ring)
+    if kind in (5, 7):  # plus, cross
         r = s * (1.2 if kind == 5 else 0.9)
         ways = ((r, 0), (0, r)) if kind == 5 else ((r, r), (r, -r))
         path = "".join(f"M{x - dx:.1f} {y - dy:.1f}L{x + dx:.1f} {y + dy:.1f}" for dx, dy in ways)

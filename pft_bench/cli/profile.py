@@ -1,0 +1,103 @@
+"""`pft-bench profile`: where the time and the memory of one forward pass go, as a trace."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..cases import Settings, check_inputs
+from ..cases.group import thread_count
+from ..cases.image import low_resolution
+from ..cases.model import make_model
+from ..insight.ranges import model_ranges
+from ..measure.profile import Profile, marked, profiled, write_memory
+from ..model import PFT
+from ..report.words import size
+from . import options
+
+
+def profile(
+    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "1024,256,128",
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    lr: options.Size = None,
+    image: options.Image = None,
+    weights: options.Weights = None,
+    backend: Annotated[str, typer.Option(help="One backend.")] = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = 0,
+    out: Annotated[Path, typer.Option(help="Folder for trace.json and memory.csv.")] = Path("profile"),
+    bare: Annotated[
+        bool,
+        typer.Option("--bare", help="Only the NVTX ranges, no profiler of ours: to run under nsys or ncu."),
+    ] = False,
+) -> None:
+    """Profile one warm forward pass with a range for each block, layer and stage.
+
+    Writes trace.json (open it in ui.perfetto.dev) and memory.csv, and prints the lines for NVIDIA's profilers.
+    """
+    settings = Settings.make(
+        schedules=[sched],
+        preset_name=preset,
+        scale=scale,
+        backends=[] if backend == "auto" else [backend],
+        levels=["model"],
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        lr_hw=options.parse_size(lr),
+        image=image,
+        weights=weights,
+    )
+    check_inputs(settings)
+    made = make_model(settings, settings.schedules[0])
+    model = PFT.from_config(made.config, backend=backend).to(settings.device, settings.torch_dtype).eval()
+    model.load_state_dict(made.state_dict())
+    x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
+    console = Console(highlight=False, soft_wrap=True)
+    with thread_count(settings.threads), torch.no_grad():
+        model(x)
+        with model_ranges(model, marked):
+            if bare:
+                with marked("model"):
+                    model(x)
+                return
+            out.mkdir(parents=True, exist_ok=True)
+            found = profiled(lambda: _whole(model, x), settings.device, out / "trace.json")
+    write_memory(found.memory, out / "memory.csv")
+    _print(console, found, out)
+
+
+def _whole(model: PFT, x: torch.Tensor) -> None:
+    with marked("model"):
+        model(x)
+
+
+def _print(console: Console, found: Profile, out: Path) -> None:
+    console.print(f"{out / 'trace.json'}: open it in ui.perfetto.dev or chrome://tracing", markup=False)
+    console.print(
+        f"{out / 'memory.csv'}: {len(found.memory)} events, peak {size(found.peak_bytes)}", markup=False
+    )
+    if found.kernels:
+        table = Table(title="Kernels (CUPTI)", title_justify="left", header_style="bold")
+        table.add_column("kernel")
+        for heading in ("launches", "total us"):
+            table.add_column(heading, justify="right")
+        for kernel in found.kernels[:20]:
+            table.add_row(kernel.name[:70], str(kernel.launches), f"{kernel.total_us:.1f}")
+        console.print(table)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:], "--bare"])
+    console.print("\nOn a machine with an NVIDIA GPU, the same ranges under its profilers:")
+    console.print(
+        f"  nsys profile --trace=cuda,nvtx,osrt -o {out / 'nsys'} {command}",
+        markup=False,
+    )
+    console.print(f'  ncu --nvtx --nvtx-include "model/" --set full -o {out / "ncu"} {command}', markup=False)

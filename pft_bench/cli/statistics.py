@@ -1,0 +1,99 @@
+"""`pft-bench statistics`: what attention does with a real image, and whether dropped entries are missed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..cases import Settings, check_inputs
+from ..cases.group import thread_count
+from ..cases.image import low_resolution
+from ..cases.model import make_model
+from ..insight.statistics import LayerStatistics, collect
+from ..model import PFT
+from ..model.strips import strips
+from . import options
+
+
+def statistics(
+    image: Annotated[
+        Path | None, typer.Argument(help="Picture, resized to --lr. Default: a bundled photo.")
+    ] = None,
+    weights: options.Weights = None,
+    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "paper",
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    lr: options.Size = None,
+    windows: Annotated[int, typer.Option(min=1, help="Look at so many windows at most.")] = 4,
+    threads: options.Threads = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
+) -> None:
+    """Each layer's kept attention, and what of the dropped would have come back, held against a chain without drops.
+
+    Without --weights the model is random, and the figures show the method, not the published model.
+    """
+    settings = Settings.make(
+        schedules=[sched],
+        preset_name=preset,
+        scale=scale,
+        backends=["reference"],
+        levels=["model"],
+        device="cpu",
+        threads=threads,
+        lr_hw=options.parse_size(lr),
+        image=image,
+        weights=weights,
+    )
+    check_inputs(settings)
+    made = make_model(settings, settings.schedules[0])
+    model = PFT.from_config(made.config, backend="auto").eval()
+    model.load_state_dict(made.state_dict())
+    x = low_resolution(settings.lr_hw, settings.image)
+    area = model.config.window_size
+    padded = [-(-side // area) * area for side in settings.lr_hw]
+    with thread_count(settings.threads), torch.no_grad():
+        found = collect(
+            lambda: model(x), model.config.chains, strips=len(strips(1, *padded, area)), windows=windows
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    console.print(_table(found))
+    console.print(
+        "kept mass: attention of the kept among the candidates, mean (5% of rows have less). missed: attention outside "
+        "the\ncandidates had nothing been dropped. came back: share of the top K of that undropped chain that had been "
+        "dropped.\noverlap: share of the top K of the layer's own logits that were top K in its chain's layer before; "
+        "by chance: K/N."
+    )
+    if weights is None:
+        console.print(
+            "random weights: these figures show the method and say nothing about the published model"
+        )
+    if out is not None:
+        pd.DataFrame([asdict(row) for row in found]).to_csv(out, index=False)
+        console.print(f"written to {out}", markup=False)
+
+
+def _table(found: list[LayerStatistics]) -> Table:
+    table = Table(title="Attention by layer", title_justify="left", header_style="bold")
+    table.add_column("layer")
+    for heading in ("step", "kept mass", "missed", "came back", "overlap", "by chance"):
+        table.add_column(heading, justify="right")
+    for row in found:
+        table.add_row(
+            f"{row.layer} {'shifted' if row.chain else ''}",
+            f"{row.candidates} -> {row.kept}",
+            f"{row.kept_mass:.2%} ({row.kept_mass_low:.2%})",
+            f"{row.missed_mass:.3%}",
+            f"{row.came_back:.2%}",
+            "" if row.own_overlap is None else f"{row.own_overlap:.1%}",
+            f"{row.chance:.1%}",
+        )
+    return table

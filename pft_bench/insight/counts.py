@@ -1,0 +1,112 @@
+"""The counts of operations that belong to a case, computed anew from its parameters alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .. import ops
+from ..backends import get
+from ..cases.layer import problem_layer, run_layer
+from ..cases.settings import layer_candidates
+from ..measure.flops import counted_flops
+from ..model import PFT, PRESETS, PFTConfig, published_macs
+from ..problem import Problem
+from ..record import Case, Flops
+from ..schedule import FocusSchedule
+
+
+def model_config(case: Case) -> PFTConfig | None:
+    """The configuration of a model case, None where its preset is not a published one."""
+    if case.preset not in PRESETS or case.schedule is None:
+        return None
+    return PRESETS[case.preset].with_topk(case.schedule)
+
+
+def problems(case: Case) -> list[Problem]:
+    """The attention or product problems of a case: one at level op and layer, one a layer of a model."""
+    if case.level != "model":
+        if case.k is None:
+            return []
+        sizes = {name: case.shapes[name] for name in ("windows", "heads", "tokens", "head_dim")}
+        op = "attention" if case.level == "layer" else case.op
+        candidates = case.shapes.get("candidates", case.k)
+        return [_problem(case, op, sizes, candidates, case.k)]
+    config = model_config(case)
+    if config is None:
+        return []
+    windows = -(-case.shapes["height"] // config.window_size) * -(-case.shapes["width"] // config.window_size)
+    sizes = {
+        "windows": windows,
+        "heads": config.num_heads,
+        "tokens": config.window_size**2,
+        "head_dim": config.embed_dim // config.num_heads,
+    }
+    schedule = FocusSchedule("", config.num_topk)
+    return [_problem(case, "attention", sizes, c, k) for c, k in layer_candidates(config, schedule)]
+
+
+def _problem(case: Case, op: str, sizes: dict[str, int], candidates: int, kept: int) -> Problem:
+    return Problem(
+        op=op, **sizes, candidates=candidates, kept=kept, dtype=case.dtype, mode=case.mode, seed=case.seed
+    )
+
+
+def formula_counts(case: Case) -> Flops | None:
+    """`paper_macs`, `kernel_flops` and `kernel_bytes` of a case; None where its model is not known here."""
+    found = problems(case)
+    if not found:
+        return None
+    macs = None
+    config = model_config(case) if case.level == "model" else None
+    if config is not None:
+        macs = published_macs(config, case.shapes["height"], case.shapes["width"])
+    return Flops(
+        paper_macs=macs,
+        kernel_flops=sum(problem.kernel_flops() for problem in found),
+        kernel_bytes=sum(problem.kernel_bytes() for problem in found),
+    )
+
+
+def recount(case: Case) -> int | None:
+    """`counted_flops` of a case, counted again on tensors without data: nothing is computed.
+
+    None where it cannot be: training, a peer from outside, a model or a backend that this machine does not know.
+    """
+    try:
+        backend = get(case.backend)
+    except (KeyError, ValueError):
+        return None
+    usable = case.device in backend.devices and backend.available() is None
+    if case.mode != "infer" or case.device != "cpu" or not usable:
+        return None
+    call = _model_call(case) if case.level == "model" else partial(_product_or_layer, case)
+    if call is None:
+        return None
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return counted_flops(call) or None
+
+
+def _product_or_layer(case: Case) -> object:
+    problem = problems(case)[0]
+    if case.level == "layer":
+        return run_layer(problem_layer(problem), case.backend)
+    return getattr(ops, problem.op)(*problem.inputs().values(), backend=case.backend)
+
+
+def _model_call(case: Case) -> Callable[[], object] | None:
+    config = model_config(case)
+    if config is None:
+        return None
+    dtype = getattr(torch, case.dtype)
+    with torch.device("meta"):
+        model = PFT.from_config(config, backend=case.backend).eval().to(dtype)
+
+    def call() -> object:
+        empty = model.to_empty(device="cpu")
+        return empty(torch.empty(1, 3, case.shapes["height"], case.shapes["width"], dtype=dtype))
+
+    return call

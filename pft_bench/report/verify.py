@@ -1,0 +1,184 @@
+"""Is a run folder consistent? Every derived number is computed again and every text of the report made again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..record import Case, Flops, Record, RecordError, derive, to_frame
+from .folder import ENVIRONMENTS, RECORDS, RunFolder, read_folder
+from .page import generator
+from .write import SUMMARY, texts
+
+ULPS = 4
+"""How far the logarithms and exponentials of two processors may part: numpy has its own for AVX-512."""
+
+
+def _nearly(found: float, expected: float) -> bool:
+    return abs(found - expected) <= ULPS * math.ulp(expected)
+
+
+Formula = Callable[[Case], Flops | None]
+Recount = Callable[[Case], int | None]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One number that is not what it should be."""
+
+    file: str
+    where: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where} is {self.found}, expected {self.expected}"
+
+
+@dataclass
+class Verification:
+    """What was held against the raw samples, and what did not agree."""
+
+    values: int = 0
+    """Derived numbers computed again."""
+    rounded: int = 0
+    """Of these, such as part in the last place from another processor's."""
+    files: list[str] = field(default_factory=list)
+    mismatches: list[Mismatch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def hold(self, where: str, found: object, expected: object, *, exact: bool = True) -> None:
+        """Count one number of the records and remember it if it is wrong."""
+        self.values += 1
+        if found == expected:
+            return
+        floats = isinstance(found, float) and isinstance(expected, float)
+        if floats and not exact and _nearly(found, expected):  # type: ignore[arg-type]
+            self.rounded += 1
+            return
+        self.mismatches.append(Mismatch(RECORDS, where, repr(found), repr(expected)))
+
+
+def verify_folder(
+    path: Path | str,
+    *,
+    formula: Formula | None = None,
+    recount: Recount | None = None,
+    processor: Mapping[str, Any] | None = None,
+) -> Verification:
+    """Hold everything derived in a run folder against its raw samples.
+
+    Args:
+        path: the folder; the report's files are checked where they exist.
+        formula: the operations and bytes of a case (`insight.counts.formula_counts`).
+        recount: its counted FLOPs (`insight.counts.recount`).
+        processor: the `cpu` entry of this machine's environment. Records of the same processor have to agree in
+            every bit; those of another one in all but the last place.
+    """
+    result = Verification()
+    try:
+        folder = read_folder(path)
+    except RecordError as error:
+        result.mismatches.append(Mismatch(RECORDS, "the file", str(error), "records that can be read"))
+        return result
+    result.files.append(RECORDS)
+    result.notes += folder.truncated
+    for record in folder.records:
+        if folder.environments and record.environment not in folder.environments:
+            where = f"environment of {record.case_id}"
+            result.mismatches.append(Mismatch(RECORDS, where, record.environment, f"one of {ENVIRONMENTS}"))
+        _hold_record(result, record, exact=_same_processor(folder.environment(record), processor))
+        _hold_counts(result, record, formula, recount)
+    if (folder.path / SUMMARY).is_file():
+        _hold_summary(result, folder)
+    for name, text in texts(folder).items():
+        if (folder.path / name).is_file():
+            result.files.append(name)
+            found = _text_mismatch(name, (folder.path / name).read_text(encoding="utf-8"), text())
+            result.mismatches += [] if found is None else [found]
+    return result
+
+
+def _same_processor(environment: Mapping[str, Any], processor: Mapping[str, Any] | None) -> bool:
+    recorded = environment.get("cpu") or {}
+    return processor is not None and all(
+        recorded.get(key) == processor.get(key) for key in ("architecture", "isa")
+    )
+
+
+def _hold_record(result: Verification, record: Record, *, exact: bool) -> None:
+    """Medians, ratios, intervals, verdicts; and each check's answer against its numbers."""
+    if record.timing is not None and record.derived is not None:
+        stored, fresh = asdict(record.derived), asdict(derive(record.timing))
+        for name, value in fresh.items():
+            result.hold(f"{name} of {record.case_id}", stored[name], value, exact=exact)
+    for check in record.checks:
+        if check.error is not None and check.bound is not None:
+            result.hold(f"{check.name!r} of {record.case_id}", check.passed, check.error <= check.bound)
+
+
+def _hold_counts(
+    result: Verification, record: Record, formula: Formula | None, recount: Recount | None
+) -> None:
+    expected = None if formula is None else formula(record.case)
+    if expected is not None:
+        for name in ("paper_macs", "kernel_flops", "kernel_bytes"):
+            stored = getattr(record.flops, name)
+            if stored is not None:
+                result.hold(f"{name} of {record.case_id}", stored, getattr(expected, name))
+    elif formula is not None:
+        result.notes.append(f"operations of {record.case_id} not checked: its model is not known here")
+    if recount is not None and record.flops.counted_flops is not None:
+        counted = recount(record.case)
+        if counted is None:
+            result.notes.append(f"counted_flops of {record.case_id} not counted again: not possible here")
+        else:
+            result.hold(f"counted_flops of {record.case_id}", record.flops.counted_flops, counted)
+
+
+def _hold_summary(result: Verification, folder: RunFolder) -> None:
+    """Every cell of summary.csv; columns that an older version did not have may be missing, rows may not."""
+    result.files.append(SUMMARY)
+    fresh = list(csv.DictReader(io.StringIO(to_frame(folder.records).to_csv(index=False))))
+    with (folder.path / SUMMARY).open(newline="") as file:
+        stored = list(csv.DictReader(file))
+    if len(stored) != len(fresh):
+        result.mismatches.append(Mismatch(SUMMARY, "number of rows", str(len(stored)), str(len(fresh))))
+    for row, expected in zip(stored, fresh, strict=False):
+        for name, value in row.items():
+            result.values += 1
+            if value != expected.get(name):
+                where = f"{name} of {expected['case_id']}"
+                wanted = repr(expected[name]) if name in expected else "no such column"
+                result.mismatches.append(Mismatch(SUMMARY, where, repr(value), wanted))
+
+
+def _differences(found: str, expected: str) -> Iterator[tuple[int, int]]:
+    """Line and column of the first difference."""
+    lines, wanted = found.split("\n"), expected.split("\n")
+    for number in range(max(len(lines), len(wanted))):
+        a = lines[number] if number < len(lines) else ""
+        b = wanted[number] if number < len(wanted) else ""
+        if a != b or number >= min(len(lines), len(wanted)):
+            same = next(
+                (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+            )
+            yield number, same
+            return
+
+
+def _text_mismatch(name: str, found: str, expected: str) -> Mismatch | None:
+    """The first place where a text is not the one that the records give."""
+    for line, column in _differences(found, expected):
+        if generator() not in found:
+            return Mismatch(name, "the file", "made by another version", "that of `pft-bench report` now")
+        start = max(0, column - 30)
+        texts = [repr(text.split("\n")[line][start : column + 30]) if line < text.count("\n") + 1 else "the end"
+                 for text in (found, expected)]  # fmt: skip
+        return Mismatch(name, f"line {line + 1}, column {column + 1}", texts[0], texts[1])
+    return None

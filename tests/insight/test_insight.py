@@ -1,0 +1,165 @@
+"""Insight: counts agree with records, the bisection finds a planted crossover, statistics equal brute force."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pft_bench.insight.crossover import Comparison, bisect, compare_at
+from pft_bench.insight.limits import published_limits
+from pft_bench.insight.ranges import model_ranges
+from pft_bench.insight.statistics import collect
+from pft_bench.measure.profile import marked, profiled, write_memory
+from pft_bench.measure.rounds import Plan
+from pft_bench.model import PFT, PRESETS, PFTConfig
+from pft_bench.problem import Problem
+from pft_bench.report.amdahl import ceilings
+
+TINY = PFTConfig(
+    embed_dim=12, depths=(2, 2, 2), num_heads=3, num_topk=(16, 16, 5, 5, 3, 3), window_size=4,
+    convffn_kernel_size=3, mlp_ratio=2, upscale=2, upsampler="pixelshuffledirect",
+)  # fmt: skip
+
+
+def planted(crossing: float, blur: float = 1.0) -> tuple[list[int], object]:
+    """A comparison whose ratio is k / crossing, its interval `blur` wide on either side."""
+    asked: list[int] = []
+
+    def compare(k: int) -> Comparison:
+        asked.append(k)
+        ratio = k / crossing
+        return Comparison(k, ratio, ratio / blur, ratio * blur, (), ())
+
+    return asked, compare
+
+
+@pytest.mark.parametrize("crossing", [7.5, 120.5, 900.5])
+def test_bisection_brackets_a_planted_crossover(crossing: float) -> None:
+    asked, compare = planted(crossing)
+    found = bisect(compare, 4, 1023, 1.05)  # type: ignore[arg-type]
+    assert found.faster is not None
+    assert found.slower is not None
+    assert found.faster < crossing < found.slower
+    assert found.slower / found.faster <= 1.05 or found.slower - found.faster == 1
+    assert len(asked) == len(set(asked)) < 20
+
+
+def test_a_blurred_measurement_widens_the_interval_and_never_decides() -> None:
+    _, compare = planted(100.0, 1.5)
+    found = bisect(compare, 4, 1023, 1.05)  # type: ignore[arg-type]
+    assert found.faster is not None
+    assert found.slower is not None
+    assert found.faster < 100 / 1.5
+    assert found.slower > 150
+
+
+def test_no_crossover_is_said_to_be_none() -> None:
+    assert bisect(planted(5000.0)[1], 4, 1023).slower is None  # type: ignore[arg-type]
+    assert bisect(planted(1.0)[1], 4, 1023).faster is None  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="resolution"):
+        bisect(planted(9.0)[1], 4, 1023, 1.0)  # type: ignore[arg-type]
+
+
+def test_a_comparison_times_two_checked_layers(one_thread: None) -> None:
+    shape = Problem(op="attention", windows=1, heads=1, tokens=16, head_dim=5, candidates=16, kept=16)
+    found = compare_at("reference", shape, Plan(rounds=6, max_rounds=6, budget_s=1.0), "cpu", 4)
+    assert len(found.sparse_s) == len(found.dense_s) == 6
+    assert 0 < found.low <= found.ratio <= found.high
+
+
+def test_limits_of_the_published_kernels() -> None:
+    found = published_limits(PRESETS["classical_x4"])
+    assert found[0].window_heads == 8192
+    assert found[0].pixels == math.ceil(8192 / 6) * 1024
+    assert not published_limits(PRESETS["classical_x4"].with_topk((1024,) * 30))
+
+
+@pytest.fixture
+def tiny(one_thread: None) -> PFT:
+    torch.manual_seed(0)
+    return PFT.from_config(TINY, backend="reference").eval()
+
+
+def test_statistics_without_drops_miss_nothing(tiny: PFT) -> None:
+    tiny.num_topk = (16,) * 6
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        rows = collect(lambda: tiny(x), TINY.chains)
+    assert len(rows) == 6
+    for row in rows:
+        assert (row.candidates, row.kept, row.came_back, row.missed_mass) == (16, 16, 0.0, 0.0)
+        assert row.kept_mass == pytest.approx(1)
+
+
+def test_statistics_count_what_would_have_come_back(tiny: PFT) -> None:
+    """Layer 2 drops 11 of 16 keys. Held against the chain computed by hand from what each layer is given."""
+    from pft_bench.check.oracle import Layer
+    from pft_bench.insight.statistics import full_logits
+    from pft_bench.ops import observe_layers
+
+    x = torch.rand(1, 3, 8, 8)
+    seen: list[Layer] = []
+    with torch.no_grad(), observe_layers(lambda *a: seen.append(Layer(*a).copied())):
+        tiny(x)
+    with torch.no_grad():
+        rows = collect(lambda: tiny(x), TINY.chains)
+    assert [(row.candidates, row.kept) for row in rows] == [
+        (16, 16),
+        (16, 16),
+        (16, 5),
+        (16, 5),
+        (5, 3),
+        (5, 3),
+    ]
+    first, last = seen[2], seen[4]  # chain 0: its dense layers summed, then the sparse one
+    full = full_logits(first) + full_logits(last)
+    came_back, missed, count = 0.0, 0.0, 0
+    for w, h, i in [(w, h, i) for w in range(4) for h in range(3) for i in range(16)]:
+        candidates = set(last.index[w, h, i].tolist())  # type: ignore[index]
+        row = full[w, h, i]
+        wanted = set(row.topk(3).indices.tolist())
+        came_back += len(wanted - candidates) / 3
+        missed += 1 - float(row.softmax(-1)[sorted(candidates)].sum())
+        count += 1
+    assert rows[4].came_back == pytest.approx(came_back / count, abs=1e-6)
+    assert rows[4].missed_mass == pytest.approx(missed / count, abs=1e-5)
+    assert rows[4].missed_mass > 0
+    assert rows[2].kept_mass < 1
+
+
+def test_ceiling_is_amdahls() -> None:
+    from pft_bench.report import read_folder
+
+    folder = next((Path(__file__).parents[2] / "reports" / "data").glob("*_light_x4_64x64"))
+    for found in ceilings(read_folder(folder).records):
+        stages = dict(found.record.stages_s or {})
+        rest = sum(seconds for name, seconds in stages.items() if name not in ("logits", "select", "av"))
+        assert found.gain == pytest.approx(sum(stages.values()) / rest)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_profile_has_a_range_for_each_block_layer_and_stage(tiny: PFT, tmp_path: Path, grad: bool) -> None:
+    x = torch.rand(1, 3, 8, 8)
+    with torch.set_grad_enabled(grad), model_ranges(tiny, marked):
+        found = profiled(lambda: tiny(x), "cpu", tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert {
+        "block 0",
+        "block 1",
+        "block 2",
+        "layer 0, 16 kept",
+        "layer 5, 3 kept",
+        "ffn",
+        "projection",
+    } <= names
+    assert found.peak_bytes > 0
+    write_memory(found.memory, tmp_path / "memory.csv")
+    rows = (tmp_path / "memory.csv").read_text().splitlines()
+    assert len(rows) == len(found.memory) + 1
+    assert max(int(row.split(",")[1]) for row in rows[1:]) == found.peak_bytes
+    assert "forward" not in vars(tiny.layers[0]), "the marks are gone afterwards"

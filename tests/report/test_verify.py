@@ -1,0 +1,187 @@
+"""`verify` finds one wrong digit in anything derived, wherever it stands."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded import copy, raw_records
+
+from pft_bench.insight.counts import formula_counts, recount
+from pft_bench.report import read_folder, write_report
+from pft_bench.report.verify import Verification, verify_folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed run with all files of its report."""
+    folder = copy("layer", tmp_path_factory.mktemp("verified") / "run")
+    write_report(read_folder(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    for path in whole.iterdir():
+        if path.suffix != ".png":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def processor(folder: Path) -> dict[str, Any]:
+    return next(iter(json.loads((folder / "environment.json").read_text()).values()))["cpu"]
+
+
+def verify(folder: Path) -> Verification:
+    return verify_folder(folder, formula=formula_counts)
+
+
+def other_digit(digit: str) -> str:
+    return str((int(digit) + 1) % 10)
+
+
+def change(folder: Path, name: str, pattern: str, group: int = 1) -> None:
+    """Change the last digit of the pattern's group in a file."""
+    path = folder / name
+    text = path.read_text()
+    found = re.search(pattern, text)
+    assert found, f"{pattern} is not in {name}"
+    digits = [i for i in range(found.start(group), found.end(group)) if text[i].isdigit()]
+    at = digits[-1]
+    path.write_text(text[:at] + other_digit(text[at]) + text[at + 1 :])
+
+
+def rewrite(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edit the last record of records.jsonl."""
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[-1])
+    edit(record)
+    lines[-1] = json.dumps(record, separators=(",", ":"))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_true_run_passes(folder: Path) -> None:
+    found = verify(folder)
+    assert not found.mismatches
+    records = raw_records(folder)
+    assert found.values > 20 * len(records)
+    assert {"records.jsonl", "summary.csv", "report.html", "report.md", "latency_vs_k.svg"} <= set(
+        found.files
+    )
+
+
+def test_committed_runs_pass() -> None:
+    from recorded import DATA
+
+    for path in sorted(DATA.iterdir()):
+        assert not verify(path).mismatches, path.name
+
+
+@pytest.mark.parametrize("name", ["median_s", "mad_s", "ratio", "ratio_low", "ratio_high", "floor", "delta"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_one_digit_of_a_derived_value_is_found(folder: Path, name: str, place: str) -> None:
+    def edit(record: dict[str, Any]) -> None:
+        text = repr(record["derived"][name])
+        significant = [i for i, c in enumerate(text) if c.isdigit() and text[:i].strip("0.") + c != "0"]
+        at = significant[0] if place == "first" else significant[-1]
+        changed = text
+        while float(changed) == float(text):  # the last of 17 digits may say nothing
+            changed = changed[:at] + other_digit(changed[at]) + text[at + 1 :]
+        record["derived"][name] = float(changed)
+
+    for file in ("report.html", "report.md", "summary.csv"):  # the records alone must tell
+        (folder / file).unlink()
+    rewrite(folder, edit)
+    found = verify_folder(folder, processor=processor(folder))
+    assert [m.where.split()[0] for m in found.mismatches if m.file == "records.jsonl"] == [name]
+
+
+def test_verdict_and_check_are_recomputed(folder: Path) -> None:
+    rewrite(folder, lambda record: record["derived"].update(verdict="SAME"))
+    assert any(m.where.startswith("verdict") for m in verify(folder).mismatches)
+
+
+def test_a_check_that_says_passed_above_its_bound_is_found(folder: Path) -> None:
+    rewrite(folder, lambda record: record["checks"][0].update(error=1.5))
+    assert any("passed" in m.where or m.found == "True" for m in verify(folder).mismatches)
+
+
+@pytest.mark.parametrize("name", ["paper_macs", "kernel_flops", "kernel_bytes"])
+def test_one_operation_too_many_is_found(folder: Path, name: str) -> None:
+    rewrite(folder, lambda record: record["flops"].update({name: record["flops"][name] + 1}))
+    assert any(m.where.startswith(name) for m in verify(folder).mismatches)
+
+
+def test_counted_flops_are_counted_again(tmp_path: Path) -> None:
+    folder = copy("layer", tmp_path / "run")
+    path = folder / "records.jsonl"
+    lines = [line for line in path.read_text().splitlines() if '"level":"layer"' in line][:4]
+    path.write_text("\n".join(lines) + "\n")
+    assert not verify_folder(folder, recount=recount).mismatches
+    rewrite(folder, lambda record: record["flops"].update(counted_flops=record["flops"]["counted_flops"] + 2))
+    found = verify_folder(folder, recount=recount)
+    assert [m.where.split()[0] for m in found.mismatches] == ["counted_flops"]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("summary.csv", r"FASTER.*?,(\d+),"),
+        ("report.md", r"FASTER|▲ faster \| ([\d.]+)×"),
+        ("report.html", r'<data value="([\d.e-]+)"'),
+        ("report.html", r"<data [^>]*>([\d.]+)×</data>"),
+        ("report.html", r'data-y="([\d.e-]+)"'),
+        ("report.html", r"\n\d+,([\d.e-]+),"),
+        ("report.html", r"at most\s+<b><data [^>]*>([\d.]+)×"),
+        ("latency_vs_k.svg", r'cy="([\d.]+)"'),
+    ],
+)
+def test_one_digit_of_any_text_is_found(folder: Path, file: str, pattern: str) -> None:
+    change(folder, file, pattern)
+    found = verify(folder)
+    assert {m.file for m in found.mismatches} == {file}
+
+
+def test_a_missing_row_of_the_summary_is_found(folder: Path) -> None:
+    path = folder / "summary.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert any(m.where == "number of rows" for m in verify(folder).mismatches)
+
+
+def test_the_last_place_may_differ_on_another_processor_only(folder: Path) -> None:
+    def edit(record: dict[str, Any]) -> None:
+        record["derived"]["ratio"] = math.nextafter(record["derived"]["ratio"], 1)
+
+    for path in folder.iterdir():
+        if path.suffix not in (".jsonl", ".json"):
+            path.unlink()
+    rewrite(folder, edit)
+    here = processor(folder)
+    assert verify_folder(folder, processor=here).mismatches
+    elsewhere = verify_folder(folder, processor={**here, "isa": ["other"]})
+    assert not elsewhere.mismatches
+    assert elsewhere.rounded == 1
+
+
+def test_a_foreign_line_and_an_unknown_environment_are_found(folder: Path) -> None:
+    path = folder / "records.jsonl"
+    good = path.read_text()
+    path.write_text(good + '{"schema":"something else"}\n')
+    assert "something else" in str(verify(folder).mismatches[0])
+    path.write_text(good)
+    (folder / "environment.json").write_text('{"000000000000": {}}')
+    assert any("environment" in m.where for m in verify(folder).mismatches)
+
+
+def test_a_page_of_another_version_is_said_to_be_one(folder: Path) -> None:
+    path = folder / "report.html"
+    path.write_text(
+        re.sub(r"pft-bench report [0-9a-f]{12}", "pft-bench report 000000000000", path.read_text())
+    )
+    assert [m.found for m in verify(folder).mismatches] == ["made by another version"]
