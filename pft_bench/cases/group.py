@@ -11,7 +11,7 @@ import torch
 
 from ..measure.candidate import Call, Candidate, Rejection, rejection_of
 from ..measure.flops import counted_flops
-from ..measure.memory import peak_allocated, peak_process
+from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
 from ..measure.timer import CpuTimer, cuda_timer
 from ..record import Case, Flops, Memory, Record, Status
@@ -59,6 +59,10 @@ class Group(ABC):
         """Seconds by stage, for candidates that have stages; `samples_s` are its timed samples."""
         return None
 
+    def predicted_bytes(self, name: str) -> int | None:
+        """What a call should add to the process at its peak, where that can be told from shapes."""
+        return None
+
     def run(
         self,
         environment: str,
@@ -95,7 +99,8 @@ class Group(ABC):
             turn(name, "memory, FLOPs and stages")
             try:
                 counted = counted_flops(self.counted(candidate)) or None  # 0: nothing it knows
-                memory = _memory(candidate.call, torch.device(self.settings.device))
+                device = torch.device(self.settings.device)
+                memory = _memory(candidate.call, device, self.predicted_bytes(name))
                 stages = self.stages(candidate, result.candidates[name].samples_s)
             except Exception as error:
                 found = rejection_of(error)
@@ -131,13 +136,15 @@ def explained(
     ]
 
 
-def _memory(call: Callable[[], object], device: torch.device) -> Memory:
-    allocated, process = peak_allocated(call, device), peak_process(call)
+def _memory(call: Callable[[], object], device: torch.device, predicted_bytes: int | None) -> Memory:
+    allocated, held_bytes = peak_allocated(call, device), resident_bytes()
+    process = peak_process(call)
     return Memory(
         peak_allocated_bytes=allocated.bytes,
         peak_allocated_source=allocated.source,
         peak_process_bytes=process.bytes,
         peak_process_source=process.source,
+        predicted_peak_bytes=None if predicted_bytes is None else held_bytes + predicted_bytes,
     )
 
 

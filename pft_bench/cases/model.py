@@ -15,7 +15,7 @@ from ..check.model import relative_error
 from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
 from ..measure.statistics import median
-from ..model import PFT, generated_weights, load, published_macs
+from ..model import PFT, forward_footprint, generated_weights, load, published_macs
 from ..record import Case, Flops
 from ..schedule import FocusSchedule
 from .group import Group
@@ -121,6 +121,18 @@ class ModelGroup(Group):
             kernel_flops=sum(problem.kernel_flops() for problem in problems),
             kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
         )
+
+    def predicted_bytes(self, name: str) -> int | None:
+        """The forward pass's footprint, on a CPU in float32."""
+        settings = self.settings
+        if (settings.mode, settings.device, settings.dtype) != (
+            "infer",
+            "cpu",
+            "float32",
+        ) or name == "reference":
+            return None
+        config = settings.config.with_topk(self.schedule.num_topk)
+        return forward_footprint(config, settings.lr_hw, backend=name, threads=settings.threads).bytes
 
     def stages(self, candidate: Candidate, samples_s: Sequence[float]) -> dict[str, float]:
         """Seconds by stage of an instrumented run that took as long as the timed ones.

@@ -142,8 +142,8 @@ class _Walk:
             one = int(share * self.activation)
             yield Footprint(f"{layer.name}, qkv", held | chain | {"strip: windows, qkv": 4 * one})
             strip = {"strip: qkv, result": 4 * one}
-            if layer.candidates == self.area:
-                # Queries and keys of the chain so far with this layer's: joined before, or copied out of qkv after.
+            if layer.candidates == self.area and (dense_layers > 1 or layer.kept == self.area):
+                # Queries and keys of the chain so far joined with this layer's, or copied out of qkv for the next.
                 strip["strip: queries and keys"] = int(2 * dense_layers * one)
             rows = int(share * self.tokens) * self.config.num_heads
             index_bytes = index_dtype(self.area).itemsize if layer.kept < layer.candidates else 0
