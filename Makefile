@@ -42,6 +42,11 @@ microbench: $(VENV)/.test ## pytest-benchmark over the ops
 machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
 	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out $(PEAKS_OUT))
 
+small-model: $(VENV)/.bench ## train the shipped small model again: photographs from PyPI, three thousand steps on the CPU
+	$(PY) -m pft_bench.train.sample_photographs build/photographs
+	$(VENV)/bin/pft-bench train --data build/photographs/train --out runs/small_x2 --init interpolation \
+		--iterations 3000 --batch 4 --patch 32 --lr 1e-3 --save-every 100
+
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
 

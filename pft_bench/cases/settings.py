@@ -12,7 +12,7 @@ import torch
 
 from ..backends import get, registered, require
 from ..measure.rounds import Plan
-from ..model import PFTConfig, preset
+from ..model import PFTConfig, preset, weights_file
 from ..model.config import ATTENTIONS
 from ..problem import Problem
 from ..record import Case, Level, Mode
@@ -101,6 +101,7 @@ class Settings:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if mode not in ("infer", "train"):
             raise ValueError(f"mode must be infer or train, got {mode!r}")
+        weights = None if weights is None else weights_file(weights)
         for option, path in (("image", image), ("weights", weights)):
             if path is not None and not path.is_file():
                 raise ValueError(f"{option} must be a file, got {path}")

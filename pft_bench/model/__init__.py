@@ -1,6 +1,6 @@
 """The published PFT model on this package's ops: configuration, weights, and the published counts."""
 
-from .checkpoint import load, read_weights
+from .checkpoint import load, read_weights, weights_file
 from .config import PRESETS, PFTConfig, preset
 from .footprint import Footprint, forward_footprint
 from .infer import infer_config
@@ -41,4 +41,5 @@ __all__ = [
     "published_macs",
     "read_weights",
     "upscale",
+    "weights_file",
 ]

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .config import OWN_PRESETS
 from .infer import infer_config, listed
 from .pft import PFT
 
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
 WEIGHT_KEYS = ("params_ema", "params", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")
+# Weights that come with the package; each has a card beside it.
+SHIPPED = Path(__file__).parent.parent / "data"
 # Never read when computing, so a file may lack it.
 OPTIONAL = "relative_position_index_SA"
 
@@ -27,7 +30,7 @@ def load(
 
     Args:
         path: .pth or .pt (weights under "params_ema", "params" or "state_dict", or a bare state dict; read with
-            ``weights_only=True``), or .safetensors.
+            ``weights_only=True``), or .safetensors; or "small_x2", the small model that this package ships.
         backend: kernels of the attention, see `PFT`.
         strict: refuse missing and unknown weights. Without it, unknown ones are skipped and missing ones keep
             their initial values.
@@ -49,9 +52,17 @@ def load(
     return model.eval()
 
 
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """`path`, or the file of the weights that this package ships where `path` is their name, "small_x2"."""
+    file = Path(path)
+    if not file.exists() and os.fspath(path) in OWN_PRESETS:
+        return SHIPPED / f"{os.fspath(path)}.safetensors"
+    return file
+
+
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the weights of a checkpoint file, without the names that wrappers put in front of their keys."""
-    file = Path(path)
+    file = weights_file(path)
     if not file.is_file():
         raise FileNotFoundError(
             f"path must be a checkpoint file, got {os.fspath(path)!r}: there is no such file"

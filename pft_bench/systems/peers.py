@@ -48,6 +48,7 @@ def make_system(system: System) -> nn.Module:
 @contextmanager
 def _torchvision_or_stand_in() -> Iterator[None]:
     """Let ``from torchvision.transforms.functional import ...`` succeed inside this context."""
+    before = _torchvision_modules()
     try:
         importlib.import_module("torchvision.transforms.functional")
     except Exception:  # absent, or built for another torch: then it raises RuntimeError, too
@@ -55,19 +56,21 @@ def _torchvision_or_stand_in() -> Iterator[None]:
     else:
         yield
         return
-    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_torchvision(name)}
-    made = _stand_in()
-    sys.modules.update(made)
+    _replace_torchvision(_stand_in())  # also what the failed import left behind
     try:
         yield
     finally:
-        for name in [name for name in sys.modules if _is_torchvision(name)]:
-            del sys.modules[name]
-        sys.modules.update(before)
+        _replace_torchvision(before)
 
 
-def _is_torchvision(name: str) -> bool:
-    return name.partition(".")[0] == "torchvision"
+def _torchvision_modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
+
+
+def _replace_torchvision(modules: dict[str, ModuleType]) -> None:
+    for name in _torchvision_modules():
+        del sys.modules[name]
+    sys.modules.update(modules)
 
 
 def _stand_in() -> dict[str, ModuleType]:
