@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
-ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli"}
+ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli", "compare", "selftest"}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
     "ops": {"model", "problem", "schedule", *ABOVE_OPS},
