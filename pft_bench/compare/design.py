@@ -1,11 +1,10 @@
 """How a live comparison is measured: mirrored rounds on fresh buffers, until a look can decide.
 
-A round runs A, B and A' (A again, on its own buffers) in random order and then in the mirrored order, ABBA fashion, so
-that a drift favours nobody. Each of the six slots lasts at least `SLOT_S` and holds many short timed blocks; the round's
-sample of A is the lower quartile of all blocks of its two slots. Why the quartile: a neighbour on the same processor
-takes whole time slices and only ever adds time. Means of 5 ms blocks pick up every such slice; in the same rounds on a
-busy two-core machine the scatter of the log ratios was 12% with means and 1.3% with quartiles. It is a fixed statistic of
-all blocks: none is dropped.
+A round runs A, B and A' (A again, on its own buffers) in random order and then in the mirrored order, ABBA
+fashion, so that a drift favours nobody. Each of the six slots lasts at least `SLOT_S` and holds many short timed
+blocks; the round's sample of A is the lower quartile of all blocks of its two slots. Why the quartile: a neighbour
+on the same processor takes whole time slices and only ever adds time. Means of 5 ms blocks pick up every such slice;
+quartiles of the very same calls scatter several times less. It is a fixed statistic of all blocks: none is dropped.
 
 Buffers are built anew every `ROUNDS_A_LAYOUT` rounds, because identical code differs by up to a percent between two
 placements of its data.

@@ -131,7 +131,7 @@ def paired(a_s: ArrayLike, b_s: ArrayLike, control_s: ArrayLike | None, margin: 
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted for their number (Holm 1979): those at most alpha may all be claimed, with error alpha in all."""
+    """p-values adjusted for their number (Holm 1979): all that stay at most alpha may be claimed together."""
     adjusted, worst = {}, 0.0
     for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
         worst = max(worst, min(1.0, (len(p) - rank) * p[name]))

@@ -1,8 +1,8 @@
 """One side of a comparison between two versions of this package: a script that either version's Python runs.
 
-It is started as `python -P worker.py TIMER.py`, reads one JSON request a line and answers each with one line. It touches
-the package through `Settings.make`, `plan_groups`, `Group.cases`, `Group.candidates` and `verify` only, so that it can
-drive older versions too, and times all of them with the one timer whose file it is given.
+It is started as `python -P worker.py TIMER.py`, reads one JSON request a line and answers each with one line. It
+touches the package through `Settings.make`, `plan_groups`, `Group.cases`, `Group.candidates` and `verify` only, so
+that it can drive older versions too, and times all of them with the one timer whose file it is given.
 
 `open` forks: each layout of a case lives in a process of its own, with its own memory, and a crash in it is an answer.
 Nothing that starts threads may run before the fork, so the parent only imports.

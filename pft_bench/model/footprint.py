@@ -63,13 +63,7 @@ class _Walk:
     """The moments of one forward pass at which memory may peak."""
 
     def __init__(
-        self,
-        config: PFTConfig,
-        size_hw: tuple[int, int],
-        batch: int,
-        backend: str,
-        threads: int,
-        itemsize: int,
+        self, config: PFTConfig, size_hw: tuple[int, int], batch: int, backend: str, threads: int, itemsize: int
     ) -> None:
         self.config, self.backend, self.threads, self.itemsize = config, backend, threads, itemsize
         height, width = padded(config, size_hw)
@@ -110,22 +104,12 @@ class _Walk:
             after = self._state(kept[chain], dense_layers[chain])
             name = f"layer {number} ({candidates} -> {kept[chain]})"
             yield from self._attention(
-                name,
-                held | {"other chain": other},
-                before,
-                after,
-                candidates,
-                kept[chain],
-                dense_layers[chain],
+                name, held | {"other chain": other}, before, after, candidates, kept[chain], dense_layers[chain]
             )
             held["chains"] = other + after
             yield from self._rest(name, held)
             if number + 1 in first_of_block or number + 1 == len(config.num_topk):
-                block = {
-                    **self.always,
-                    "chains": other + after,
-                    "block input and layers' result": 2 * self.activation,
-                }
+                block = {**self.always, "chains": other + after, "block input and layers' result": 2 * self.activation}
                 yield self._at(f"{name}, block convolution", block | {"convolution": self.activation})
             del is_dense
 
@@ -138,14 +122,7 @@ class _Walk:
         return 2 * dense_layers * self.activation
 
     def _attention(
-        self,
-        name: str,
-        held: dict[str, int],
-        before: int,
-        after: int,
-        candidates: int,
-        kept: int,
-        dense_layers: int,
+        self, name: str, held: dict[str, int], before: int, after: int, candidates: int, kept: int, dense_layers: int
     ) -> Iterator[Footprint]:
         """The strips one after the other: those done hold the new state, the others still the old one."""
         area = self.config.window_size**2
