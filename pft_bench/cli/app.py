@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
-from . import check, doctor, flops, run, selftest, train
+from . import check, compare, doctor, flops, history, run, selftest, train
 
 FAILURE, USAGE = 1, 2
 """Exit codes: something was measured and found wrong; the command cannot be carried out as given."""
@@ -25,6 +25,8 @@ app.command("check")(check.check)
 app.command("flops")(flops.flops)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("compare")(compare.compare)
+app.command("history")(history.history)
 app.command("selftest")(selftest.selftest)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..cases.group import thread_count
 from ..measure.environment import environment
 from ..measure.statistics import Verdict
 from ..record import lock_folder, remember_environment
+from ..selftest.mutation import false_alarms, run_mutants
 from ..selftest.trials import Rates, Trial, rates, read_trials, run_trials
 from . import options
 
@@ -39,12 +41,42 @@ def selftest(
     than 75% of the planted slowdowns are found, or if one is called faster or the same.
     """
     console = Console()
-    sound = True
+    with thread_count(1):
+        sound = plant(console)
     if verdicts:
         folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S_verdicts")
-        sound = judge_verdicts(folder, verdicts, threads or (os.cpu_count() or 1), stop_after, console)
+        sound = sound & judge_verdicts(
+            folder, verdicts, threads or torch.get_num_threads(), stop_after, console
+        )
     if not sound:
         raise typer.Exit(1)
+
+
+def plant(console: Console) -> bool:
+    """Plant everything that is wrong, and look for alarms where nothing is."""
+    table = Table(title="Planted on purpose", title_justify="left", header_style="bold")
+    for name in ("wrong kernel or timer", "", "killed by"):
+        table.add_column(name)
+    outcomes = list(run_mutants())
+    for item in outcomes:
+        mark = "skipped" if item.skipped else "[green]killed[/]" if item.killed else "[bold red]SURVIVED[/]"
+        others = [name for name in item.killed_by if name != item.target]
+        by = item.skipped or ", ".join([item.target, *others] if item.killed else others)
+        table.add_row(item.name, mark, by)
+    console.print(table)
+    alarms = false_alarms()
+    for alarm in alarms:
+        console.print(f"false alarm on a right kernel or timer: {alarm}", style="bold red", markup=False)
+    tried = [item for item in outcomes if item.skipped is None]
+    killed = sum(item.killed for item in tried)
+    skipped = len(outcomes) - len(tried)
+    console.print(
+        f"killed {killed}/{len(tried)}"
+        + (f", {skipped} skipped" if skipped else "")
+        + f"; false alarms: {len(alarms)}",
+        highlight=False,
+    )
+    return killed == len(tried) and not alarms
 
 
 def judge_verdicts(folder: Path, count: int, threads: int, stop_after_s: float, console: Console) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,14 @@ from ..cases import Group, Settings, plan_groups
 from ..cases.group import thread_count
 from ..measure.candidate import Candidate
 from ..measure.timer import CpuTimer, CudaEventTimer, Timer
-from .design import BLOCK_S, Design, Layout, Samples, measure_pair
+from .design import BLOCK_S, Design, Layout, measure_pair
 from .local import NotComparable, local_layout
 from .remote import Version, WorkerError, remote_layout, workers_of
-from .verdicts import MARGIN, Judged, Summary, judge, summarise
+from .table import Row, Table, with_verdicts
+from .verdicts import MARGIN
 
 OnRound = Callable[[str, int], None]
 """Called with a case's title and the rounds done before each round."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One case: its samples, or the reason why there are none. `judged` follows once the table is whole."""
-
-    case_id: str
-    title: str
-    samples: Samples | None = None
-    reason: str | None = None
-    judged: Judged | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """All cases of a comparison of A (`t_A` below the line) with B, and what a reader must know before trusting it."""
-
-    a: str
-    b: str
-    method: str
-    rows: tuple[Row, ...]
-    warnings: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def judged(self) -> list[Judged]:
-        """The rows that have a verdict."""
-        return [row.judged for row in self.rows if row.judged is not None]
-
-    @property
-    def without_result(self) -> int:
-        """Rows that could not be compared."""
-        return sum(row.judged is None for row in self.rows)
-
-    @property
-    def summary(self) -> Summary:
-        """Geometric mean and counts."""
-        return summarise(self.judged)
-
-
-def with_verdicts(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
-    """Rows with verdicts, corrected for their number."""
-    from dataclasses import replace
-
-    found = {row.case_id: row.samples.evidence(margin) for row in rows if row.samples is not None}
-    judged = judge(found)
-    return tuple(replace(row, judged=judged.get(row.case_id)) for row in rows)
 
 
 def _timer(settings: Settings) -> Callable[[], Timer]:
@@ -77,7 +30,8 @@ def _timer(settings: Settings) -> Callable[[], Timer]:
 def _measured(case_id: str, title: str, layout: Layout, design: Design, on_round: OnRound | None) -> Row:
     told = None if on_round is None else (lambda done: on_round(title, done))
     try:
-        return Row(case_id, title, samples=measure_pair(layout, design, told))
+        samples = measure_pair(layout, design, told)
+        return Row(case_id, title, evidence=samples.evidence(design.margin), samples=samples)
     except (NotComparable, WorkerError) as error:
         return Row(case_id, title, reason=str(error))
 
@@ -107,7 +61,7 @@ def compare_backends(
         for group in groups:
             layout = local_layout(_sides(group, a, b), _timer(settings))
             rows.append(_measured(group.cases[b].case_id, group.title, layout, design, on_round))
-    return Table(a, b, "interleaved in one process", with_verdicts(rows, margin))
+    return Table(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
 
 
 def compare_versions(
@@ -152,4 +106,4 @@ def compare_versions(
                 continue
             layout = remote_layout(workers, dict.fromkeys(workers, case_id))
             rows.append(_measured(case_id, title, layout, design, on_round))
-    return Table(a.label, b.label, "interleaved, a process a side", with_verdicts(rows, margin))
+    return Table(a.label, b.label, "interleaved, a process a side", with_verdicts(rows), margin=margin)

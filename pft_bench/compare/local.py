@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
+from ..measure.audit import require_sound
 from ..measure.candidate import Candidate, Refused, Rejection, Verified, verify
 from ..measure.rounds import quiet_collector
 from ..measure.timer import CpuTimer, Timer
@@ -67,7 +68,9 @@ def local_layout(
         sides = ["A", "B", "A'"]
         sides = sides[number % 3 :] + sides[: number % 3]
         subjects = {side: checked(side, build(side)) for side in sides}
+        chosen = timer()
+        require_sound(chosen)
         with quiet_collector():
-            yield LocalSampler(subjects, timer())
+            yield LocalSampler(subjects, chosen)
 
     return layout

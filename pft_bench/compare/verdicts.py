@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..measure.statistics import (
     GeometricMean,
@@ -21,7 +21,10 @@ from ..measure.statistics import (
     control_floor,
     geometric_mean,
     hodges_lehmann,
+    hodges_lehmann_shift,
     log_ratios,
+    pairwise_differences,
+    rank_sum_cdf,
     signed_rank_cdf,
     walsh_averages,
 )
@@ -43,13 +46,14 @@ SPENDING = (0.2, 0.3, 0.5)
 class Evidence:
     """What the rounds of one case say. Ratios are `t_B / t_A`; p-values are two-sided and hold over all looks.
 
-    `low` and `high` bound the ratio at `1 - ALPHA` over all looks; None where there are too few rounds. `delta` (of
-    ln t) is the margin, or what identical code showed in the same rounds where that is more.
+    `low` and `high` bound the ratio at `1 - ALPHA` over all looks; None for too few rounds. `floor` (of ln t)
+    is what identical code showed in the same rounds, `delta` the larger of it and the margin.
     """
 
     ratio: float
     low: float | None
     high: float | None
+    floor: float
     delta: float
     p_faster: float
     p_slower: float
@@ -116,6 +120,7 @@ def evidence(d: ArrayLike, floor: float = 0.0, margin: float = MARGIN) -> Eviden
         ratio=math.exp(interval.estimate),
         low=math.exp(interval.low) if bounded else None,
         high=math.exp(interval.high) if bounded else None,
+        floor=floor,
         delta=delta,
         p_faster=p["faster"],
         p_slower=p["slower"],
@@ -128,6 +133,30 @@ def paired(a_s: ArrayLike, b_s: ArrayLike, control_s: ArrayLike | None, margin: 
     """Evidence from seconds of A, B and A' in the same rounds; without a control the floor is the margin alone."""
     floor = 0.0 if control_s is None else control_floor(control_s, a_s)
     return evidence(log_ratios(b_s, a_s), floor, margin)
+
+
+def unpaired(a: ArrayLike, b: ArrayLike, floor: float = 0.0, margin: float = MARGIN) -> Evidence:
+    """Evidence on the shift of b against a, both on the log scale and of different rounds; one look."""
+    delta = max(math.log1p(margin), floor)
+    differences = pairwise_differences(a, b)
+    distribution = rank_sum_cdf(np.asarray(a).size, np.asarray(b).size)
+
+    def p(against: NDArray[np.bool_]) -> float:
+        return 2 * distribution[int(against.sum())]
+
+    interval = hodges_lehmann_shift(a, b, 1 - ALPHA)
+    bounded = math.isfinite(interval.low)
+    return Evidence(
+        ratio=math.exp(interval.estimate),
+        low=math.exp(interval.low) if bounded else None,
+        high=math.exp(interval.high) if bounded else None,
+        floor=floor,
+        delta=delta,
+        p_faster=p(differences >= -delta),
+        p_slower=p(differences <= delta),
+        p_same=max(p(differences <= -delta), p(differences >= delta)),
+        rounds=min(np.asarray(a).size, np.asarray(b).size),
+    )
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
