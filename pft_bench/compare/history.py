@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ..measure.statistics import Verdict, log_ratios, median
@@ -61,7 +62,7 @@ def history(folders: Sequence[Path], margin: float = MARGIN) -> list[Series]:
     steps: dict[str, Evidence] = {}
     blocked: dict[str, tuple[str, ...]] = {}
     for case_id, points in found.items():
-        for number, ((a, one), (b, other)) in enumerate(zip(points, points[1:], strict=False), start=1):
+        for number, ((a, one), (b, other)) in enumerate(pairwise(points), start=1):
             why = obstacles(a, b, one, other) + _other_baseline(one, other)
             if why:
                 blocked[f"{case_id}/{number}"] = tuple(why)
