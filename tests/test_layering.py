@@ -22,7 +22,9 @@ FORBIDDEN: dict[str, set[str]] = {
     "measure": {"check", "cases", "record", "report", "cli", "ops", "backends", "model"},
     "record": {"check", "cases", "report", "cli", "ops", "backends", "model"},
     "report": {"cases", "cli", "check", "ops", "backends", "model"},
-    "cases": {"report", "cli"},
+    "compare": {"selftest", "report", "cli"},
+    "selftest": {"report", "cli"},
+    "cases": {"compare", "selftest", "report", "cli"},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

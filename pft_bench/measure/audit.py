@@ -6,6 +6,7 @@ fastest of several samples is compared with several times the truth.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import torch
 from .candidate import Call, Candidate, Verified, verify
 from .timer import Timer
 
-COST_S = 0.002
-REPEATS = 8
+COST_S = 0.001
+REPEATS = 16
+ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def audit(timer: Timer, probe: Probe) -> list[Finding]:
         )
     ]
     if not single_only:
-        each = min(timer.sample_s(work, REPEATS) for _ in range(5))
+        each = _per_call_s(timer, work)
         findings.append(
             Finding(
                 "timer: per call",
@@ -154,6 +156,16 @@ def audit(timer: Timer, probe: Probe) -> list[Finding]:
             )
         )
     return findings
+
+
+def _per_call_s(timer: Timer, work: Verified) -> float:
+    """The least that the timer says of a block; asked again while it could be a neighbour who made it long."""
+    least = math.inf
+    for _ in range(ATTEMPTS):
+        least = min(least, timer.sample_s(work, REPEATS))
+        if least <= REPEATS / 4 * COST_S:
+            break
+    return least
 
 
 _SOUND: set[tuple[type[Any], str]] = set()
