@@ -14,8 +14,8 @@ from rich.table import Table as Grid
 from ..cases import Settings
 from ..compare.folders import compare_folders
 from ..compare.live import compare_backends, compare_versions
-from ..compare.remote import Version
-from ..compare.revision import build
+from ..compare.remote import Version, WorkerError
+from ..compare.revision import BuildFailed, build
 from ..compare.table import Row, Table
 from ..compare.verdicts import LOOKS, MARGIN, exit_code
 from ..measure.statistics import Verdict
@@ -86,7 +86,10 @@ def compare(
             "seed": seed,
             "lr_hw": options.parse_size(lr),
         }
-        table = _live(given, backends, baseline, margin, budget, console)
+        try:
+            table = _live(given, backends, baseline, margin, budget, console)
+        except (BuildFailed, WorkerError) as error:
+            raise ValueError(str(error)) from error
     show(table, console)
     if out is not None:
         table.write(out)

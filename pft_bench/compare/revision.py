@@ -76,15 +76,20 @@ def build(revision: str, root: Path | None = None, cache: Path | None = None) ->
     # Searched after the environment's own packages; .pth files inside it (editable installs) are not read.
     borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (site / "borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed))
-    _run(
-        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "-C", "cmake.define.PFT_EMULATOR=OFF", "-C", f"build-dir={folder / 'build'}", tree,
-    )  # fmt: skip
+    install(tree, python, folder / "build")
     found = Path(_run(python, "-P", "-c", "import pft_bench; print(pft_bench.__file__)", cwd=folder))
     if not found.is_relative_to(folder):
         raise BuildFailed(f"{label} was built in {folder}, but its Python imports {found}")
     done.touch()
     return Version(label, python)
+
+
+def install(tree: Path, python: Path, build_folder: Path) -> None:
+    """Build the tree's package and install it, without its dependencies."""
+    _run(
+        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+        "-C", "cmake.define.PFT_EMULATOR=OFF", "-C", f"build-dir={build_folder}", tree,
+    )  # fmt: skip
 
 
 def _discard(folder: Path, root: Path) -> None:
