@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BENCH_ARGS ?= --sched 1024,256,128
+# pypi-all: with the CUDA compiler from PyPI's packages instead of the system's
+WHEEL_CUDA ?= all
 PY := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip --disable-pip-version-check
 
@@ -10,7 +12,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: bench test lint sanitize microbench wheel kernel-report gpu-test clean help
+.PHONY: bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,14 +39,22 @@ sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorS
 microbench: $(VENV)/.test ## pytest-benchmark over the ops
 	$(PY) -m pytest tests/benchmarks --benchmark-only
 
+machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
+	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out $(PEAKS_OUT))
+
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
-	PFT_CUDA=all $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
+	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
-	PFT_CUDA_BINARY=$$(ls build/wheel/bindings/cuda/_cuda*.so) $(PY) -m pft_bench.report.kernel_table
+	$(PY) -m pft_bench.report.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
-gpu-test: $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
+gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py
+
+.PHONY: has-gpu
+has-gpu:
+	@nvidia-smi -L 2>/dev/null | grep -q '^GPU' || { echo "gpu-test needs an NVIDIA GPU: nvidia-smi lists none here."; \
+		echo "Without one: $(PY) kernels/cuda/gpu_test.py --rehearse goes through its steps in the emulator."; exit 2; }
 
 clean: ## remove everything that was built or installed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

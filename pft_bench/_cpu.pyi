@@ -7,6 +7,15 @@ _Strides = tuple[int, int]
 
 def isa() -> str: ...
 def isas() -> list[str]: ...
+def build_info() -> dict[str, str]:
+    """Compiler, flags for all kernels ("flags_all") and for each instruction set, kind of build."""
+
+def peak_per_second(what: str, block_bytes: int, threads: int) -> float:
+    """What `threads` threads reach together: "fma_flops", "load_bytes" or "gather_bytes" (rows of 160 bytes, random).
+
+    `block_bytes` is the size of each thread's own block, which decides the cache it comes from.
+    """
+
 def index_error(
     index: int, index_bytes: int, rows: int, kept: int, keys: int, threads: int = 0
 ) -> tuple[int, int, int, str] | None:

@@ -12,19 +12,27 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
-ABOVE_OPS = {"check", "measure", "cases", "record", "report", "cli", "compare", "selftest"}
+# What users call; nothing below knows them.
+TOOLS = {"compare", "compat", "images", "quality", "selftest", "sweep", "train", "report", "cli"}
+ABOVE_OPS = {"check", "measure", "cases", "record", *TOOLS}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
     "ops": {"model", "problem", "schedule", *ABOVE_OPS},
     "model": {"problem", *ABOVE_OPS},
     "problem": {"backends", "ops", "model", *ABOVE_OPS},
-    "check": {"measure", "model", "cases", "record", "report", "cli"},
-    "measure": {"check", "cases", "record", "report", "cli", "ops", "backends", "model"},
-    "record": {"check", "cases", "report", "cli", "ops", "backends", "model"},
-    "report": {"cases", "cli", "check", "ops", "backends", "model"},
-    "compare": {"selftest", "report", "cli"},
-    "selftest": {"report", "cli"},
-    "cases": {"compare", "selftest", "report", "cli"},
+    "check": {"measure", "model", "cases", "record", *TOOLS},
+    "measure": {"check", "cases", "record", "ops", "backends", "model", *TOOLS},
+    "record": {"check", "cases", "ops", "backends", "model", *TOOLS},
+    "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "compare"}},
+    "compare": TOOLS - {"compare"},
+    "selftest": TOOLS - {"selftest", "compare"},
+    "cases": TOOLS,
+    "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
+    "quality": {"backends", *TOOLS - {"quality", "images"}},
+    "compat": {"backends", "model", "problem", "schedule", *ABOVE_OPS - {"compat"}},
+    "sweep": {"ops", "backends", "model", *TOOLS - {"sweep"}},
+    "train": {"backends", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS - {"train", "images"}},
+    "systems": {"backends", "ops", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }

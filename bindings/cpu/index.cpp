@@ -49,19 +49,11 @@ Found bind_index_error(uintptr_t index, int index_bytes, int64_t rows, int64_t k
   return std::make_tuple(error.row, error.position, error.value, std::string(range ? "range" : "duplicate"));
 }
 
-std::vector<std::string> supported_isas() {
-  std::vector<std::string> names;
-  for (const char* const* name = cpu::isas(); *name; ++name) names.emplace_back(*name);
-  return names;
-}
-
 }  // namespace
 
 void register_index(py::module_& m) {
   m.def("index_error", bind_index_error, py::arg("index"), py::arg("index_bytes"), py::arg("rows"),
         py::arg("kept"), py::arg("keys"), py::arg("threads") = 0);
-  m.def("isa", cpu::isa);
-  m.def("isas", supported_isas);
 }
 
 }  // namespace pft::bindings

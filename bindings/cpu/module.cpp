@@ -6,4 +6,5 @@ PYBIND11_MODULE(_cpu, m) {
   pft::bindings::register_sparse(m);
   pft::bindings::register_attention(m);
   pft::bindings::register_index(m);
+  pft::bindings::register_machine(m);
 }

@@ -53,7 +53,7 @@ cuda::AttentionInputs inputs_of(Arguments& args, const AttentionShape& s, const 
 }
 
 void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg new_index,
-             uintptr_t new_logits, uintptr_t lse, Place place) {
+             uintptr_t new_logits, uintptr_t lse, int candidates, Place place) {
   const char* kernel = "attention_forward";
   const AttentionShape s = shape_of(kernel, sizes, scales);
   Arguments args(kernel);
@@ -67,8 +67,9 @@ void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg
   to.lse = args.array<float>("lse", lse, rows_of(s), 4, true);
   run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, s.topk}, place,
       [&](void* stream) {
-        return in.index.data ? cuda::attention_forward_sparse(in, to, stream)
-                             : cuda::attention_forward_dense(in, to, stream);
+        return in.index.data
+                   ? cuda::attention_forward_sparse(in, to, static_cast<cuda::Candidates>(candidates), stream)
+                   : cuda::attention_forward_dense(in, to, stream);
       });
 }
 
@@ -159,7 +160,7 @@ void bias_sum(int64_t groups, int64_t heads, int64_t entries, uintptr_t partial,
 void register_attention(py::module_& m) {
   using py::arg;
   m.def("attention_forward", forward, arg("sizes"), arg("scales"), arg("layer"), arg("out"), arg("new_index"),
-        arg("new_logits"), arg("lse"), arg("place"));
+        arg("new_logits"), arg("lse"), arg("candidates"), arg("place"));
   m.def("attention_row_delta", row_delta, arg("sizes"), arg("grad_out"), arg("out"), arg("delta"),
         arg("place"));
   m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"),

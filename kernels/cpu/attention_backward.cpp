@@ -17,10 +17,6 @@ struct Pass {
   const AttentionBackwardArgs& args;
   Item item;
   float* bias;  // gradient of the head's table, reversed like AttentionBuffers::bias
-  GatherDot dot_k, dot_v;
-  GatherAdd add_k;
-  ScatterAdd scatter_k, scatter_v;
-
   bool keeps_all() const { return !selects(item.s); }
   int64_t kept() const { return keeps_all() ? item.s.candidates : item.s.topk; }
 };
@@ -39,22 +35,17 @@ void prepare(Pass* pass, void* workspace) {
   const float* k = item_rows(item.in.k, item.window, item.head);
   const float* v = item_rows(item.in.v, item.window, item.head);
   if (item.sparse()) {
-    pack_rows(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k, padded(s.dim_qk));
+    pack_rows(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k, row_stride(s.dim_qk));
   } else {
     pack_panels_transposed(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k);
     pack_panels(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k_panels);
   }
   if (item.sparse() || !pass->keeps_all())
-    pack_rows(v, item.in.v.stride_row, s.keys, s.dim_v, b.v, padded(s.dim_v));
+    pack_rows(v, item.in.v.stride_row, s.keys, s.dim_v, b.v, row_stride(s.dim_v));
   else
     pack_panels_transposed(v, item.in.v.stride_row, s.keys, s.dim_v, b.v);
   fill(b.grad_k, s.keys * padded(s.dim_qk), 0.0f);
   fill(b.grad_v, s.keys * padded(s.dim_v), 0.0f);
-  pass->dot_k = pick_gather_dot(s.dim_qk);
-  pass->dot_v = pick_gather_dot(s.dim_v);
-  pass->add_k = pick_gather_add(s.dim_qk);
-  pass->scatter_k = pick_scatter_add(s.dim_qk);
-  pass->scatter_v = pick_scatter_add(s.dim_v);
 }
 
 // The first maximum of a row without NaN; place 0 of a row with one.
@@ -66,15 +57,18 @@ int64_t first_maximum(const float* z, int64_t nv) {
 }
 
 // Places of a row's kept entries among its candidates. Both are in the same order, so one walk finds them.
-void find_places(const Pass& pass, int64_t r, int64_t row, int32_t* places) {
+void find_places(const Pass& pass, int64_t r, int32_t* places) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
-  stage_offsets(pass.args.new_index, row, s.topk, 1, places);
-  if (!item.sparse()) return;
+  const int32_t* kept = item.buffers.kept + r * ld_kept(s);
+  if (!item.sparse()) {
+    for (int64_t t = 0; t < s.topk; ++t) places[t] = kept[t];
+    return;
+  }
   const int32_t* positions = item.buffers.positions + r * ld_candidates(s);
   int32_t place = 0;
   for (int64_t t = 0; t < s.topk; ++t) {
-    while (place + 1 < s.candidates && positions[place] != places[t]) ++place;
+    while (place + 1 < s.candidates && positions[place] != kept[t]) ++place;
     places[t] = place;
   }
 }
@@ -86,41 +80,46 @@ float delta_of(const Pass& pass, int64_t i, int64_t r) {
   return dot(pass.item.buffers.grad_out + r * padded(pass.item.s.dim_v), out, pass.item.s.dim_v);
 }
 
-// z becomes A. g becomes G, and must come in as dA where everything is kept and the chain is dense.
+// Kept entries of the block, and dA on them: in kept_values where something is selected, else in grad_z.
+Entries gradient_of_weights(const Pass& pass, int64_t first, int64_t rows) {
+  const Item& item = pass.item;
+  const AttentionShape& s = item.s;
+  const AttentionBuffers& b = item.buffers;
+  const Entries kept =
+      pass.keeps_all() ? candidates_of(item, rows) : Entries{b.kept, ld_kept(s), rows, s.topk};
+  for (int64_t r = 0; !pass.keeps_all() && r < rows; ++r)
+    stage_positions(pass.args.new_index, item.row(first + r) * s.topk, s.topk, b.kept + r * kept.ld);
+  gather_dot_rows(s.dim_v, kept, b.grad_out, padded(s.dim_v), b.v, pass.keeps_all() ? b.grad_z : b.kept_values,
+                  kept.ld);
+  return kept;
+}
+
+// z becomes A, grad_z G. dA comes in grad_z where everything is kept, else in kept_values, which becomes A of the
+// kept entries.
 void gradient_of_row(const Pass& pass, int64_t i, int64_t r) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
-  const int64_t row = item.row(i), nv = vectors(s.candidates), kept = pass.kept(), ld_v = padded(s.dim_v);
+  const int64_t row = item.row(i), nv = vectors(s.candidates), kept = pass.kept();
   float* z = b.z + r * ld_candidates(s);
   float* g = b.grad_z + r * ld_candidates(s);
-  const float* grad_out = b.grad_out + r * ld_v;
   const float* grad_logits = pass.args.grad_logits ? pass.args.grad_logits + row * kept : nullptr;
   const int64_t largest = grad_logits ? first_maximum(z, nv) : 0;
   row_exp(z, nv, pass.args.lse[row], z);
   const float delta = delta_of(pass, i, r);
 
   if (pass.keeps_all()) {
-    if (item.sparse()) {
-      multiply(b.positions + r * ld_candidates(s), kept, ld_v, b.offsets);
-      pass.dot_v(grad_out, s.dim_v, b.v, b.offsets, kept, g);
-      pass.scatter_v(z, grad_out, s.dim_v, b.grad_v, b.offsets, kept);
-    }
     for (int64_t c = 0; c < nv * kLanes; c += kLanes) store(g + c, load(z + c) * (load(g + c) - set1(delta)));
     for (int64_t t = 0; grad_logits && t < kept; ++t) g[t] += grad_logits[t];
   } else {
     for (int64_t c = 0; c < nv * kLanes; c += kLanes) store(g + c, load(z + c) * set1(-delta));
-    int32_t* places = b.kept + r * ld_kept(s);
     float* values = b.kept_values + r * ld_kept(s);
-    stage_offsets(pass.args.new_index, row, kept, ld_v, b.offsets);
-    pass.dot_v(grad_out, s.dim_v, b.v, b.offsets, kept, values);
-    find_places(pass, r, row, places);
+    find_places(pass, r, b.places);
     for (int64_t t = 0; t < kept; ++t) {
-      const float a = z[places[t]];
-      g[places[t]] += a * values[t] + (grad_logits ? grad_logits[t] : 0.0f);
+      const float a = z[b.places[t]];
+      g[b.places[t]] += a * values[t] + (grad_logits ? grad_logits[t] : 0.0f);
       values[t] = a;
     }
-    pass.scatter_v(values, grad_out, s.dim_v, b.grad_v, b.offsets, kept);
   }
   if (grad_logits) {
     float total = 0.0f;
@@ -149,44 +148,55 @@ void dense_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
   const int64_t ldz = ld_candidates(s), ld_k = padded(s.dim_qk), ld_v = padded(s.dim_v);
   dense_logits(item, first, rows);
   stage_grad_out(pass, first, rows);
-  if (pass.keeps_all()) gemm(rows, s.keys, s.dim_v, b.grad_out, ld_v, 1, b.v, b.grad_z, ldz, false);
+  Entries kept{};
+  if (pass.keeps_all())
+    gemm(rows, s.keys, s.dim_v, b.grad_out, ld_v, 1, b.v, b.grad_z, ldz, false);
+  else
+    kept = gradient_of_weights(pass, first, rows);
   for (int64_t r = 0; r < rows; ++r) {
     gradient_of_row(pass, first + r, r);
     if (pass.bias) add_bias_gradient_dense(pass, first + r, b.grad_z + r * ldz);
   }
   gemm(rows, s.dim_qk, s.keys, b.grad_z, ldz, 1, b.k_panels, b.grad_q, ld_k, false);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < vectors(s.dim_qk) * kLanes; c += kLanes)
-      store(b.grad_q + r * ld_k + c, load(b.grad_q + r * ld_k + c) * set1(s.scale));
-    copy_row(b.grad_q + r * ld_k, s.dim_qk, grad_q + r * pass.args.grad_q.stride_row);
-  }
+  for (int64_t r = 0; r < rows; ++r)
+    copy_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q + r * pass.args.grad_q.stride_row);
   pack_panels(b.q, ld_k, rows, s.dim_qk, b.q_panels);
   gemm(s.keys, s.dim_qk, rows, b.grad_z, 1, ldz, b.q_panels, b.grad_k, ld_k, true);
   if (pass.keeps_all()) {
     pack_panels(b.grad_out, ld_v, rows, s.dim_v, b.grad_out_panels);
     gemm(s.keys, s.dim_v, rows, b.z, 1, ldz, b.grad_out_panels, b.grad_v, ld_v, true);
+  } else {
+    scatter_add_rows(s.dim_v, kept, b.kept_values, kept.ld, b.grad_out, ld_v, b.grad_v, ld_v);
   }
+}
+
+void add_bias_gradient_sparse(const Pass& pass, int64_t i, const int32_t* positions, const float* g) {
+  const AttentionBuffers& b = pass.item.buffers;
+  float* entries = pass.bias + (bias_of_row(pass.item, i) - b.bias);
+  for (int64_t t = 0; t < pass.item.s.candidates; ++t) entries[b.key_offset[positions[t]]] += g[t];
 }
 
 void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
-  const int64_t ldz = ld_candidates(s), ld_k = padded(s.dim_qk);
-  sparse_logits(item, pass.dot_k, first, rows);
+  const int64_t ldz = ld_candidates(s), ld_k = padded(s.dim_qk), ld_v = padded(s.dim_v);
+  sparse_logits(item, first, rows);
   stage_grad_out(pass, first, rows);
+  const Entries kept = gradient_of_weights(pass, first, rows);
   for (int64_t r = 0; r < rows; ++r) {
     gradient_of_row(pass, first + r, r);
     const float* g = b.grad_z + r * ldz;
-    const int32_t* positions = b.positions + r * ldz;
     copy_row(g, s.candidates, pass.args.grad_logits_prev + item.row(first + r) * s.candidates);
-    multiply(positions, s.candidates, ld_k, b.offsets);
-    pass.add_k(g, b.k, b.offsets, s.candidates, s.scale, s.dim_qk, grad_q + r * pass.args.grad_q.stride_row);
-    pass.scatter_k(g, b.q + r * ld_k, s.dim_qk, b.grad_k, b.offsets, s.candidates);
-    if (!pass.bias) continue;
-    float* entries = pass.bias + (bias_of_row(item, first + r) - b.bias);
-    for (int64_t t = 0; t < s.candidates; ++t) entries[b.key_offset[positions[t]]] += g[t];
+    if (pass.bias) add_bias_gradient_sparse(pass, first + r, b.positions + r * ldz, g);
   }
+  const Entries all = candidates_of(item, rows);
+  scatter_add_rows(s.dim_v, kept, pass.keeps_all() ? b.z : b.kept_values, kept.ld, b.grad_out, ld_v, b.grad_v,
+                   ld_v);
+  gather_add_rows(s.dim_qk, all, b.grad_z, ldz, b.k, b.grad_q, ld_k);
+  for (int64_t r = 0; r < rows; ++r)
+    copy_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q + r * pass.args.grad_q.stride_row);
+  scatter_add_rows(s.dim_qk, all, b.grad_z, ldz, b.q, ld_k, b.grad_k, ld_k);
 }
 
 }  // namespace
@@ -198,9 +208,9 @@ void attention_backward_item(const AttentionBackwardArgs& args, int64_t number, 
   const AttentionShape& s = item.s;
   prepare(&pass, workspace);
   float* grad_q = item_rows(args.grad_q, item.window, item.head);
-  for (int64_t first = 0; first < s.queries;
-       first += kBlockRows, grad_q += kBlockRows * args.grad_q.stride_row) {
-    const int64_t rows = s.queries - first < kBlockRows ? s.queries - first : kBlockRows;
+  const int64_t block = block_rows(item.sparse());
+  for (int64_t first = 0; first < s.queries; first += block, grad_q += block * args.grad_q.stride_row) {
+    const int64_t rows = s.queries - first < block ? s.queries - first : block;
     if (item.sparse())
       sparse_block(pass, first, rows, grad_q);
     else

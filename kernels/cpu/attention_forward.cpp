@@ -18,11 +18,11 @@ void prepare(Item* item, void* workspace) {
   const float* k = item_rows(item->in.k, item->window, item->head);
   const float* v = item_rows(item->in.v, item->window, item->head);
   if (item->sparse())
-    pack_rows(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k, padded(s.dim_qk));
+    pack_rows(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k, row_stride(s.dim_qk));
   else
     pack_panels_transposed(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k);
   if (item->sparse() || selects(s))
-    pack_rows(v, item->in.v.stride_row, s.keys, s.dim_v, b.v, padded(s.dim_v));
+    pack_rows(v, item->in.v.stride_row, s.keys, s.dim_v, b.v, row_stride(s.dim_v));
   else
     pack_panels(v, item->in.v.stride_row, s.keys, s.dim_v, b.v);
 }
@@ -81,24 +81,16 @@ void dense_values(const Item& item, int64_t rows, const float* factors, float* o
   const AttentionBuffers& b = item.buffers;
   const int64_t ld = padded(s.dim_v);
   gemm(rows, s.dim_v, s.keys, b.z, ld_candidates(s), 1, b.v, b.out, ld, false);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < vectors(s.dim_v) * kLanes; c += kLanes)
-      store(b.out + r * ld + c, load(b.out + r * ld + c) * set1(factors[r]));
-    copy_row(b.out + r * ld, s.dim_v, out + r * stride);
-  }
+  for (int64_t r = 0; r < rows; ++r) copy_scaled(b.out + r * ld, s.dim_v, factors[r], out + r * stride);
 }
 
-void kept_values(const Item& item, GatherAdd add, int64_t rows, const float* factors, float* out,
-                 int64_t stride) {
+void kept_values(const Item& item, int64_t rows, const float* factors, float* out, int64_t stride) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int32_t* positions = selects(s) ? b.kept + r * ld_kept(s) : b.positions + r * ld_candidates(s);
-    const float* values = selects(s) ? b.kept_values + r * ld_kept(s) : b.z + r * ld_candidates(s);
-    const int64_t count = selects(s) ? s.topk : s.candidates;
-    multiply(positions, count, padded(s.dim_v), b.offsets);
-    add(values, b.v, b.offsets, count, factors[r], s.dim_v, out + r * stride);
-  }
+  const int64_t ld = padded(s.dim_v);
+  const Entries kept = selects(s) ? Entries{b.kept, ld_kept(s), rows, s.topk} : candidates_of(item, rows);
+  gather_add_rows(s.dim_v, kept, selects(s) ? b.kept_values : b.z, kept.ld, b.v, b.out, ld);
+  for (int64_t r = 0; r < rows; ++r) copy_scaled(b.out + r * ld, s.dim_v, factors[r], out + r * stride);
 }
 
 }  // namespace
@@ -115,22 +107,21 @@ void attention_forward_item(const AttentionForwardArgs& args, int64_t number, vo
     clock = now;
   };
   prepare(&item, workspace);
-  const GatherDot dot = pick_gather_dot(s.dim_qk);
-  const GatherAdd add = pick_gather_add(s.dim_v);
   SearchStart start;
-  float factors[kBlockRows];
+  const int64_t block = block_rows(item.sparse());
+  float factors[kSparseBlockRows];
   float* out = item_rows(args.out, item.window, item.head);
-  for (int64_t first = 0; first < s.queries; first += kBlockRows, out += kBlockRows * args.out.stride_row) {
-    const int64_t rows = s.queries - first < kBlockRows ? s.queries - first : kBlockRows;
+  for (int64_t first = 0; first < s.queries; first += block, out += block * args.out.stride_row) {
+    const int64_t rows = s.queries - first < block ? s.queries - first : block;
     if (item.sparse())
-      sparse_logits(item, dot, first, rows);
+      sparse_logits(item, first, rows);
     else
       dense_logits(item, first, rows);
     phase(0);
     for (int64_t r = 0; r < rows; ++r) factors[r] = softmax_row(args, item, first + r, r, &start);
     phase(1);
     if (item.sparse() || selects(s))
-      kept_values(item, add, rows, factors, out, args.out.stride_row);
+      kept_values(item, rows, factors, out, args.out.stride_row);
     else
       dense_values(item, rows, factors, out, args.out.stride_row);
     phase(2);

@@ -96,24 +96,24 @@ inline void dense_logits(const Item& item, int64_t first, int64_t rows) {
   }
 }
 
-inline void multiply(const int32_t* positions, int64_t count, int64_t ld, int32_t* offsets) {
-  for (int64_t t = 0; t < count; ++t) offsets[t] = positions[t] * static_cast<int32_t>(ld);
+// Rows of the block's candidates, as gathers want them.
+inline Entries candidates_of(const Item& item, int64_t rows) {
+  return {item.buffers.positions, ld_candidates(item.s), rows, item.s.candidates};
 }
 
-inline void sparse_logits(const Item& item, GatherDot dot, int64_t first, int64_t rows) {
+inline void sparse_logits(const Item& item, int64_t first, int64_t rows) {
   const AttentionShape& s = item.s;
   const int64_t ldz = ld_candidates(s), ldq = padded(s.dim_qk), count = s.candidates;
   stage_q(item, first, rows);
+  for (int64_t r = 0; r < rows; ++r)
+    stage_positions(item.in.index, item.row(first + r) * count, count, item.buffers.positions + r * ldz);
+  gather_dot_rows(s.dim_qk, candidates_of(item, rows), item.buffers.q, ldq, item.buffers.k, item.buffers.z, ldz);
   for (int64_t r = 0; r < rows; ++r) {
     float* z = item.buffers.z + r * ldz;
-    int32_t* positions = item.buffers.positions + r * ldz;
-    const int64_t row = item.row(first + r);
-    stage_offsets(item.in.index, row, count, 1, positions);
-    multiply(positions, count, ldq, item.buffers.offsets);
-    dot(item.buffers.q + r * ldq, s.dim_qk, item.buffers.k, item.buffers.offsets, count, z);
-    const float* earlier = item.in.logits + row * count;
+    const float* earlier = item.in.logits + item.row(first + r) * count;
     for (int64_t t = 0; t < count; ++t) z[t] += earlier[t];
     if (item.in.bias) {
+      const int32_t* positions = item.buffers.positions + r * ldz;
       const float* entries = bias_of_row(item, first + r);
       for (int64_t t = 0; t < count; ++t) z[t] += entries[item.buffers.key_offset[positions[t]]];
     }

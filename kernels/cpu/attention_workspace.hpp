@@ -1,4 +1,4 @@
-// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for kBlockRows
+// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for block_rows()
 // rows at a time.
 #pragma once
 #include "workspace.hpp"
@@ -6,7 +6,7 @@
 namespace pft::cpu {
 namespace {
 
-constexpr int64_t kBlockRows = 32;
+inline int64_t block_rows(bool sparse) { return sparse ? kSparseBlockRows : 32; }
 
 struct AttentionBuffers {
   // Per window-head.
@@ -20,9 +20,8 @@ struct AttentionBuffers {
   float* z;            // logits, then exponentials, rows of ld_candidates()
   float* out;          // rows of padded(dim_v)
   int32_t* positions;  // sparse: candidates, rows of ld_candidates()
-  int32_t* kept;       // selecting: kept positions and logits, rows of ld_kept()
+  int32_t* kept;       // selecting: kept positions and weights, rows of ld_kept()
   float* kept_values;
-  int32_t* offsets;  // one row
   // Backward.
   float* k_panels;  // dense: K in panels, for the gradient of q
   float* grad_k;    // rows
@@ -31,7 +30,8 @@ struct AttentionBuffers {
   float* grad_z;    // block, rows of ld_candidates()
   float* q_panels;
   float* grad_out_panels;
-  float* grad_q;  // block, rows of padded(dim_qk)
+  float* grad_q;    // block, rows of padded(dim_qk)
+  int32_t* places;  // one row: where among its candidates the kept entries are
 };
 
 inline bool selects(const AttentionShape& s) { return s.topk < s.candidates; }
@@ -47,7 +47,7 @@ inline int64_t table_size(const AttentionShape& s) {
 inline int64_t carve(const AttentionShape& s, bool sparse, bool backward, void* base, AttentionBuffers* out) {
   Arena arena(base);
   const int64_t dim_qk = padded(s.dim_qk), dim_v = padded(s.dim_v), keys = padded(s.keys);
-  const int64_t block = kBlockRows;
+  const int64_t block = block_rows(sparse);
   out->bias = arena.take<float>(table_size(s));
   out->key_offset = arena.take<int32_t>(s.window_size > 0 ? keys : 0);
   out->region = arena.take<float>(s.patterns > 0 ? keys : 0);
@@ -59,7 +59,6 @@ inline int64_t carve(const AttentionShape& s, bool sparse, bool backward, void* 
   out->positions = arena.take<int32_t>(sparse ? block * ld_candidates(s) : 0);
   out->kept = arena.take<int32_t>(block * ld_kept(s));
   out->kept_values = arena.take<float>(block * ld_kept(s));
-  out->offsets = arena.take<int32_t>(ld_candidates(s));
   if (backward) {
     out->k_panels = arena.take<float>(sparse ? 0 : keys * dim_qk);
     out->grad_k = arena.take<float>(keys * dim_qk);
@@ -68,7 +67,8 @@ inline int64_t carve(const AttentionShape& s, bool sparse, bool backward, void* 
     out->grad_z = arena.take<float>(block * ld_candidates(s));
     out->q_panels = arena.take<float>(sparse ? 0 : block * dim_qk);
     out->grad_out_panels = arena.take<float>(sparse ? 0 : block * dim_v);
-    out->grad_q = arena.take<float>(sparse ? 0 : block * dim_qk);
+    out->grad_q = arena.take<float>(block * dim_qk);
+    out->places = arena.take<int32_t>(ld_kept(s));
   }
   return arena.used();
 }

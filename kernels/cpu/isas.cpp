@@ -16,7 +16,7 @@ namespace {
 #define PFT_CPU_KERNELS(isa, supported)                                                                      \
   Kernels {                                                                                                  \
     #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item, isa::attention_forward_item, \
-        isa::attention_backward_item                                                                         \
+        isa::attention_backward_item, isa::peak_fma_flops, isa::peak_load_bytes, isa::peak_gather_bytes      \
   }
 
 bool always() { return true; }

@@ -12,6 +12,9 @@ struct Kernels {
   void (*spmm_transpose)(const SpmmTransposeArgs&, int64_t, void*);
   void (*attention_forward)(const AttentionForwardArgs&, int64_t, void*, double*);
   void (*attention_backward)(const AttentionBackwardArgs&, int64_t, void*, float*);
+  int64_t (*peak_fma_flops)(int64_t);
+  int64_t (*peak_load_bytes)(const float*, int64_t, int64_t);
+  int64_t (*peak_gather_bytes)(const float*, int64_t, int64_t);
 };
 
 // Chosen once, at the first call. Throws std::runtime_error for a PFT_CPU_ISA that cannot be used.

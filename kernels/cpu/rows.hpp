@@ -1,184 +1,261 @@
-// Work on one row of the index: gather-dot (SDDMM), gather-add (SpMM), scatter-add (its transpose).
+// Work on a block of rows of the index: gather-dot (SDDMM), gather-add (SpMM), scatter-add (its transpose).
 //
-// `rows` is a packed window-head: 64-byte aligned rows of `ld` floats, zero behind the last column. `offsets`
-// holds index * ld. NV is the number of vectors per row, or 0 for any number (rows longer than kMaxVectors
-// vectors).
+// A gathered matrix has rows of row_stride(dim) floats, aligned to a row vector, zero behind the last column.
+// A window-head's is 160 KB at the published shape: it fits L2, not L1. So a block is worked through in chunks of
+// a few entries, and each chunk for all rows of the block before the next one. Where the positions of a row
+// ascend, chunk c of all rows lies in about the same part of the keys, and that part stays in L1. Any other order
+// is as right, only slower. The order of a sum depends on the shape alone.
+//
+// NV is the number of vectors per row, or 0 for any number (longer rows than kMaxVectors vectors).
 #pragma once
 #include <stdint.h>
 
 #include "pft/cpu.h"
 #include "simd.hpp"
+#include "workspace.hpp"
 
 namespace pft::cpu::PFT_ISA {
 namespace {
 
-constexpr int kMaxVectors = 5;  // head_dim 40 in AVX2; 80, two dense layers' worth, in AVX-512
+constexpr int kMaxVectors = 5;
 
-// dst[rows, ld] = src[rows, dim], zero-padded.
-inline void pack_rows(const float* src, int64_t row_stride, int64_t rows, int64_t dim, float* dst,
-                      int64_t ld) {
-  const int64_t nv = vectors(dim);
-  const int tail = last_lanes(dim);
-  for (int64_t j = 0; j < rows; ++j, src += row_stride, dst += ld) {
-    for (int64_t c = 0; c + 1 < nv; ++c) store(dst + c * kLanes, load(src + c * kLanes));
-    store(dst + (nv - 1) * kLanes, load_n(src + (nv - 1) * kLanes, tail));
-    for (int64_t e = nv * kLanes; e < ld; ++e) dst[e] = 0.0f;
+// Measured on 1024 keys: the chunk whose keys fit L1 at K = 64 and 256. Sums are held in memory between chunks, so
+// theirs are longer where rows are.
+constexpr int64_t kDotChunk = 16;
+constexpr int64_t kScatterChunk = 16;
+inline int64_t add_chunk(int64_t count) { return count < 128 ? 16 : count < 256 ? 32 : 64; }
+
+inline int64_t row_vectors(int64_t n) { return (n + row::kLanes - 1) / row::kLanes; }
+inline int64_t row_stride(int64_t dim) { return row_vectors(dim) * row::kLanes; }
+// Columns in use in the last vector: 1 to row::kLanes.
+inline int row_tail(int64_t dim) { return static_cast<int>(dim - (row_vectors(dim) - 1) * row::kLanes); }
+
+// `count` entries of each of `rows` rows; entry t of row r is key at[r * ld + t].
+struct Entries {
+  const int32_t* at;
+  int64_t ld, rows, count;
+};
+
+// dst[rows, ld] = src[rows, dim], zero-padded; ld is a whole number of row vectors.
+inline void pack_rows(const float* src, int64_t stride, int64_t rows, int64_t dim, float* dst, int64_t ld) {
+  const int64_t nv = row_vectors(dim);
+  const int tail = row_tail(dim);
+  for (int64_t j = 0; j < rows; ++j, src += stride, dst += ld) {
+    for (int64_t c = 0; c + 1 < nv; ++c) row::store(dst + c * row::kLanes, row::load(src + c * row::kLanes));
+    row::store(dst + (nv - 1) * row::kLanes, row::load_n(src + (nv - 1) * row::kLanes, tail));
+    for (int64_t e = nv * row::kLanes; e < ld; ++e) dst[e] = 0.0f;
   }
+}
+
+// The matrix itself where its rows already are as a gathered matrix has them, else a packed copy.
+inline const float* gatherable_rows(const float* src, int64_t stride, int64_t rows, int64_t dim,
+                                    float* packed) {
+  const bool aligned = reinterpret_cast<uintptr_t>(src) % (row::kLanes * sizeof(float)) == 0;
+  if (stride == dim && dim == row_stride(dim) && aligned) return src;
+  pack_rows(src, stride, rows, dim, packed, row_stride(dim));
+  return packed;
 }
 
 inline void copy_row(const float* src, int64_t n, float* dst) {
-  const int64_t nv = vectors(n);
-  for (int64_t c = 0; c + 1 < nv; ++c) store(dst + c * kLanes, load(src + c * kLanes));
-  store_n(dst + (nv - 1) * kLanes, load_n(src + (nv - 1) * kLanes, last_lanes(n)), last_lanes(n));
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t c = 0; c < whole; c += kLanes) store(dst + c, load(src + c));
+  if (whole < n) {
+    const int tail = static_cast<int>(n - whole);
+    store_n(dst + whole, load_n(src + whole, tail), tail);
+  }
 }
 
-// offsets[t] = index[row, t] * ld.
-inline void stage_offsets(const ConstIndex& index, int64_t row, int64_t count, int64_t ld, int32_t* offsets) {
-  const int32_t step = static_cast<int32_t>(ld);
+// dst[n] = factor * src, whose row vectors are whole.
+inline void copy_scaled(const float* src, int64_t n, float factor, float* dst) {
+  const int64_t whole = n / row::kLanes * row::kLanes;
+  const row::F by = row::set1(factor);
+  for (int64_t c = 0; c < whole; c += row::kLanes) row::store(dst + c, row::load(src + c) * by);
+  if (whole < n) row::store_n(dst + whole, row::load(src + whole) * by, static_cast<int>(n - whole));
+}
+
+// positions[t] = index[first + t], over the whole array.
+inline void stage_positions(const ConstIndex& index, int64_t first, int64_t count, int32_t* positions) {
   if (index.type == IndexType::kInt16) {
-    const int16_t* src = static_cast<const int16_t*>(index.data) + row * count;
-    for (int64_t t = 0; t < count; ++t) offsets[t] = src[t] * step;
+    const int16_t* src = static_cast<const int16_t*>(index.data) + first;
+    for (int64_t t = 0; t < count; ++t) positions[t] = src[t];
   } else {
-    const int32_t* src = static_cast<const int32_t*>(index.data) + row * count;
-    for (int64_t t = 0; t < count; ++t) offsets[t] = src[t] * step;
+    const int32_t* src = static_cast<const int32_t*>(index.data) + first;
+    for (int64_t t = 0; t < count; ++t) positions[t] = src[t];
   }
 }
 
-// out[t] = sum_e q[e] rows[offsets[t] + e], e < dim.
-using GatherDot = void (*)(const float* q, int64_t dim, const float* rows, const int32_t* offsets,
-                           int64_t count, float* out);
+// Up to kSparseBlockRows rows of a window-head's index, from row `first` on.
+inline Entries stage_block(const ConstIndex& index, const SparseShape& s, int64_t item, int64_t first,
+                           int32_t* positions) {
+  const int64_t rows = s.queries - first < kSparseBlockRows ? s.queries - first : kSparseBlockRows;
+  stage_positions(index, (item * s.queries + first) * s.kept, rows * s.kept, positions);
+  return {positions, s.kept, rows, s.kept};
+}
+
+// Chunk by chunk, a block's own rows of weights or results are read at a stride that no hardware prefetcher
+// follows. So while the first chunk of a row is worked on, the lines of the others are asked for.
+constexpr int64_t kRowsAhead = 4;
+inline void prefetch_row(const float* entries, int64_t ld, int64_t count) {
+  __builtin_prefetch(entries + kRowsAhead * ld);
+  for (int64_t t = kPadFloats; t < count; t += kPadFloats) __builtin_prefetch(entries + t);
+}
+
+// out[r, t] = sum_e q[r, e] keys[at[r, t], e], e < dim.
+using GatherDot = void (*)(const Entries& entries, const float* q, int64_t ldq, int64_t dim,
+                           const float* keys, float* out, int64_t ld_out);
 
 template <int NV>
-void gather_dot(const float* q, int64_t dim, const float* rows, const int32_t* offsets, int64_t count,
-                float* out) {
-  const int nv = NV ? NV : static_cast<int>(vectors(dim));
-  const int tail = last_lanes(dim);
-  F qv[NV ? NV : 1];
-  for (int c = 0; c < NV; ++c) qv[c] = c + 1 < NV ? load(q + c * kLanes) : load_n(q + c * kLanes, tail);
-  int32_t last[kLanes];
-  for (int64_t t = 0; t < count; t += kLanes) {
-    const int64_t left = count - t;
-    const int32_t* at = offsets + t;
-    if (left < kLanes) {  // repeat the last entry; the masked store drops the copies
-      for (int u = 0; u < kLanes; ++u) last[u] = at[u < left ? u : left - 1];
-      at = last;
-    }
-    F acc[kLanes];
-    if (NV) {
-#pragma GCC unroll 16
-      for (int u = 0; u < kLanes; ++u) {
-        const float* row = rows + at[u];
-        acc[u] = qv[0] * load(row);
+row::F dots(const row::F* qv, const float* q, int64_t dim, const float* keys, const int32_t* at) {
+  const int64_t nv = NV ? NV : row_vectors(dim), ld = nv * row::kLanes;
+  row::F acc[row::kLanes];
 #pragma GCC unroll 8
-        for (int c = 1; c < NV; ++c) acc[u] = fma(qv[c], load(row + c * kLanes), acc[u]);
+  for (int u = 0; u < row::kLanes; ++u) {
+    const float* key = keys + at[u] * ld;
+    acc[u] = qv[0] * row::load(key);
+#pragma GCC unroll 8
+    for (int c = 1; c < NV; ++c) acc[u] = row::fma(qv[c], row::load(key + c * row::kLanes), acc[u]);
+  }
+  for (int64_t c = 1; NV == 0 && c < nv; ++c) {
+    const float* from = q + c * row::kLanes;
+    const row::F qc = c + 1 < nv ? row::load(from) : row::load_n(from, row_tail(dim));
+#pragma GCC unroll 8
+    for (int u = 0; u < row::kLanes; ++u)
+      acc[u] = row::fma(qc, row::load(keys + at[u] * ld + c * row::kLanes), acc[u]);
+  }
+  return row::sums(acc);
+}
+
+template <int NV>
+void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim, const float* keys,
+                float* out, int64_t ld_out) {
+  constexpr int kHeld = NV ? NV : 1;
+  const int tail = row_vectors(dim) > kHeld ? row::kLanes : row_tail(dim);
+  for (int64_t chunk = 0; chunk < entries.count; chunk += kDotChunk) {
+    const int64_t end = entries.count < chunk + kDotChunk ? entries.count : chunk + kDotChunk;
+    for (int64_t r = 0; r < entries.rows; ++r) {
+      const float* qr = q + r * ldq;
+      row::F qv[kHeld];
+      for (int c = 0; c + 1 < kHeld; ++c) qv[c] = row::load(qr + c * row::kLanes);
+      qv[kHeld - 1] = row::load_n(qr + (kHeld - 1) * row::kLanes, tail);
+      const int32_t* at = entries.at + r * entries.ld;
+      float* to = out + r * ld_out;
+      if (chunk == 0) prefetch_row(to, ld_out, entries.count);
+      int64_t t = chunk;
+      for (; t + row::kLanes <= end; t += row::kLanes)
+        row::store(to + t, dots<NV>(qv, qr, dim, keys, at + t));
+      if (t < end) {  // repeat the last entry; the masked store drops the copies
+        const int left = static_cast<int>(end - t);
+        int32_t last[row::kLanes];
+        for (int u = 0; u < row::kLanes; ++u) last[u] = at[t + (u < left ? u : left - 1)];
+        row::store_n(to + t, dots<NV>(qv, qr, dim, keys, last), left);
       }
-    } else {
-#pragma GCC unroll 16
-      for (int u = 0; u < kLanes; ++u) acc[u] = set1(0.0f);
-      for (int c = 0; c < nv; ++c) {
-        const F qc = c + 1 < nv ? load(q + c * kLanes) : load_n(q + c * kLanes, tail);
-#pragma GCC unroll 16
-        for (int u = 0; u < kLanes; ++u) acc[u] = fma(qc, load(rows + at[u] + c * kLanes), acc[u]);
+    }
+  }
+}
+
+// out[r, e] = sum_t a[r, t] values[at[r, t], e]; rows of `out` are whole row vectors, and so is ld_out.
+using GatherAdd = void (*)(const Entries& entries, const float* a, int64_t lda, const float* values,
+                           int64_t ld_values, float* out, int64_t ld_out);
+
+template <int NV>
+void gather_add(const Entries& entries, const float* a, int64_t lda, const float* values, int64_t ld_values,
+                float* out, int64_t ld_out) {
+  constexpr int kSets = NV == 1 ? 8 : NV == 2 ? 4 : 2;  // enough independent sums to hide an FMA's latency
+  const int64_t step = add_chunk(entries.count);
+  for (int64_t chunk = 0; chunk == 0 || chunk < entries.count; chunk += step) {
+    const int64_t end = entries.count < chunk + step ? entries.count : chunk + step;
+    for (int64_t r = 0; r < entries.rows; ++r) {
+      const int32_t* at = entries.at + r * entries.ld;
+      const float* ar = a + r * lda;
+      float* to = out + r * ld_out;
+      if (chunk == 0) prefetch_row(ar, lda, entries.count);
+      row::F acc[kSets][NV];
+      for (int c = 0; c < NV; ++c) acc[0][c] = chunk ? row::load(to + c * row::kLanes) : row::set1(0.0f);
+      for (int s = 1; s < kSets; ++s)
+        for (int c = 0; c < NV; ++c) acc[s][c] = row::set1(0.0f);
+      int64_t t = chunk;
+      for (; t + kSets <= end; t += kSets) {
+#pragma GCC unroll 8
+        for (int s = 0; s < kSets; ++s) {
+          const float* value = values + at[t + s] * ld_values;
+          const row::F w = row::set1(ar[t + s]);
+#pragma GCC unroll 8
+          for (int c = 0; c < NV; ++c) acc[s][c] = row::fma(w, row::load(value + c * row::kLanes), acc[s][c]);
+        }
+      }
+      for (; t < end; ++t) {
+        const float* value = values + at[t] * ld_values;
+        const row::F w = row::set1(ar[t]);
+#pragma GCC unroll 8
+        for (int c = 0; c < NV; ++c) acc[0][c] = row::fma(w, row::load(value + c * row::kLanes), acc[0][c]);
+      }
+#pragma GCC unroll 8
+      for (int s = kSets / 2; s > 0; s /= 2)
+        for (int u = 0; u < s; ++u)
+          for (int c = 0; c < NV; ++c) acc[u][c] = acc[u][c] + acc[u + s][c];
+      for (int c = 0; c < NV; ++c) row::store(to + c * row::kLanes, acc[0][c]);
+    }
+  }
+}
+
+// keys[at[r, t], e] += a[r, t] x[r, e]; rows of `x` are whole row vectors; positions are distinct within a row.
+using ScatterAdd = void (*)(const Entries& entries, const float* a, int64_t lda, const float* x, int64_t ldx,
+                            float* keys, int64_t ld_keys);
+
+template <int NV>
+void scatter_add(const Entries& entries, const float* a, int64_t lda, const float* x, int64_t ldx,
+                 float* keys, int64_t ld_keys) {
+  for (int64_t chunk = 0; chunk < entries.count; chunk += kScatterChunk) {
+    const int64_t end = entries.count < chunk + kScatterChunk ? entries.count : chunk + kScatterChunk;
+    for (int64_t r = 0; r < entries.rows; ++r) {
+      const int32_t* at = entries.at + r * entries.ld;
+      const float* ar = a + r * lda;
+      if (chunk == 0) prefetch_row(ar, lda, entries.count);
+      row::F xv[NV];
+      for (int c = 0; c < NV; ++c) xv[c] = row::load(x + r * ldx + c * row::kLanes);
+      for (int64_t t = chunk; t < end; ++t) {
+        float* key = keys + at[t] * ld_keys;
+        const row::F w = row::set1(ar[t]);
+#pragma GCC unroll 8
+        for (int c = 0; c < NV; ++c)
+          row::store(key + c * row::kLanes, row::fma(w, xv[c], row::load(key + c * row::kLanes)));
       }
     }
-    if (left < kLanes)
-      store_n(out + t, sums(acc), static_cast<int>(left));
-    else
-      store(out + t, sums(acc));
   }
 }
 
-// out[e] = scale * sum_t a[t] rows[offsets[t] + e], e < dim.
-using GatherAdd = void (*)(const float* a, const float* rows, const int32_t* offsets, int64_t count,
-                           float scale, int64_t dim, float* out);
-
-template <int NV>
-void gather_add(const float* a, const float* rows, const int32_t* offsets, int64_t count, float scale,
-                int64_t dim, float* out) {
-  constexpr int kSets = NV == 1   ? 8
-                        : NV == 2 ? 4
-                                  : 2;  // enough independent sums to hide the latency of an FMA
-  F acc[kSets][NV];
-  for (int s = 0; s < kSets; ++s)
-    for (int c = 0; c < NV; ++c) acc[s][c] = set1(0.0f);
-  int64_t t = 0;
-  for (; t + kSets <= count; t += kSets) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kSets; ++s) {
-      const float* row = rows + offsets[t + s];
-      const F w = set1(a[t + s]);
-#pragma GCC unroll 8
-      for (int c = 0; c < NV; ++c) acc[s][c] = fma(w, load(row + c * kLanes), acc[s][c]);
-    }
-  }
-  for (; t < count; ++t) {
-    const float* row = rows + offsets[t];
-    const F w = set1(a[t]);
-#pragma GCC unroll 8
-    for (int c = 0; c < NV; ++c) acc[0][c] = fma(w, load(row + c * kLanes), acc[0][c]);
-  }
-#pragma GCC unroll 8
-  for (int s = kSets / 2; s > 0; s /= 2)
-    for (int u = 0; u < s; ++u)
-      for (int c = 0; c < NV; ++c) acc[u][c] = acc[u][c] + acc[u + s][c];
-  const F factor = set1(scale);
-  for (int c = 0; c + 1 < NV; ++c) store(out + c * kLanes, acc[0][c] * factor);
-  store_n(out + (NV - 1) * kLanes, acc[0][NV - 1] * factor, last_lanes(dim));
-}
-
-// Any number of vectors: slices of kMaxVectors vectors, each a pass over the index.
-inline void gather_add_any(const float* a, const float* rows, const int32_t* offsets, int64_t count,
-                           float scale, int64_t dim, float* out) {
-  constexpr int64_t kSlice = 4 * kLanes;
-  int64_t e = 0;
-  for (; e + kSlice <= dim; e += kSlice) gather_add<4>(a, rows + e, offsets, count, scale, kSlice, out + e);
-  for (; e < dim; e += kLanes)
-    gather_add<1>(a, rows + e, offsets, count, scale, dim - e < kLanes ? dim - e : kLanes, out + e);
-}
-
-// rows[offsets[t] + e] += a[t] x[e], e < dim; the offsets are distinct.
-using ScatterAdd = void (*)(const float* a, const float* x, int64_t dim, float* rows, const int32_t* offsets,
-                            int64_t count);
-
-template <int NV>
-void scatter_add(const float* a, const float* x, int64_t dim, float* rows, const int32_t* offsets,
-                 int64_t count) {
-  F xv[NV];
-  for (int c = 0; c < NV; ++c)
-    xv[c] = c + 1 < NV ? load(x + c * kLanes) : load_n(x + c * kLanes, last_lanes(dim));
-  for (int64_t t = 0; t < count; ++t) {
-    float* row = rows + offsets[t];
-    const F w = set1(a[t]);
-#pragma GCC unroll 8
-    for (int c = 0; c < NV; ++c) store(row + c * kLanes, fma(w, xv[c], load(row + c * kLanes)));
+// Longer rows: slices of up to kMaxVectors vectors, each a pass over the index.
+template <typename Function>
+void by_slices(const Function (&table)[kMaxVectors + 1], int64_t dim, const Entries& entries, const float* a,
+               int64_t lda, const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+  for (int64_t c = 0; c < row_vectors(dim); c += kMaxVectors) {
+    const int64_t left = row_vectors(dim) - c;
+    table[left < kMaxVectors ? left : kMaxVectors](entries, a, lda, from + c * row::kLanes, ld_from,
+                                                   to + c * row::kLanes, ld_to);
   }
 }
 
-inline void scatter_add_any(const float* a, const float* x, int64_t dim, float* rows, const int32_t* offsets,
-                            int64_t count) {
-  constexpr int64_t kSlice = 4 * kLanes;
-  int64_t e = 0;
-  for (; e + kSlice <= dim; e += kSlice) scatter_add<4>(a, x + e, kSlice, rows + e, offsets, count);
-  for (; e < dim; e += kLanes)
-    scatter_add<1>(a, x + e, dim - e < kLanes ? dim - e : kLanes, rows + e, offsets, count);
+// `out` as above, of `dim` columns.
+inline void gather_add_rows(int64_t dim, const Entries& entries, const float* a, int64_t lda,
+                            const float* values, float* out, int64_t ld_out) {
+  constexpr GatherAdd table[kMaxVectors + 1] = {nullptr,       gather_add<1>, gather_add<2>,
+                                                gather_add<3>, gather_add<4>, gather_add<5>};
+  by_slices(table, dim, entries, a, lda, values, row_stride(dim), out, ld_out);
 }
 
-inline GatherDot pick_gather_dot(int64_t dim) {
+inline void scatter_add_rows(int64_t dim, const Entries& entries, const float* a, int64_t lda, const float* x,
+                             int64_t ldx, float* keys, int64_t ld_keys) {
+  constexpr ScatterAdd table[kMaxVectors + 1] = {nullptr,        scatter_add<1>, scatter_add<2>,
+                                                 scatter_add<3>, scatter_add<4>, scatter_add<5>};
+  by_slices(table, dim, entries, a, lda, x, ldx, keys, ld_keys);
+}
+
+inline void gather_dot_rows(int64_t dim, const Entries& entries, const float* q, int64_t ldq,
+                            const float* keys, float* out, int64_t ld_out) {
   constexpr GatherDot table[kMaxVectors + 1] = {gather_dot<0>, gather_dot<1>, gather_dot<2>,
                                                 gather_dot<3>, gather_dot<4>, gather_dot<5>};
-  return vectors(dim) <= kMaxVectors ? table[vectors(dim)] : gather_dot<0>;
-}
-
-inline GatherAdd pick_gather_add(int64_t dim) {
-  constexpr GatherAdd table[kMaxVectors + 1] = {gather_add_any, gather_add<1>, gather_add<2>,
-                                                gather_add<3>,  gather_add<4>, gather_add<5>};
-  return vectors(dim) <= kMaxVectors ? table[vectors(dim)] : gather_add_any;
-}
-
-inline ScatterAdd pick_scatter_add(int64_t dim) {
-  constexpr ScatterAdd table[kMaxVectors + 1] = {scatter_add_any, scatter_add<1>, scatter_add<2>,
-                                                 scatter_add<3>,  scatter_add<4>, scatter_add<5>};
-  return vectors(dim) <= kMaxVectors ? table[vectors(dim)] : scatter_add_any;
+  const int64_t nv = row_vectors(dim);
+  table[nv <= kMaxVectors ? nv : 0](entries, q, ldq, dim, keys, out, ld_out);
 }
 
 }  // namespace

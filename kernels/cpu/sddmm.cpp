@@ -7,17 +7,15 @@ namespace pft::cpu::PFT_ISA {
 
 void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace) {
   const SparseShape& s = args.shape;
-  const int64_t ld = padded(s.head_dim);
   SparseBuffers buffers;
   carve(s, workspace, &buffers);
-  pack_rows(item_rows(args.k, item, 0), args.k.stride_row, s.keys, s.head_dim, buffers.rows, ld);
-  const GatherDot dot = pick_gather_dot(s.head_dim);
+  const float* keys =
+      gatherable_rows(item_rows(args.k, item, 0), args.k.stride_row, s.keys, s.head_dim, buffers.rows);
   const float* q = item_rows(args.q, item, 0);
-  for (int64_t i = 0; i < s.queries; ++i) {
-    const int64_t row = item * s.queries + i;
-    stage_offsets(args.index, row, s.kept, ld, buffers.offsets);
-    dot(q + i * args.q.stride_row, s.head_dim, buffers.rows, buffers.offsets, s.kept,
-        args.out + row * s.kept);
+  for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
+    const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
+    gather_dot_rows(s.head_dim, entries, q + first * args.q.stride_row, args.q.stride_row, keys,
+                    args.out + (item * s.queries + first) * s.kept, s.kept);
   }
 }
 

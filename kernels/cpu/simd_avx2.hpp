@@ -1,10 +1,11 @@
-// The vector abstraction on AVX2 and FMA. Interface: simd.hpp.
+// The vector abstraction on AVX2 and FMA, also the rows of AVX-512. Interface: simd.hpp.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
 
 namespace pft::cpu::PFT_ISA {
 namespace {
+namespace ymm {
 
 constexpr int kLanes = 8;
 constexpr int kTileRows = 4;  // 4 x 3 accumulators, 3 vectors of B, 1 broadcast: all 16 registers
@@ -42,12 +43,20 @@ inline void compress(int32_t* p, I x, uint32_t mask) {
   for (; mask; mask &= mask - 1) *p++ = x[__builtin_ctz(mask)];
 }
 
-// Lane u of the result is the sum of the lanes of acc[u].
+// Lane u of the result is the sum of the lanes of acc[u]: halves first, then pairs twice, each step one addition
+// of two shuffles (hadd_ps would be the same additions, and more instructions).
+inline F pairs(F x, F y) {
+  return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));
+}
 inline F sums(const F (&acc)[kLanes]) {
-  const F a = _mm256_hadd_ps(_mm256_hadd_ps(acc[0], acc[1]), _mm256_hadd_ps(acc[2], acc[3]));
-  const F b = _mm256_hadd_ps(_mm256_hadd_ps(acc[4], acc[5]), _mm256_hadd_ps(acc[6], acc[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  F h[4];
+#pragma GCC unroll 4
+  for (int u = 0; u < 4; ++u)
+    h[u] = _mm256_add_ps(_mm256_permute2f128_ps(acc[u], acc[u + 4], 0x20),
+                         _mm256_permute2f128_ps(acc[u], acc[u + 4], 0x31));
+  return pairs(pairs(h[0], h[1]), pairs(h[2], h[3]));
 }
 
+}  // namespace ymm
 }  // namespace
 }  // namespace pft::cpu::PFT_ISA

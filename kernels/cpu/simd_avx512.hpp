@@ -10,6 +10,7 @@
 
 namespace pft::cpu::PFT_ISA {
 namespace {
+namespace zmm {
 
 constexpr int kLanes = 16;
 constexpr int kTileRows = 8;  // 8 x 3 accumulators, 3 vectors of B, 1 broadcast: 28 of 32 registers
@@ -59,5 +60,6 @@ inline F sums(const F (&acc)[kLanes]) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
+}  // namespace zmm
 }  // namespace
 }  // namespace pft::cpu::PFT_ISA

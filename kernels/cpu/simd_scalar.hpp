@@ -5,6 +5,7 @@
 
 namespace pft::cpu::PFT_ISA {
 namespace {
+namespace lanes4 {
 
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
@@ -39,5 +40,6 @@ inline void compress(int32_t* p, I x, uint32_t mask) {
 }
 inline F sums(const F (&acc)[kLanes]) { return F{sum(acc[0]), sum(acc[1]), sum(acc[2]), sum(acc[3])}; }
 
+}  // namespace lanes4
 }  // namespace
 }  // namespace pft::cpu::PFT_ISA

@@ -30,17 +30,22 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and one row of the index as offsets into
-// them.
+// Rows of the index that are worked on together, see rows.hpp.
+constexpr int64_t kSparseBlockRows = 64;
+
+// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and a block of rows of the index and of the
+// result or operand.
 struct SparseBuffers {
   float* rows;
-  int32_t* offsets;
+  int32_t* positions;
+  float* block;
 };
 
 inline int64_t carve(const SparseShape& shape, void* base, SparseBuffers* out) {
   Arena arena(base);
   out->rows = arena.take<float>(shape.keys * padded(shape.head_dim));
-  out->offsets = arena.take<int32_t>(padded(shape.kept));
+  out->positions = arena.take<int32_t>(kSparseBlockRows * shape.kept);
+  out->block = arena.take<float>(kSparseBlockRows * padded(shape.head_dim));
   return arena.used();
 }
 

@@ -1,7 +1,8 @@
 // Forward of a dense layer in one launch, with or without selection. A block owns 16 query rows and holds
 // their logits, 16 x M, in shared memory (66 KB at M = 1024): top-k needs whole rows, so that an online
-// softmax would not do. K and V stream through; products of tiles, on tensor cores for 16-bit types. Nothing
-// of size N x M reaches device memory.
+// softmax would not do. Rows too long for that come fewer at a time, the rest of the product's 16 rows
+// unused. K and V stream through; products of tiles, on tensor cores for 16-bit types. Nothing of size N x M
+// reaches device memory.
 //
 // With selection, dropped entries become zero weights of a dense product: by analysis cheaper on tensor cores
 // than a gather as long as some eighth of a row is kept (128 of 1024).
@@ -18,6 +19,7 @@ struct DenseArgs {
   Strided<T> out;
   IndexOut new_index;
   View<float> new_logits, lse;
+  int tile_rows;  // 16, or a smaller power of two
   int tiles, keys_at_once;
   int bias_rows;  // of the table, that a tile keeps in shared memory; 0: it reads them from global memory
   int64_t stream_bytes;
@@ -25,7 +27,7 @@ struct DenseArgs {
 
 template <class T>
 struct DenseMemory {
-  View<float> z;  // [16, pitch]
+  View<float> z;  // [tile_rows, pitch]
   View<float> inverse;
   View<int> code;
   View<float> bias;  // rows of the head's column that this tile meets, from bias_first
@@ -35,8 +37,8 @@ struct DenseMemory {
   __device__ DenseMemory(SharedMemory& shared, const DenseArgs<T>& a, int i0) {
     const int w = a.layer.window_size;
     z_pitch = int(round_up(a.layer.keys, kGroup)) + 4;
-    z = shared.take<float>(kTileRows * z_pitch);
-    inverse = shared.take<float>(kTileRows);
+    z = shared.take<float>(a.tile_rows * z_pitch);
+    inverse = shared.take<float>(a.tile_rows);
     code = shared.take<int>(a.layer.bias ? a.layer.keys : 0);
     bias = shared.take<float>(a.bias_rows);
     q = shared.take<T>(kTileRows * tile_pitch<T>(a.layer.dim_qk));
@@ -78,6 +80,7 @@ __device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory
     finish_staging();
     for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
       tile_dot<T>(memory.q, keys + group * pitch, pitch, units, [&](int row, int col, float dot) {
+        if (row >= a.tile_rows) return;
         const int j = key0 + group + col;
         float z = 0.f;
         if (row < rows && j < layer.keys) {
@@ -138,8 +141,8 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
                     padded, col0, cols, units, layer.v.aligned);
       finish_staging();
       for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
-        tile_accumulate<T>(sum, memory.z + key0 + group, memory.z_pitch, values + group * pitch, pitch,
-                           units);
+        tile_accumulate<T>(sum, memory.z + key0 + group, memory.z_pitch, values + group * pitch, pitch, units,
+                           a.tile_rows);
       }
       __syncthreads();
     }
@@ -156,8 +159,8 @@ __global__ void __launch_bounds__(32 * kWarps, 2) attention_forward_dense_kernel
   const Layer<T>& layer = a.layer;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.tiles);
-  const int i0 = int(blockIdx.x % unsigned(a.tiles)) * kTileRows;
-  const int rows = layer.queries - i0 < kTileRows ? layer.queries - i0 : kTileRows;
+  const int i0 = int(blockIdx.x % unsigned(a.tiles)) * a.tile_rows;
+  const int rows = layer.queries - i0 < a.tile_rows ? layer.queries - i0 : a.tile_rows;
   SharedMemory shared;
   const DenseMemory<T> memory(shared, a, i0);
   SharedMemory again = shared, once_more = shared;  // K, V and the partial sums take turns
@@ -167,7 +170,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) attention_forward_dense_kernel
 
   prepare(a, memory, b, i0, rows);  // finished by the first finish_staging()
   dense_logits(a, memory, keys, b, i0, rows);
-  for (int r = warp; r < kTileRows; r += kWarps) {
+  for (int r = warp; r < a.tile_rows; r += kWarps) {
     const View<float> z = memory.z + r * memory.z_pitch;
     if (r < rows) finish_row(a, memory, b * layer.queries + i0 + r, r, lane);
     __syncwarp();
@@ -178,37 +181,28 @@ __global__ void __launch_bounds__(32 * kWarps, 2) attention_forward_dense_kernel
   weighted_values(a, memory, values, scratch, b, i0, rows);
 }
 
+// Divides shared memory for tiles of a.tile_rows; the bytes it takes, or 0 where they do not fit.
 template <class T>
-Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream) {
-  const AttentionShape& s = in.shape;
-  DenseArgs<T> a{layer_of<T>(in),
-                 strided<T>(out.out.m, s.heads, s.dim_v),
-                 index_out(out.new_index, out.index_wide),
-                 View<float>(out.new_logits),
-                 View<float>(out.lse),
-                 int(ceil_div(s.queries, kTileRows)),
-                 0,
-                 0,
-                 0};
-  const int64_t w = s.window_size, limit = shared_memory_limit();
+int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
+  const int64_t w = s.window_size, limit = shared_memory_limit(), tile_rows = a.tile_rows;
   const int64_t cols = s.dim_v < kColumnBlock ? s.dim_v : kColumnBlock;
   const int64_t qk_bytes = tile_pitch<T>(s.dim_qk) * int64_t(sizeof(T));
   const int64_t v_bytes = tile_pitch<T>(cols) * int64_t(sizeof(T));
   const int64_t group_bytes = kGroup * (qk_bytes > v_bytes ? qk_bytes : v_bytes);
   const int64_t scratch = reduction_scratch<T>(kWarps, cols) * 4;
   const int64_t least = scratch > group_bytes ? scratch : group_bytes;
-  int64_t fixed = kTileRows * (round_up(s.keys, kGroup) + 4) * 4 + kTileRows * qk_bytes + 128;
-  if (in.bias) {
-    // A tile of 16 consecutive queries touches this many window lines at most. Its slice of the table stays
+  int64_t fixed = tile_rows * (round_up(s.keys, kGroup) + 4) * 4 + kTileRows * qk_bytes + 128;
+  if (bias) {
+    // A tile of consecutive queries touches this many window lines at most. Its slice of the table stays
     // in shared memory unless the stream of keys would then keep less than half the warps busy.
-    const int64_t lines = (w + kTileRows - 2) / w + 1;
+    const int64_t lines = (w + tile_rows - 2) / w + 1;
     const int64_t rows = (w + (lines < w ? lines : w)) * (2 * w - 1);
     fixed += round_up(s.keys * 4, 16);
     const bool affordable = fixed + round_up(rows * 4, 16) + kWarps / 2 * group_bytes <= limit;
     a.bias_rows = affordable ? int(rows) : 0;
     fixed += round_up(a.bias_rows * 4, 16);
   }
-  if (fixed + least > limit) return Status::kUnsupported;
+  if (fixed + least > limit) return 0;
   // A whole round of the warps at a time if that leaves room for a second block, else as much as fits.
   const bool two_blocks = fixed + kWarps * group_bytes <= limit / 2;
   int64_t groups = ((two_blocks ? limit / 2 : limit) - fixed) / group_bytes;
@@ -217,9 +211,31 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   if (groups > all) groups = all;
   a.keys_at_once = int(groups * kGroup);
   a.stream_bytes = round_up(groups * group_bytes > scratch ? groups * group_bytes : scratch, 16);
+  return fixed + a.stream_bytes;
+}
+
+template <class T>
+Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream) {
+  const AttentionShape& s = in.shape;
+  DenseArgs<T> a{layer_of<T>(in),
+                 strided<T>(out.out.m, s.heads, s.dim_v),
+                 index_out(out.new_index, out.index_wide),
+                 View<float>(out.new_logits),
+                 View<float>(out.lse),
+                 kTileRows,
+                 0,
+                 0,
+                 0,
+                 0};
+  int64_t bytes = plan_dense(s, in.bias != nullptr, a);
+  while (!bytes && a.tile_rows > 1) {
+    a.tile_rows /= 2;
+    bytes = plan_dense(s, in.bias != nullptr, a);
+  }
+  if (!bytes) return Status::kUnsupported;
+  a.tiles = int(ceil_div(s.queries, a.tile_rows));
   return launch("attention_forward_dense", attention_forward_dense_kernel<T>,
-                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, fixed + a.stream_bytes, stream,
-                a);
+                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, bytes, stream, a);
 }
 
 }  // namespace

@@ -83,12 +83,25 @@ __global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse
   }
 }
 
+// By analysis, not measured: attention_forward_tiled.cu says why. Shorter windows have more candidates per
+// key.
+bool tiles_pay(const AttentionInputs& in) {
+  const AttentionShape& s = in.shape;
+  return in.q.dtype != DType::kFloat32 && s.candidates >= 128 && 8 * s.candidates >= s.keys;
+}
+
 }  // namespace
 
-Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, void* stream) {
+Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
+                                void* stream) {
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!in.index.data || !s.candidates || !s.topk) return Status::kBadShape;
+  if (how == Candidates::kTiles) return attention_forward_tiled(in, out, stream);
+  if (how == Candidates::kAuto && tiles_pay(in)) {
+    const Status status = attention_forward_tiled(in, out, stream);
+    if (status != Status::kUnsupported) return status;
+  }
   return with_type(in.q.dtype, [&](auto tag) {
     using T = decltype(tag);
     ForwardArgs<T> a{layer_of<T>(in),

@@ -89,10 +89,11 @@ __device__ __forceinline__ PowerOfTwo power_below(float x) {
 
 // sum += weights[16 x 32] * values[32 x columns], weights float32. On tensor cores a weight enters as two
 // 16-bit parts, scaled by its row's largest (float16 has no small numbers), so that it loses no more than
-// float32 accumulation does.
+// float32 accumulation does. Fewer weights than 16 rows (a power of two) are read again for the rows beyond.
 template <class T>
 __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const float> weights, int weights_pitch,
-                                                View<const T> values, int pitch, int units) {
+                                                View<const T> values, int pitch, int units,
+                                                int weight_rows = kTileRows) {
   const int lane = int(threadIdx.x) % 32;
   if constexpr (kTensorCores<T>) {
     constexpr int kSteps = kGroup / 16;
@@ -103,8 +104,8 @@ __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const floa
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        w[step][i] =
-            load_as<float2>(weights + (g + i % 2 * 8) * weights_pitch + step * 16 + i / 2 * 8 + 2 * t);
+        w[step][i] = load_as<float2>(weights + ((g + i % 2 * 8) & (weight_rows - 1)) * weights_pitch +
+                                     step * 16 + i / 2 * 8 + 2 * t);
         largest[i % 2] = fmaxf(largest[i % 2], fmaxf(fabsf(w[step][i].x), fabsf(w[step][i].y)));
       }
     }
@@ -154,7 +155,8 @@ __device__ __forceinline__ void tile_accumulate(TileSum<T>& sum, View<const floa
       for (int j = 0; j < kGroup; j += 4) {
         float4 w[4];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) w[r] = load_as<float4>(weights + (4 * quad + r) * weights_pitch + j);
+        for (int r = 0; r < 4; ++r)
+          w[r] = load_as<float4>(weights + ((4 * quad + r) & (weight_rows - 1)) * weights_pitch + j);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float4 y = load_as<float4>(values + (j + i) * pitch + unit * 4);

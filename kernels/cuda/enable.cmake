@@ -19,10 +19,15 @@ if(PFT_CUDA STREQUAL off)
 endif()
 
 if(PFT_CUDA MATCHES "^pypi" AND NOT CMAKE_CUDA_COMPILER)
-  execute_process(
-    COMMAND ${Python_EXECUTABLE} -c "import nvidia, pathlib; print(pathlib.Path(list(nvidia.__path__)[0]) / 'cu13')"
-    OUTPUT_VARIABLE pypi_cuda OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE pypi_failed)
-  if(pypi_failed OR NOT EXISTS "${pypi_cuda}/bin/nvcc")
+  # pip's isolated build hides the environment's packages behind PYTHONPATH; -I looks past it.
+  foreach(flags -s -I)
+    if(NOT EXISTS "${pypi_cuda}/bin/nvcc")
+      execute_process(
+        COMMAND ${Python_EXECUTABLE} ${flags} -c "import nvidia; print(list(nvidia.__path__)[0] + '/cu13')"
+        OUTPUT_VARIABLE pypi_cuda OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    endif()
+  endforeach()
+  if(NOT EXISTS "${pypi_cuda}/bin/nvcc")
     message(FATAL_ERROR "PFT_CUDA=${PFT_CUDA}: no nvidia/cu13/bin/nvcc in this Python's packages; "
                         "pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-crt==13.0.*' "
                         "'nvidia-cuda-cccl==13.0.*' 'nvidia-nvvm==13.0.*'")

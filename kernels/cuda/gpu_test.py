@@ -3,21 +3,25 @@
 1. correctness of every op and layer on the device, against masked dense attention in float64;
 2. the same, smaller, under compute-sanitizer (memcheck, then racecheck), where the toolkit has it;
 3. determinism: ten runs of every gradient, bit for bit;
-4. the ladder, timed: the classical model's shapes, v0 beside v1, the published kernels where `smm_cuda` is there.
+4. the ladder, timed: the classical model's shapes, every version of ours beside Triton's kernels and, where `smm_cuda`
+   is installed, the published ones (backend `official`).
 
-Results go to reports/gpu/. `--rehearse` runs steps 1 and 3 in the emulator, without a GPU and without any timing.
+Steps 1 and 3 cover Triton's kernels too. Results go to reports/gpu/. `--rehearse` goes through all steps but the second
+on small shapes in the emulator, without a GPU; it calls what it would time, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from pft_bench.check.oracle import Layer
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_LIMIT_S = 100
 RUNS = 10
+Row = dict[str, Any]
+Measure = Callable[[Callable[[], Any]], float | None]
 
 
 def random_layer(
@@ -76,30 +82,44 @@ def layers(device: str, small: bool) -> list[tuple[str, Layer]]:
     return cases
 
 
+def versions(backend: Any) -> tuple[str, ...]:
+    """The rungs of the sparse products' ladder."""
+    return ("plain", "resident") if hasattr(backend, "version") else ("auto",)
+
+
 def check(backend: Any, device: str, small: bool) -> int:
     """Step 1; returns the number of failures."""
     failures = 0
     for label, case in layers(device, small):
-        bad = [str(r) for r in check_layer(backend, case, train=True) if not r.passed]
-        failures += len(bad)
-        print(f"layer {label}: {bad or 'ok'}", flush=True)
+        for how in forms(backend, case):
+            backend.candidates = how
+            bad = [str(r) for r in check_layer(backend, case, train=True) if not r.passed]
+            failures += len(bad)
+            print(f"{backend.name} layer {label} {how}: {bad or 'ok'}", flush=True)
+        backend.candidates = "auto"
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         n, dims = (37, (13, 40)) if small else (1024, (13, 20, 40))
         for dim in dims:
             for kept in (1, 16, n // 4):
                 made = random_product(device, dtype, 3, n, dim, kept)
                 bad = []
-                for version in ("plain", "resident"):
+                for version in versions(backend):
                     backend.version = version
                     for op, names in (("sddmm", "qk"), ("spmm", "av")):
                         inputs = {name: made[name] for name in (*names, "index")}
-                        bad += [
-                            str(r) for r in check_product(backend, op, inputs, train=True) if not r.passed
-                        ]
+                        results = check_product(backend, op, inputs, train=True)
+                        bad += [str(r) for r in results if not r.passed]
                 backend.version = "auto"
                 failures += len(bad)
-                print(f"products {str(dtype)[6:]} D {dim} K {kept}: {bad or 'ok'}", flush=True)
+                print(f"{backend.name} products {str(dtype)[6:]} D {dim} K {kept}: {bad or 'ok'}", flush=True)
     return failures
+
+
+def forms(backend: Any, case: Layer) -> tuple[str, ...]:
+    """How the forward pass of a sparse layer can meet its candidates: all ways that this backend has."""
+    if backend.name not in ("cuda", "cuda-emu") or case.index is None:
+        return ("auto",)
+    return ("gather",) if case.q.dtype == torch.float32 else ("gather", "tiles")
 
 
 def gradients(backend: Any, case: Layer) -> list[torch.Tensor]:
@@ -121,7 +141,7 @@ def determinism(backend: Any, device: str, small: bool) -> int:
         runs = (gradients(backend, case) for _ in range(RUNS - 1))
         same = all(torch.equal(x, y) for run in runs for x, y in zip(first, run, strict=True))
         different += not same
-        print(f"determinism {label}: {'ok' if same else 'DIFFERENT BITS'}", flush=True)
+        print(f"{backend.name} determinism {label}: {'ok' if same else 'DIFFERENT BITS'}", flush=True)
     return different
 
 
@@ -153,6 +173,12 @@ def sanitize() -> int:
     return found
 
 
+def flush_buffer() -> torch.Tensor:
+    """Twice the L2 cache: writing it evicts everything else."""
+    size = 2 * torch.cuda.get_device_properties(0).L2_cache_size
+    return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+
 def median_ms(call: Any, flush: torch.Tensor) -> float:
     """Median of 20 calls by events, L2 flushed and the device idle before each."""
     for _ in range(3):
@@ -170,51 +196,80 @@ def median_ms(call: Any, flush: torch.Tensor) -> float:
     return statistics.median(samples)
 
 
-def ladder(backend: Any) -> list[dict[str, Any]]:
-    """Step 4: N = 1024, D = 40, 240 window-heads (a sixth of a 640x360 image), every K of the classical schedule."""
-    flush = torch.empty(
-        2 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.uint8, device="cuda"
-    )
-    published = importlib.import_module("smm_cuda") if importlib.util.find_spec("smm_cuda") else None
-    rows = []
+def product_rows(backends: list[Any], device: str, small: bool, measure: Measure) -> list[Row]:
+    """The sparse products of a sixth of a 640x360 image: 240 window-heads, every K of the classical schedule."""
+    batch, n, dim = (2, 36, 8) if small else (240, 1024, 40)
+    rows: list[Row] = []
     for dtype in (torch.float32, torch.float16):
-        for kept in (256, 128, 64, 32, 16):
-            made = random_product("cuda", dtype, 240, 1024, 40, kept)
+        for kept in (8,) if small else (256, 128, 64, 32, 16):
+            made = random_product(device, dtype, batch, n, dim, kept)
             q, k, v, a, index = (made[name] for name in ("q", "k", "v", "a", "index"))
-            calls = {
-                "sddmm": lambda q=q, k=k, i=index: backend.sddmm(q, k, i),
-                "spmm": lambda a=a, v=v, i=index: backend.spmm(a, v, i),
-                "spmm_transpose": lambda a=a, x=q, i=index: backend.spmm_transpose(a, x, i, 1024),
-            }
-            for op, call in calls.items():
-                for version in ("plain", "resident"):
-                    if (op, version) == ("spmm_transpose", "plain"):
-                        continue  # a teaching version: seconds a call
-                    backend.version = version
-                    rows.append({"op": op, "version": version, "dtype": str(dtype)[6:], "kept": kept})
-                    rows[-1]["median_ms"] = median_ms(call, flush)
-                backend.version = "auto"
-            if published is not None and dtype == torch.float32:
-                wide, kt = index.int().contiguous(), k.transpose(1, 2).contiguous()
-                forms = {
-                    "sddmm": lambda q=q, k=kt, i=wide: published.SMM_QmK_forward_cuda(q, k, i),
-                    "spmm": lambda a=a, v=v, i=wide: published.SMM_AmV_forward_cuda(a, v, i),
+            for backend in backends:
+                if dtype not in backend.dtypes:
+                    continue
+                calls = {
+                    "sddmm": lambda b=backend, q=q, k=k, i=index: b.sddmm(q, k, i),
+                    "spmm": lambda b=backend, a=a, v=v, i=index: b.spmm(a, v, i),
+                    "spmm_transpose": lambda b=backend, a=a, x=q, i=index: b.spmm_transpose(a, x, i, n),
                 }
-                for op, call in forms.items():
-                    rows.append({"op": op, "version": "official", "dtype": "float32", "kept": kept})
-                    rows[-1]["median_ms"] = median_ms(call, flush)
-    for row in rows:
-        print(row, flush=True)
+                for op, call in calls.items():
+                    for version in versions(backend):
+                        if (op, version) == ("spmm_transpose", "plain"):
+                            continue  # a teaching version: seconds a call
+                        backend.version = version
+                        row = {"op": op, "backend": backend.name, "version": version}
+                        rows.append(row | {"dtype": str(dtype)[6:], "kept": kept, "median_ms": measure(call)})
+                backend.version = "auto"
     return rows
+
+
+def layer_rows(backends: list[Any], device: str, small: bool, measure: Measure) -> list[Row]:
+    """One layer's forward pass at each step of the classical schedule, by every way of meeting candidates."""
+    side, dim, windows = (6, 8, 1) if small else (32, 40, 120)
+    steps: tuple[tuple[int | None, int], ...] = ((None, 36), (None, 9), (9, 9), (9, 4))
+    if not small:
+        steps = ((None, 1024), (None, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32),
+                 (32, 32), (32, 16), (16, 16))  # fmt: skip
+    rows: list[Row] = []
+    for dtype in (torch.float32, torch.float16):
+        for candidates, topk in steps:
+            case = random_layer(device, dtype, side, dim, candidates, topk, windows)
+            for backend in backends:
+                if dtype not in backend.dtypes:
+                    continue
+                for how in forms(backend, case):
+                    backend.candidates = how
+                    row = {
+                        "op": "attention",
+                        "backend": backend.name,
+                        "version": how,
+                        "dtype": str(dtype)[6:],
+                    }
+                    row |= {"candidates": candidates or side * side, "kept": topk}
+                    call = lambda b=backend, c=case: b.attention_forward(*c.arguments())  # noqa: E731
+                    rows.append(row | {"median_ms": measure(call)})
+                backend.candidates = "auto"
+    return rows
+
+
+def write_record(folder: Path, name: str, rows: list[Row], seconds: float) -> Path:
+    """The ladder as one JSON file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "ladder": rows}
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(' ', '-')}.json"
+    path.write_text(json.dumps(record | {"seconds": round(seconds)}, indent=1) + "\n")
+    return path
 
 
 def main() -> int:
     """All steps; the exit status counts failures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rehearse", action="store_true", help="in the emulator: no GPU, no timing")
     parser.add_argument("--only-small-check", action="store_true", help="what compute-sanitizer runs")
     options = parser.parse_args()
-    backend = get("cuda-emu" if options.rehearse else "cuda")
+    backend: Any = get("cuda-emu" if options.rehearse else "cuda")
     reason = backend.available()
     if reason is not None:
         print(f"{backend.name} is not available: {reason}")
@@ -222,21 +277,33 @@ def main() -> int:
     device = "cpu" if options.rehearse else "cuda"
     if options.only_small_check:
         return check(backend, device, small=True)
-    start = time.monotonic()
-    failures = check(backend, device, small=options.rehearse)
+    others: list[Any] = []
+    for name in () if options.rehearse else ("triton", "official"):
+        reason = get(name).available()
+        print(f"beside ours: {name}" if reason is None else f"without {name}: {reason}")
+        others += [get(name)] if reason is None else []
+    start, small = time.monotonic(), options.rehearse
+    failures = 0
+    for ours in [backend, *(b for b in others if b.name == "triton")]:
+        failures += check(ours, device, small) + determinism(ours, device, small)
     failures += 0 if options.rehearse else sanitize()
-    failures += determinism(backend, device, small=options.rehearse)
-    if options.rehearse or failures:
-        print(f"{failures} failures; nothing is timed" if failures else "rehearsed")
-        return int(failures > 0)
-    name = torch.cuda.get_device_name()
-    rows = ladder(backend)
-    folder = ROOT / "reports" / "gpu"
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "ladder": rows}
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(' ', '-')}.json"
-    path.write_text(json.dumps(record | {"seconds": round(time.monotonic() - start)}, indent=1) + "\n")
-    print(f"written: {path}")
+    if failures:
+        print(f"{failures} failures; nothing is timed")
+        return 1
+
+    def rehearsed(call: Any) -> None:
+        call()
+
+    measure = rehearsed if options.rehearse else partial(median_ms, flush=flush_buffer())
+    rows = product_rows([backend, *others], device, small, measure)
+    rows += layer_rows([backend, *others], device, small, measure)
+    for row in rows:
+        print(row, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if options.rehearse else ROOT / "reports" / "gpu"
+        name = "emulator" if options.rehearse else torch.cuda.get_device_name()
+        path = write_record(folder, name, rows, time.monotonic() - start)
+        print("rehearsed: nothing was measured" if options.rehearse else f"written: {path}")
     return 0
 
 

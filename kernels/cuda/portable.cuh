@@ -110,6 +110,9 @@ class SharedMemory {
   unsigned char* next_;
 };
 
+// The only atomic here: bits join to the same word in any order.
+__device__ __forceinline__ void atomic_or(uint32_t* at, uint32_t bits) { atomicOr(at, bits); }
+
 __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }

@@ -94,6 +94,10 @@ T atomic_add(View<T> at, T value) {
   return atomic_update(at, [=](T x) { return T(x + value); });
 }
 template <class T>
+T atomic_or(View<T> at, T value) {
+  return atomic_update(at, [=](T x) { return T(x | value); });
+}
+template <class T>
 T atomic_max(View<T> at, T value) {
   return atomic_update(at, [=](T x) { return x < value ? value : x; });
 }

@@ -162,7 +162,7 @@ def plan_bias_dense(
 ) -> Launch:
     """Launch for the dense part; partial [parts * window, H, T]. everything: all keys are kept."""
     unit = vector(q, k, v, grad_out)
-    config = choose("bias_dense", Config(cols=256, dim=16), config)
+    config = choose("bias_dense", Config(cols=256, dim=16, registers=255), config)
     arguments = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
     arguments |= {"grad_out": grad_out, "delta": delta, "partial": partial, "penalty": region_penalty}
     arguments |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}

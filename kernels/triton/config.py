@@ -36,6 +36,8 @@ class Config:
     """tl.dot of float32 weights with inputs: "ieee", or "tf32x3" for half-precision inputs."""
     warps: int = 4
     stages: int = 1
+    registers: int = 0
+    """Registers that a thread may have (PTX maxnreg); 0: the compiler chooses, and spills a little for occupancy."""
 
     def with_overrides(self, overrides: dict[str, Any]) -> Config:
         """A copy with the named fields replaced; ValueError for a name that is not a field."""

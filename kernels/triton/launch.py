@@ -59,11 +59,12 @@ class Launch:
         return str(self.kernel.__name__).removesuffix("_kernel")
 
     def _options(self) -> dict[str, Any]:
-        return {
+        options: dict[str, Any] = {
             "num_warps": self.config.warps,
             "num_stages": self.config.stages,
             "enable_fp_fusion": FP_FUSION,
         }
+        return options | {"maxnreg": self.config.registers} if self.config.registers else options
 
     def run(self) -> None:
         """Start the kernel on the current stream; nothing happens for an empty grid."""

@@ -335,7 +335,7 @@ def _dense_default(q: Tensor, cols: int = 32) -> Config:
     """What does not spill: float32 products without tensor cores hold their operands in registers."""
     dim = min(padded(q.shape[3], 16), 64)
     if q.element_size() == 4:
-        return Config(rows=32, cols=cols, dim=min(dim, cols), terms=2)
+        return Config(rows=32, cols=cols, dim=min(dim, cols), terms=2, registers=255)
     return Config(rows=32, cols=32, dim=dim, terms=4, precision=precision(q.dtype))
 
 

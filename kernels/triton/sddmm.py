@@ -73,7 +73,7 @@ def default_config(keys: int, listed: int, dtype: torch.dtype) -> Config:
         return Config(rows=32, cols=cols, dim=16, dense=dense)
     if dense_pays(keys, listed, dtype):
         return Config(rows=16, cols=cols, dim=16, dense=min(padded(keys, 16), 256), warps=4)
-    return Config(rows=max(1, 1024 // cols), cols=cols, dim=8, warps=4)
+    return Config(rows=max(1, 1024 // cols), cols=cols, dim=8, warps=4, registers=255)
 
 
 def plan_sddmm(q: Tensor, k: Tensor, index: Tensor, out: Tensor, config: Config | None = None) -> Launch:

@@ -102,15 +102,14 @@ def spmm_transpose_kernel(
     tl.store(out + keys[:, None] * son + d[None, :], narrowed(acc, out), mask=mask)
 
 
-def default_config(listed: int, dim: int) -> Config:
+def default_config(listed: int, dim: int, registers: int = 0) -> Config:
     """All channels in one tile up to 64; rows and gathered rows so that a thread holds 32 products."""
     channels = min(padded(dim, 8), 64)
     if INTERPRETED.value:
         return Config(rows=32, dim=channels, terms=min(padded(listed), 16))
     rows = 16
-    return Config(
-        rows=rows, dim=channels, terms=max(1, min(padded(listed), 4096 // (rows * channels))), warps=4
-    )
+    terms = max(1, min(padded(listed), 4096 // (rows * channels)))
+    return Config(rows=rows, dim=channels, terms=terms, registers=registers)
 
 
 _CANDIDATES = ((4, 16, 4), (8, 8, 4), (16, 2, 2), (16, 8, 4), (32, 2, 4), (32, 4, 8), (64, 1, 4))
@@ -182,7 +181,7 @@ def plan_spmm_transpose(
         return Launch(spmm_transpose_kernel, programs, arguments, constants, config)
 
     key = f"{x.dtype} N={queries} M={keys} D={dim} K={listed}"
-    default = default_config(-(-queries * listed // max(keys, 1)), dim)
+    default = default_config(-(-queries * listed // max(keys, 1)), dim, registers=255)
     return plan(
         choose(
             "spmm_transpose",

@@ -1,6 +1,18 @@
 """Backends: one adapter per kernel family, found by name."""
 
-from .base import Backend, BackendInfo, BackendUnavailable, backends, empty, get, names, poisoned, require
+from .base import (
+    Backend,
+    BackendInfo,
+    BackendUnavailable,
+    backends,
+    empty,
+    get,
+    names,
+    poisoned,
+    register,
+    registered,
+    require,
+)
 
 __all__ = [
     "Backend",
@@ -11,5 +23,7 @@ __all__ = [
     "get",
     "names",
     "poisoned",
+    "register",
+    "registered",
     "require",
 ]

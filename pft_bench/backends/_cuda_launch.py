@@ -16,6 +16,8 @@ from pft_bench.backends.base import AttentionBackward, AttentionForward, Backend
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # Rungs of the ladder, by name; "auto" lets the launcher choose.
 VERSIONS = {"auto": -1, "plain": 0, "resident": 1}
+# How the forward pass of a sparse layer meets its candidates: one by one, or picked from tensor-core tiles.
+CANDIDATES = {"auto": -1, "gather": 0, "tiles": 1}
 _NOWHERE = (0, 0, (0, 0, 0))
 _NO_INDEX = (0, 0)
 
@@ -57,6 +59,8 @@ class CudaLaunches(Backend):
     composite = False
     version = "auto"
     """The rung of the ladder that sddmm, spmm and spmm_transpose run."""
+    candidates = "auto"
+    """How the forward pass of a sparse layer meets its candidates; "tiles" is for float16 and bfloat16."""
 
     def native(self) -> Any:
         """The module `_cuda` or `_cuda_emu`."""
@@ -116,6 +120,7 @@ class CudaLaunches(Backend):
                 (new_index.data_ptr(), new_index.element_size()) if selects else _NO_INDEX,
                 new_logits.data_ptr() if new_logits.shape[-1] else 0,
                 lse.data_ptr(),
+                CANDIDATES[self.candidates],
                 self.place(q.device),
             )
         return out, new_index, new_logits, lse

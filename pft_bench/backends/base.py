@@ -18,6 +18,19 @@ AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
 AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
+class LayerShape(NamedTuple):
+    """One layer of progressive attention, as far as its memory is concerned; N = M = `tokens` = window_size^2."""
+
+    windows: int
+    heads: int
+    tokens: int
+    dim_qk: int
+    dim_v: int
+    candidates: int
+    """Equal to `tokens` where the chain is dense."""
+    kept: int
+
+
 class Backend:
     """One family of kernels. Arguments arrive validated, detached, with unit stride along the last dimension."""
 
@@ -83,6 +96,10 @@ class Backend:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
         raise NotImplementedError
 
+    def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
+        """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""
+        raise NotImplementedError(f"backend {self.name!r} cannot tell how much memory it needs")
+
 
 class BackendInfo(NamedTuple):
     """One row of `pft_bench.backends()`."""
@@ -105,11 +122,32 @@ _BACKENDS = {
     "triton": ("triton", "TritonBackend"),
     "cuda": ("cuda", "CudaBackend"),
     "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),
+    "official": ("official", "OfficialBackend"),
 }
+_OWN = frozenset(_BACKENDS)
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}
 
 _loaded: dict[str, Backend] = {}
+
+
+def register(kind: type[Backend]) -> type[Backend]:
+    """Make a backend known by its name, for one that lives outside of this package; usable as a decorator.
+
+    Raises:
+        ValueError: the name belongs to another backend already.
+    """
+    path = (kind.__module__, kind.__qualname__)
+    if _BACKENDS.get(kind.name, path) != path:
+        raise ValueError(f"backend name {kind.name!r} is taken already, by {_BACKENDS[kind.name][1]}")
+    _BACKENDS[kind.name] = path
+    _loaded[kind.name] = kind()
+    return kind
+
+
+def registered() -> tuple[str, ...]:
+    """Names of the backends that `register` added."""
+    return tuple(name for name in _BACKENDS if name not in _OWN)
 
 
 def names() -> tuple[str, ...]:

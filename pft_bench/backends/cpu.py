@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import stages
 from ..reference import index_dtype
-from .base import AttentionBackward, AttentionForward, Backend, empty
+from .base import AttentionBackward, AttentionForward, Backend, LayerShape, empty
 
 # After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
 try:
@@ -262,6 +262,14 @@ class CpuBackend(Backend):
                 threads,
             )
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
+
+    def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
+        """Work buffers of the threads."""
+        windows, heads, tokens, dim_qk, dim_v, candidates, kept = shape
+        # A layer with regions, the larger case, for one pattern; how many there are does not matter.
+        sizes: Any = (windows, heads, tokens, tokens, dim_qk, dim_v, candidates, kept, math.isqrt(tokens), 1)
+        bytes_needed: int = _cpu.attention_forward_workspace_bytes(sizes, candidates < tokens, threads)
+        return bytes_needed
 
 
 def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

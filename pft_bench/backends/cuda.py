@@ -11,8 +11,9 @@ import torch
 from ._cuda_launch import DTYPES, CudaLaunches
 
 _BUILD = (
-    "install from source with a CUDA compiler on PATH (PFT_CUDA=auto), or with PFT_CUDA=pypi and the packages "
-    "nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl, nvidia-nvvm (13.0)"
+    "where there is an NVIDIA GPU, reinstall from source with nvcc (CUDA 13) on PATH, or without a toolkit: "
+    "pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-crt==13.0.*' "
+    "'nvidia-cuda-cccl==13.0.*' 'nvidia-nvvm==13.0.*' && PFT_CUDA=pypi pip install -e ."
 )
 
 

@@ -1,6 +1,6 @@
 """What is measured at each level (op, layer, model): groups of candidates that run interleaved against one baseline."""
 
-from .group import Group, GroupResult
+from .group import Group, GroupResult, explained, run_or_explain
 from .layer import layer_groups
 from .model import check_inputs, model_groups
 from .op import op_groups
@@ -12,11 +12,13 @@ __all__ = [
     "GroupResult",
     "Settings",
     "check_inputs",
+    "explained",
     "layer_groups",
     "left_out",
     "model_groups",
     "op_groups",
     "plan_groups",
+    "run_or_explain",
 ]
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.candidate import Call, Candidate
+from ..measure.candidate import Call, Candidate, Rejection, rejection_of
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process
-from ..measure.rounds import Progress, measure
+from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
 from ..measure.timer import CpuTimer, cuda_timer
-from ..record import Case, Flops, Memory, Record
+from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
 
 OnProgress = Callable[[Progress], None]
@@ -59,9 +59,19 @@ class Group(ABC):
         """Seconds by stage, for candidates that have stages; `samples_s` are its timed samples."""
         return None
 
-    def run(self, environment: str, on_progress: OnProgress | None = None) -> GroupResult:
-        """Check and time all candidates; afterwards, apart from the timing, count FLOPs, memory and stages."""
+    def run(
+        self,
+        environment: str,
+        on_progress: OnProgress | None = None,
+        on_turn: OnTurn | None = None,
+        lost: Mapping[str, Rejection] | None = None,
+    ) -> GroupResult:
+        """Check and time all candidates; afterwards, apart from the timing, count FLOPs, memory and stages.
+
+        Candidates in `lost` are not run; their records carry the reason given there.
+        """
         device = torch.device(self.settings.device)
+        turn = on_turn or (lambda name, doing: None)
         with thread_count(self.settings.threads), _grad(self.settings.mode == "train"):
             candidates = self.candidates()
             result = measure(
@@ -70,33 +80,55 @@ class Group(ABC):
                 self.settings.plan,
                 timer=CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device),
                 on_progress=on_progress,
+                on_turn=turn,
+                lost=lost,
             )
-            records = []
-            for candidate in candidates:
-                passed = result.candidates[candidate.name].rejection is None
-                flops = self.flops(candidate.name)
-                memory, stages = Memory(), None
-                if passed:
-                    flops = Flops(
-                        paper_macs=flops.paper_macs,
-                        counted_flops=counted_flops(self.counted(candidate)) or None,  # 0: nothing it knows
-                        kernel_flops=flops.kernel_flops,
-                        kernel_bytes=flops.kernel_bytes,
-                    )
-                    memory = _memory(candidate.call, device)
-                    stages = self.stages(candidate, result.candidates[candidate.name].samples_s)
-                records.append(
-                    Record.of_rounds(
-                        self.cases[candidate.name],
-                        environment,
-                        result,
-                        candidate.name,
-                        stages_s=stages,
-                        flops=flops,
-                        memory=memory,
-                    )
-                )
-        return GroupResult(records)
+            return GroupResult(
+                [self._record(candidate, environment, result, turn) for candidate in candidates]
+            )
+
+    def _record(self, candidate: Candidate, environment: str, result: RoundsResult, turn: OnTurn) -> Record:
+        """The record of one candidate; an exception after its timing costs that candidate alone its result."""
+        name, case = candidate.name, self.cases[candidate.name]
+        flops, memory, stages = self.flops(name), Memory(), None
+        if result.candidates[name].rejection is None:
+            turn(name, "memory, FLOPs and stages")
+            try:
+                counted = counted_flops(self.counted(candidate)) or None  # 0: nothing it knows
+                memory = _memory(candidate.call, torch.device(self.settings.device))
+                stages = self.stages(candidate, result.candidates[name].samples_s)
+            except Exception as error:
+                found = rejection_of(error)
+                reason = f"after its timing: {found.reason}"
+                return Record.without_result(case, environment, Status(found.status), reason, flops=flops)
+            flops = replace(flops, counted_flops=counted)
+        return Record.of_rounds(case, environment, result, name, stages_s=stages, flops=flops, memory=memory)
+
+
+def run_or_explain(
+    group: Group,
+    environment: str,
+    on_progress: OnProgress | None = None,
+    on_turn: OnTurn | None = None,
+    lost: Mapping[str, Rejection] | None = None,
+) -> list[Record]:
+    """The group's records; if it cannot be set up, rows with the reason, so that the sweep goes on."""
+    try:
+        return group.run(environment, on_progress, on_turn, lost).records
+    except Exception as error:
+        return explained(group, environment, rejection_of(error), lost)
+
+
+def explained(
+    group: Group, environment: str, rejection: Rejection, lost: Mapping[str, Rejection] | None = None
+) -> list[Record]:
+    """A record without a result for every case of the group; those in `lost` keep their own reason."""
+    known = lost or {}
+    return [
+        Record.without_result(case, environment, Status(found.status), found.reason)
+        for name, case in group.cases.items()
+        for found in (known.get(name, rejection),)
+    ]
 
 
 def _memory(call: Callable[[], object], device: torch.device) -> Memory:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..backends import get, require
+from ..backends import get, registered, require
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset
 from ..problem import Problem
@@ -194,7 +194,7 @@ def left_out(settings: Settings) -> list[tuple[str, str]]:
 def _default_backends(device: str, dtype: torch.dtype) -> list[str]:
     """Fast backends that can run here; the reference is for checking, not for timing."""
     found = []
-    for name in ("cpu", "cuda", "triton", "official"):
+    for name in ("cpu", "cuda", "triton", "official", *registered()):
         try:
             backend = require(name, torch.device(device), dtype)
         except (RuntimeError, ValueError, TypeError):

@@ -9,10 +9,9 @@ from rich.console import Console
 
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
-from . import check, compare, doctor, flops, history, run, selftest, train
-
-FAILURE, USAGE = 1, 2
-"""Exit codes: something was measured and found wrong; the command cannot be carried out as given."""
+from ..sweep import WorkersFailed
+from . import check, compare, doctor, flops, history, report, run, selftest, systems, train, upscale
+from .exits import USAGE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,12 +27,23 @@ app.command("train")(train.train)
 app.command("compare")(compare.compare)
 app.command("history")(history.history)
 app.command("selftest")(selftest.selftest)
+app.command("systems")(systems.systems)
+app.command("report")(report.report)
+app.command("upscale")(upscale.upscale)
 
 
 def main() -> None:
     """Run a command; an argument that cannot be right ends it with one line and exit code 2."""
     try:
         app()
-    except (ValueError, TypeError, BackendUnavailable, FolderLocked, RecordError, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        BackendUnavailable,
+        FolderLocked,
+        RecordError,
+        WorkersFailed,
+        OSError,
+    ) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
         sys.exit(USAGE)

@@ -15,6 +15,7 @@ from ..cases.settings import resolve_device
 from ..check import CheckResult, check_layer, check_product, check_ties, failures
 from ..ops.progressive_attention import REGION_PENALTY
 from ..problem import Problem
+from ..sweep import load_plugins
 from . import options
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -66,6 +67,7 @@ def check(
     ] = 64,
     head_dim: Annotated[list[int], typer.Option(min=1, help="Channels of a head. Repeatable.")] = [13, 40],  # noqa: B006
     device: options.Device = "auto",
+    plugin: options.Plugins = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds.")] = 2,
     verbose: Annotated[
         bool, typer.Option(help="Print every check, not only the worst of each backend.")
@@ -76,6 +78,7 @@ def check(
     Exit code 1 if anything is outside its bound.
     """
     console = Console()
+    load_plugins(plugin)
     device = resolve_device(device)
     wrong = 0
     for name in backend or [row.name for row in backends() if row.available]:

@@ -37,7 +37,26 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Mode = Annotated[str, typer.Option(help="infer, or train (forward and backward).")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes by itself.")]
+Plugins = Annotated[
+    list[str],
+    typer.Option(
+        "--plugin",
+        metavar="MODULE|FILE.py",
+        help="Import this first; it registers backends of yours (pft_bench.backends.register). Repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
+
+
+def parse_bytes(option: str, text: str | None) -> int | None:
+    """`2G`, `500M` or a plain number of bytes."""
+    if text is None:
+        return None
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    if not number.isdecimal() or not int(number):
+        raise ValueError(f"{option} must be a size such as 500M or 2G, got {text!r}")
+    return int(number) * unit
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ..cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..cases.group import thread_count
-from ..measure.environment import environment
-from ..measure.roof import Roof, measure_roof
+from ..measure.roof import Roof
 from ..measure.rounds import Plan
-from ..measure.rounds import Progress as Rounds
-from ..record import Record, RecordWriter, Status, lock_folder, read_records, remember_environment
+from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
 from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
+from ..sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
 from . import options
+from .exits import FAILURE, INTERRUPTED
+from .progress import Display
 
 
 def run(
@@ -43,17 +43,51 @@ def run(
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each case.")] = 20,
     budget: Annotated[float, typer.Option(help="Seconds that one case may take, checks apart.")] = 10.0,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<date-time>.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the folder given by --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Run share I of N; shares may write one folder.")
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that one step of a case (check, warm-up, one sample) may take."),
+    ] = 1800.0,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What a case may allocate beyond its start, e.g. 2G. Default: all."
+        ),
+    ] = None,
+    isolate: Annotated[
+        bool, typer.Option(help="A process for each case. Without it, debuggers see a single process.")
+    ] = True,
+    plugin: options.Plugins = [],  # noqa: B006
+    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases; run nothing.")] = False,
 ) -> None:
     """Check each schedule against masked dense attention, then measure latency, memory and FLOPs.
 
-    Writes records.jsonl (raw samples), summary.csv, environment.json and plots to the run folder. Exit code 1 if any
-    row failed its check or could not be measured.
+    Writes records.jsonl (raw samples), summary.csv, environment.json and plots to the run folder. A case that runs
+    out of memory, crashes or hangs is a row with the reason, and the sweep goes on. Under torchrun, the ranks share
+    the sweep.
+
+    Exit code 0: every row was checked and measured; 1: some row was not; 2: the command cannot be carried out;
+    130: interrupted, go on with --resume.
     """
-    if not budget > 0:
-        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    for option, value in (("budget", budget), ("timeout", timeout)):
+        if not value > 0:
+            raise ValueError(f"--{option} must be positive seconds, got {value}")
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
+    limit = options.parse_bytes("--memory-limit", memory_limit)
+    if limit is not None and not isolate:
+        raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
+    ranks = find_ranks()
+    if ranks is not None and shard is not None:
+        raise ValueError(f"--shard is what torchrun decides for its ranks, got {shard}")
+    share = Shard() if shard is None else Shard.parse(shard)
+    if ranks is not None:
+        ranks.join()
+        share = ranks.shard
+    plugins = load_plugins(plugin)
     settings = Settings.make(
         schedules=sched,
         preset_name=preset,
@@ -71,121 +105,114 @@ def run(
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
     check_inputs(settings)
+    console = make_console(quiet=ranks is not None and not ranks.leads)
+    if list_cases:
+        print_plan(plan_groups(settings), share, out, console)
+        return
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    console = make_console()
-    with lock_folder(folder):
-        records = execute(settings, folder, console, resume=resume)
-    report(records, settings, folder, console)
-    if any(record.status is not Status.OK for record in records):
-        raise typer.Exit(1)
+    if ranks is not None:
+        folder = Path(ranks.agree(str(folder)))
+        if settings.device == "cpu" and not ranks.take_cores(settings.threads):
+            console.print("the ranks share cores: their times disturb one another", style="yellow")
+    with ExitStack() as stack:
+        workers = None
+        if isolate:
+            made = Workers(
+                tuple(plugins), timeout_s=timeout, memory_limit_bytes=limit, device=settings.device
+            )
+            workers = stack.enter_context(made)
+        sweep = Sweep(settings, folder, share, workers, plugins)
+        try:
+            mine, order = execute(sweep, console, resume=resume, ranks=ranks)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; what was measured is in {folder}, go on with --resume", style="yellow"
+            )
+            raise typer.Exit(INTERRUPTED) from None
+    records = collect(sweep, mine, order, console, ranks)
+    if ranks is None or ranks.leads:
+        report(records, settings, folder, console)
+        if any(record.status is not Status.OK for record in records):
+            raise typer.Exit(FAILURE)
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """The terminal, or, for a pipe or a file, wide enough for the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 120))
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(width=max(console.width, 120), quiet=quiet)
 
 
-def execute(settings: Settings, folder: Path, console: Console, *, resume: bool) -> list[Record]:
-    """Run all groups, appending each record as it comes; with `resume`, what the folder holds is kept."""
-    path = folder / "records.jsonl"
-    done = list(read_records(path).records) if path.exists() else []
-    if done and not resume:
-        raise ValueError(
-            f"--out must be a new folder (or add --resume), got {folder} with {len(done)} records"
+def print_plan(groups: Sequence[Group], share: Shard, folder: Path | None, console: Console) -> None:
+    """One line a case: whether it is done (in the folder, if one is given), its id, what it is, its backend."""
+    done = set() if folder is None else {record.case_id for record in read_folder(folder).records}
+    mine = share.of(groups)
+    table = Table(box=None, pad_edge=False)
+    for name in ("state", "case", "what", "backend"):
+        table.add_column(name, overflow="fold")
+    for group in groups:
+        for name, case in group.cases.items():
+            state = "done" if case.case_id in done else "to run" if group in mine else "other share"
+            table.add_row(state, case.case_id, group.title, name)
+    console.print(table)
+
+
+def execute(
+    sweep: Sweep, console: Console, *, resume: bool, ranks: Ranks | None = None
+) -> tuple[list[Record], list[str]]:
+    """Run this share, appending each record as it comes; with `resume`, what the folder holds is kept.
+
+    Its records, old ones included, and the case ids of the whole plan.
+    """
+    settings, folder = sweep.settings, sweep.folder
+    with lock_folder(folder, sweep.shard.name):
+        plan = plan_sweep(settings, folder, sweep.shard)
+        own = {case.case_id for group in plan.mine for case in group.cases.values()}
+        found = plan.done.keys() if sweep.shard.name is None else plan.done.keys() & own
+        if found and not resume:
+            raise ValueError(
+                f"--out must be a new folder (or add --resume), got {folder} with {len(found)} records"
+            )
+        if ranks is not None:
+            ranks.meet()  # nobody writes before everybody has looked
+        elif sweep.shard.name is None:
+            merge_shares(folder)
+        console.print(
+            f"[bold]{settings.preset}[/], {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, "
+            f"{settings.dtype}, {settings.device}, {settings.threads} threads; "
+            f"backends {', '.join(settings.backends)}; {len(plan.left)} groups to run -> {folder}"
         )
-    groups = plan_groups(settings)
-    known = {record.case_id for record in done}
-    left = [group for group in groups if not all(case.case_id in known for case in group.cases.values())]
-    with thread_count(settings.threads):
-        roof = measure_roof(settings.device, settings.torch_dtype)
-    found = environment()
-    found["now"]["roof"] = vars(roof)
-    fingerprint = remember_environment(folder, found)
-    console.print(
-        f"[bold]{settings.preset}[/], {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, "
-        f"{settings.dtype}, {settings.device}, {settings.threads} threads; "
-        f"backends {', '.join(settings.backends)}; {len(left)} groups to run -> {folder}"
-    )
-    for name, reason in left_out(settings):
-        console.print(f"{name} left out: {reason}", highlight=False, markup=False)
-    with RecordWriter(path) as writer, _Display(console, left) as display:
-        for group in left:
-            for record in _run_group(group, fingerprint, display):
-                if record.case_id not in known:
-                    writer.append(record)
-                    done.append(record)
-    return done
+        for warning in plan.warnings:
+            console.print(warning, style="yellow", highlight=False, markup=False)
+        for name, reason in left_out(settings):
+            console.print(f"{name} left out: {reason}", highlight=False, markup=False)
+        with Display(console, plan.left) as display:
+            new = sweep.run(plan, display)
+        old = [record for record in plan.done.values() if sweep.shard.name is None or record.case_id in own]
+        return [*old, *new], plan.order
 
 
-def _run_group(group: Group, fingerprint: str, display: _Display) -> Sequence[Record]:
-    display.start(group)
+def collect(
+    sweep: Sweep, mine: list[Record], order: list[str], console: Console, ranks: Ranks | None
+) -> list[Record]:
+    """All records of the folder, once the shares that are under way have been merged; else those of this share."""
+    if sweep.shard.name is None:
+        return mine
+    if ranks is not None:
+        ranks.meet()
+        ranks.leave()
+        if not ranks.leads:
+            return mine
     try:
-        records = group.run(fingerprint, display.rounds).records
-    except Exception as error:  # one case that cannot be set up must not end the sweep
-        reason = f"{type(error).__name__}: {error}"
-        memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
-        status = Status.OOM if memory else Status.ERROR
-        records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
-    display.finish(group)
+        with lock_folder(sweep.folder):
+            merge_shares(sweep.folder, order)
+            records = list(read_folder(sweep.folder).records)
+    except FolderLocked:
+        console.print("other shares of this sweep are under way; the last to end merges them")
+        return mine
+    missing = len(set(order) - {record.case_id for record in records})
+    if missing:
+        console.print(f"{missing} cases of other shares are not in {sweep.folder} yet")
     return records
-
-
-class _Display:
-    """Live progress: which case, which round, and about how long the rest takes."""
-
-    def __init__(self, console: Console, groups: Sequence[Group]) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
-        self._total = sum(group.cost for group in groups)
-        self._task = self._bar.add_task("starting", total=self._total, left="")
-        self._done = 0.0
-        self._started = time.perf_counter()
-        self._group: Group | None = None
-
-    def __enter__(self) -> _Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.update(self._task, description="done", left="")
-        self._bar.stop()
-
-    def start(self, group: Group) -> None:
-        """Show that `group` is being checked."""
-        self._group = group
-        self._bar.update(
-            self._task, description=f"{group.title}: checking", completed=self._done, left=self._left(0)
-        )
-
-    def rounds(self, progress: Rounds) -> None:
-        """Show the round and the estimate of the remaining time."""
-        assert self._group is not None
-        share = min(progress.rounds / progress.planned, 1.0) * self._group.cost
-        self._bar.update(
-            self._task,
-            description=f"{self._group.title}: round {progress.rounds + 1}/{progress.planned}",
-            completed=self._done + share,
-            left=self._left(share),
-        )
-
-    def finish(self, group: Group) -> None:
-        """Count `group` as done."""
-        self._done += group.cost
-        self._bar.update(self._task, completed=self._done)
-
-    def _left(self, share: float) -> str:
-        done = self._done + share
-        if done <= 0:
-            return ""
-        seconds = (time.perf_counter() - self._started) / done * (self._total - done)
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
 def report(records: Sequence[Record], settings: Settings, folder: Path, console: Console) -> None:

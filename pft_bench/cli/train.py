@@ -22,6 +22,8 @@ from ..train import (
     export_weights,
     fit,
     process_group,
+    start_as_interpolation,
+    start_from,
 )
 from ..train.loop import CHECKPOINT
 from . import options
@@ -39,8 +41,11 @@ def train(
         str | None, typer.Option(help="Focus schedule to train with. Default: the preset's.")
     ] = None,
     init: Annotated[
-        Path | None,
-        typer.Option(help="Start from these weights, e.g. x4 from x2; what has another shape starts anew."),
+        str | None,
+        typer.Option(
+            help="Start from the weights in this file (what has another shape starts anew: x4 from x2), or, by the "
+            "word interpolation, as a bicubic enlargement. Default: random weights."
+        ),
     ] = None,
     iterations: Annotated[
         int, typer.Option(min=1, help="Steps; warm-up and decay keep their published shares.")
@@ -87,14 +92,16 @@ def train(
         "num_topk": list(config.num_topk),
         "recipe": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()},
         "photographs": photographs.fingerprint(),
-        "init": None if init is None else init.name,
+        "init": None if init is None else Path(init).name,
     }
     console = Console(highlight=False, markup=False)
     with process_group(device) as group:
         torch.manual_seed(seed)
         model = PFT.from_config(config, backend)
-        if init is not None:
-            start_from(model, init)
+        if init == "interpolation":
+            start_as_interpolation(model)
+        elif init is not None:
+            start_from(model, Path(init))
         place = f"cuda:{group.local_rank}" if device == "cuda" else device
         trainer = Trainer(model.to(place), photographs, recipe, group)
         if group.first:
@@ -127,19 +134,3 @@ def train(
         if group.first:
             seconds = time.perf_counter() - started
             console.print(f"done in {seconds:.0f} s; the moving average is in {out / 'weights.safetensors'}")
-
-
-def start_from(model: PFT, path: Path) -> None:
-    """Take all weights of `path` that have the name and shape of the model's, which must be all but the upsampler's."""
-    from ..model import read_weights
-
-    weights, own = read_weights(path), model.state_dict()
-    fitting = {
-        name: value for name, value in weights.items() if name in own and value.shape == own[name].shape
-    }
-    missing = [name for name in own if name not in fitting and name.startswith(("layers.", "conv_first."))]
-    if missing:
-        raise ValueError(
-            f"--init must be weights of the same body, but {path} lacks {', '.join(missing[:3])}"
-        )
-    model.load_state_dict(fitting, strict=False)

@@ -49,9 +49,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a candidate has no time: `failed` (a check), `error` (an exception) or `oom`."""
+    """Why a candidate has no time: a check that did not pass, an exception, or what ended its process."""
 
-    status: Literal["failed", "error", "oom"]
+    status: Literal["failed", "error", "oom", "crashed", "timeout"]
     reason: str
 
 
@@ -82,7 +82,8 @@ class Refused:
 def rejection_of(error: Exception) -> Rejection:
     """The row's state for an exception: memory exhaustion apart from everything else."""
     # The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    told = any(words in str(error) for words in ("can't allocate memory", "out of memory", "std::bad_alloc"))
+    memory = told or isinstance(error, MemoryError | torch.OutOfMemoryError)
     return Rejection("oom" if memory else "error", f"{type(error).__name__}: {error}")
 
 

@@ -81,6 +81,11 @@ def _status_bytes(key: str) -> int | None:
     return None
 
 
+def resident_bytes() -> int:
+    """What the process holds in memory now (Linux; elsewhere its peak so far, which is at least that)."""
+    return _status_bytes("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def _reset_peak() -> bool:
     """Set VmHWM back to the present size (`man 5 proc`, clear_refs). Some sandboxes ignore it silently."""
     try:

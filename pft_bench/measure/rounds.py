@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -32,6 +32,13 @@ CONTROL = "A'"
 
 Disturbance = Callable[[], str | None]
 """Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""
+
+OnTurn = Callable[[str, str], None]
+"""Called with a candidate's name and what it is about to do, so that a dead process can be laid at its door."""
+
+
+def _nobody(name: str, doing: str) -> None:
+    """Nobody asked whose turn it is."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class _Run:
     plan: Plan
     baseline: str
     subjects: dict[str, Verified]
+    on_turn: OnTurn = _nobody
     started: float = field(default_factory=time.perf_counter)
     repeats: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
@@ -155,6 +163,7 @@ class _Run:
 
     def prepare(self) -> None:
         for name, subject in list(self.subjects.items()):
+            self.on_turn(name, "warm-up")
             try:
                 self.timer.warm_up(subject)
                 self.repeats[name] = self.timer.calibrate(subject)
@@ -170,6 +179,7 @@ class _Run:
             name = self.baseline if slot == CONTROL else slot
             if name not in self.subjects:
                 continue
+            self.on_turn(name, "timing")
             try:
                 times[slot] = self.timer.sample_s(self.subjects[name], self.repeats[name])
             except Exception as error:
@@ -241,6 +251,8 @@ def measure(
     timer: Timer | Callable[[Sequence[Verified]], Timer] | None = None,
     disturbance: Disturbance | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_turn: OnTurn = _nobody,
+    lost: Mapping[str, Rejection] | None = None,
 ) -> RoundsResult:
     """Check every candidate, then time those that passed, interleaved.
 
@@ -251,6 +263,8 @@ def measure(
         timer: a timer, or a function that picks one for the verified callables; `CpuTimer` by default.
         disturbance: outside evidence against a round, e.g. `ForeignLoad`.
         on_progress: called before each round.
+        on_turn: called before each check, warm-up and sample, outside of what is timed.
+        lost: candidates not to be run, and why: an earlier attempt ended the process, say.
 
     Returns:
         Raw samples. A candidate that failed its check or raised has a `rejection` and no sample. If that is
@@ -263,11 +277,17 @@ def measure(
             f"candidates need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}"
         )
     started = time.perf_counter()
-    verdicts = {candidate.name: verify(candidate) for candidate in candidates}
+    verdicts: dict[str, Verified | Refused] = {}
+    for candidate in candidates:
+        if lost is not None and candidate.name in lost:
+            verdicts[candidate.name] = Refused(candidate.name, (), lost[candidate.name])
+        else:
+            on_turn(candidate.name, "check")
+            verdicts[candidate.name] = verify(candidate)
     subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}
     if callable(timer):
         timer = timer(list(subjects.values()))
-    run = _Run(timer or CpuTimer(), plan, baseline, subjects)
+    run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
     with quiet_collector():
         run.prepare()
         stop_reason = _run_rounds(run, disturbance, on_progress)

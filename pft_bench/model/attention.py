@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..ops import ChainState
 from ..stages import stage
 from .config import PFTConfig
 from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
+from .variants import VARIANTS, Layer
 
 
 class WindowAttention(nn.Module):
@@ -18,6 +18,7 @@ class WindowAttention(nn.Module):
     def __init__(self, config: PFTConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.attend = VARIANTS[config.attention]
         table = torch.zeros((2 * config.window_size - 1) ** 2, config.bias_heads)
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
@@ -30,9 +31,7 @@ class WindowAttention(nn.Module):
         heads, channels = self.num_heads, width // 3
         q, k, v = qkv.view(windows, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table.expand(-1, heads)
-        out, state = ops.progressive_attention(
-            q, k, v, topk=topk, state=state, bias=bias, region=region, backend=backend
-        )
+        out, state = self.attend(Layer(q, k, v, bias, region, state, topk, backend))
         return out.transpose(1, 2).reshape(windows, tokens, channels), state
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESI_CONNECTIONS = ("1conv", "3conv")
+ATTENTIONS = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
 # The published model shares one bias column between all heads up to this width.
 SHARED_BIAS_MAX_DIM = 100
 
@@ -44,6 +45,8 @@ class PFTConfig:
     img_range: float = 1.0
     upsampler: str = ""
     resi_connection: str = "1conv"
+    attention: str = "pfa"
+    """Not published: what stands in progressive focused attention's place, see `pft_bench.model.variants`."""
     ignored: tuple[str, ...] = ()
     """Names of keywords that `from_keywords` was given and that PFT does not know."""
 
@@ -61,6 +64,8 @@ class PFTConfig:
         for name in ("qkv_bias", "ape", "patch_norm", "use_checkpoint"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}")
         self._check_image()
         self._check_widths()
         self._check_schedule()

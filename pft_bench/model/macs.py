@@ -33,11 +33,39 @@ def published_macs(config: PFTConfig, height: int, width: int) -> int:
 
 
 def attention_macs(config: PFTConfig, layer: int) -> int:
-    """Multiply-accumulates of q.k and A.v of one layer (over all blocks) for each token."""
-    area, topk = config.window_size**2, config.num_topk
-    if layer < 2:
-        return 2 * config.embed_dim * area
-    return config.embed_dim * (topk[layer - 2] + topk[layer])
+    """Multiply-accumulates of q.k and A.v of one layer (over all blocks) for each token.
+
+    For other attentions than the published one, the same convention applied to what they compute and keep.
+    """
+    computed, kept = layer_products(config)[layer]
+    if config.attention == "pfa":  # published: two dense layers, whatever they keep
+        area, topk = config.window_size**2, config.num_topk
+        computed, kept = (area, area) if layer < 2 else (topk[layer - 2], topk[layer])
+    return config.embed_dim * (computed + kept)
+
+
+def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
+    """(candidates, kept) of every layer: the keys of a row that meet the query, and those that meet the values.
+
+    A candidate counts once, although a dense chain recomputes its earlier layers' products to spare itself the N x N
+    map between layers: what is run is counted elsewhere (`counted_flops`).
+    """
+    area = config.window_size**2
+    carried, found = [area, area], []
+    for chain, topk in zip(config.chains, config.num_topk, strict=True):
+        kept = min(topk, area)
+        found.append(
+            {
+                "dense": (area, area),
+                "progressive": (area, area),
+                "topk": (area, kept),
+                "compute-then-select": (area, kept),
+                "hashed": (kept, kept),
+                "pfa": (carried[chain], kept),
+            }[config.attention]
+        )
+        carried[chain] = kept
+    return tuple(found)
 
 
 def parameter_count(config: PFTConfig) -> int:

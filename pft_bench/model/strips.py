@@ -8,9 +8,11 @@ the feed-forward part) exists for one strip only. Each output value is computed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -81,6 +83,8 @@ def _attend(
             paste_windows(out, attended, cut, layer.window_size, layer.shift)
             paste_windows(qkv.chunk(3, dim=-1)[2], values, cut, layer.window_size, layer.shift)
         del qkv, out
+        if len(cuts) > 1:
+            return_free_memory()
     return attended, values
 
 
@@ -124,8 +128,27 @@ def _bands(
 
 def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
     """`conv` on [B, h, w, C] with the GELU in place."""
-    y: Tensor = conv.depthwise_conv[0](x.permute(0, 3, 1, 2))
-    return gelu_(y.permute(0, 2, 3, 1).contiguous())
+    y = gelu_(conv.depthwise_conv[0](x.permute(0, 3, 1, 2)))
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return cast(Callable[[int], int], ctypes.CDLL(None).malloc_trim)
+    except (OSError, AttributeError):
+        return None  # not glibc
+
+
+def return_free_memory() -> None:
+    """Give free pages inside the heap back to the system.
+
+    Tensors below 32 MiB live in glibc's heap. A strip's old state leaves a hole there that its new, larger state does
+    not fit in; over the strips of an image such holes add up to a fifth of the process.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def gelu_(x: Tensor) -> Tensor:

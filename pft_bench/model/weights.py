@@ -24,6 +24,14 @@ def generated_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def fill_with_generated_weights(model: nn.Module) -> None:
+    """Give `model` its `generated_weights`, one entry at a time: no second copy of all of them exists."""
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(_generate(key, tuple(value.shape)))
+
+
 def _generate(key: str, shape: tuple[int, ...]) -> Tensor:
     x = np.random.Generator(np.random.Philox(zlib.crc32(key.encode()))).standard_normal(shape)
     if key.endswith("norm.weight") or ".norm1.weight" in key or ".norm2.weight" in key:

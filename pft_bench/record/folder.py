@@ -6,11 +6,11 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from .parts import RecordError
 from .schema import SCHEMA, Record
@@ -72,13 +72,24 @@ def read_records(path: Path | str) -> Scan:
     return scan
 
 
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class RecordWriter:
     """Appends records to a JSONL file; each is on the disk before `append` returns."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if is_new:
+            _sync_folder(self.path.parent)  # the name must survive a power cut as well
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             self._write(b"\n")  # a killed writer's last line stays apart from the next one
@@ -107,22 +118,109 @@ class FolderLocked(RuntimeError):
     """Another run is writing this folder."""
 
 
+def record_file(folder: Path | str, shard: str | None = None) -> Path:
+    """Where a run writes its records; each share of a sweep (`2of4`) has a file of its own until it is merged."""
+    return Path(folder) / ("records.jsonl" if shard is None else f"records-{shard}.jsonl")
+
+
+def record_files(folder: Path | str) -> list[Path]:
+    """All files with records in a run folder, the merged one first."""
+    found = [record_file(folder), *sorted(Path(folder).glob("records-*of*.jsonl"))]
+    return [path for path in found if path.exists()]
+
+
+def read_folder(folder: Path | str) -> Scan:
+    """Everything in a run folder, each case once; foreign or damaged lines are an error that names each of them."""
+    scans = [scan_records(path) for path in record_files(folder)]
+    foreign = [problem for scan in scans for problem in scan.foreign]
+    if foreign:
+        raise RecordError("\n".join(map(str, foreign)))
+    distinct: dict[str, Record] = {}
+    for scan in scans:
+        for (
+            record
+        ) in scan.records:  # a merge that was killed leaves records both in the merged file and in a share's
+            distinct.setdefault(record.case_id, record)
+    return Scan(tuple(distinct.values()), tuple(problem for scan in scans for problem in scan.truncated), ())
+
+
+def merge_shares(folder: Path | str, order: Sequence[str] = ()) -> None:
+    """Move the shares' records to `records.jsonl`, in the order of case ids given. The folder must be locked.
+
+    A kill at any moment loses nothing: a share's file goes when all of it is on the disk elsewhere.
+    """
+    merged = record_file(folder)
+    shares = [path for path in record_files(folder) if path != merged]
+    if not shares:
+        return
+    known = {record.case_id for record in read_records(merged).records} if merged.exists() else set()
+    position = {case_id: number for number, case_id in enumerate(order)}
+    new = [record for record in read_folder(folder).records if record.case_id not in known]
+    with RecordWriter(merged) as writer:
+        for record in sorted(new, key=lambda record: position.get(record.case_id, len(position))):
+            writer.append(record)
+    for path in shares:
+        path.unlink()
+
+
 @contextmanager
-def lock_folder(folder: Path | str) -> Iterator[Path]:
-    """Hold a run folder for one writer. The kernel frees the lock when the process ends, however it ends."""
+def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = False) -> Iterator[Path]:
+    """Hold a run folder for one writer, or one of its shares (`1of2`) beside the others of the same division.
+
+    The kernel frees the lock when the process ends, however it ends. `wait` for whoever holds it instead of raising.
+
+    Raises:
+        FolderLocked: somebody else writes there; the message has the process id.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise FolderLocked(f"{folder} is being written by process {owner}; take another folder") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+    with ExitStack() as held:
+        whole = held.enter_context((folder / ".lock").open("a+"))
+        if not _flock(whole, fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH, wait=wait):
+            raise _locked(folder, _holders(folder) or {"": _pid(whole)})
+        mine = whole
+        if shard is not None:
+            division = shard.partition("of")[2]
+            others = {
+                name: pid for name, pid in _holders(folder).items() if name.partition("of")[2] != division
+            }
+            if others:
+                raise _locked(folder, others)
+            mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
+            if not _flock(mine, fcntl.LOCK_EX, wait=wait):
+                raise _locked(folder, {shard: _pid(mine)})
+        mine.truncate(0)
+        mine.write(f"{os.getpid()}\n")
+        mine.flush()
         yield folder
+
+
+def _flock(file: IO[str], kind: int, *, wait: bool = False) -> bool:
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pid(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "unknown"
+
+
+def _holders(folder: Path) -> dict[str, str]:
+    """Share -> process id, of the shares that are being written now."""
+    found = {}
+    for path in folder.glob(".lock-*of*"):
+        with path.open("a+") as lock:
+            if not _flock(lock, fcntl.LOCK_SH):
+                found[path.name.removeprefix(".lock-")] = _pid(lock)
+    return found
+
+
+def _locked(folder: Path, holders: Mapping[str, str]) -> FolderLocked:
+    who = ", ".join(pid if not share else f"{pid} (share {share})" for share, pid in sorted(holders.items()))
+    return FolderLocked(f"{folder} is being written by process {who}; take another folder")
 
 
 def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
@@ -131,10 +229,12 @@ def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
     A resumed run may go on under another commit or thread count: each record keeps pointing at its own.
     """
     path = Path(folder) / "environment.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
     name = str(found["fingerprint"])
-    known.setdefault(name, dict(found))
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(known, indent=1) + "\n")
-    draft.replace(path)  # whole or not at all
+    with (path.parent / ".lock-environment").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep write it at the same time
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known.setdefault(name, dict(found))
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(known, indent=1) + "\n")
+        draft.replace(path)  # whole or not at all
     return name

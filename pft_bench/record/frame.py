@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from .parts import Derived
 from .schema import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -42,4 +43,6 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record: the case, its status and reason, derived values, FLOPs, memory and stages; no raw
     samples.
     """
+    import pandas as pd  # here: half a second that a worker, or a run that is resumed, need not pay
+
     return pd.DataFrame([_row(record) for record in records])

@@ -1,6 +1,17 @@
 """Tables, verdicts and plots: pure functions of records."""
 
+from .folder import RunFolder, read_folder
 from .plots import write_plots
 from .tables import problem_lines, results_table, stage_table, write_summary
+from .write import write_report
 
-__all__ = ["problem_lines", "results_table", "stage_table", "write_plots", "write_summary"]
+__all__ = [
+    "RunFolder",
+    "problem_lines",
+    "read_folder",
+    "results_table",
+    "stage_table",
+    "write_plots",
+    "write_report",
+    "write_summary",
+]

@@ -1,18 +1,23 @@
-"""What the compiler made of the CUDA kernels: registers, spills, shared memory, blocks per SM, instructions.
+"""What the compilers made of the kernels: registers, spills, shared memory, blocks per SM, instructions.
 
-Read from the fat binary with cuobjdump (of the CUDA toolkit or of Triton's package); launch geometry from a dry run of
-the launchers in the emulator, at the shapes of the published classical model. No GPU is needed.
+CUDA: read from the fat binary, or the wheel that holds it, with cuobjdump (of the CUDA toolkit or of Triton's package);
+launch geometry from a dry run of the launchers in the emulator, at the shapes of the published classical model.
+Triton: compiled ahead of time (`triton_table`). No GPU is needed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,14 +108,35 @@ def find_tool(name: str) -> Path | None:
 
 
 def find_binary() -> Path | None:
-    """The compiled CUDA module: $PFT_CUDA_BINARY, the installed one, or that of a build folder here."""
-    if "PFT_CUDA_BINARY" in os.environ:
+    """The compiled CUDA module: $PFT_CUDA_BINARY (a module or a wheel), the installed one, or one built here.
+
+    One that was built here is left out when a kernel's source is newer.
+    """
+    if os.environ.get("PFT_CUDA_BINARY"):
         return Path(os.environ["PFT_CUDA_BINARY"])
     package = Path(__file__).resolve().parent.parent
+    root = package.parent
     folders = [package, *(Path(p) / "pft_bench" for p in sys.path)]
-    found: Iterator[Path] = (p for folder in folders for p in sorted(folder.glob("_cuda.*.so")))
-    built = sorted(package.parent.glob("build*/bindings/cuda/_cuda.*.so"))
-    return next(found, built[0] if built else None)
+    installed = [p for folder in folders for p in sorted(folder.glob("_cuda.*.so"))]
+    built = [
+        p for pattern in ("build*/", "build/*/") for p in root.glob(f"{pattern}bindings/cuda/_cuda.*.so")
+    ]
+    sources = list((root / "kernels" / "cuda").glob("*.cu*"))
+    changed = max((p.stat().st_mtime for p in sources), default=0.0)
+    return next(iter(installed + [p for p in built if p.stat().st_mtime > changed]), None)
+
+
+@contextmanager
+def module_of(binary: Path) -> Iterator[Path]:
+    """The compiled module itself: `binary`, or what a wheel holds."""
+    if binary.suffix != ".whl":
+        yield binary
+        return
+    with zipfile.ZipFile(binary) as wheel, tempfile.TemporaryDirectory() as folder:
+        members = [name for name in wheel.namelist() if re.fullmatch(r"pft_bench/_cuda\..*so", name)]
+        if not members:
+            raise FileNotFoundError(f"{binary} holds no CUDA module: it was built without a CUDA compiler")
+        yield Path(wheel.extract(members[0], folder))
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -226,6 +252,10 @@ def _launch_everything(backend: object, dtype: torch.dtype, kept: int) -> None:
     run.sddmm(flat, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm(a, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm_transpose(a, flat, index.flatten(0, 1), n)  # type: ignore[attr-defined]
+    run.candidates = "gather"  # type: ignore[attr-defined]
+    sparse = (q, k, v, bias, None, index, logits, 1.0, 100.0, kept // 2)
+    run.attention_forward(*sparse)  # type: ignore[attr-defined]
+    run.candidates = "auto"  # type: ignore[attr-defined]
     for layer_index, layer_logits, topk in ((None, None, n), (None, None, kept), (index, logits, kept // 2)):
         inputs = (q, k, v, bias, None, layer_index, layer_logits)
         out, new_index, new_logits, lse = run.attention_forward(*inputs, 1.0, 100.0, topk)  # type: ignore[attr-defined]
@@ -237,11 +267,12 @@ def kernel_table(binary: Path | None = None, *, sass: bool = True) -> list[Kerne
     binary = binary or find_binary()
     if binary is None:
         raise FileNotFoundError(
-            "no compiled CUDA module: build one with PFT_CUDA=all, or set PFT_CUDA_BINARY"
+            "no compiled CUDA module: build one with `make wheel`, or set PFT_CUDA_BINARY"
         )
-    kernels = read_resources(binary)
-    if sass:
-        read_instructions(binary, kernels)
+    with module_of(binary) as module:
+        kernels = read_resources(module)
+        if sass:
+            read_instructions(module, kernels)
     for arch in sorted({k.arch for k in kernels} & set(ARCHITECTURES)):
         geometry = launch_geometry(arch)
         for kernel in kernels:
@@ -254,6 +285,20 @@ def kernel_table(binary: Path | None = None, *, sass: bool = True) -> list[Kerne
 
 
 _SHOWN = ("LDS.128", "STS.128", "LDG.E.128", "LDGSTS", "LDSM", "HMMA", "FFMA", "LDL", "STL", "ATOM", "RED")
+
+_GATHER = ("LDGSTS", "LDS.128")  # rows arrive asynchronously and are read 16 bytes at a time
+_TENSOR = ("LDGSTS", "LDSM", "HMMA")
+_EXPECTED: dict[str, tuple[str, ...]] = {
+    "sddmm_resident": _GATHER,
+    "spmm_resident": _GATHER,
+    "spmm_transpose_owner": ("LDS.128", "STS.128"),
+    "attention_forward_sparse": _GATHER,
+    "attention_backward_sparse": _GATHER,
+    "attention_forward_tiled": _TENSOR,
+    "attention_forward_dense": _TENSOR,
+    "attention_backward_dense_keys": _TENSOR,
+    "attention_backward_dense_queries": _TENSOR,
+}
 
 
 def count(kernel: Kernel, mnemonic: str) -> int:
@@ -269,28 +314,108 @@ def count(kernel: Kernel, mnemonic: str) -> int:
     return sum(n for name, n in kernel.instructions.items() if name.split(".")[0] in exact)
 
 
+def expected(kernel: Kernel) -> tuple[str, ...]:
+    """Instructions without which the kernel is not what it was written to be; float32 has no tensor-core path."""
+    names = _EXPECTED.get(kernel.name, ())
+    return ("LDGSTS",) if names == _TENSOR and kernel.types[0] == "float32" else names
+
+
+def unwanted(kernel: Kernel) -> dict[str, int]:
+    """Spills, atomics that leave the order of a sum to the hardware, tensor cores in float32: with their counts.
+
+    Bits that join a word in shared memory (ATOMS.OR) are the same in any order.
+    """
+    found = {name: count(kernel, name) for name in ("LDL", "STL", "ATOM", "RED")}
+    found["ATOM"] -= kernel.instructions["ATOMS.OR"]
+    found["stack"] = kernel.stack_bytes + kernel.local_bytes
+    if kernel.types and kernel.types[0] == "float32":
+        found["HMMA"] = count(kernel, "HMMA")
+    return {name: n for name, n in found.items() if n}
+
+
 def render(kernels: list[Kernel]) -> str:
     """The table as Markdown, one row per kernel and architecture."""
-    head = ["kernel", "sm", "registers", "stack B", "shared KB", "threads", "blocks/SM", *_SHOWN]
+    head = [
+        "kernel",
+        "sm",
+        "registers",
+        "spilled B",
+        "shared KB",
+        "threads",
+        "blocks/SM",
+        "as expected",
+        *_SHOWN,
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for k in kernels:
+        missing = [name for name in expected(k) if not count(k, name)]
+        bad = [f"no {name}" for name in missing] + [f"{name} {n}" for name, n in unwanted(k).items()]
+        wanted = " ".join(expected(k)) or "-"
         shared = (k.static_shared_bytes + k.dynamic_shared_bytes) / 1024
-        cells = [
-            k.label,
-            k.arch,
-            k.registers,
-            k.stack_bytes + k.local_bytes,
-            f"{shared:.1f}",
-            k.threads or "-",
-        ]
-        cells += [k.blocks_per_sm if k.threads else "-", *(count(k, name) for name in _SHOWN)]
+        cells = [k.label, k.arch, k.registers, k.stack_bytes + k.local_bytes, f"{shared:.1f}"]
+        cells += [k.threads or "-", k.blocks_per_sm if k.threads else "-"]
+        cells += [f"**{', '.join(bad)}**" if bad else wanted, *(count(k, name) for name in _SHOWN)]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
+def report(binary: Path | None = None, *, triton: bool = True) -> str:
+    """Both families' tables as one Markdown page."""
+    kernels = kernel_table(binary)
+    architectures = ", ".join(f"sm_{a}" for a in sorted({k.arch for k in kernels}))
+    spilling = sum(1 for k in kernels if k.stack_bytes or k.local_bytes)
+    text = [
+        "# What the compilers made of the kernels",
+        "",
+        "Rendered by `make kernel-report`; nothing here ran on a GPU. One layer of the published classical model:",
+        "N = M = 1024, head_dim 40.",
+        "",
+        "## CUDA",
+        "",
+        f"{len(kernels)} instances for {architectures}, {spilling} of them spill. Shared memory and blocks per SM at",
+        "K = 256. *As expected* names the instructions that a kernel must have, or what is wrong; the columns after it",
+        "count instructions in the SASS. The atomics of `attention_forward_tiled` join bits (ATOMS.OR).",
+        "",
+        render(kernels),
+    ]
+    if triton:
+        import triton as library
+
+        from . import triton_table
+
+        rows = triton_table.triton_resources(dtypes=("float16", "float32"))
+        spilling = sum(1 for row in rows if row.spilled_bytes)
+        text += [
+            "",
+            "## Triton",
+            "",
+            f"Triton {library.__version__}: {len(rows)} compilations at the default configuration, {spilling} of them"
+            " spill.",
+            "",
+            triton_table.render(rows),
+        ]
+    return "\n".join(text) + "\n"
+
+
 def main() -> None:
-    """`python -m pft_bench.report.kernel_table [BINARY]`."""
-    print(render(kernel_table(Path(sys.argv[1]) if len(sys.argv) > 1 else None)))
+    """`python -m pft_bench.report.kernel_table [BINARY] [--no-triton] [--out FILE]`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "binary", nargs="?", type=Path, help="compiled CUDA module or wheel (default: look for one)"
+    )
+    parser.add_argument(
+        "--no-triton", action="store_true", help="leave out the Triton kernels: they take minutes"
+    )
+    parser.add_argument("--out", type=Path, help="write there instead of printing")
+    options = parser.parse_args()
+    text = report(options.binary, triton=not options.no_triton)
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text)
+        print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

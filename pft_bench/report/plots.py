@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..measure.roof import Roof
-from ..record import Record, Status
+from ..record import Record
+from .series import Figure, Point, figures, pareto_front, setting_text
+from .svg import ticks
 from .tables import ordered_stages, step_text
+from .words import tick
 
 if TYPE_CHECKING:
+    import matplotlib.figure as mpl
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every common colour vision; each backend has its marker and dash too.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,7 +34,7 @@ def _look(name: str, position: int) -> tuple[str, str, str]:
     return _LOOKS.get(name, (_PALETTE[position % len(_PALETTE)], "x", "-"))
 
 
-def _figure(width: float = 8.0, height: float = 5.0) -> tuple[Figure, Axes]:
+def _figure(width: float = 8.0, height: float = 5.0) -> tuple[mpl.Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,121 +48,83 @@ def _figure(width: float = 8.0, height: float = 5.0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _subtitle(records: Sequence[Record]) -> str:
-    case = records[0].case
-    sizes = ", ".join(f"{value} {name}" for name, value in case.shapes.items() if name != "candidates")
-    return f"{sizes}; {case.dtype}, {case.mode}, {case.device}, {case.threads} threads"
-
-
-def _layers(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.case.level == "layer" and record.status is Status.OK]
-
-
-def _against_k(
-    records: Sequence[Record],
-    value: Callable[[Record], float | None],
-    spread: Callable[[Record], tuple[float, float]] | None,
-    label: str,
-    title: str,
-    floor: Callable[[Record], float] | None,
-) -> Figure | None:
-    """A curve for each backend over the kept K of sparse steps K -> K; selecting steps as hollow markers."""
-    chosen = [record for record in _layers(records) if value(record) is not None]
-    if not chosen:
-        return None
-    figure, axes = _figure()
-    backends = list(dict.fromkeys(record.case.backend for record in chosen))
-    for position, backend in enumerate(backends):
-        colour, marker, dash = _look(backend, position)
-        mine = [record for record in chosen if record.case.backend == backend]
-        steady = sorted(
-            (r for r in mine if r.case.shapes["candidates"] == r.case.k), key=lambda r: r.case.k or 0
-        )
-        selecting = [r for r in mine if r.case.shapes["candidates"] != r.case.k]
-        if steady:
-            errors: Any = None
-            if spread is not None:
-                errors = list(zip(*[spread(r) for r in steady], strict=True))
-            axes.errorbar(
-                [r.case.k or 0 for r in steady],
-                [value(r) or 0.0 for r in steady],
-                yerr=errors,
-                color=colour,
-                marker=marker,
-                linestyle=dash,
-                capsize=3,
-                label=f"{backend}, K -> K",
-            )
-        if selecting:
-            axes.plot(
-                [r.case.k or 0 for r in selecting],
-                [value(r) or 0.0 for r in selecting],
-                marker=marker,
-                linestyle="none",
-                markerfacecolor="white",
-                markeredgecolor=colour,
-                label=f"{backend}, selecting (more candidates -> K)",
-            )
-    if floor is not None:
-        by_k = {r.case.k or 0: r for r in chosen if r.case.shapes["candidates"] == r.case.k}
-        if by_k:
-            axes.plot(
-                sorted(by_k),
-                [floor(by_k[k]) for k in sorted(by_k)],
-                color="#000000",
-                linewidth=1,
-                linestyle=(0, (1, 2)),
-                label="roofline of this machine (measured)",
-            )
-    ticks = sorted({record.case.k or 0 for record in chosen})
-    axes.set_xscale("log", base=2)
+def picture(figure: Figure) -> mpl.Figure:
+    """A figure of the report (`series.figures`) as a plot: both axes logarithmic, every series named."""
+    made, axes = _figure()
+    for position, series in enumerate(figure.series):
+        colour, marker, dash = _look(series.name, position)
+        for hollow in (False, True):
+            points = [point for point in series.points if point.hollow is hollow]
+            if points:
+                joined = figure.kind == "curves" and not hollow
+                axes.errorbar(
+                    [point.x for point in points],
+                    [point.y for point in points],
+                    yerr=_quartile_bars(points),
+                    color=colour,
+                    marker=marker,
+                    linestyle=dash if joined else "none",
+                    markerfacecolor="white" if hollow else colour,
+                    capsize=3,
+                    label=f"{series.name}, selecting" if hollow else series.name,
+                )
+        if figure.kind == "pareto":
+            for point in series.points:
+                axes.annotate(
+                    step_text(point.record),
+                    (point.x, point.y),
+                    (6, 4),
+                    textcoords="offset points",
+                    fontsize=8,
+                )
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(ticks, [str(k) for k in ticks])
+    _reference_line(axes, figure)
+    kept = sorted({point.x for point in figure.points})
+    x_ticks = kept if figure.kind == "curves" else ticks(*axes.get_xlim(), 6)
+    y_ticks = ticks(*axes.get_ylim(), 6, figure.y_base)
+    axes.set_xticks(x_ticks, [tick(figure.x_text(value)) for value in x_ticks])
+    axes.set_yticks(y_ticks, [tick(figure.y_text(value)) for value in y_ticks])
     axes.minorticks_off()
-    axes.set_xlabel("kept entries K")
-    axes.set_ylabel(label)
-    axes.set_title(f"{title}\n{_subtitle(chosen)}", loc="left", fontsize=10)
+    axes.set_xlabel(figure.x_title)
+    axes.set_ylabel(figure.y_title)
+    axes.set_title(f"{figure.title}\n{setting_text(figure.points[0].record)}", loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
-    return figure
+    return made
 
 
-def latency_against_k(records: Sequence[Record], roof: Roof | None) -> Figure | None:
-    """Latency of one layer against K for each backend, the interquartile range of its samples, and the roofline."""
-    import numpy as np
-
-    def value(record: Record) -> float | None:
-        return None if record.derived is None else record.derived.median_s * 1e3
-
-    def spread(record: Record) -> tuple[float, float]:
-        assert record.timing is not None
-        low, middle, high = np.percentile(np.array(record.timing.samples_s) * 1e3, [25, 50, 75])
-        return float(middle - low), float(high - middle)
-
-    def floor(record: Record) -> float:
-        assert roof is not None
-        return roof.floor_s(record.flops.kernel_flops or 0, record.flops.kernel_bytes or 0) * 1e3
-
-    return _against_k(
-        records,
-        value,
-        spread,
-        "latency (ms)",
-        "One attention layer: latency",
-        None if roof is None else floor,
-    )
+def _quartile_bars(points: Sequence[Point]) -> Any:
+    if any(point.low is None or point.high is None for point in points):
+        return None
+    low = [point.y - (point.low or 0.0) for point in points]
+    return low, [(point.high or 0.0) - point.y for point in points]
 
 
-def memory_against_k(records: Sequence[Record]) -> Figure | None:
-    """Peak allocated memory of one layer against K for each backend."""
+def _reference_line(axes: Axes, figure: Figure) -> None:
+    """The roofline, or the front, where the figure has one."""
+    line: list[tuple[float, float]] = list(figure.floor)
+    label = "roofline of this machine (measured)"
+    if figure.roof is not None:
+        ridge, last = figure.roof.flops_per_s / figure.roof.bytes_per_s, max(p.x for p in figure.points)
+        first = min(p.x for p in figure.points)
+        ends = sorted({min(first, ridge), ridge, max(last, ridge)})
+        line = [(x, min(figure.roof.flops_per_s, x * figure.roof.bytes_per_s)) for x in ends]
+    if figure.kind == "pareto":
+        line, label = [(point.x, point.y) for point in pareto_front(figure.points)], "front"
+    if len(line) > 1:
+        step = "steps-post" if figure.kind == "pareto" else "default"
+        style = (0, (1, 2))
+        axes.plot(
+            *zip(*line, strict=True),
+            color="#000000",
+            linewidth=1,
+            linestyle=style,
+            drawstyle=step,
+            label=label,
+        )
 
-    def value(record: Record) -> float | None:
-        peak = record.memory.peak_allocated_bytes
-        return None if not peak else peak / 2**20
 
-    return _against_k(records, value, None, "peak allocated (MiB)", "One attention layer: memory", None)
-
-
-def model_stages(records: Sequence[Record]) -> Figure | None:
+def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     """The model's stages as stacked bars, one for each schedule and backend."""
     chosen = [record for record in records if record.stages_s]
     if not chosen:
@@ -198,7 +163,7 @@ def model_stages(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def speedups(records: Sequence[Record]) -> Figure | None:
+def speedups(records: Sequence[Record]) -> mpl.Figure | None:
     """Speed-up of the whole model over the baseline for each schedule and backend, with its 95% interval."""
     chosen = [
         record
@@ -243,15 +208,13 @@ def speedups(records: Sequence[Record]) -> Figure | None:
 
 def write_plots(records: Sequence[Record], folder: Path, roof: Roof | None) -> list[Path]:
     """Write every plot that the records allow; returns the files."""
-    made = {
-        "latency_vs_k.png": latency_against_k(records, roof),
-        "memory_vs_k.png": memory_against_k(records),
-        "stages.png": model_stages(records),
-        "speedup.png": speedups(records),
+    made: dict[str, mpl.Figure | None] = {
+        f"{figure.key}.png": picture(figure) for figure in figures(records, lambda _: roof)
     }
+    made |= {"stages.png": model_stages(records), "speedup.png": speedups(records)}
     written = []
-    for name, figure in made.items():
-        if figure is not None:
-            figure.savefig(folder / name)
+    for name, plot in made.items():
+        if plot is not None:
+            plot.savefig(folder / name)
             written.append(folder / name)
     return written

@@ -4,6 +4,7 @@ from .loop import Progress, fit
 from .parallel import Group, process_group
 from .photographs import Photographs
 from .recipe import Recipe
+from .start import start_as_interpolation, start_from
 from .state import CheckpointError, export_weights, read_checkpoint, write_checkpoint
 from .trainer import Trainer
 
@@ -18,5 +19,7 @@ __all__ = [
     "fit",
     "process_group",
     "read_checkpoint",
+    "start_as_interpolation",
+    "start_from",
     "write_checkpoint",
 ]

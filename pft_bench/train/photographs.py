@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from ..images.resize import imresize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_ORIENTATION = 0x0112  # EXIF; from 5 on, width and height are exchanged
 CACHE_BYTES = 8 << 30
 """Decoded pictures that are kept; DIV2K fits."""
 
@@ -105,12 +107,14 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture as [3, h, w] uint8."""
-    from PIL import Image
+    """A picture as [3, h, w] uint8, upright."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            if image.mode.startswith(("I", "F")):
+                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} must be a picture that can be read: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -121,29 +125,17 @@ def _size(path: Path) -> tuple[int, int]:
 
     try:
         with Image.open(path) as image:  # reads the header only
-            return image.height, image.width
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} must be a picture that can be read: {error}") from error
 
 
 def reduced(high: Tensor, scale: int) -> Tensor:
-    """The field's low-resolution input of [3, h, w] uint8: MATLAB's bicubic reduction, rounded.
-
-    Inside, that is PyTorch's anti-aliased bicubic (both have a = -0.5); MATLAB mirrors the picture at its borders.
-    """
-    margin = 4 * scale  # twice what the widest kernel reads outside
-    wide = high.double()
-    for dim in (1, 2):
-        size = wide.shape[dim]
-        before, after = (
-            wide.narrow(dim, 0, margin).flip(dim),
-            wide.narrow(dim, size - margin, margin).flip(dim),
-        )
-        wide = torch.cat((before, wide, after), dim)
-    small = functional.interpolate(
-        wide.unsqueeze(0), size=[side // scale for side in wide.shape[1:]], mode="bicubic", antialias=True
-    )
-    return small.squeeze(0)[:, 4:-4, 4:-4].round().clamp(0, 255).to(torch.uint8)
+    """The field's low-resolution input of [3, h, w] uint8."""
+    height, width = (side // scale for side in high.shape[1:])
+    small = imresize(high.permute(1, 2, 0).numpy(), (height, width), 1 / scale)
+    return torch.from_numpy(small).permute(2, 0, 1).contiguous()
 
 
 def _turned(x: Tensor, turn: int) -> Tensor:

@@ -47,14 +47,14 @@ def export_weights(path: Path, model: nn.Module, notes: dict[str, str]) -> None:
 
     The published index of the bias table is left out: it is half a megabyte that no computation reads.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
         if name != "relative_position_index_SA"
     }
-    _replace(path, lambda part: save_file(weights, part, metadata=notes))
+    _replace(path, lambda part: part.write_bytes(save(weights, metadata=notes)))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -65,11 +65,12 @@ def pft_bench_command(
 
 @pytest.fixture
 def tiny_run(pft_bench_command: Callable[..., Ended]) -> Callable[..., Ended]:
-    """`pft-bench run` on the tiny model, 8x8 pixels, the fewest rounds; more options may follow."""
+    """`pft-bench run` in this process on the tiny model, 8x8 pixels, the fewest rounds; more options may follow."""
 
     def call(*arguments: object) -> Ended:
         return pft_bench_command(
             "run",
+            "--no-isolate",
             "--preset",
             "tiny_x2",
             "--lr",

@@ -277,15 +277,15 @@ def test_options_that_typer_refuses_end_with_code_2_as_well(
 def test_the_roof_is_measured_on_the_threads_of_the_run(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.cli import run
+    from pft_bench.measure import roof
 
     seen = []
-    right = run.measure_roof
+    right = roof.measure_roof
 
     def spy(*arguments: Any) -> Any:
         seen.append(torch.get_num_threads())
         return right(*arguments)
 
-    monkeypatch.setattr(run, "measure_roof", spy)
+    monkeypatch.setattr(roof, "measure_roof", spy)
     assert tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path, "--threads", 3).code == 0
     assert seen == [3]

@@ -34,7 +34,7 @@ def backend() -> Iterator[Any]:
     found = get("cuda-emu")
     assert found.available() is None
     yield found
-    found.version = "auto"
+    found.version = found.candidates = "auto"
 
 
 def distinct_index(
@@ -188,6 +188,59 @@ def test_layers_and_their_gradients(backend: Any, name: str, dtype: torch.dtype,
     assert_passed(check_layer(backend, layer(**LAYERS[name], dtype=dtype, seed=seed), train=True))
 
 
+# rows of several warps and blocks, a last tile that is not full, more than one word of keys, ranges of keys
+TILED = {
+    "sparse": LAYERS["sparse"],
+    "nothing dropped": LAYERS["sparse, nothing dropped"],
+    "one candidate": LAYERS["sparse, one candidate"],
+    "no bias": LAYERS["sparse, no bias"],
+    "several words": LAYERS["sparse, more than a warp"],
+    "all keys": {"candidates": 49, "topk": 20, "side": 7, "windows": 1, "dim": 20},
+    "wide values": {"candidates": 20, "topk": 9, "dim": 24, "dim_v": 72, "heads": 1},
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", TILED)
+def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
+    """The forward pass that long lists of candidates take, here at any length; the backward pass follows it."""
+    emu.configure(seed=seed)
+    backend.candidates = "tiles"
+    assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
+
+
+def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
+    """128 candidates and an eighth of the keys; float32 and shorter lists gather; little shared memory gathers too."""
+    taken = {}
+    for dtype in DTYPES:
+        for candidates in (16, 127, 128):
+            emu.configure(dry=True)
+            emu.take_dry_launches()
+            backend.attention_forward(
+                *layer(side=16, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40).arguments()
+            )
+            (launch,) = emu.take_dry_launches()
+            taken[str(dtype)[6:], candidates] = launch[0]
+    gathers, tiles = "attention_forward_sparse", "attention_forward_tiled"
+    assert taken == {
+        (str(dtype)[6:], candidates): tiles if candidates == 128 and dtype != torch.float32 else gathers
+        for dtype in DTYPES
+        for candidates in (16, 127, 128)
+    }
+    case = layer(side=12, windows=1, heads=1, candidates=130, topk=9, dtype=torch.float16, dim=40)
+    emu.configure(shared_limit=15 << 10)
+    assert_passed(check_layer(backend, case, train=False))
+    backend.candidates = "tiles"
+    with pytest.raises(RuntimeError, match="attention_forward"):
+        backend.attention_forward(*case.arguments())
+    emu.configure(shared_limit=48 << 10)  # several blocks, keys in ranges
+    assert_passed(check_layer(backend, case, train=False))
+    case = layer(candidates=12, topk=5)
+    with pytest.raises(RuntimeError, match="attention_forward"):
+        backend.attention_forward(*case.arguments())
+
+
 @pytest.mark.parametrize("name", ["selection", "sparse"])
 def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
     case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
@@ -206,6 +259,30 @@ def test_layer_with_keys_in_pieces(backend: Any, dtype: torch.dtype) -> None:
     case = layer(windows=1, heads=1, side=12, dim=40, topk=20, dtype=dtype)
     emu.configure(seed=3, shared_limit=64 << 10)
     assert_passed(check_layer(backend, case, train=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("limit_kib", [8, 9, 12])
+@pytest.mark.parametrize("topk", [144, 20])
+def test_dense_rows_too_long_for_a_tile_of_16(
+    backend: Any, dtype: torch.dtype, limit_kib: int, topk: int
+) -> None:
+    """With little shared memory, or many keys, a block holds the logits of 8, 4, 2 or 1 rows."""
+    case = layer(windows=1, heads=1, side=12, dim=13, topk=topk, dtype=dtype)
+    emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
+    assert_passed(check_layer(backend, case, train=False))
+
+
+def test_blocks_of_a_dense_layer_by_shared_memory(backend: Any) -> None:
+    """5184 keys (windows of 72 x 72) fit 99 KB two rows at a time; nothing is run."""
+    case = layer(windows=1, heads=1, side=72, dim=40, topk=100)
+    blocks = {}
+    for limit_kib in (64, 99, 227):
+        emu.configure(dry=True, shared_limit=limit_kib << 10)
+        emu.take_dry_launches()
+        backend.attention_forward(*case.arguments())
+        ((_, blocks[limit_kib], _, _),) = emu.take_dry_launches()
+    assert blocks == {64: 5184, 99: 5184 // 2, 227: 5184 // 8}
 
 
 def test_gradients_are_the_same_in_every_order_of_execution(backend: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_cases import DEVICE, DTYPES, assert_passed, normal, random_layer, runs_kernels
+from triton_cases import DEVICE, DTYPES, INTERPRETED, assert_passed, normal, random_layer, runs_kernels
 
 from pft_bench import reference
 from pft_bench.backends import get
@@ -46,6 +46,15 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_layer(case, dtype):
     assert_passed(check_layer(get("triton"), random_layer(dtype, **case), train=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_selection_from_rows_wider_than_1024(dtype, monkeypatch):
+    """On a GPU rows that wide are rank-one updates (dim 0) instead of matrix products; here too, with few queries."""
+    if INTERPRETED:
+        monkeypatch.setenv("PFT_TRITON_CONFIG", '{"attention_select": {"dim": 0}}')
+    case = random_layer(dtype, heads=1, queries=3, keys=1100, dim=20, topk=7, bias=False)
+    assert_passed(check_layer(get("triton"), case, train=True))
 
 
 def forward(layer):

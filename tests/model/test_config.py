@@ -72,6 +72,7 @@ BAD = [
         ValueError,
         "'3conv' needs embed_dim >= 4",
     ),
+    ({"attention": "sparse"}, ValueError, "attention must be one of"),
 ]
 
 

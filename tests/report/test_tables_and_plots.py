@@ -146,12 +146,15 @@ def test_plots_show_what_the_records_hold_and_leave_out_what_they_do_not(tmp_pat
     assert [path.name for path in write_plots(layers, tmp_path, ROOF)] == [
         "latency_vs_k.png",
         "memory_vs_k.png",
+        "roofline.png",
     ]
     model = [record("dense", 1.0, {"ffn": 1.0}, **MODEL), record("cpu", 0.5, {"ffn": 0.5}, **MODEL)]
     written = write_plots([*layers, *model, failed("reference")], tmp_path, ROOF)
     assert [path.name for path in written] == [
         "latency_vs_k.png",
         "memory_vs_k.png",
+        "roofline.png",
+        "pareto.png",
         "stages.png",
         "speedup.png",
     ]
@@ -162,7 +165,7 @@ def test_plots_show_what_the_records_hold_and_leave_out_what_they_do_not(tmp_pat
 def test_a_selecting_step_alone_and_a_missing_roof_can_be_drawn(tmp_path: Path) -> None:
     shapes = {**case().shapes, "candidates": 1024}
     assert len(write_plots([record(shapes=shapes)], tmp_path, None)) == 2
-    assert len(write_plots([record(shapes=shapes)], tmp_path, ROOF)) == 2
+    assert len(write_plots([record(shapes=shapes)], tmp_path, ROOF)) == 3
 
 
 def test_memory_that_was_not_measured_is_not_drawn(tmp_path: Path) -> None:

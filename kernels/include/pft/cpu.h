@@ -109,6 +109,12 @@ int64_t index_scratch_bytes(int64_t keys, int threads);
 IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys,
                        Workspace scratch, int threads);
 
+// What `threads` threads reach together with the instruction set in use: the best of a few trials of about
+// 10 ms. `block_bytes` is the size of each thread's own block, which decides the cache it comes from; a gather reads
+// its rows of 160 bytes in random order.
+enum class Peak { kFmaFlops, kLoadBytes, kGatherBytes };
+double peak_per_second(Peak what, int64_t block_bytes, int threads);
+
 // The instruction set in use. Throws std::runtime_error when PFT_CPU_ISA names one that is unknown or not
 // supported here.
 const char* isa();

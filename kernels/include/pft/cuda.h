@@ -65,8 +65,14 @@ struct AttentionOutputs {
   float* lse = nullptr;  // [windows, heads, queries]
 };
 
+// How a sparse layer's forward meets its candidates. kAuto picks as kernels/cuda/README.md says.
+enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
+
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
-Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
+                                void* stream);
+// What kTiles runs: float16 and bfloat16 only, kUnsupported where a warp's rows do not fit.
+Status attention_forward_tiled(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
 struct SparseGradients {

@@ -1,0 +1,257 @@
+"""`pft-bench evaluate`: PSNR and SSIM on test sets, beside latency and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..backends import get, require
+from ..cases.group import thread_count
+from ..cases.settings import Settings, resolve_device
+from ..measure.environment import environment
+from ..measure.rounds import Plan
+from ..model import PFT, PRESETS, PFTConfig
+from ..quality import (
+    Dataset,
+    QualityRow,
+    Restored,
+    Variant,
+    VariantsGroup,
+    bicubic_row,
+    find_datasets,
+    model_row,
+)
+from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
+from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
+from ..schedule import FocusSchedule, parse_schedule
+from . import options
+from .loading import check_threads, load_model, restorer
+from .run import make_console
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Option(help="PFT checkpoint; it tells the model and its scale.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A test set, or a folder of them (Set5, Urban100, ...): images in HR, GT or directly; low-resolution "
+            "ones in LR_bicubic/X4, or made by bicubic reduction."
+        ),
+    ],
+    sched: Annotated[
+        list[str], typer.Option(help="Focus schedule to evaluate. Repeatable. Default: the model's own.")
+    ] = [],  # noqa: B006 - typer reads it, nobody writes it
+    backend: Annotated[
+        list[str], typer.Option(help="Backend to evaluate. Repeatable. Default: the fastest.")
+    ] = [],  # noqa: B006
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = 0,
+    lr: options.Size = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
+    budget: Annotated[
+        float, typer.Option(help="Seconds that measuring latency may take, checks apart.")
+    ] = 60.0,
+    images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Result folder. Default: runs/quality-<date-time>.")
+    ] = None,
+) -> None:
+    """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
+
+    Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
+    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
+    code 1 if an image or a variant has no result.
+    """
+    model = load_model(weights, device=device, dtype=dtype)
+    datasets = find_datasets(data, model.config.output_scale)
+    settings = make_settings(
+        model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
+    )
+    folder = out or Path("runs") / datetime.now().strftime("quality-%Y%m%d-%H%M%S")
+    if (folder / "quality.jsonl").exists():
+        raise ValueError(f"--out must be a new folder, got {folder} with results")
+    console = make_console()
+    with lock_folder(folder):
+        with thread_count(settings.threads):
+            rows = restore_all(model, datasets, settings, folder, console)
+        records = measure_latency(settings, folder, console) if rounds else []
+    report(rows, records, folder, console, images=images)
+    if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
+        raise typer.Exit(1)
+
+
+def make_settings(
+    model: PFT,
+    weights: Path,
+    sched: Sequence[str],
+    backends: Sequence[str],
+    device: str,
+    dtype: str,
+    threads: int,
+    lr_hw: tuple[int, int] | None,
+    rounds: int,
+    budget: float,
+) -> Settings:
+    """What `pft-bench run` would measure, for the model of the weights instead of a preset's.
+
+    Raises ValueError or `pft_bench.BackendUnavailable` where an option cannot be right.
+    """
+    if not budget > 0:
+        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    if 0 < rounds < 6:
+        raise ValueError(f"--rounds must be 0 or at least 6, got {rounds}")
+    config, device = model.config, resolve_device(device)
+    torch_dtype = next(model.parameters()).dtype
+    chosen = [require(name, torch.device(device), torch_dtype).name for name in (backends or ["auto"])]
+    for name in chosen:
+        if rounds and not get(name).timed:
+            raise ValueError(
+                f"backend {name!r} is checked, never timed: add --rounds 0 for its quality alone"
+            )
+    area = config.window_size**2
+    schedules = [parse_schedule(text, config.depths, area) for text in sched]
+    name = next((n for n, known in PRESETS.items() if _same_model(known, config)), weights.stem)
+    plan = Plan(rounds=max(rounds, 6), max_rounds=max(60, rounds), budget_s=budget)
+    return Settings(
+        preset=name,
+        config=config,
+        schedules=tuple(dict.fromkeys(schedules)) or (_own_schedule(config),),
+        backends=tuple(dict.fromkeys(chosen)),
+        levels=("model",),
+        device=device,
+        dtype=dtype,
+        mode="infer",
+        threads=check_threads(threads),
+        seed=0,
+        lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
+        image=None,
+        weights=weights,
+        plan=plan,
+    )
+
+
+def _same_model(known: PFTConfig, config: PFTConfig) -> bool:
+    return known.depths == config.depths and known.with_topk(config.num_topk) == config
+
+
+def _own_schedule(config: PFTConfig) -> FocusSchedule:
+    """The model's own schedule, written by blocks where it can be."""
+    blocks = FocusSchedule("", config.num_topk).per_block(config.depths)
+    if all(len(set(block)) == 1 for block in blocks):
+        return FocusSchedule(",".join(str(block[0]) for block in blocks), config.num_topk)
+    return FocusSchedule("layers:" + ",".join(map(str, config.num_topk)), config.num_topk)
+
+
+def restore_all(
+    model: PFT, datasets: Sequence[Dataset], settings: Settings, folder: Path, console: Console
+) -> list[QualityRow]:
+    """A row for each image and variant, appended to quality.jsonl as it comes."""
+    assert settings.weights is not None
+    about = {"weights": settings.weights.name, "device": settings.device, "dtype": settings.dtype}
+    rows = []
+    total = sum(len(dataset.pairs) for dataset in datasets)
+    console.print(
+        f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
+        f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
+        highlight=False,
+    )
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with (folder / "quality.jsonl").open("a") as file, bar, torch.no_grad():
+        task = bar.add_task("", total=total)
+        for dataset in datasets:
+            for number in range(len(dataset.pairs)):
+                bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
+                for row in _image_rows(model, dataset, number, settings, about):
+                    file.write(row.to_json() + "\n")
+                    file.flush()
+                    rows.append(row)
+                    if row.reason:
+                        told = f"no result: {row.dataset} {row.image}, {row.variant.name}: {row.reason}"
+                        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+                bar.advance(task)
+    return rows
+
+
+def _image_rows(
+    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, str]
+) -> Iterator[QualityRow]:
+    pair, scale = dataset.pairs[number], model.config.output_scale
+    schedules = {schedule.text: schedule for schedule in settings.schedules}
+    variants = [Variant(text, backend) for text in schedules for backend in settings.backends]
+    image: Restored | None = None
+    for variant in (Variant.bicubic(), *variants):
+        named = {"schedule": variant.schedule, "backend": variant.backend, **about}
+        try:
+            if image is None:
+                image = Restored.load(dataset.name, pair, scale)
+            if variant.backend:
+                model.backend = variant.backend
+                model.num_topk = schedules[variant.schedule].num_topk
+                yield model_row(image, restorer(model), model.config.in_chans, **named)
+            else:
+                yield bicubic_row(image, **about)
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            yield QualityRow(dataset.name, pair.name, scale, reason=reason, **named)
+
+
+def measure_latency(settings: Settings, folder: Path, console: Console) -> list[Record]:
+    """Records of all variants on one photograph; appended to records.jsonl."""
+    console.print(
+        f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
+        f"{settings.plan.budget_s:g} s ...",
+        highlight=False,
+    )
+    fingerprint = remember_environment(folder, environment())
+    group = VariantsGroup(settings)
+    try:
+        records = group.run(fingerprint).records
+    except Exception as error:  # the quality that was found stays, whatever the measurement runs into
+        reason = f"{type(error).__name__}: {error}"
+        memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
+        status = Status.OOM if memory else Status.ERROR
+        records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
+    with RecordWriter(folder / "records.jsonl") as writer:
+        for record in records:
+            writer.append(record)
+    return records
+
+
+def report(
+    rows: Sequence[QualityRow], records: Sequence[Record], folder: Path, console: Console, *, images: bool
+) -> None:
+    """Print the tables; write quality.csv and the figure."""
+    if images:
+        console.print(images_table(rows))
+    console.print(means_table(rows, records))
+    for record in records:
+        if record.reason:
+            console.print(f"not measured: {record.case_id}: {record.reason}", style="red", markup=False)
+    made = len({(row.dataset, row.image) for row in rows if row.low_made})
+    if made:
+        console.print(f"{made} low-resolution images were made here by bicubic reduction", highlight=False)
+    write_quality_csv(rows, folder / "quality.csv")
+    plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
+    files = [
+        "quality.jsonl",
+        "quality.csv",
+        *(["records.jsonl"] if records else []),
+        *([plot.name] if plot else []),
+    ]
+    console.print(f"written to {folder}: {', '.join(files)}", markup=False, highlight=False)

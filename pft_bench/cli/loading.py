@@ -1,0 +1,67 @@
+"""A model from the options that commands share: weights, schedule, backend, device and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..backends import require
+from ..cases.settings import MAX_THREADS, resolve_device
+from ..model import PFT, generated_weights, load, preset
+from ..schedule import parse_schedule
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """A floating-point dtype by its name; ValueError for anything else."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
+    return dtype
+
+
+def check_threads(threads: int) -> int:
+    """The number of threads to use, where 0 means torch's own choice; ValueError for far too many."""
+    if threads > MAX_THREADS:
+        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+    return threads or torch.get_num_threads()
+
+
+def load_model(
+    weights: Path | None,
+    *,
+    backend: str = "auto",
+    sched: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    preset_name: str = "light_x4",
+) -> PFT:
+    """The model of a checkpoint, ready to run; without one, the preset with generated weights.
+
+    Raises ValueError or `pft_bench.BackendUnavailable` where an option cannot be right, before anything is computed.
+    """
+    device = resolve_device(device)
+    torch_dtype = parse_dtype(dtype)
+    require(backend, torch.device(device), torch_dtype)
+    if weights is None:
+        model = PFT.from_config(preset(preset_name), backend)
+        model.load_state_dict(generated_weights(model))
+    else:
+        model = load(weights, backend)
+    if sched is not None:
+        area = model.config.window_size**2
+        model.num_topk = parse_schedule(sched, model.config.depths, area).num_topk
+    return model.to(device, torch_dtype).eval()
+
+
+def restorer(model: PFT) -> Callable[[Tensor], Tensor]:
+    """The model as a function of an image of any device and dtype."""
+    parameter = next(model.parameters())
+
+    def restore(x: Tensor) -> Tensor:
+        y: Tensor = model(x.to(parameter.device, parameter.dtype))
+        return y
+
+    return restore

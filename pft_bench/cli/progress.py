@@ -1,0 +1,85 @@
+"""Live progress of a sweep: which case, which round, and about how long the rest takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..cases import Group
+from ..record import Record, Status
+
+REFRESHES_PER_SECOND = 2
+"""Few, for the bar is drawn on the processors that are being timed."""
+
+
+class Display:
+    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.sweep.Watcher`."""
+
+    def __init__(self, console: Console, groups: Sequence[Group]) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+        )
+        self._count = len(groups)
+        self._total = sum(group.cost for group in groups)
+        self._task = self._bar.add_task("starting", total=self._total, left="")
+        self._done, self._number = 0.0, 0
+        self._started = time.perf_counter()
+        self._group: Group | None = None
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.update(self._task, description="done", left="")
+        self._bar.stop()
+
+    def start(self, group: Group) -> None:
+        """A group begins."""
+        self._group = group
+        self._number += 1
+        self._show("set-up", 0.0)
+
+    def progress(self, rounds: int, planned: int, doing: str) -> None:
+        """Where it stands."""
+        assert self._group is not None
+        share = min(rounds / planned, 1.0) * self._group.cost if planned else 0.0
+        self._show(f"round {rounds + 1}/{planned}" if doing == "timing" else doing, share)
+
+    def finish(self, group: Group, records: Sequence[Record]) -> None:
+        """Count `group` as done, and say at once which rows have no result."""
+        self._done += group.cost
+        self._bar.update(self._task, completed=self._done)
+        for record in records:
+            if record.status is not Status.OK:
+                self.say(f"{group.title} on {record.case.backend}: {record.status.value}: {record.reason}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, style="yellow", highlight=False, markup=False)
+
+    def _show(self, doing: str, share: float) -> None:
+        assert self._group is not None
+        self._bar.update(
+            self._task,
+            description=f"{self._number}/{self._count} {self._group.title}: {doing}",
+            completed=self._done + share,
+            left=self._left(share),
+        )
+
+    def _left(self, share: float) -> str:
+        done = self._done + share
+        if done <= 0:
+            return ""
+        seconds = (time.perf_counter() - self._started) / done * (self._total - done)
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"

@@ -1,0 +1,157 @@
+"""`pft-bench systems`: PFT beside the systems that its paper compares it with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ..cases import Settings
+from ..cases.systems import SystemsGroup
+from ..measure.environment import environment
+from ..measure.rounds import Plan
+from ..model import PFT, preset, published_macs
+from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
+from ..report.tables import bytes_text, seconds_text, speedup_text
+from ..systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
+from . import options
+
+
+def systems(
+    lr: options.Size = None,
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    seed: options.Seed = 0,
+    rounds: Annotated[int, typer.Option(min=6, help="Rounds of the measurement.")] = 6,
+    budget: Annotated[float, typer.Option(help="Seconds of rounds after which no more are begun.")] = 120.0,
+    measure: Annotated[bool, typer.Option(help="Latency and memory; without them, sizes alone.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<date-time>-systems.")] = None,
+) -> None:
+    """Parameters and multiply-accumulates beside the paper's; latency and memory, measured in one interleaved run.
+
+    SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. Exit code 1 if a
+    system that is there could not be measured.
+    """
+    console = Console()
+    console = console if console.is_terminal else Console(width=max(console.width, 120))
+    settings = Settings.make(
+        schedules=["paper"],
+        preset_name="classical_x2",
+        levels=("model",),
+        device=device,
+        threads=threads,
+        seed=seed,
+        lr_hw=options.parse_size(lr),
+        plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
+    )
+    sizes, here, missing = size_table(), [], ""
+    for system in SYSTEMS:
+        try:
+            row = size_row(system)
+        except PeersMissing as error:
+            row, missing = [system.name, "-", "-", "-", "-", "-", "-", "not installed"], str(error)
+        else:
+            here += [system] if not system.shown else []
+        sizes.add_row(*row)
+    console.print(sizes)
+    if missing:
+        console.print(missing, style="yellow", markup=False, highlight=False)
+    if not measure:
+        return
+    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-systems")
+    records = run(SystemsGroup(settings, tuple(here)), folder)
+    height, width = settings.lr_hw
+    console.print(
+        time_table(records, f"{width}x{height} input, x2, {settings.device}, {settings.threads} threads")
+    )
+    for record in records:
+        if record.status is not Status.OK:
+            console.print(f"{record.case.options['system']}: {record.reason}", style="red", markup=False)
+    console.print(f"raw samples are in {folder / 'records.jsonl'}", markup=False)
+    if any(record.status is not Status.OK for record in records):
+        raise typer.Exit(1)
+
+
+def run(group: SystemsGroup, folder: Path) -> list[Record]:
+    """Measure the group; its records, which are also appended to the folder's."""
+    with lock_folder(folder):
+        fingerprint = remember_environment(folder, environment())
+        with RecordWriter(folder / "records.jsonl") as writer:
+            records = group.run(fingerprint).records
+            for record in records:
+                writer.append(record)
+    return records
+
+
+def size_table() -> Table:
+    """The head of the first table."""
+    table = Table(
+        title="x2, output 1280x720: the paper's numbers and ours",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption_justify="left",
+        caption="MACs: PFT by its authors' convention; counted: matrix products and convolutions that PyTorch counts\n"
+        "in one pass, padding and repeated products included. PSNR: the paper's, Urban100.",
+    )
+    table.add_column("system")
+    for name in ("params, paper", "here", "MACs, paper", "here", "difference", "counted"):
+        table.add_column(name, justify="right")
+    table.add_column("PSNR, or what is shown", overflow="fold")
+    return table
+
+
+def size_row(system: System) -> list[str]:
+    """A system's sizes; raises PeersMissing where its model cannot be made."""
+    said = system.published
+    if system.shown:
+        return [system.name, "-", "-", "-", "-", "-", "-", system.shown]
+    if system.preset is None:
+        model = make_system(system)
+        counted = ours = macs(model, *PAPER_LR_HW)
+    else:
+        config = preset(system.preset)
+        model = PFT.from_config(config)
+        counted, ours = macs(model, *PAPER_LR_HW), published_macs(config, *PAPER_LR_HW)
+    # The authors' count to the last unit, where it is known, otherwise the paper's two decimals.
+    stated = said.exact_macs or (said.macs_t or 0) * 10**12
+    difference = "exact" if ours == said.exact_macs else f"{ours / stated - 1:+.1%}" if stated else "-"
+    return [
+        system.name,
+        _millions(said.parameters_m),
+        f"{parameters(model) / 1e6:.2f} M",
+        "-" if said.macs_t is None else f"{said.macs_t:.2f} T",
+        f"{ours / 1e12:.3f} T",
+        difference,
+        f"{counted / 1e12:.3f} T",
+        f"{said.psnr_db[1]:.2f} dB" if said.psnr_db else "",
+    ]
+
+
+def _millions(count: float | None) -> str:
+    return "-" if count is None else f"{count:g} M"
+
+
+def time_table(records: list[Record], title: str) -> Table:
+    """Latency, the ratio to PFT with its interval, and memory."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("system", "code", "check"):
+        table.add_column(name)
+    for name in ("latency", "speed-up over PFT [95%]", "memory"):
+        table.add_column(name, justify="right")
+    for record in records:
+        derived = record.derived
+        table.add_row(
+            str(record.case.options["system"]),
+            record.case.backend,
+            record.status.value,
+            "-" if derived is None else seconds_text(derived.median_s),
+            speedup_text(record),
+            bytes_text(record.memory.peak_allocated_bytes),
+        )
+    return table

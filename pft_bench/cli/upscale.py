@@ -1,0 +1,218 @@
+"""`pft-bench upscale`: pictures in, larger pictures out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ..cases.group import thread_count
+from ..images import SUFFIXES, PictureError, check_writable, enlarge, read_picture, write_picture
+from ..model import PFT
+from . import options
+from .loading import check_threads, load_model
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and where its enlargement goes."""
+
+    source: Path
+    target: Path
+
+
+def upscale(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A picture, or a folder (with its subfolders).")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, or a folder.")],
+    weights: Annotated[
+        Path,
+        typer.Option(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
+    ],
+    backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
+    sched: Annotated[
+        str | None, typer.Option(help="Focus schedule, e.g. 1024,256,128. Default: the model's own.")
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = 0,
+    format: Annotated[
+        str | None, typer.Option(help="png, jpg, webp or tif. Default: that of each picture.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP and TIFF, 8 and 16 bits, grey, with alpha.
+
+    A picture that cannot be read or written is reported and the others go on; the exit code is 1 then. Files that exist
+    are left alone and counted.
+    """
+    jobs = plan_jobs(source, target, format)
+    if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
+        raise ValueError(f"{jobs[0].target} exists: choose another name, or add --overwrite")
+    model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
+    console = Console(highlight=False)
+    with thread_count(check_threads(threads)), torch.no_grad():
+        done = Upscaler(model, console, quality, overwrite).run(jobs)
+    parts = [f"{done.written} written"]
+    parts += [f"{done.left} left as they are: they exist (--overwrite replaces them)"] if done.left else []
+    parts += [f"{done.failed} failed"] if done.failed else []
+    console.print(", ".join(parts))
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
+    """Which pictures there are and what they will be called.
+
+    Raises ValueError where there are none, or where the names cannot be right.
+    """
+    suffix = None
+    if format is not None:
+        suffix = "." + format.lower().lstrip(".")
+        if suffix not in SUFFIXES:
+            raise ValueError(f"--format must be one of png, jpg, webp, tif, got {format!r}")
+    if source.is_dir():
+        if target.is_file():
+            raise ValueError(f"OUT must be a folder when IN is one, got the file {target}")
+        found = sorted(_pictures(source, target))
+        if not found:
+            raise ValueError(f"IN must hold pictures ({', '.join(SUFFIXES)}), got {source} without any")
+        return [Job(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
+    if not source.exists():
+        raise ValueError(f"IN must be a picture or a folder, got {source}: there is no such file")
+    if not target.is_dir() and target.suffix.lower() in SUFFIXES:
+        if suffix is not None and target.suffix.lower() != suffix:
+            raise ValueError(f"--format {format} does not agree with the name {target.name!r}")
+        return [Job(source, target)]
+    if not target.is_dir() and target.suffix:
+        raise ValueError(f"OUT must end in {', '.join(SUFFIXES)} or be a folder, got {target.name!r}")
+    return [Job(source, _renamed(target / source.name, suffix))]
+
+
+def _pictures(folder: Path, target: Path) -> Iterator[Path]:
+    own_output = target.resolve()
+    for path in folder.rglob("*"):
+        hidden = path.name.startswith(".")  # drafts of ours, and what some systems leave beside each file
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            inside = own_output in path.resolve().parents and own_output != folder.resolve()
+            if not inside:
+                yield path
+
+
+def _renamed(path: Path, suffix: str | None) -> Path:
+    return path if suffix is None else path.with_suffix(suffix)
+
+
+@dataclass
+class Counts:
+    """How the pictures of a run ended."""
+
+    written: int = 0
+    left: int = 0
+    failed: int = 0
+
+
+class Upscaler:
+    """Runs jobs one by one, tells what becomes of each, and goes on after a picture that fails."""
+
+    def __init__(self, model: PFT, console: Console, quality: int, overwrite: bool) -> None:
+        self.model = model
+        self.console = console
+        self.quality = quality
+        self.overwrite = overwrite
+        self._parameter = next(model.parameters())
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} tiles"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def run(self, jobs: Sequence[Job]) -> Counts:
+        """Do all jobs."""
+        done = Counts()
+        written: dict[Path, Path] = {}
+        with self._bar:
+            for number, job in enumerate(jobs, start=1):
+                try:
+                    if job.target in written:
+                        raise PictureError(f"{job.target} was just written from {written[job.target]}")
+                    if job.target.exists() and not self.overwrite:
+                        done.left += 1
+                        continue
+                    self._one(job, f"{number}/{len(jobs)} {escape(job.source.name)}")
+                    written[job.target] = job.source
+                    done.written += 1
+                except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                    done.failed += 1
+                    self._tell(f"[bold red]failed[/] {escape(_told(job, error))}")
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        done.failed += len(jobs) - number
+                        self._tell(f"[bold red]stopped[/]: no space left, {len(jobs) - number} not tried")
+                        break
+        return done
+
+    def _one(self, job: Job, title: str) -> None:
+        started = time.perf_counter()
+        picture = read_picture(job.source)
+        height, width = (side * self.model.config.output_scale for side in picture.size_hw)
+        if job.target.exists() and job.target.samefile(job.source):
+            raise PictureError(f"{job.target} is the picture itself, which is never replaced")
+        lost = check_writable(
+            job.target, (height, width), alpha=picture.alpha is not None, depth=picture.pixels.dtype.type
+        )
+        _probe(job.target.parent)
+        task = self._bar.add_task(f"{title} to {width}x{height}", total=1)
+        result = enlarge(
+            picture,
+            lambda x: self._restore(x, task),
+            self.model.config.output_scale,
+            channels=self.model.config.in_chans,
+            device=str(self._parameter.device),
+            dtype=self._parameter.dtype,
+        )
+        self._bar.remove_task(task)
+        write_picture(job.target, result, quality=self.quality)
+        notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else [])))
+        seconds = time.perf_counter() - started
+        self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
+
+    def _restore(self, x: torch.Tensor, task: TaskID) -> torch.Tensor:
+        y: torch.Tensor = self.model(x)
+        self._bar.update(task, completed=1)
+        return y
+
+    def _tell(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+def _told(job: Job, error: Exception) -> str:
+    """One line about an error, which names the picture."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename or job.target}"
+    return text if str(job.source) in text else f"{job.source}: {text}"
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError where a file cannot be made in `folder`: better before the model has run for minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    os.close(descriptor)
+    os.unlink(name)

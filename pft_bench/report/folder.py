@@ -1,0 +1,88 @@
+"""A run folder as the reports read it: its records, the environments they were taken in, and their roofs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..measure.roof import Roof
+from ..record import Record, RecordError, read_records
+
+RECORDS, ENVIRONMENTS = "records.jsonl", "environment.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What `pft-bench run` left in a folder. `environments` maps fingerprints to what was found then."""
+
+    path: Path
+    records: tuple[Record, ...]
+    environments: Mapping[str, Mapping[str, Any]]
+    truncated: tuple[str, ...] = ()
+    """Lines whose writer was interrupted: what they were cannot be known, so they are named."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    def environment(self, record: Record) -> Mapping[str, Any]:
+        """The environment of a record; empty where the folder does not know it."""
+        return self.environments.get(record.environment, {})
+
+    def roof(self, record: Record) -> Roof | None:
+        """The roof measured at the beginning of the run that made the record."""
+        found = self.environment(record).get("now", {}).get("roof")
+        return None if found is None else Roof(**found)
+
+
+def read_folder(path: Path | str) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        RecordError: there are no records, a line is none, or environment.json is not what a run writes.
+    """
+    path = Path(path)
+    if not (path / RECORDS).is_file():
+        raise RecordError(f"expected a run folder with {RECORDS}, got {path}")
+    scan = read_records(path / RECORDS)
+    if not scan.records:
+        raise RecordError(f"{path / RECORDS} holds no record")
+    known: Any = {}
+    if (path / ENVIRONMENTS).is_file():
+        try:
+            known = json.loads((path / ENVIRONMENTS).read_text())
+        except ValueError as error:
+            raise RecordError(f"{path / ENVIRONMENTS} is not JSON: {error}") from None
+        if not isinstance(known, dict) or not all(isinstance(value, dict) for value in known.values()):
+            raise RecordError(f"{path / ENVIRONMENTS} must map fingerprints to environments")
+    return RunFolder(path, scan.records, known, tuple(str(problem) for problem in scan.truncated))
+
+
+def command_text(environment: Mapping[str, Any]) -> str | None:
+    """The command line that made the run, as one would type it."""
+    command = environment.get("host", {}).get("command")
+    if not command:
+        return None
+    return shlex.join([Path(command[0]).name, *command[1:]])
+
+
+def machine_text(environment: Mapping[str, Any]) -> str:
+    """Processor and GPU in a few words."""
+    cpu, gpu = environment.get("cpu") or {}, environment.get("gpu")
+    words = [f"{cpu.get('model', 'unknown processor')}, {cpu.get('cores_usable') or '?'} cores"]
+    if gpu:
+        words.insert(0, str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu))
+    return "; ".join(words)
+
+
+def commit_text(environment: Mapping[str, Any]) -> str | None:
+    """The commit in twelve digits, and whether files were changed on top of it."""
+    git = environment.get("git") or {}
+    if not git.get("commit"):
+        return None
+    return str(git["commit"])[:12] + (" with uncommitted changes" if git.get("dirty") else "")

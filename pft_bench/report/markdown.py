@@ -1,0 +1,88 @@
+"""The report as Markdown, for a pull request or a README: verdicts, stages, ceilings, and what has no result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..record import Record, Status
+from . import words
+from .amdahl import ceilings
+from .folder import RunFolder, command_text, commit_text, machine_text
+from .page import LEVELS, SIGNS, generator, title_of
+from .tables import ordered_stages, problem_lines, step_text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """A table whose first `left` columns are texts, the others numbers."""
+    rule = ["---" if i < left else "---:" for i in range(len(heads))]
+    return ["| " + " | ".join(map(_cell, row)) + " |" for row in (heads, rule, *rows)]
+
+
+def _verdict_row(record: Record) -> list[str]:
+    derived, memory = record.derived, record.memory.peak_allocated_bytes
+    row = [step_text(record).replace("->", "→"), record.case.backend]
+    if record.status is not Status.OK:
+        return [*row, f"✕ {record.status.value}", "–", "–", "–", "–"]
+    verdict, gain, interval, latency = "baseline" if record.timing else "checked", "", "", "–"
+    if derived is not None:
+        latency = words.seconds(derived.median_s)
+        if derived.ratio is not None:
+            verdict = SIGNS[derived.verdict] if derived.verdict else ""
+            gain = words.times(1 / derived.ratio)
+            if derived.ratio_low is not None and derived.ratio_high is not None:
+                interval = f"[{words.digits(1 / derived.ratio_high)}, {words.digits(1 / derived.ratio_low)}]"
+    return [*row, verdict, gain, interval, latency, "–" if memory is None else words.size(memory)]
+
+
+def _stages(records: Sequence[Record]) -> list[str]:
+    chosen = [record for record in records if record.stages_s]
+    if not chosen:
+        return []
+    totals = [sum((record.stages_s or {}).values()) for record in chosen]
+    rows = []
+    for stage in ordered_stages(chosen):
+        row = [stage]
+        for record, total in zip(chosen, totals, strict=True):
+            seconds = (record.stages_s or {}).get(stage)
+            row.append("–" if seconds is None else f"{words.seconds(seconds)} ({seconds / total:.0%})")
+        rows.append(row)
+    heads = ["stage", *(f"{record.case.backend} {step_text(record)}" for record in chosen)]
+    lines = ["## Where the model's time goes", "", *_table(heads, rows, 1), ""]
+    for found in ceilings(records):
+        lines.append(
+            f"- {found.record.case.backend}, schedule {step_text(found.record)}: attention takes {found.share:.0%}; "
+            f"with attention free, the model gains at most {words.times(found.gain)}."
+        )
+    return [*lines, ""]
+
+
+def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
+    """The report's text; `pictures` are files beside it to show."""
+    records = folder.records
+    title, setting = title_of(records)
+    lines = [f"# {title}", "", f"{setting}.", ""]
+    for name in dict.fromkeys(record.environment for record in records):
+        environment = folder.environments.get(name, {})
+        command, commit = command_text(environment), commit_text(environment)
+        lines.append(f"{machine_text(environment)}{f'; commit {commit}' if commit else ''}.")
+        lines += ["", f"    {command}"] if command else []
+        lines.append("")
+    heads = ["backend", "verdict", "speed-up", "95% interval", "latency", "memory"]
+    for level, (heading, column) in LEVELS.items():
+        chosen = [record for record in records if record.case.level == level]
+        if chosen:
+            rows = [_verdict_row(record) for record in chosen]
+            lines += [f"## {heading}", "", *_table([column, *heads], rows, 3), ""]
+    lines += _stages(records)
+    for name in pictures:
+        lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})", ""]
+    bad = [record for record in records if record.status is not Status.OK]
+    if bad:
+        lines += [f"## {len(bad)} of {len(records)} cases have no result", ""]
+        lines += [f"- {_cell(line)}" for line in problem_lines(bad)]
+        lines.append("")
+    return "\n".join([*lines, f"<!-- {generator()} -->", ""])

@@ -1,0 +1,288 @@
+"""The report of a run as one HTML file that needs nothing else: no network, no script to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from ..measure.statistics import Verdict, geometric_mean
+from ..record import Record, Status
+from . import charts, svg, words
+from .amdahl import ceilings, stage_groups
+from .folder import RunFolder, command_text, commit_text, machine_text
+from .series import Figure, figures, setting_text
+from .tables import ordered_stages, step_text
+
+LEVELS = {
+    "model": ("Whole model", "schedule"),
+    "layer": ("One attention layer", "step"),
+    "op": ("Sparse products", "operator"),
+}
+
+SIGNS = {
+    Verdict.FASTER: "▲ faster",
+    Verdict.SLOWER: "▼ slower",
+    Verdict.SAME: "= same",
+    Verdict.UNDECIDED: "? undecided",
+}
+"""Verdicts as the page writes them: a sign and a word, so that colour only repeats them."""
+
+
+@lru_cache(maxsize=1)
+def generator() -> str:
+    """Which renderer made a page: a digest of everything in this folder that shapes it."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for name in sorted(p.name for p in folder.iterdir() if p.suffix in (".py", ".html", ".css", ".js")):
+        if name not in ("kernel_table.py", "triton_table.py", "plots.py", "verify.py"):
+            digest.update((folder / name).read_bytes())
+    return f"pft-bench report {digest.hexdigest()[:12]}"
+
+
+def anchor(record: Record) -> str:
+    """Where the raw samples of a record stand in the page."""
+    return f"#{record.case_id}"
+
+
+def data(value: float | int, text: str, record: Record | None = None, field: str = "") -> Markup:
+    """A number as it is read, with its full value in the markup (what sorting, tests and `verify` read)."""
+    named = Markup("") if record is None else Markup(f' data-case="{record.case_id}" data-field="{field}"')
+    return Markup('<data value="{}"{}>{}</data>').format(repr(value), named, text)
+
+
+def speedup(record: Record) -> dict[str, Any] | None:
+    """Times faster than the baseline, and the interval as text; None for the baseline and without a time."""
+    derived = record.derived
+    if derived is None or derived.ratio is None:
+        return None
+    interval = None
+    if derived.ratio_low is not None and derived.ratio_high is not None:
+        interval = Markup("[{}, {}]").format(
+            data(1 / derived.ratio_high, words.digits(1 / derived.ratio_high), record, "speedup_low"),
+            data(1 / derived.ratio_low, words.digits(1 / derived.ratio_low), record, "speedup_high"),
+        )
+    value = 1 / derived.ratio
+    return {"value": data(value, words.times(value), record, "speedup"), "interval": interval}
+
+
+def step_markup(record: Record) -> Markup:
+    """The step or schedule, with an arrow, and with places to break a long one."""
+    return escape(step_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
+
+
+def verdict_rows(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one level's verdict table."""
+    scale = charts.interval_scale(records)
+    rows = []
+    previous = None
+    for record in records:
+        derived, step = record.derived, step_markup(record)
+        verdict = derived.verdict if derived is not None else None
+        kind = svg.look(record.case.backend, names)
+        rows.append(
+            {
+                "record": record,
+                "step": step,
+                "again": step == previous,
+                "kind": kind,
+                "mark": swatch(kind),
+                "speedup": speedup(record),
+                "interval": charts.interval_cell(record, scale, kind),
+                "verdict": SIGNS[verdict] if verdict else None,
+                "verdict_class": verdict.value.lower() if verdict else "",
+                "failed": record.status is not Status.OK,
+            }
+        )
+        previous = step
+    return rows
+
+
+def swatch(kind: int) -> Markup:
+    """The mark of a backend as it stands in the figures, for tables."""
+    return svg.tag(
+        "svg",
+        svg.mark(kind, 7, 7, 4.2),
+        class_=f"swatch look{kind}",
+        viewBox="0 0 14 14",
+        width=14,
+        height=14,
+        aria_hidden="true",
+    )
+
+
+def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One card for each backend and level: its geometric mean against the baseline, with the counts."""
+    cards = []
+    for level, (title, _) in LEVELS.items():
+        compared = [r for r in records if r.case.level == level and r.derived and r.derived.ratio is not None]
+        groups: dict[tuple[str, str], list[Record]] = {}
+        for record in compared:
+            groups.setdefault((record.case.backend, record.case.op), []).append(record)
+        for (backend, op), group in groups.items():
+            speedups = [1 / r.derived.ratio for r in group if r.derived and r.derived.ratio is not None]
+            mean = geometric_mean(speedups)
+            verdicts = [r.derived.verdict for r in group if r.derived]
+            assert group[0].timing is not None
+            assert group[0].timing.baseline is not None
+            cards.append(
+                {
+                    "title": op if level == "op" else title,
+                    "backend": backend,
+                    "baseline": group[0].timing.baseline.name,
+                    "value": data(mean.value, words.times(mean.value)),
+                    "one": group[0] if mean.count == 1 else None,
+                    "speedup": speedup(group[0]) if mean.count == 1 else None,
+                    "count": mean.count,
+                    "low": words.times(min(speedups)),
+                    "high": words.times(max(speedups)),
+                    "verdicts": [
+                        f"{verdicts.count(verdict)} {sign}"
+                        for verdict, sign in SIGNS.items()
+                        if verdicts.count(verdict)
+                    ],
+                    "single": SIGNS[verdicts[0]] if mean.count == 1 and verdicts[0] else None,
+                    "class": verdicts[0].value.lower()
+                    if len(set(verdicts)) == 1 and verdicts[0]
+                    else "mixed",
+                }
+            )
+    return cards
+
+
+def memory_cards(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What each compared model needs, against its baseline of the same schedule."""
+    models = [r for r in records if r.case.level == "model" and r.memory.peak_allocated_bytes]
+    cards = []
+    for record in models:
+        baseline = record.timing.baseline.name if record.timing and record.timing.baseline else None
+        for other in models:
+            if other.case.backend == baseline and other.case.schedule == record.case.schedule:
+                mine, theirs = record.memory.peak_allocated_bytes, other.memory.peak_allocated_bytes
+                assert mine
+                assert theirs
+                cards.append(
+                    {"record": record, "baseline": baseline, "base_bytes": theirs, "ratio": theirs / mine}
+                )
+    return cards
+
+
+def flames(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The stages of each model record as nested bars; `share` is of the longest one in the report."""
+    chosen = [record for record in records if record.stages_s]
+    longest = max((sum((r.stages_s or {}).values()) for r in chosen), default=0.0)
+    found = []
+    for record in chosen:
+        total = sum((record.stages_s or {}).values())
+        groups = [
+            {
+                "name": name,
+                "seconds": sum(seconds for _, seconds in inside),
+                "stages": [{"name": stage, "seconds": seconds} for stage, seconds in inside],
+            }
+            for name, inside in stage_groups(record)
+        ]
+        found.append({"record": record, "total": total, "share": total / longest, "groups": groups})
+    return found
+
+
+def raw_text(record: Record) -> str:
+    """The samples of a record as CSV, every digit of them."""
+    timing = record.timing
+    assert timing is not None
+    columns: dict[str, Sequence[float]] = {f"{record.case.backend}_s": timing.samples_s}
+    if timing.baseline is not None:
+        columns[f"{timing.baseline.name}_s"] = timing.baseline.samples_s
+        columns[f"{timing.baseline.name}_again_s"] = timing.baseline.control_s
+    elif timing.control_s:
+        columns[f"{record.case.backend}_again_s"] = timing.control_s
+    out = io.StringIO()
+    out.write(",".join(["round", *columns]) + "\n")
+    for i, number in enumerate(timing.rounds):
+        out.write(",".join([str(number), *(repr(values[i]) for values in columns.values())]) + "\n")
+    return out.getvalue()
+
+
+def drawn(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
+    """A figure in both sizes."""
+    return {
+        "figure": figure,
+        "wide": charts.draw(figure, charts.WIDE, names, anchor),
+        "narrow": charts.draw(figure, charts.NARROW, names, anchor),
+    }
+
+
+def title_of(records: Sequence[Record]) -> tuple[str, str]:
+    """What the run was about, and its setting."""
+    models = [record for record in records if record.case.level == "model"]
+    case = (models or list(records))[0].case
+    if models:
+        size = f"{case.shapes['height']}×{case.shapes['width']} input"
+        name = (case.preset or "model").replace("_x", " ×")
+        return f"PFT {name}", f"{size}, {case.mode}, {case.dtype}"
+    what = {"layer": "Attention layer"}.get(case.level, "Sparse products")
+    return what, setting_text((models or list(records))[0])
+
+
+def _environment() -> jinja2.Environment:
+    def read(name: str) -> str:
+        return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(read),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.globals.update(
+        data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
+        style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
+        machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
+        digits=words.digits, stage_order=ordered_stages, generator=generator(),
+    )  # fmt: skip
+    made.filters["percent"] = lambda share: f"{share:.0%}"
+    made.filters["width"] = lambda share: f"{max(share, 0.004) * 100:.2f}%"
+    return made
+
+
+def render(folder: RunFolder) -> str:
+    """The page; the same folder always gives the same text."""
+    records = folder.records
+    names = list(dict.fromkeys(record.case.backend for record in records))
+    title, setting = title_of(records)
+    tables = []
+    for level, (heading, column) in LEVELS.items():
+        chosen = [record for record in records if record.case.level == level]
+        if chosen:
+            tables.append(
+                {"level": level, "title": heading, "column": column, "rows": verdict_rows(chosen, names)}
+            )
+    used = list(dict.fromkeys(record.environment for record in records))
+    staged = [record for record in records if record.stages_s]
+    page = _environment().get_template("page.html")
+    text = page.render(
+        title=title,
+        setting=setting,
+        folder=folder,
+        records=records,
+        cards=headlines(records),
+        memory_cards=memory_cards(records)[:2],
+        tables=tables,
+        figures=[drawn(figure, names) for figure in figures(records, folder.roof)],
+        flames=flames(records),
+        staged=staged,
+        ceilings=ceilings(records),
+        unmeasured=[record for record in records if record.status is not Status.OK],
+        environments=[(name, folder.environments.get(name, {})) for name in used],
+        generated=any(record.case.options.get("weights") == "generated" for record in records),
+    )
+    return re.sub(r"\n\s*\n+", "\n", text)

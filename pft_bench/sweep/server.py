@@ -1,0 +1,157 @@
+"""The process from which workers are forked: it has imported everything and does nothing else.
+
+A fork of it starts in milliseconds, where a new interpreter takes seconds to import torch; and forking it is safe,
+since it has never computed anything: no OpenMP pool, no CUDA context. Each job runs in a fork of its own, so that a
+crash, a leak or a corrupted heap ends with its job.
+
+Server and worker are killed by the kernel when their parent dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import importlib
+import os
+import resource
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import cases  # noqa: F401 - imported before the first fork, so that no worker has to
+from .board import Board
+from .plugins import load_plugins
+
+PR_SET_PDEATHSIG = 1
+DUMP_SIGNAL = signal.SIGUSR1
+"""Makes a worker write the Python stacks of its threads to its output, even while it hangs in native code."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call in a worker. `argv` is the command that asked for it, for the environment's record."""
+
+    call: Callable[[Board], Any]
+    plugins: tuple[str, ...] = ()
+    memory_limit_bytes: int | None = None
+    device: str = "cpu"
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """Sent by a worker before anything else."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Sent by a worker whose call has returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Sent by the server when the worker is gone: its exit code, or minus the signal that ended it."""
+
+    exit_code: int
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before the call above
+        os._exit(1)
+
+
+def _first_to_go() -> None:
+    """If the machine's memory runs out, the kernel should end this process and not those that keep the results."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
+
+
+def limit_memory(limit_bytes: int, device: str) -> None:
+    """Let this process map `limit_bytes` more than it has mapped already, or allocate that much of a GPU.
+
+    Not both: a CUDA context maps far more addresses than it uses.
+    """
+    if device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), 0)
+        return
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + limit_bytes, hard))
+
+
+def serve(connection: Connection, board: Board, output: int) -> None:
+    """Run one job after the other until the supervisor hangs up."""
+    while True:
+        try:
+            job: Job = connection.recv()
+        except EOFError:
+            return
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _work(job, server, connection, board, output)
+        _, status = os.waitpid(pid, 0)
+        connection.send(Ended(os.waitstatus_to_exitcode(status)))
+
+
+def _work(job: Job, server: int, connection: Connection, board: Board, output: int) -> None:
+    """The worker's whole life; never returns, runs no exit handlers: they belong to the server."""
+    code = 1
+    try:
+        die_with_parent(server)
+        _first_to_go()
+        connection.send(Started(os.getpid()))
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        faulthandler.enable()
+        faulthandler.register(DUMP_SIGNAL)
+        sys.argv = list(job.argv)
+        load_plugins(job.plugins)
+        if job.memory_limit_bytes is not None:
+            limit_memory(job.memory_limit_bytes, job.device)
+        value = job.call(board)
+        connection.send(Finished(value))
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    """Serve. Arguments: the inherited descriptors of connection, board and output, and the supervisor's process id."""
+    connection, board, output, supervisor = (int(text) for text in sys.argv[1:])
+    die_with_parent(supervisor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    # numpy's OpenBLAS has started its threads on import; it stops and restarts them around a fork by itself
+    warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
+    importlib.import_module(
+        "torch._dynamo"
+    )  # counting FLOPs needs it: more than a second, once instead of in each worker
+    gc.collect()
+    gc.freeze()  # so that a worker's collector leaves the shared pages alone
+    if torch.cuda.is_initialized():
+        raise RuntimeError("something imported has initialised CUDA: no worker could use it after a fork")
+    serve(Connection(connection), Board(board), output)

@@ -1,0 +1,145 @@
+"""A sweep: what of the plan is left, and running it with every record on the disk before the next case begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..cases import Group, Settings, plan_groups, run_or_explain
+from ..cases.group import thread_count
+from ..measure import roof
+from ..measure.environment import environment, fingerprint
+from ..record import Record, RecordWriter, read_folder, record_file, remember_environment
+from .board import Board, Sight
+from .isolation import Death, Workers, WorkersFailed, run_isolated
+from .shard import Shard
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All groups of the sweep, those of this share, those of them that are left to run, and what is on the disk."""
+
+    groups: list[Group]
+    mine: list[Group]
+    left: list[Group]
+    done: dict[str, Record]
+    warnings: tuple[str, ...]
+
+    @property
+    def order(self) -> list[str]:
+        """Case ids of the whole sweep in the order of its plan."""
+        return [case.case_id for group in self.groups for case in group.cases.values()]
+
+
+def plan_sweep(settings: Settings, folder: Path, shard: Shard) -> SweepPlan:
+    """What is to be run, given what the folder holds. Lines cut short by a kill are in the warnings, by number.
+
+    Raises:
+        RecordError: lines of the folder's files that are no records, by number.
+    """
+    groups = plan_groups(settings)
+    mine = shard.of(groups)
+    scan = read_folder(folder)
+    done = {record.case_id: record for record in scan.records}
+    left = [group for group in mine if any(case.case_id not in done for case in group.cases.values())]
+    return SweepPlan(groups, mine, left, done, tuple(map(str, scan.truncated)))
+
+
+class Watcher(Protocol):
+    """Who wants to see how a sweep goes."""
+
+    def start(self, group: Group) -> None:
+        """A group begins."""
+
+    def progress(self, rounds: int, planned: int, doing: str) -> None:
+        """Where it stands."""
+
+    def finish(self, group: Group, records: Sequence[Record]) -> None:
+        """Its records are on the disk."""
+
+    def say(self, text: str) -> None:
+        """Something to be told, e.g. what a worker printed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs groups, in workers or, without, in this process, and appends their records to the folder."""
+
+    settings: Settings
+    folder: Path
+    shard: Shard
+    workers: Workers | None
+    plugins: dict[str, str]
+
+    def describe_machine(self) -> str:
+        """Record the environment, as a worker sees it, in the folder; its fingerprint."""
+        call = partial(_machine, self.settings, self.plugins)
+        if self.workers is None:
+            found: dict[str, Any] | Death = call(None)
+        else:
+            found = self.workers.run(call, limited=False)
+        if isinstance(found, Death):
+            raise WorkersFailed(f"the machine could not be measured: {found.reason}\n{found.output}")
+        return remember_environment(self.folder, found)
+
+    def run(self, plan: SweepPlan, watcher: Watcher) -> list[Record]:
+        """Run what is left of the plan; all new records."""
+        if not plan.left:
+            return []
+        found = self.describe_machine()
+        new = []
+        with RecordWriter(record_file(self.folder, self.shard.name)) as writer:
+            for group in plan.left:
+                watcher.start(group)
+                fresh = [
+                    record for record in self._run(group, found, watcher) if record.case_id not in plan.done
+                ]
+                for record in fresh:
+                    writer.append(record)
+                new += fresh
+                watcher.finish(group, fresh)
+        return new
+
+    def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
+        if self.workers is None:
+            return run_or_explain(
+                group,
+                environment,
+                lambda progress: watcher.progress(progress.rounds, progress.planned, "timing"),
+            )
+
+        def watch(sight: Sight) -> None:
+            watcher.progress(sight.rounds, sight.planned, sight.doing)
+
+        records = run_isolated(self.workers, group, environment, watch, self._keep_output(group))
+        said = self.workers.output().strip()
+        if said:
+            watcher.say(said)
+        return records
+
+    def _keep_output(self, group: Group) -> Callable[[str | None, Death], None]:
+        """What a worker that died had written, stacks included, is worth a file: `logs/<case id>.txt`."""
+
+        def keep(name: str | None, death: Death) -> None:
+            if death.output:
+                logs = self.folder / "logs"
+                logs.mkdir(exist_ok=True)
+                case = group.cases[group.baseline if name is None else name]
+                (logs / f"{case.case_id}.txt").write_text(death.output)
+
+        return keep
+
+
+def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+    """Environment and roof on the run's threads; plug-ins are part of the fingerprint, for they hold the kernels."""
+    with thread_count(settings.threads):
+        measured = roof.measure_roof(settings.device, settings.torch_dtype)
+    found = environment()
+    if plugins:
+        found["plugins"] = plugins
+        found["fingerprint"] = fingerprint(found)
+    found["now"]["roof"] = vars(measured)
+    return found

@@ -1,0 +1,62 @@
+"""A script as users of the published code have it: it imports smm_cuda, says "cuda", and knows nothing of pft_bench.
+
+Given as arguments: a file of float32 tensors q [b,n,c], k [b,n,c], v [b,n,c], index and upstream gradient [b,n,c], and
+where to save what it finds.
+"""
+
+import sys
+
+import smm_cuda
+import torch
+from torch.autograd import Function
+
+
+class Products(Function):
+    @staticmethod
+    def forward(ctx, a, b, index):
+        ctx.save_for_backward(a, b, index)
+        return smm_cuda.SMM_QmK_forward_cuda(a.contiguous(), b.contiguous(), index.contiguous())
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b, index = ctx.saved_tensors
+        grad_a, grad_b = smm_cuda.SMM_QmK_backward_cuda(
+            grad.contiguous(), a.contiguous(), b.contiguous(), index.contiguous()
+        )
+        return grad_a, grad_b, None
+
+
+class Weighted(Function):
+    @staticmethod
+    def forward(ctx, a, v, index):
+        ctx.save_for_backward(a, v, index)
+        return smm_cuda.SMM_AmV_forward_cuda(a.contiguous(), v.contiguous(), index.contiguous())
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, v, index = ctx.saved_tensors
+        grad_a, grad_v = smm_cuda.SMM_AmV_backward_cuda(
+            grad.contiguous(), a.contiguous(), v.contiguous(), index.contiguous()
+        )
+        return grad_a, grad_v, None
+
+
+def main(source, target):
+    device = torch.device("cuda")
+    given = torch.load(source, map_location="cuda")
+    q, k, v = (torch.nn.Parameter(given[name].cuda()) for name in "qkv")
+    index = given["index"].to(device).int()
+    logits = Products.apply(q, k.transpose(-2, -1), index)
+    out = Weighted.apply(logits.softmax(-1), v, index)
+    out.backward(given["grad"].to("cuda:0"))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    assert torch.zeros(2, device="cuda").shape == torch.nn.Linear(2, 3).cuda().weight.shape[1:]
+    found = {"logits": logits, "out": out, "q": q.grad, "k": k.grad, "v": v.grad}
+    torch.save({name: value.detach().cpu() for name, value in found.items()}, target)
+    print("done on", out.device)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    sys.exit(7)

@@ -1,0 +1,87 @@
+"""What the tests run in workers, and the program as a function; importable from a process that only has the path."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import torch
+
+TOUCHED: list[int] = []
+
+
+def touch(board):
+    """Change this process for good; how often it was changed before, its threads' answer, its command."""
+    TOUCHED.append(1)
+    torch.set_num_threads(2)
+    total = (torch.ones(1 << 20) @ torch.ones(1 << 20)).item()  # wants the OpenMP pool
+    return os.getpid(), len(TOUCHED), total, list(sys.argv)
+
+
+def segfault(board):
+    board.turn(1, "timing")
+    ctypes.string_at(0)
+
+
+def abort(board):
+    board.turn(0, "check")
+    os.write(2, b"the queue is full\n")
+    os.abort()
+
+
+def leave(board):
+    board.turn(0, "warm-up")
+    sys.exit(3)
+
+
+def hang(board):
+    board.turn(2, "check")
+    time.sleep(60)
+
+
+def hang_after_progress(board):
+    """Ten turns, each well inside a time-out that all of them together exceed."""
+    for turn in range(10):
+        board.turn(turn % 2, "timing")
+        time.sleep(0.4)
+    return "done"
+
+
+def kill_itself(board):
+    board.turn(0, "timing")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_server(board):
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def allocate(size, board):
+    return torch.empty(size, dtype=torch.uint8).numel()
+
+
+def sleep_long(path, board):
+    path.write_text(f"{os.getpid()} {os.getppid()}")
+    time.sleep(60)
+
+
+def supervise_and_sleep(path):
+    """A supervisor to be killed while its worker sleeps."""
+    from functools import partial
+
+    from pft_bench.sweep import Workers
+
+    with Workers() as workers:
+        workers.run(partial(sleep_long, path))
+
+
+def program(arguments):
+    """`pft-bench` with these arguments, in this process."""
+    from pft_bench.cli import main
+
+    sys.argv = ["pft-bench", *arguments]
+    main()

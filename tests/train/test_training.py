@@ -1,0 +1,211 @@
+"""The same seed gives the same losses: alone or with others, in one go or killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import RECIPE, TINY, make_trainer
+from torch import nn
+
+from pft_bench.model import load
+from pft_bench.train import (
+    CheckpointError,
+    Group,
+    Photographs,
+    Recipe,
+    Trainer,
+    export_weights,
+    fit,
+    read_checkpoint,
+)
+
+SCRIPT = Path(__file__).parent / "tiny_run.py"
+
+
+def curve(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    return [line["loss"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that others are compared with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("uninterrupted")
+    fit(make_trainer(folder), out, {}, save_every=2)
+    torch.set_num_threads(threads)
+    return out
+
+
+def test_the_loss_falls_and_the_model_learns(uninterrupted: Path, folder: Path) -> None:
+    losses = curve(uninterrupted)
+    assert len(losses) == RECIPE.iterations
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("backend", ["dense", "cpu"])
+def test_the_same_seed_gives_the_same_bits(folder: Path, tmp_path: Path, backend: str) -> None:
+    recipe = replace(RECIPE, iterations=3)
+    for name in ("one", "two"):
+        fit(make_trainer(folder, recipe, backend=backend), tmp_path / name, {})
+    other = make_trainer(folder, replace(recipe, seed=4), backend=backend)
+    fit(other, tmp_path / "other", {})
+    assert curve(tmp_path / "one") == curve(tmp_path / "two")
+    assert curve(tmp_path / "one") != curve(tmp_path / "other")
+
+
+def test_two_processes_are_one_with_the_same_global_batch(
+    folder: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Under torchrun with gloo: the loss curve, and the weights at its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*command, SCRIPT, folder, tmp_path], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert curve(tmp_path) == pytest.approx(curve(uninterrupted), rel=1e-5)
+    one, two = (read_checkpoint(path / "checkpoint.pt", {}) for path in (uninterrupted, tmp_path))
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-3, atol=1e-4, msg=f"{part} {name}")
+
+
+def test_killed_while_saving_then_resumed_the_curve_is_bit_for_bit_the_same(
+    folder: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of the second checkpoint's file: the first one must still be there."""
+    killed = subprocess.run([sys.executable, SCRIPT, folder, tmp_path, "--die-after", "2"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len((tmp_path / "loss.jsonl").read_text().splitlines()) == 4, "not killed where it should be"
+    resumed = make_trainer(folder)
+    fit(resumed, tmp_path, {}, resume=True, save_every=2)
+    assert curve(tmp_path) == curve(uninterrupted)
+    before, after = (read_checkpoint(path / "checkpoint.pt", {}) for path in (uninterrupted, tmp_path))
+    for part in ("model", "ema"):
+        assert all(torch.equal(after[part][name], value) for name, value in before[part].items())
+
+
+class Dropping(nn.Module):
+    """A model with random numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(nn.functional.dropout(self.conv(x), 0.5, self.training), 2)
+
+
+def test_random_numbers_of_the_model_resume_too(folder: Path, tmp_path: Path) -> None:
+    def made() -> Trainer:
+        torch.manual_seed(1)
+        return Trainer(Dropping(), Photographs(folder, 2, 8), replace(RECIPE, iterations=4))
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    fit(made(), tmp_path / "whole", {})
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), tmp_path / "parts", {}, save_every=2, report_every=1, on_checkpoint=lambda: stop(None))
+    torch.rand(7)  # whatever the interruption did to the generator
+    fit(made(), tmp_path / "parts", {}, resume=True)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_moving_average_is_that_of_the_weights(folder: Path) -> None:
+    trainer = make_trainer(folder)
+    wanted = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    for step in range(3):
+        trainer.train_step(trainer.batch(step))
+        for name, value in trainer.model.named_parameters():
+            wanted[name] = 0.9 * wanted[name] + 0.1 * value.detach()
+    for name, value in trainer.ema.named_parameters():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_precision_trains_close_to_float32(folder: Path) -> None:
+    """float32 weights, bfloat16 products: not the same losses, and not far from them."""
+    full, mixed = (make_trainer(folder, replace(RECIPE, precision=p)) for p in ("float32", "bfloat16"))
+    losses = [[float(t.train_step(t.batch(step))) for step in range(3)] for t in (full, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert {value.dtype for value in mixed.model.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    folder: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(folder)
+    fit(make_trainer(folder, replace(RECIPE, iterations=2)), tmp_path, {})
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ArithmeticError, match="loss of step 0 is nan"):
+        fit(trainer, tmp_path, {})
+    assert (tmp_path / "checkpoint.pt").read_bytes() == content
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(folder, replace(RECIPE, iterations=1))
+    fit(trainer, tmp_path, {"model": "small", "seed": 1})
+    with pytest.raises(CheckpointError, match="seed was 1, is 2"):
+        read_checkpoint(tmp_path / "checkpoint.pt", {"model": "small", "seed": 2})
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        fit(trainer, tmp_path / "elsewhere", {}, resume=True)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK half a checkpoint")
+    with pytest.raises(CheckpointError, match="not a checkpoint of pft-bench train"):
+        read_checkpoint(tmp_path / "checkpoint.pt", {})
+
+
+def test_exported_weights_are_loaded_without_the_index(folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(folder)
+    export_weights(tmp_path / "w.safetensors", trainer.ema, {"steps": "0"})
+    model = load(tmp_path / "w.safetensors", "dense", num_topk=TINY["num_topk"], num_heads=2)
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(model(x), trainer.ema(x))
+    weights = sum(value.numel() * 4 for value in trainer.ema.parameters())
+    assert weights < (tmp_path / "w.safetensors").stat().st_size < weights + 12_000
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_published_recipe() -> None:
+    """FACTS of the authors' training options: warm-up, milestones, learning rates."""
+    recipe = Recipe.published(light=False)
+    assert (recipe.learning_rate, recipe.batch, recipe.patch, recipe.warmup) == (2e-4, 32, 64, 20_000)
+    assert recipe.milestones == (250_000, 400_000, 450_000, 475_000, 490_000)
+    rates = [recipe.rate(step) for step in (0, 9_999, 19_999, 249_999, 250_000, 400_000, 499_999)]
+    assert rates == pytest.approx([1e-8, 1e-4, 2e-4, 2e-4, 1e-4, 5e-5, 2e-4 / 32])
+    assert Recipe.published(light=True).learning_rate == 5e-4
+    short = Recipe.published(light=True, iterations=100)
+    assert (short.warmup, short.milestones) == (4, (50, 80, 90, 95, 98))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"precision": "float8"}, "precision must be one of"),
+        ({"milestones": (4, 2)}, "milestones must rise"),
+        ({"ema_decay": 1.0}, "ema_decay must be in"),
+    ],
+)
+def test_recipe_errors(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **change)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch must be a multiple of the 3 processes, got 4"):
+        Group(rank=0, size=3).share(4)
+    assert [list(Group(rank=rank, size=2).share(4)) for rank in (0, 1)] == [[0, 1], [2, 3]]
