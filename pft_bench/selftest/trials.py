@@ -101,19 +101,23 @@ def run_trial(kind: Kind, number: int, environment: str, threads: int, margin: f
     with thread_count(threads):
         found = measure_pair(local_layout(build), Design(margin=margin, seed=number))
     # judged on what is written, so that a reader of the file gets the same verdict
-    rounded = [tuple(float(f"{v:.6g}") for v in side) for side in (found.a_s, found.b_s, found.control_s)]
+    a_s, b_s, control_s = (
+        tuple(float(f"{value:.6g}") for value in side) for side in (found.a_s, found.b_s, found.control_s)
+    )
     return Trial(
         kind,
         number,
         environment,
         threads,
         margin,
-        *rounded,
+        a_s,
+        b_s,
+        control_s,
         blocks=found.blocks,
         stop_reason=found.stop_reason,
         elapsed_s=round(found.elapsed_s, 3),
         load=os.getloadavg()[0],
-        verdict=paired(*rounded, margin).verdict(0.05),
+        verdict=paired(a_s, b_s, control_s, margin).verdict(0.05),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
