@@ -55,6 +55,7 @@ class Design:
     cases: int = 1
     budget_s: float = math.inf
     seed: int = 0
+    rounds_a_layout: int = ROUNDS_A_LAYOUT
 
     def __post_init__(self) -> None:
         if not self.margin > 0 or not self.budget_s > 0 or self.cases < 1:
@@ -115,7 +116,7 @@ def measure_pair(layout: Layout, design: Design, on_round: Callable[[int], None]
     for number in _count():
         with layout(number) as sampler:
             blocks = blocks or blocks_of(sampler)
-            for _ in range(ROUNDS_A_LAYOUT):
+            for _ in range(design.rounds_a_layout):
                 if on_round is not None:
                     on_round(len(times["A"]))
                 found = one_round(sampler, list(islice(orders, 2)), blocks)

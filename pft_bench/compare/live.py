@@ -97,7 +97,8 @@ def compare_versions(
         wanted += [
             item for item in plans["A"] if item["backend"] in backends and item["case_id"] not in known["B"]
         ]
-        design = Design(margin=margin, cases=max(1, len(wanted)), budget_s=budget_s, seed=seed)
+        # Two processes with identical code differ by percents for as long as they live: each round takes new ones.
+        design = Design(margin, max(1, len(wanted)), budget_s, seed, rounds_a_layout=1)
         for item in wanted:
             case_id, title = item["case_id"], f"{item['title']}, {item['backend']}"
             absent = [workers[side].version.label for side in "AB" if case_id not in known[side]]
