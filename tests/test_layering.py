@@ -12,17 +12,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
 
 # part -> the parts it must not know. A part is a module or a folder directly inside pft_bench.
+# What users call; nothing below knows them.
 TOOLS = {
+    "compare",
     "compat",
     "focus",
     "images",
     "insight",
     "quality",
+    "selftest",
     "sweep",
     "train",
     "report",
     "cli",
-}  # what users call; nothing below knows them
+}
 ABOVE_OPS = {"check", "measure", "cases", "record", *TOOLS}
 FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
@@ -32,8 +35,10 @@ FORBIDDEN: dict[str, set[str]] = {
     "check": {"measure", "model", "cases", "record", *TOOLS},
     "measure": {"check", "cases", "record", "ops", "backends", "model", *TOOLS},
     "record": {"check", "cases", "ops", "backends", "model", *TOOLS},
-    # the rows of quality are data, as records are
-    "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "quality"}},
+    # the rows of quality and the verdicts of compare are data, as records are
+    "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "quality", "compare"}},
+    "compare": TOOLS - {"compare"},
+    "selftest": TOOLS - {"selftest", "compare"},
     "cases": TOOLS,
     "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
     "quality": {"backends", *TOOLS - {"quality", "images"}},

@@ -27,6 +27,37 @@ def _copies(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.clone() for key, tensor in inputs.items()}
 
 
+def _recomputed(name: str, out: Tensor, again: Tensor) -> CheckResult:
+    """A linear operand was doubled where it lies: so must the output. A result that was kept from before has not.
+
+    Doubling is exact in floating point; a tenth leaves room for kernels whose order of summation varies.
+    """
+    if out.shape != again.shape or out.numel() == 0:
+        return CheckResult(name, 0.0 if out.shape == again.shape else math.inf)
+    size = float(out.double().abs().nan_to_num(0.0).max())
+    worst = float((again.double() - 2 * out.double()).abs().nan_to_num(0.0).max())
+    stale = worst > 0.1 * size
+    detail = "the inputs changed, the output did not follow" if stale else ""
+    return CheckResult(name, worst / (0.1 * size) if size else float(stale), detail)
+
+
+def _product_recomputed(backend: Backend, op: str, inputs: Mapping[str, Tensor]) -> CheckResult:
+    given = _copies(inputs)
+    call = getattr(backend, op)
+    out = call(*given.values()).clone()
+    next(iter(given.values())).mul_(2)
+    return _recomputed(f"{op} recomputed", out, call(*given.values()))
+
+
+def _layer_recomputed(backend: Backend, layer: oracle.Layer) -> CheckResult:
+    given = layer.copied()
+    with poisoned(), torch.no_grad():
+        out = backend.attention_forward(*given.arguments())[0].clone()  # type: ignore[arg-type]
+        given.v.mul_(2)
+        again = backend.attention_forward(*given.arguments())[0]  # type: ignore[arg-type]
+    return _recomputed("attention recomputed", out, again)
+
+
 # -- sddmm and spmm ----------------------------------------------------------------------------------------------------
 
 
@@ -45,6 +76,7 @@ def check_product(
             results = _products(backend, "spmm", (inputs["a"], inputs["v"], index), None)
             if train:
                 results += _product_gradients(backend, "spmm", inputs["a"], inputs["v"], index)
+        results.append(_product_recomputed(backend, op, inputs))
     return [*results, _unchanged(op, inputs, before)]
 
 
@@ -124,7 +156,11 @@ def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -
     candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
     selects = layer.topk < candidates
     kept = new_index if selects else layer.index
-    results = [untouched, *check_shapes(layer, out, new_index, new_logits, lse)]
+    results = [
+        untouched,
+        *check_shapes(layer, out, new_index, new_logits, lse),
+        _layer_recomputed(backend, layer),
+    ]
     if any(not result.passed for result in results):
         return results
     if selects:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_DISABLED: ContextVar[tuple[str, ...]] = ContextVar("disabled checks", default=())
+
+
+@contextmanager
+def without_checks(*beginnings: str) -> Iterator[None]:
+    """Let every check whose name begins so pass: to show what a check is there for (`pft-bench selftest`), only."""
+    token = _DISABLED.set(beginnings)
+    try:
+        yield
+    finally:
+        _DISABLED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,8 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """Whether everything stayed within its bound (NaN never does)."""
-        return self.worst <= 1.0
+        disabled = _DISABLED.get()
+        return self.worst <= 1.0 or bool(disabled and self.name.startswith(disabled))
 
     def __str__(self) -> str:
         mark = "ok" if self.passed else "FAILED"

@@ -13,14 +13,17 @@ from ..sweep import WorkersFailed
 from . import (
     attention,
     check,
+    compare,
     crossover,
     doctor,
     evaluate,
     fit,
     flops,
+    history,
     profile,
     report,
     run,
+    selftest,
     statistics,
     systems,
     train,
@@ -35,21 +38,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prove, measure and compare the sparse attention kernels of the Progressive Focused Transformer (PFT).",
 )
-app.command("run")(run.run)
-app.command("check")(check.check)
-app.command("flops")(flops.flops)
-app.command("fit")(fit.fit)
-app.command("doctor")(doctor.doctor)
-app.command("train")(train.train)
-app.command("systems")(systems.systems)
-app.command("report")(report.report)
-app.command("verify")(verify.verify)
-app.command("crossover")(crossover.crossover_command)
-app.command("profile")(profile.profile)
-app.command("statistics")(statistics.statistics)
-app.command("upscale")(upscale.upscale)
-app.command("evaluate")(evaluate.evaluate)
-app.command("attention")(attention.attention)
+
+# Panel of the help -> its commands.
+for _panel, _commands in {
+    "Measure and prove": (run.run, check.check, compare.compare, selftest.selftest),
+    "Results": (report.report, verify.verify, history.history),
+    "Insight": (
+        flops.flops,
+        fit.fit,
+        crossover.crossover_command,
+        statistics.statistics,
+        profile.profile,
+        systems.systems,
+    ),
+    "Use PFT": (upscale.upscale, evaluate.evaluate, attention.attention, train.train),
+    "This machine": (doctor.doctor,),
+}.items():
+    for _command in _commands:
+        app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 
 
 def main() -> None:

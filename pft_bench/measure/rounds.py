@@ -116,7 +116,7 @@ def order_of_rounds(slots: Sequence[str], seed: int) -> Iterator[tuple[str, ...]
 
 
 @contextmanager
-def _quiet_collector() -> Iterator[None]:
+def quiet_collector() -> Iterator[None]:
     """No garbage collection inside a block: what exists is frozen, the rest is collected between rounds."""
     was_enabled = gc.isenabled()
     gc.collect()
@@ -288,7 +288,7 @@ def measure(
     if callable(timer):
         timer = timer(list(subjects.values()))
     run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
-    with _quiet_collector():
+    with quiet_collector():
         run.prepare()
         stop_reason = _run_rounds(run, disturbance, on_progress)
     results = {}

@@ -1,6 +1,6 @@
 """Wrong kernels on purpose: each must be found, by the check that is there for it, and right ones never.
 
-The mutants wrap a correct backend and break one thing, as a real kernel would: everything else stays as it is.
+The mutants of `pft_bench.selftest` and more of the kind, each on every step of a chain that it can occur in.
 """
 
 from __future__ import annotations
@@ -18,67 +18,44 @@ from pft_bench.backends import Backend, get
 from pft_bench.backends.base import empty
 from pft_bench.check import Layer, check_layer, check_product, check_ties, failures
 from pft_bench.check.operator import check_shapes
+from pft_bench.selftest.kernels import (
+    LAYERS,
+    accumulated,
+    candidates_off_by_one,
+    head_dim_tail_skipped,
+    keeps_one_at_random,
+    larger_key_wins,
+    last_candidate_skipped,
+    logits_not_accumulated,
+    lost_update_of_k,
+    lost_update_of_v,
+    missing_bias,
+    missing_region_mask,
+    mutated_input,
+    nan_in_one_entry,
+    no_bias_gradient,
+    renormalised,
+    row_tail_skipped,
+    slightly_wrong_exponential,
+    stale,
+    tf32_logits,
+    unsorted_index,
+    value_of_the_next_key,
+    wide_index,
+    wrong_head,
+    zeros,
+)
+from pft_bench.selftest.mutant import Mutant
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("q", "k", "v", "bias", "region", "index", "logits", "scale", "region_penalty", "topk")
 
 
-class Mutant(Backend):
-    """The `cpu` backend; subclasses break one thing. `fails` names the check that must find it."""
-
-    name = "mutant"
-    summary = "wrong on purpose"
-    dtypes = frozenset({torch.float32})
-    devices = frozenset({"cpu"})
-    fails = ""
-
-    def available(self) -> str | None:
-        return None
-
-    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
-        return get("cpu").sddmm(q, k, index)
-
-    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
-        return get("cpu").spmm(a, v, index)
-
-    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
-        return get("cpu").spmm_transpose(a, x, index, num_keys)
-
-    def attention_forward(self, *arguments: Any) -> Any:
-        given = Layer(*arguments)
-        outputs = list(get("cpu").attention_forward(*self.wrong_input(given).arguments()))  # type: ignore[arg-type]
-        self.wrong_output(given, outputs)
-        return tuple(outputs)
-
-    def attention_backward(self, grad_out: Tensor, grad_logits: Tensor | None, *rest: Any) -> Any:
-        got = list(get("cpu").attention_backward(grad_out, grad_logits, *rest))
-        self.wrong_gradient(grad_out, grad_logits, rest, got)
-        return tuple(got)
-
-    def wrong_input(self, given: Layer) -> Layer:
-        """What the kernel computes on instead of what it was given."""
-        return given
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        """Replace out, new index, new logits, logsumexp in place."""
-
-    def wrong_gradient(
-        self, grad_out: Tensor, grad_logits: Tensor | None, rest: tuple[Any, ...], got: list[Any]
-    ) -> None:
-        """Replace gradients of q, k, v, bias, logits in place."""
-
-
 def results_of(mutant: Backend, made: Layer) -> list[str]:
     return [result.name for result in failures(check_layer(mutant, made, train=True))]
 
 
-LAYERS = {
-    "dense": {"topk": 16, "patterns": 2},
-    "dense, selects": {"topk": 5, "patterns": 2},
-    "sparse, selects": {"candidates": 9, "topk": 4},
-    "sparse": {"candidates": 9, "topk": 9},
-}
 DENSE, SPARSE, SELECTING = (
     ("dense", "dense, selects"),
     ("sparse, selects", "sparse"),
@@ -89,107 +66,11 @@ DENSE, SPARSE, SELECTING = (
 # -- wrong values ------------------------------------------------------------------------------------------------------
 
 
-class Zeros(Mutant):
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0] = torch.zeros_like(outputs[0])
-
-
-class Stale(Mutant):
-    """The last row is never written."""
-
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        stale = empty(outputs[0].shape, torch.float32, torch.device("cpu"))
-        stale[:, :, :-1] = outputs[0][:, :, :-1]
-        outputs[0] = stale
-
-
-class NaNInOneRow(Mutant):
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0][1, 2, 7, 5] = float("nan")
-
-
-class ValueOfTheNextKey(Mutant):
-    fails = "attention out"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, v=given.v.roll(-1, 2).contiguous())
-
-
-class WrongHead(Mutant):
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0] = outputs[0].roll(1, 1)
-
-
-class HeadDimTailSkipped(Mutant):
-    """The last channel of q.k is left out."""
-
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        q = given.q.clone(memory_format=torch.contiguous_format)
-        q[..., -1] = 0
-        return replace(given, q=q)
-
-
-class RowTailSkipped(Mutant):
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0][:, :, -1] = 0
-
-
-class SlightlyWrongExponential(Mutant):
-    """Every weight off by 2e-6: a polynomial of too low a degree."""
-
-    fails = "attention against PyTorch"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0] = outputs[0] * (1 + 2e-6)
-
-
 class BFloat16Values(Mutant):
     fails = "attention out"
 
     def wrong_input(self, given: Layer) -> Layer:
         return replace(given, v=given.v.bfloat16().float().contiguous())
-
-
-class TF32Logits(Mutant):
-    """q and k rounded to 10 bits of mantissa, as a tensor core does by default."""
-
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        def rounded(x: Tensor) -> Tensor:
-            bits = x.contiguous().view(torch.int32)
-            return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
-
-        return replace(given, q=rounded(given.q), k=rounded(given.k))
-
-
-class MutatedInput(Mutant):
-    """Scales q where it lies."""
-
-    fails = "attention inputs untouched"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        given.q.mul_(given.scale)
-        return replace(given, scale=1.0)
-
-
-class MissingBias(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, bias=torch.zeros_like(given.bias))  # type: ignore[arg-type]
 
 
 class BiasOfAnotherHead(Mutant):
@@ -237,17 +118,10 @@ class WrongDtype(Mutant):
 
 
 EVERYWHERE = [
-    Zeros, Stale, NaNInOneRow, ValueOfTheNextKey, WrongHead, HeadDimTailSkipped, RowTailSkipped,
-    SlightlyWrongExponential, BFloat16Values, TF32Logits, MutatedInput, MissingBias, BiasOfAnotherHead,
+    zeros, stale, nan_in_one_entry, value_of_the_next_key, wrong_head, head_dim_tail_skipped, row_tail_skipped,
+    slightly_wrong_exponential, BFloat16Values, tf32_logits, mutated_input, missing_bias, BiasOfAnotherHead,
     BiasMirrored, ScaleMissing, WrongLogSumExp, WrongShape, WrongDtype,
 ]  # fmt: skip
-
-
-class MissingRegionMask(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, region=None)
 
 
 class RegionOfAnotherWindow(Mutant):
@@ -257,56 +131,7 @@ class RegionOfAnotherWindow(Mutant):
         return replace(given, region=given.region.roll(1, 0).contiguous())  # type: ignore[union-attr]
 
 
-class LogitsNotAccumulated(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, logits=torch.zeros_like(given.logits))  # type: ignore[arg-type]
-
-
-class CandidatesOffByOne(Mutant):
-    """Reads the index one place too far."""
-
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, index=given.index.roll(-1, -1).contiguous())  # type: ignore[union-attr]
-
-
-class LastCandidateSkipped(Mutant):
-    """The tail that does not fill a vector: its logit is taken for minus infinity."""
-
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        logits = given.logits.clone()  # type: ignore[union-attr]
-        logits[..., -1] = -1e4
-        return replace(given, logits=logits)
-
-
 # -- wrong selection ---------------------------------------------------------------------------------------------------
-
-
-class Renormalised(Mutant):
-    fails = "attention out"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        # logits are handed on relative to the row's maximum: its exp(max - lse) times their sum is what was kept
-        kept = self._row_maximum(given) + outputs[2].logsumexp(-1) - outputs[3]
-        outputs[0] = outputs[0] / kept.exp().unsqueeze(-1)
-
-    @staticmethod
-    def _row_maximum(given: Layer) -> Tensor:
-        ones = replace(given, v=torch.ones_like(given.v), topk=1)
-        out, _, _, lse = get("dense").attention_forward(*ones.arguments())  # type: ignore[arg-type]
-        return out[..., 0].log() + lse
-
-
-class UnsortedIndex(Mutant):
-    fails = "attention index"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[1], outputs[2] = outputs[1].flip(-1), outputs[2].flip(-1)
 
 
 class IndexOffByOne(Mutant):
@@ -321,31 +146,6 @@ class IndexTwice(Mutant):
 
     def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
         outputs[1][0, 0, 3, 1] = outputs[1][0, 0, 3, 0]
-
-
-class WideIndex(Mutant):
-    fails = "attention shapes"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[1] = outputs[1].long()
-
-
-class KeepsOneAtRandom(Mutant):
-    """The largest K-1 and one that is not among the K largest, in one row of all; everything else consistent."""
-
-    fails = "attention selection"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        more = get("cpu").attention_forward(*replace(given, topk=given.topk + 1).arguments())  # type: ignore[arg-type]
-        row = (1, 2, 9)
-        order = more[2][row].argsort(descending=True)
-        chosen = torch.cat((order[: given.topk - 1], order[-1:])).sort().values
-        outputs[1][row], outputs[2][row] = more[1][row][chosen], more[2][row][chosen]
-        # what a kernel with that selection would return
-        attn = (outputs[2][row] + self._shift(given)[row] - outputs[3][row]).exp()
-        outputs[0][row] = attn @ given.v[row[:2]][outputs[1][row].long()]
-
-    _shift = staticmethod(Renormalised._row_maximum)
 
 
 class KeepsTheSmallest(Mutant):
@@ -379,29 +179,6 @@ class LogitsNotRelative(Mutant):
 # -- wrong gradients ---------------------------------------------------------------------------------------------------
 
 
-class LostUpdateOfK(Mutant):
-    """The published kernels' race: of two rows that add to one key, one is lost."""
-
-    fails = "attention grad_k"
-
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        without = grad_out.clone()
-        without[:, :, 3] = 0
-        less = None if grad_logits is None else grad_logits.clone()
-        if less is not None:
-            less[:, :, 3] = 0
-        got[1] = get("cpu").attention_backward(without, less, *rest)[1]
-
-
-class LostUpdateOfV(Mutant):
-    fails = "attention grad_v"
-
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        without = grad_out.clone()
-        without[:, :, 3] = 0
-        got[2] = get("cpu").attention_backward(without, grad_logits, *rest)[2]
-
-
 class GradientOfQUnscaled(Mutant):
     fails = "attention grad_q"
 
@@ -421,13 +198,6 @@ class BiasGradientOfOneWindowOnly(Mutant):
         got[3] = get("cpu").attention_backward(without, less, *rest)[3]
 
 
-class NoBiasGradient(Mutant):
-    fails = "attention grad_bias"
-
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        got[3] = None
-
-
 class StaleGradient(Mutant):
     fails = "attention grad_k"
 
@@ -445,7 +215,7 @@ class BackwardMutatesItsInput(Mutant):
 
 
 GRADIENTS = [
-    LostUpdateOfK, LostUpdateOfV, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, NoBiasGradient, StaleGradient,
+    lost_update_of_k, lost_update_of_v, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, no_bias_gradient, StaleGradient,
     BackwardMutatesItsInput,
 ]  # fmt: skip
 
@@ -478,12 +248,12 @@ class RowMaximumNotSubtracted(Mutant):
 
 PAIRS = (
     [(mutant, step) for mutant in [*EVERYWHERE, *GRADIENTS] for step in LAYERS]
-    + [(mutant, step) for mutant in (MissingRegionMask, RegionOfAnotherWindow) for step in DENSE]
-    + [(m, step) for m in (LogitsNotAccumulated, CandidatesOffByOne, LastCandidateSkipped) for step in SPARSE]
+    + [(mutant, step) for mutant in (missing_region_mask, RegionOfAnotherWindow) for step in DENSE]
+    + [(m, step) for m in (logits_not_accumulated, candidates_off_by_one, last_candidate_skipped) for step in SPARSE]
     + [
         (mutant, step)
         for mutant in (
-            Renormalised, UnsortedIndex, IndexOffByOne, IndexTwice, WideIndex, KeepsOneAtRandom, KeepsTheSmallest,
+            renormalised, unsorted_index, IndexOffByOne, IndexTwice, wide_index, keeps_one_at_random, KeepsTheSmallest,
             KeepsWhatWasNoCandidate, LogitsNotRelative,
         )
         for step in SELECTING
@@ -511,23 +281,9 @@ def test_the_mutants_are_right_where_nothing_is_broken(step: str) -> None:
 # -- ties --------------------------------------------------------------------------------------------------------------
 
 
-class LargerKeyWins(Mutant):
-    """Selects on reversed keys, so that ties go to the larger position."""
-
-    def attention_forward(self, *arguments: Any) -> Any:
-        given = Layer(*arguments)
-        last = given.k.shape[2] - 1
-        flipped = replace(given, k=given.k.flip(2).contiguous(), v=given.v.flip(2).contiguous())
-        if given.index is not None and given.logits is not None:
-            flipped.index = (last - given.index).flip(-1).contiguous()
-            flipped.logits = given.logits.flip(-1).contiguous()
-        out, index, logits, lse = get("cpu").attention_forward(*flipped.arguments())  # type: ignore[arg-type]
-        return out, (last - index).flip(-1), logits.flip(-1), lse
-
-
 def test_ties_broken_to_the_larger_key_are_found() -> None:
-    assert not failed(check_layer(LargerKeyWins(), layer(bias=False)))  # without ties it is a right kernel
-    names = [result.name for result in failures(check_ties(LargerKeyWins(), torch.float32))]
+    assert not failed(check_layer(larger_key_wins(), layer(bias=False)))  # without ties it is a right kernel
+    names = [result.name for result in failures(check_ties(larger_key_wins(), torch.float32))]
     assert len(names) == 10, names
 
 
@@ -537,14 +293,6 @@ def test_ties_of_right_kernels(backend: str) -> None:
 
 
 # -- half-precision accumulation ---------------------------------------------------------------------------------------
-
-
-def accumulated(terms: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over the last dimension, every partial sum rounded to `dtype`."""
-    total = torch.zeros(terms.shape[:-1], dtype=dtype)
-    for term in terms.unbind(-1):
-        total = (total.float() + term).to(dtype)
-    return total.float()
 
 
 class Accumulates(Mutant):

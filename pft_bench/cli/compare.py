@@ -1,0 +1,197 @@
+"""`pft-bench compare`: is B faster than A? Two backends, two commits, or two recorded runs."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from ..cases import Settings
+from ..compare.folders import compare_folders
+from ..compare.live import compare_backends, compare_versions
+from ..compare.remote import Version, WorkerError
+from ..compare.revision import BuildFailed, build
+from ..compare.table import Row, Table
+from ..compare.verdicts import LOOKS, MARGIN, exit_code
+from ..measure.statistics import Verdict
+from . import options
+
+STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}
+
+
+def compare(
+    a: Annotated[Path | None, typer.Argument(help="Run folder: the one before.", show_default=False)] = None,
+    b: Annotated[Path | None, typer.Argument(help="Run folder: the one after.", show_default=False)] = None,
+    backends: Annotated[
+        str | None, typer.Option(help="A,B: measure backend B against backend A now. With --baseline: which.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Measure this code against that commit, built beside it."),
+    ] = None,
+    sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    lr: options.Size = None,
+    level: Annotated[list[str], typer.Option(help="op, layer or model. Repeatable.")] = ["layer"],  # noqa: B006
+    mode: options.Mode = "infer",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = 0,
+    seed: options.Seed = 0,
+    margin: Annotated[
+        float, typer.Option(help="Practical equivalence: a difference below it is none.")
+    ] = MARGIN,
+    budget: Annotated[
+        float, typer.Option(help="Seconds that one case may take, if twelve rounds fit.")
+    ] = 60.0,
+    force: Annotated[
+        bool, typer.Option(help="Recorded runs: compare other devices, methods or clocks all the same.")
+    ] = False,
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Exit with 0 unless a case is SLOWER (4) or has no result (1).")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the comparison with its samples as JSON.")] = None,
+) -> None:
+    """Compare two backends or two commits, interleaved, or two recorded runs.
+
+    Exit code 0: all SAME; 3: some FASTER; 5: some UNDECIDED; 4: some SLOWER; 1: a case has no result; 2: it cannot be
+    carried out. The first of 1, 4, 5, 3 that holds.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"--margin must be a fraction between 0 and 1, got {margin}")
+    if not budget > 0:
+        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    recorded = a is not None or b is not None
+    if recorded and (a is None or b is None or backends is not None or baseline is not None):
+        raise ValueError("compare takes two run folders, or --backends A,B, or --baseline REV")
+    console = Console(width=max(Console().width, 100))
+    if a is not None and b is not None:
+        table = compare_folders(a, b, margin=margin, force=force)
+    else:
+        given: dict[str, Any] = {
+            "schedules": sched,
+            "preset_name": preset,
+            "scale": scale,
+            "levels": level,
+            "device": device,
+            "dtype": dtype,
+            "mode": mode,
+            "threads": threads,
+            "seed": seed,
+            "lr_hw": options.parse_size(lr),
+        }
+        try:
+            table = _live(given, backends, baseline, margin, budget, console)
+        except (BuildFailed, WorkerError) as error:
+            raise ValueError(str(error)) from error
+    show(table, console)
+    if out is not None:
+        table.write(out)
+        console.print(f"written to {out}", markup=False)
+    code = exit_code(table.judged, table.without_result)
+    if code and not (ci and code in (Verdict.FASTER.exit_code, Verdict.UNDECIDED.exit_code)):
+        raise typer.Exit(code)
+
+
+def _live(
+    given: dict[str, Any],
+    backends: str | None,
+    baseline: str | None,
+    margin: float,
+    budget_s: float,
+    console: Console,
+) -> Table:
+    names = [name.strip() for name in (backends or "").split(",") if name.strip()]
+    with console.status("starting") as status:
+
+        def on_round(title: str, done: int) -> None:
+            goal = next(look for look in LOOKS if done < look)
+            status.update(f"{title}: round {done + 1} of {goal}")
+
+        if baseline is None:
+            if len(names) != 2 or names[0] == names[1]:
+                raise ValueError(f"--backends must be two names, A,B, got {backends!r}")
+            settings = Settings.make(**given, backends=names)
+            return compare_backends(settings, *names, margin=margin, budget_s=budget_s, on_round=on_round)
+        settings = Settings.make(
+            **given, backends=names
+        )  # what cannot be right here ends it before the build
+        wanted = names or [name for name in settings.backends if name != "dense"]
+        status.update(f"building {baseline}")
+        before = build(baseline)
+        with tempfile.TemporaryDirectory(prefix="pft_bench_compare_") as folder:
+            return compare_versions(
+                {**given, "backends": wanted},
+                before,
+                Version.here(),
+                wanted,
+                Path(folder),
+                margin=margin,
+                budget_s=budget_s,
+                seed=settings.seed,
+                on_round=on_round,
+            )
+
+
+def show(table: Table, console: Console) -> None:
+    """Print the table, its summary and everything that speaks against it."""
+    for line in table.forced:
+        console.print(f"FORCED, not comparable: {line}", style="bold red", markup=False, highlight=False)
+    grid = Grid(title=f"{table.b} against {table.a}", title_justify="left", header_style="bold")
+    grid.add_column("case")
+    for name in ("A", "B", "B / A [95%]", "verdict", "p", "A/A'", "rounds"):
+        grid.add_column(name, justify="right")
+    for row in table.rows:
+        grid.add_row(*cells(row))
+    console.print(grid)
+    counts = ", ".join(f"{number} {word.value}" for word, number in table.summary.counts.items() if number)
+    mean = table.summary.mean
+    if mean is not None:
+        console.print(
+            f"geometric mean of B / A: {mean.value:.3f} over {mean.count} cases ({counts}); {table.without_result} "
+            f"without result",
+            highlight=False,
+        )
+    console.print(
+        f"{table.how}; FASTER and SLOWER lie beyond {table.margin:.1%} and beyond what A showed against itself; p and "
+        f"verdicts are corrected for {len(table.judged)} cases (Holm) and for all looks; intervals are each case's own",
+        style="dim",
+        highlight=False,
+    )
+    for line in table.warnings:
+        console.print(f"note: {line}", markup=False, highlight=False)
+    for row in table.rows:
+        if row.reason is not None:
+            console.print(f"{row.title}: {row.reason}", style="red", markup=False, highlight=False)
+
+
+def cells(row: Row) -> list[str]:
+    """One row of the grid."""
+    if row.evidence is None or row.judged is None:
+        return [row.title, "", "", "", "no result", "", "", ""]
+    found, samples = row.evidence, row.samples
+    interval = "[?]" if found.low is None or found.high is None else f"[{found.low:.3f}, {found.high:.3f}]"
+    times = ["", ""] if samples is None else [_ms(samples.a_s), _ms(samples.b_s)]
+    style = STYLES[row.judged.verdict]
+    word = row.judged.verdict.value
+    p = row.judged.p_adjusted
+    return [
+        row.title,
+        *times,
+        f"{found.ratio:.3f} {interval}",
+        f"[{style}]{word}[/]" if style else word,
+        f"{p:.2g}" if p >= 1e-4 else "<1e-4",
+        f"{math.expm1(found.floor):.1%}",
+        str(found.rounds),
+    ]
+
+
+def _ms(seconds: tuple[float, ...]) -> str:
+    middle = sorted(seconds)[len(seconds) // 2]
+    return f"{middle * 1e3:.3g} ms"

@@ -1,0 +1,91 @@
+"""`pft-bench history`: each case over the committed runs, with the commits where it changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..compare.history import Point, Series, run_folders
+from ..compare.history import history as series_of
+from ..compare.verdicts import MARGIN
+
+
+def history(
+    root: Annotated[Path, typer.Argument(help="Folder with run folders below it.")] = Path("reports/data"),
+    case: Annotated[str, typer.Option(help="Only cases whose title or id contains this.")] = "",
+    margin: Annotated[float, typer.Option(help="Practical equivalence.")] = MARGIN,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the series to this PNG or SVG.")] = None,
+) -> None:
+    """Show each case's time over the baseline's, run by run, and the verdict of each step against the one before."""
+    if not root.is_dir():
+        raise ValueError(f"history needs a folder with run folders, got {root}")
+    found = [
+        item for item in series_of(run_folders(root), margin) if case in item.title or case in item.case_id
+    ]
+    if not found:
+        raise ValueError(
+            f"no case with a time next to a baseline below {root}" + (f" matches {case!r}" if case else "")
+        )
+    console = Console(width=max(Console().width, 110))
+    table = Table(title=f"{len(found)} cases below {root}", title_justify="left", header_style="bold")
+    for name in ("case", "date", "commit", "median", "/ baseline", "against the run before"):
+        table.add_column(name, justify="right" if name in ("median", "/ baseline") else "left")
+    for item in found:
+        for number, point in enumerate(item.points):
+            table.add_row(
+                "" if number else item.title,
+                point.created[:10],
+                point.commit,
+                f"{point.median_s * 1e3:.3g} ms",
+                f"{point.relative:.4g}",
+                step(point),
+            )
+    console.print(table)
+    changed = [(item, point) for item in found for point in item.changes]
+    for item, point in changed:
+        console.print(
+            f"{item.title}: {step(point)} at {point.commit} ({point.folder})", markup=False, highlight=False
+        )
+    steps = sum(point.change is not None for item in found for point in item.points)
+    console.print(
+        f"{len(changed)} of {steps} comparable steps changed; verdicts are corrected for all of them (Holm)",
+        highlight=False,
+    )
+    if plot is not None:
+        draw(found, plot)
+        console.print(f"written to {plot}", markup=False)
+
+
+def step(point: Point) -> str:
+    """What happened between the run before and this one."""
+    if point.incomparable:
+        return "not comparable: " + "; ".join(point.incomparable)
+    if point.change is None or point.evidence is None:
+        return ""
+    found = point.evidence
+    interval = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{point.change.value} {found.ratio:.3f}{interval}"
+
+
+def draw(found: list[Series], path: Path) -> None:
+    """One line a case: time over the baseline's, run by run; a ring marks a change."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for item in found:
+        dates = [point.created[:16].replace("T", " ") for point in item.points]
+        (line,) = axes.plot(dates, [point.relative for point in item.points], marker=".", label=item.title)
+        for point in item.changes:
+            at = point.created[:16].replace("T", " ")
+            axes.plot([at], [point.relative], "o", ms=10, mfc="none", color=line.get_color())
+    axes.set_yscale("log")
+    axes.set_ylabel("time / baseline's time")
+    axes.tick_params(axis="x", rotation=30)
+    axes.legend(fontsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,125 @@
+"""`pft-bench selftest`: does the harness catch wrong kernels and wrong timers, and how often is a verdict wrong?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..cases.group import thread_count
+from ..measure.environment import environment
+from ..measure.statistics import Verdict
+from ..record import lock_folder, remember_environment
+from ..selftest.mutation import false_alarms, run_mutants
+from ..selftest.trials import Rates, Trial, rates, read_trials, run_trials
+from . import options
+
+
+def selftest(
+    verdicts: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also judge so many comparisons of identical code, and so many of a planted +5%."
+        ),
+    ] = 0,
+    threads: options.Threads = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the comparisons; going on where it ended.")
+    ] = None,
+    stop_after: Annotated[
+        float, typer.Option(help="Seconds after which no further comparison is begun.")
+    ] = float("inf"),
+) -> None:
+    """Plant wrong kernels and wrong timers: each must be caught. With --verdicts, measure the rate of false verdicts.
+
+    Exit code 1 if anything survives, if more than 2% of the comparisons of identical code find a difference, if fewer
+    than 75% of the planted slowdowns are found, or if one is called faster or the same.
+    """
+    console = Console()
+    with thread_count(1):
+        sound = plant(console)
+    if verdicts:
+        folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S_verdicts")
+        sound = sound & judge_verdicts(
+            folder, verdicts, threads or torch.get_num_threads(), stop_after, console
+        )
+    if not sound:
+        raise typer.Exit(1)
+
+
+def plant(console: Console) -> bool:
+    """Plant everything that is wrong, and look for alarms where nothing is."""
+    table = Table(title="Planted on purpose", title_justify="left", header_style="bold")
+    for name in ("wrong kernel or timer", "", "killed by"):
+        table.add_column(name)
+    outcomes = list(run_mutants())
+    for item in outcomes:
+        mark = "skipped" if item.skipped else "[green]killed[/]" if item.killed else "[bold red]SURVIVED[/]"
+        others = [name for name in item.killed_by if name != item.target]
+        by = item.skipped or ", ".join([item.target, *others] if item.killed else others)
+        table.add_row(item.name, mark, by)
+    console.print(table)
+    alarms = false_alarms()
+    for alarm in alarms:
+        console.print(f"false alarm on a right kernel or timer: {alarm}", style="bold red", markup=False)
+    tried = [item for item in outcomes if item.skipped is None]
+    killed = sum(item.killed for item in tried)
+    skipped = len(outcomes) - len(tried)
+    console.print(
+        f"killed {killed}/{len(tried)}"
+        + (f", {skipped} skipped" if skipped else "")
+        + f"; false alarms: {len(alarms)}",
+        highlight=False,
+    )
+    return killed == len(tried) and not alarms
+
+
+def judge_verdicts(folder: Path, count: int, threads: int, stop_after_s: float, console: Console) -> bool:
+    """Run the comparisons that the folder lacks, and print the rates."""
+    path = folder / "trials.jsonl"
+    with lock_folder(folder):
+        fingerprint = remember_environment(folder, environment())
+        for trial in run_trials(path, count, fingerprint, threads, stop_after_s):
+            console.print(describe(trial), highlight=False)
+        trials = read_trials(path)
+    found = rates(trials)
+    console.print(rates_table(found))
+    missing = sum(count - item.trials for item in found)
+    if missing > 0:
+        console.print(f"{missing} comparisons are left: run the same command again with --out {folder}")
+    return all(holds(item) for item in found)
+
+
+def describe(trial: Trial) -> str:
+    """One comparison in a line."""
+    found = trial.evidence
+    interval = "no interval" if found.low is None else f"[{found.low:.3f}, {found.high:.3f}]"
+    return (
+        f"{trial.kind:>3} {trial.number:3}  {trial.verdict.value:<9}  {found.ratio:.3f} {interval}  "
+        f"{found.rounds} rounds, {trial.elapsed_s:.1f} s, load {trial.load:.1f}"
+    )
+
+
+def holds(item: Rates) -> bool:
+    """At most 2% of identical code called different; at least 75% of slowdowns found and none reversed."""
+    if item.kind == "A/A":
+        return item.wrong <= 0.02 * item.trials
+    return item.right >= 0.75 * item.trials and item.wrong == 0
+
+
+def rates_table(found: list[Rates]) -> Table:
+    """Counts of verdicts by kind."""
+    table = Table(title="Verdicts on known answers", title_justify="left", header_style="bold")
+    for name in ("B against A", "comparisons", *(word.value for word in Verdict), "right", "wrong"):
+        table.add_column(name, justify="left" if name == "B against A" else "right")
+    for item in found:
+        share = [f"{part / max(item.trials, 1):.1%}" for part in (item.right, item.wrong)]
+        counts = [str(item.counts[word]) for word in Verdict]
+        kind = "identical code" if item.kind == "A/A" else "5% more work"
+        table.add_row(kind, str(item.trials), *counts, *share)
+    return table

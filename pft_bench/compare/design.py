@@ -1,0 +1,144 @@
+"""How a live comparison is measured: mirrored rounds on fresh buffers, until a look can decide.
+
+A round runs A, B and A' (A again, on its own buffers) in random order and then in the mirrored order, ABBA
+fashion, so that a drift favours nobody. Each of the six slots lasts at least `SLOT_S` and holds many short timed
+blocks; the round's sample of A is the lower quartile of all blocks of its two slots. Why the quartile: a neighbour
+on the same processor takes whole time slices and only ever adds time. Means of 5 ms blocks pick up every such slice;
+quartiles of the very same calls scatter several times less. It is a fixed statistic of all blocks: none is dropped.
+
+Buffers are built anew every `ROUNDS_A_LAYOUT` rounds, because identical code differs by up to a percent between two
+placements of its data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from ..measure.rounds import CONTROL, order_of_rounds
+from ..measure.statistics import Verdict
+from .verdicts import ALPHA, LOOKS, MARGIN, Evidence, paired
+
+SIDES = ("A", "B", CONTROL)
+BLOCK_S = 0.00025
+SLOT_S = 0.005
+MAX_BLOCKS = 20
+ROUNDS_A_LAYOUT = 12
+
+
+class Sampler(Protocol):
+    """One layout: A, B and A' ready to be timed."""
+
+    def block_s(self, side: str) -> float:
+        """Rough seconds of one timed block of a side."""
+
+    def sample_s(self, side: str, blocks: int) -> list[float]:
+        """Seconds a call of each of `blocks` timed blocks, after an untimed call."""
+
+
+Layout = Callable[[int], AbstractContextManager[Sampler]]
+"""Builds layout number n: fresh buffers (and processes) with the same content."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """When to stop. `cases` is the number of cases in the table: each is decided at its Bonferroni share at most."""
+
+    margin: float = MARGIN
+    cases: int = 1
+    budget_s: float = math.inf
+    seed: int = 0
+    rounds_a_layout: int = ROUNDS_A_LAYOUT
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0 or not self.budget_s > 0 or self.cases < 1:
+            raise ValueError(f"margin, budget_s and cases must be positive, got {self}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds a call, one value a round and side, and why there are no more."""
+
+    a_s: tuple[float, ...]
+    b_s: tuple[float, ...]
+    control_s: tuple[float, ...]
+    blocks: int
+    stop_reason: str
+    elapsed_s: float
+
+    def evidence(self, margin: float = MARGIN) -> Evidence:
+        """What these rounds say."""
+        return paired(self.a_s, self.b_s, self.control_s, margin)
+
+
+def blocks_of(sampler: Sampler, slot_s: float = SLOT_S) -> int:
+    """Blocks a slot: as many for every side, so that their quartiles mean the same; one block where calls are slow."""
+    slowest = max(sampler.block_s(side) for side in SIDES)
+    return min(MAX_BLOCKS, max(1, math.ceil(slot_s / slowest)))
+
+
+def one_round(sampler: Sampler, orders: Sequence[Sequence[str]], blocks: int) -> dict[str, float]:
+    """The lower quartile of each side's blocks over an order and its mirror image."""
+    taken: Mapping[str, list[float]] = {side: [] for side in SIDES}
+    for order in orders:
+        for side in order:
+            taken[side] += sampler.sample_s(side, blocks)
+    return {side: float(np.quantile(values, 0.25)) for side, values in taken.items()}
+
+
+def measure_pair(layout: Layout, design: Design, on_round: Callable[[int], None] | None = None) -> Samples:
+    """Measure A against B until a look decides, the last look is done, or the budget is spent."""
+    orders = order_of_rounds(SIDES, design.seed)
+    started = time.perf_counter()
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    blocks = 0
+
+    def stop_reason() -> str | None:
+        done, elapsed_s = len(times["A"]), time.perf_counter() - started
+        if done in LOOKS:
+            found = paired(times["A"], times["B"], times[CONTROL], design.margin)
+            if found.verdict(ALPHA / design.cases) is not Verdict.UNDECIDED:
+                return f"decided after {done} rounds"
+        if done >= LOOKS[-1]:
+            return f"all {done} rounds"
+        if done >= LOOKS[0] and elapsed_s * (done + 1) / done > design.budget_s:
+            return f"time budget of {design.budget_s:g} s"
+        return None
+
+    reason = None
+    for number in _count():
+        with layout(number) as sampler:
+            blocks = blocks or blocks_of(sampler)
+            for _ in range(design.rounds_a_layout):
+                if on_round is not None:
+                    on_round(len(times["A"]))
+                found = one_round(sampler, list(islice(orders, 2)), blocks)
+                for side, value in found.items():
+                    times[side].append(value)
+                reason = stop_reason()
+                if reason is not None:
+                    break
+        if reason is not None:
+            break
+    return Samples(
+        tuple(times["A"]),
+        tuple(times["B"]),
+        tuple(times[CONTROL]),
+        blocks,
+        reason or "",
+        time.perf_counter() - started,
+    )
+
+
+def _count() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1

@@ -1,0 +1,164 @@
+"""Two versions in worker processes: the same answers, planted slowdowns, crashes, missing cases; and the work tree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pft_bench.compare import revision
+from pft_bench.compare.live import compare_versions
+from pft_bench.compare.remote import Version, Worker, WorkerError
+from pft_bench.measure.statistics import Verdict
+
+SETTINGS = {
+    "schedules": ["16"],
+    "levels": ["op"],
+    "device": "cpu",
+    "threads": 1,
+    "lr_hw": [8, 8],
+    "backends": ["cpu"],
+}
+SMALL = """
+import sys
+from pft_bench.cases import settings
+import pft_bench.problem as problem
+# windows of 64 tokens instead of 1024: a test has no time for more
+settings.Settings.problem, before = None, settings.Settings.problem
+def smaller(self, op, candidates, kept, *args, **more):
+    made = before(self, op, candidates, kept, *args, **more)
+    from dataclasses import replace
+    return replace(made, tokens=64)
+settings.Settings.problem = smaller
+"""
+SLOWER = """
+import time
+from pft_bench.backends.cpu import CpuBackend
+right = CpuBackend.sddmm
+def sddmm(self, *arguments):
+    until = time.perf_counter() + 0.002
+    while time.perf_counter() < until:
+        pass
+    return right(self, *arguments)
+CpuBackend.sddmm = sddmm
+"""
+CRASHES = """
+import os, signal
+from pft_bench.backends.cpu import CpuBackend
+CpuBackend.sddmm = lambda self, *arguments: os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def version(folder: Path, label: str, patch: str = "") -> Version:
+    """This package with a patch, as another Python would have it: applied before the worker's own lines."""
+    folder.mkdir(exist_ok=True)
+    script = folder / f"{label}.py"
+    script.write_text(
+        SMALL
+        + patch
+        + "\nimport runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    launcher = folder / label
+    launcher.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -P {script} "$@"\n')
+    launcher.chmod(0o755)
+    return Version(label, launcher)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def test_a_planted_slowdown_is_found_and_the_rest_is_not_blamed(tmp_path: Path, work: Path) -> None:
+    table = compare_versions(
+        SETTINGS, version(tmp_path, "before"), version(tmp_path, "after", SLOWER), ["cpu"], work
+    )
+    found = {row.title: row for row in table.rows}
+    assert set(found) == {"sddmm K=16, cpu", "spmm K=16, cpu"}
+    slower, rest = (found[f"{op} K=16, cpu"].judged for op in ("sddmm", "spmm"))
+    assert slower is not None
+    assert slower.verdict is Verdict.SLOWER
+    assert rest is not None
+    assert rest.verdict in (Verdict.SAME, Verdict.UNDECIDED)
+
+
+def test_a_crash_is_a_row_and_the_others_are_measured(tmp_path: Path, work: Path) -> None:
+    table = compare_versions(
+        SETTINGS, version(tmp_path, "before"), version(tmp_path, "after", CRASHES), ["cpu"], work
+    )
+    reasons = {row.title: row.reason for row in table.rows}
+    assert reasons["sddmm K=16, cpu"] == "B: crashed: its process ended with signal 11"
+    assert reasons["spmm K=16, cpu"] is None
+
+
+def test_what_a_worker_cannot_do_is_told_in_its_own_words(tmp_path: Path, work: Path) -> None:
+    worker = Worker(version(tmp_path, "here"), work)
+    try:
+        with pytest.raises(WorkerError, match="here: ValueError: level must be one of"):
+            worker.ask("plan", settings={**SETTINGS, "levels": ["kernel"]})
+    finally:
+        worker.stop()
+    broken = Worker(Version("no package", Path("/bin/false")), work)
+    with pytest.raises(WorkerError, match="its worker ended"):
+        broken.ask("plan", settings=SETTINGS)
+    broken.stop()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_commit_is_built_once_in_a_tree_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in package without compiled parts; pip, venv and git are the real ones."""
+    root = tmp_path / "repository"
+    (root / "pft_bench").mkdir(parents=True)
+    (root / "pft_bench" / "__init__.py").write_text("label = 'first'\n")
+    git(tmp_path, "init", "-q", str(root))
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "first")
+    first = git(root, "rev-parse", "HEAD")
+    (root / "pft_bench" / "__init__.py").write_text("label = 'second'\n")
+    git(root, "commit", "-qam", "second")
+
+    def install(tree: Path, python: Path, build: Path) -> None:
+        site = next((python.parent.parent / "lib").glob("python*/site-packages"))
+        (site / "pft_bench").symlink_to(tree / "pft_bench")
+
+    monkeypatch.setattr(revision, "install", install)
+    made = revision.build("HEAD~1", root, tmp_path / "cache")
+    assert first[:10] in made.label
+    command = [
+        str(made.python),
+        "-P",
+        "-c",
+        "import pft_bench, torch; print(pft_bench.label, torch.__name__)",
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert told.split() == ["first", "torch"]
+    monkeypatch.setattr(revision, "install", lambda *_: pytest.fail("built twice"))
+    assert revision.build(first, root, tmp_path / "cache").python == made.python
+    with pytest.raises(ValueError, match="must name a commit"):
+        revision.build("no-such-thing", root, tmp_path / "cache")
+
+
+def test_an_interrupted_build_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "repository"
+    root.mkdir()
+    git(root, "init", "-q")
+    (root / "file").write_text("x")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "first")
+
+    def fails(*_: Path) -> None:
+        raise revision.BuildFailed("no compiler")
+
+    monkeypatch.setattr(revision, "install", fails)
+    for _ in range(2):  # the second time finds the remains of the first
+        with pytest.raises(revision.BuildFailed, match="no compiler"):
+            revision.build("HEAD", root, tmp_path / "cache")
