@@ -91,9 +91,9 @@ class SystemsGroup(Group):
                 _holds("repeatable", relative_error(second, first.double()) < 1e-5, ""),
             ]
             if isinstance(model, PFT):
-                own, model.backend = model.backend, "dense"  # type: ignore[assignment]
+                own, model.backend = model.backend, "dense"
                 dense = call()
-                model.backend = own  # type: ignore[assignment]
+                model.backend = own
                 assert isinstance(dense, Tensor)
                 error = relative_error(first, dense.double())
                 results.append(CheckResult("as dense", error / BACKEND_ERROR, f"relative error {error:.2g}"))
