@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -122,7 +123,7 @@ def training_call(layer: oracle.Layer, grad_out: Tensor) -> Call:
 
 def check_inference(layer: oracle.Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
-    out, positions, relative = call()  # type: ignore[misc]
+    out, positions, relative = cast(Output, call())
     order = positions.sort(-1)
     results = check_selection(layer, order.values) if layer.topk < layer.index.shape[-1] else []  # type: ignore[union-attr]
     if any(not result.passed for result in results):
