@@ -34,14 +34,12 @@ void prepare(Pass* pass, void* workspace) {
   prepare_region(&item);
   const float* k = item_rows(item.in.k, item.window, item.head);
   const float* v = item_rows(item.in.v, item.window, item.head);
-  if (item.sparse()) {
-    pack_rows(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k, row_stride(s.dim_qk));
-  } else {
+  if (!item.sparse()) {
     pack_panels_transposed(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k);
     pack_panels(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k_panels);
   }
   if (item.sparse() || !pass->keeps_all())
-    pack_rows(v, item.in.v.stride_row, s.keys, s.dim_v, b.v, row_stride(s.dim_v));
+    prepare_gathers(&item);
   else
     pack_panels_transposed(v, item.in.v.stride_row, s.keys, s.dim_v, b.v);
   fill(b.grad_k, s.keys * padded(s.dim_qk), 0.0f);
@@ -89,13 +87,13 @@ Entries gradient_of_weights(const Pass& pass, int64_t first, int64_t rows) {
       pass.keeps_all() ? candidates_of(item, rows) : Entries{b.kept, ld_kept(s), rows, s.topk};
   for (int64_t r = 0; !pass.keeps_all() && r < rows; ++r)
     stage_positions(pass.args.new_index, item.row(first + r) * s.topk, s.topk, b.kept + r * kept.ld);
-  gather_dot_rows(s.dim_v, kept, b.grad_out, padded(s.dim_v), b.v, pass.keeps_all() ? b.grad_z : b.kept_values,
-                  kept.ld);
+  gather_dot_rows(s.dim_v, kept, b.grad_out, padded(s.dim_v), item.values,
+                  pass.keeps_all() ? b.grad_z : b.kept_values, kept.ld);
   return kept;
 }
 
-// z becomes A, grad_z G. dA comes in grad_z where everything is kept, else in kept_values, which becomes A of the
-// kept entries.
+// z becomes A, grad_z G. dA comes in grad_z where everything is kept, else in kept_values, which becomes A of
+// the kept entries.
 void gradient_of_row(const Pass& pass, int64_t i, int64_t r) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
@@ -193,7 +191,7 @@ void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) 
   const Entries all = candidates_of(item, rows);
   scatter_add_rows(s.dim_v, kept, pass.keeps_all() ? b.z : b.kept_values, kept.ld, b.grad_out, ld_v, b.grad_v,
                    ld_v);
-  gather_add_rows(s.dim_qk, all, b.grad_z, ldz, b.k, b.grad_q, ld_k);
+  gather_add_rows(s.dim_qk, all, b.grad_z, ldz, item.keys, b.grad_q, ld_k);
   for (int64_t r = 0; r < rows; ++r)
     copy_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q + r * pass.args.grad_q.stride_row);
   scatter_add_rows(s.dim_qk, all, b.grad_z, ldz, b.q, ld_k, b.grad_k, ld_k);

@@ -17,12 +17,9 @@ void prepare(Item* item, void* workspace) {
   prepare_region(item);
   const float* k = item_rows(item->in.k, item->window, item->head);
   const float* v = item_rows(item->in.v, item->window, item->head);
-  if (item->sparse())
-    pack_rows(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k, row_stride(s.dim_qk));
-  else
-    pack_panels_transposed(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k);
+  if (!item->sparse()) pack_panels_transposed(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k);
   if (item->sparse() || selects(s))
-    pack_rows(v, item->in.v.stride_row, s.keys, s.dim_v, b.v, row_stride(s.dim_v));
+    prepare_gathers(item);
   else
     pack_panels(v, item->in.v.stride_row, s.keys, s.dim_v, b.v);
 }
@@ -89,7 +86,7 @@ void kept_values(const Item& item, int64_t rows, const float* factors, float* ou
   const AttentionBuffers& b = item.buffers;
   const int64_t ld = padded(s.dim_v);
   const Entries kept = selects(s) ? Entries{b.kept, ld_kept(s), rows, s.topk} : candidates_of(item, rows);
-  gather_add_rows(s.dim_v, kept, selects(s) ? b.kept_values : b.z, kept.ld, b.v, b.out, ld);
+  gather_add_rows(s.dim_v, kept, selects(s) ? b.kept_values : b.z, kept.ld, item.values, b.out, ld);
   for (int64_t r = 0; r < rows; ++r) copy_scaled(b.out + r * ld, s.dim_v, factors[r], out + r * stride);
 }
 

@@ -20,6 +20,7 @@ struct Item {
   const AttentionShape& s;
   int64_t number, window, head;
   AttentionBuffers buffers;
+  Gathered keys, values;  // sparse: to gather from; values also where a dense layer selects
   bool one_region = true;
 
   bool sparse() const { return in.index.data != nullptr; }
@@ -96,29 +97,60 @@ inline void dense_logits(const Item& item, int64_t first, int64_t rows) {
   }
 }
 
+// Prepares what is gathered from.
+inline void prepare_gathers(Item* item) {
+  const AttentionShape& s = item->s;
+  const Matrices<const float>&k = item->in.k, &v = item->in.v;
+  const int64_t window = item->window, head = item->head;
+  if (item->sparse())
+    item->keys = gatherable(item_rows(k, window, head), k.stride_row, s.keys, s.dim_qk, item->buffers.k);
+  item->values = gatherable(item_rows(v, window, head), v.stride_row, s.keys, s.dim_v, item->buffers.v);
+}
+
 // Rows of the block's candidates, as gathers want them.
 inline Entries candidates_of(const Item& item, int64_t rows) {
   return {item.buffers.positions, ld_candidates(item.s), rows, item.s.candidates};
+}
+
+// z of block row r, query i, becomes z + earlier logits + bias. The entry of key (y, x) in the row's bias is
+// at y (2w - 1) + x = position + y (w - 1). Adding a half before the division by w makes float arithmetic
+// exact.
+inline void add_earlier_and_bias(const Item& item, int64_t i, int64_t r) {
+  const AttentionShape& s = item.s;
+  const int64_t count = s.candidates;
+  float* z = item.buffers.z + r * ld_candidates(s);
+  const int32_t* positions = item.buffers.positions + r * ld_candidates(s);
+  const float* earlier = item.in.logits + item.row(i) * count;
+  const float* entries = item.in.bias ? bias_of_row(item, i) : nullptr;
+  const F half = set1(0.5f), per_row = set1(entries ? 1.0f / static_cast<float>(s.window_size) : 0.0f);
+  const int32_t step = static_cast<int32_t>(s.window_size) - 1;
+  for (int64_t t = 0; t < count; t += kLanes) {
+    const int64_t left = count - t;
+    F x = load(z + t) + (left < kLanes ? load_n(earlier + t, static_cast<int>(left)) : load(earlier + t));
+    if (entries) {
+      const I position = load_int(positions + t);
+      const I y = __builtin_convertvector((__builtin_convertvector(position, F) + half) * per_row, I);
+      x = x + gather(entries, position + y * step);
+    }
+    store(z + t, x);
+  }
+  pad_row(z, count);
 }
 
 inline void sparse_logits(const Item& item, int64_t first, int64_t rows) {
   const AttentionShape& s = item.s;
   const int64_t ldz = ld_candidates(s), ldq = padded(s.dim_qk), count = s.candidates;
   stage_q(item, first, rows);
-  for (int64_t r = 0; r < rows; ++r)
-    stage_positions(item.in.index, item.row(first + r) * count, count, item.buffers.positions + r * ldz);
-  gather_dot_rows(s.dim_qk, candidates_of(item, rows), item.buffers.q, ldq, item.buffers.k, item.buffers.z, ldz);
   for (int64_t r = 0; r < rows; ++r) {
-    float* z = item.buffers.z + r * ldz;
+    int32_t* positions = item.buffers.positions + r * ldz;
+    stage_positions(item.in.index, item.row(first + r) * count, count, positions);
+    // Wanted once the products are done; asked for now, so that the way from memory is covered by them.
     const float* earlier = item.in.logits + item.row(first + r) * count;
-    for (int64_t t = 0; t < count; ++t) z[t] += earlier[t];
-    if (item.in.bias) {
-      const int32_t* positions = item.buffers.positions + r * ldz;
-      const float* entries = bias_of_row(item, first + r);
-      for (int64_t t = 0; t < count; ++t) z[t] += entries[item.buffers.key_offset[positions[t]]];
-    }
-    pad_row(z, count);
+    for (int64_t t = 0; t < count; t += kPadFloats) __builtin_prefetch(earlier + t);
+    for (int64_t t = count; t < vectors(count) * kLanes; ++t) positions[t] = 0;
   }
+  gather_dot_rows(s.dim_qk, candidates_of(item, rows), item.buffers.q, ldq, item.keys, item.buffers.z, ldz);
+  for (int64_t r = 0; r < rows; ++r) add_earlier_and_bias(item, first + r, r);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for block_rows()
-// rows at a time.
+// One thread's workspace of the fused attention kernels. Nothing in it is N x N: logits exist for
+// block_rows() rows at a time.
 #pragma once
 #include "workspace.hpp"
 

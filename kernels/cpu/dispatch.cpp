@@ -120,6 +120,8 @@ Status check(const AttentionInputs& in, Workspace workspace, int threads, int64_
   if (in.region && (s.patterns < 1 || s.queries != s.keys)) return Status::kBadShape;
   if (in.bias && (s.queries != s.keys || s.window_size * s.window_size != s.keys)) return Status::kBadShape;
   if (!in.bias && s.window_size != 0) return Status::kBadShape;
+  // Beyond, the division by window_size in attention_logits.hpp would not be exact.
+  if (s.window_size > 1024) return Status::kUnsupported;
   if (!offsets_fit(s.keys, s.dim_qk) || !offsets_fit(s.keys, s.dim_v)) return Status::kUnsupported;
   return workspace.bytes < needed || !workspace.data ? Status::kBadShape : Status::kOk;
 }

@@ -1,5 +1,5 @@
-// What one core reaches on the three jobs that bound the kernels: FMAs, loads of a block again and again, and loads
-// of random rows of a block. The floors in README.md are these rates.
+// What one core reaches on the three jobs that bound the kernels: FMAs, loads of a block again and again, and
+// loads of random rows of a block. The floors in README.md are these rates.
 #include "items.hpp"
 #include "simd.hpp"
 
@@ -8,7 +8,9 @@ namespace {
 
 // Keeps a value, and with it the work behind it, from being optimised away.
 template <typename T>
-void keep(T& x) { __asm__ volatile("" : "+m"(x)); }
+void keep(T& x) {
+  __asm__ volatile("" : "+m"(x));
+}
 
 }  // namespace
 

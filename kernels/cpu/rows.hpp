@@ -1,10 +1,10 @@
 // Work on a block of rows of the index: gather-dot (SDDMM), gather-add (SpMM), scatter-add (its transpose).
 //
-// A gathered matrix has rows of row_stride(dim) floats, aligned to a row vector, zero behind the last column.
-// A window-head's is 160 KB at the published shape: it fits L2, not L1. So a block is worked through in chunks of
-// a few entries, and each chunk for all rows of the block before the next one. Where the positions of a row
-// ascend, chunk c of all rows lies in about the same part of the keys, and that part stays in L1. Any other order
-// is as right, only slower. The order of a sum depends on the shape alone.
+// A packed matrix has rows of row_stride(dim) floats, aligned to a row vector, zero behind the last column. A
+// window-head's is 160 KB at the published shape: it fits L2, not L1. So a block is worked through in chunks
+// of a few entries, and each chunk for all rows of the block before the next one. Where the positions of a
+// row ascend, chunk c of all rows lies in about the same part of the keys, and that part stays in L1. Any
+// other order is as right, only slower. The order of a sum depends on the shape alone.
 //
 // NV is the number of vectors per row, or 0 for any number (longer rows than kMaxVectors vectors).
 #pragma once
@@ -19,8 +19,8 @@ namespace {
 
 constexpr int kMaxVectors = 5;
 
-// Measured on 1024 keys: the chunk whose keys fit L1 at K = 64 and 256. Sums are held in memory between chunks, so
-// theirs are longer where rows are.
+// Measured on 1024 keys: the chunk whose keys fit L1 at K = 64 and 256. Sums are held in memory between
+// chunks, so theirs are longer where rows are.
 constexpr int64_t kDotChunk = 16;
 constexpr int64_t kScatterChunk = 16;
 inline int64_t add_chunk(int64_t count) { return count < 128 ? 16 : count < 256 ? 32 : 64; }
@@ -41,19 +41,25 @@ inline void pack_rows(const float* src, int64_t stride, int64_t rows, int64_t di
   const int64_t nv = row_vectors(dim);
   const int tail = row_tail(dim);
   for (int64_t j = 0; j < rows; ++j, src += stride, dst += ld) {
+    // Rows of a projection lie pages apart, which hardware prefetchers do not follow.
+    for (int64_t e = 0; e < dim; e += kPadFloats) __builtin_prefetch(src + 8 * stride + e);
     for (int64_t c = 0; c + 1 < nv; ++c) row::store(dst + c * row::kLanes, row::load(src + c * row::kLanes));
     row::store(dst + (nv - 1) * row::kLanes, row::load_n(src + (nv - 1) * row::kLanes, tail));
     for (int64_t e = nv * row::kLanes; e < ld; ++e) dst[e] = 0.0f;
   }
 }
 
-// The matrix itself where its rows already are as a gathered matrix has them, else a packed copy.
-inline const float* gatherable_rows(const float* src, int64_t stride, int64_t rows, int64_t dim,
-                                    float* packed) {
-  const bool aligned = reinterpret_cast<uintptr_t>(src) % (row::kLanes * sizeof(float)) == 0;
-  if (stride == dim && dim == row_stride(dim) && aligned) return src;
+// A matrix to gather from.
+struct Gathered {
+  const float* rows = nullptr;
+  int64_t ld = 0;
+};
+
+// The rows themselves where they lie side by side and end with a vector, else a packed copy.
+inline Gathered gatherable(const float* src, int64_t stride, int64_t rows, int64_t dim, float* packed) {
+  if (dim % row::kLanes == 0 && stride == dim) return {src, stride};
   pack_rows(src, stride, rows, dim, packed, row_stride(dim));
-  return packed;
+  return {packed, row_stride(dim)};
 }
 
 inline void copy_row(const float* src, int64_t n, float* dst) {
@@ -102,11 +108,11 @@ inline void prefetch_row(const float* entries, int64_t ld, int64_t count) {
 
 // out[r, t] = sum_e q[r, e] keys[at[r, t], e], e < dim.
 using GatherDot = void (*)(const Entries& entries, const float* q, int64_t ldq, int64_t dim,
-                           const float* keys, float* out, int64_t ld_out);
+                           const float* keys, int64_t ld_keys, float* out, int64_t ld_out);
 
 template <int NV>
-row::F dots(const row::F* qv, const float* q, int64_t dim, const float* keys, const int32_t* at) {
-  const int64_t nv = NV ? NV : row_vectors(dim), ld = nv * row::kLanes;
+row::F dots(const row::F* qv, const float* q, int64_t dim, const float* keys, int64_t ld, const int32_t* at) {
+  const int64_t nv = NV ? NV : row_vectors(dim);
   row::F acc[row::kLanes];
 #pragma GCC unroll 8
   for (int u = 0; u < row::kLanes; ++u) {
@@ -127,7 +133,7 @@ row::F dots(const row::F* qv, const float* q, int64_t dim, const float* keys, co
 
 template <int NV>
 void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim, const float* keys,
-                float* out, int64_t ld_out) {
+                int64_t ld_keys, float* out, int64_t ld_out) {
   constexpr int kHeld = NV ? NV : 1;
   const int tail = row_vectors(dim) > kHeld ? row::kLanes : row_tail(dim);
   for (int64_t chunk = 0; chunk < entries.count; chunk += kDotChunk) {
@@ -142,12 +148,12 @@ void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim
       if (chunk == 0) prefetch_row(to, ld_out, entries.count);
       int64_t t = chunk;
       for (; t + row::kLanes <= end; t += row::kLanes)
-        row::store(to + t, dots<NV>(qv, qr, dim, keys, at + t));
+        row::store(to + t, dots<NV>(qv, qr, dim, keys, ld_keys, at + t));
       if (t < end) {  // repeat the last entry; the masked store drops the copies
         const int left = static_cast<int>(end - t);
         int32_t last[row::kLanes];
         for (int u = 0; u < row::kLanes; ++u) last[u] = at[t + (u < left ? u : left - 1)];
-        row::store_n(to + t, dots<NV>(qv, qr, dim, keys, last), left);
+        row::store_n(to + t, dots<NV>(qv, qr, dim, keys, ld_keys, last), left);
       }
     }
   }
@@ -198,7 +204,8 @@ void gather_add(const Entries& entries, const float* a, int64_t lda, const float
   }
 }
 
-// keys[at[r, t], e] += a[r, t] x[r, e]; rows of `x` are whole row vectors; positions are distinct within a row.
+// keys[at[r, t], e] += a[r, t] x[r, e]; rows of `x` are whole row vectors; positions are distinct within a
+// row.
 using ScatterAdd = void (*)(const Entries& entries, const float* a, int64_t lda, const float* x, int64_t ldx,
                             float* keys, int64_t ld_keys);
 
@@ -237,10 +244,10 @@ void by_slices(const Function (&table)[kMaxVectors + 1], int64_t dim, const Entr
 
 // `out` as above, of `dim` columns.
 inline void gather_add_rows(int64_t dim, const Entries& entries, const float* a, int64_t lda,
-                            const float* values, float* out, int64_t ld_out) {
+                            const Gathered& values, float* out, int64_t ld_out) {
   constexpr GatherAdd table[kMaxVectors + 1] = {nullptr,       gather_add<1>, gather_add<2>,
                                                 gather_add<3>, gather_add<4>, gather_add<5>};
-  by_slices(table, dim, entries, a, lda, values, row_stride(dim), out, ld_out);
+  by_slices(table, dim, entries, a, lda, values.rows, values.ld, out, ld_out);
 }
 
 inline void scatter_add_rows(int64_t dim, const Entries& entries, const float* a, int64_t lda, const float* x,
@@ -251,11 +258,11 @@ inline void scatter_add_rows(int64_t dim, const Entries& entries, const float* a
 }
 
 inline void gather_dot_rows(int64_t dim, const Entries& entries, const float* q, int64_t ldq,
-                            const float* keys, float* out, int64_t ld_out) {
+                            const Gathered& keys, float* out, int64_t ld_out) {
   constexpr GatherDot table[kMaxVectors + 1] = {gather_dot<0>, gather_dot<1>, gather_dot<2>,
                                                 gather_dot<3>, gather_dot<4>, gather_dot<5>};
   const int64_t nv = row_vectors(dim);
-  table[nv <= kMaxVectors ? nv : 0](entries, q, ldq, dim, keys, out, ld_out);
+  table[nv <= kMaxVectors ? nv : 0](entries, q, ldq, dim, keys.rows, keys.ld, out, ld_out);
 }
 
 }  // namespace

@@ -9,8 +9,8 @@ void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace) {
   const SparseShape& s = args.shape;
   SparseBuffers buffers;
   carve(s, workspace, &buffers);
-  const float* keys =
-      gatherable_rows(item_rows(args.k, item, 0), args.k.stride_row, s.keys, s.head_dim, buffers.rows);
+  const Gathered keys =
+      gatherable(item_rows(args.k, item, 0), args.k.stride_row, s.keys, s.head_dim, buffers.rows);
   const float* q = item_rows(args.q, item, 0);
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
     const Entries entries = stage_block(args.index, s, item, first, buffers.positions);

@@ -44,10 +44,7 @@ inline int64_t count_ge(const float* z, int64_t nv, float t) {
     n1 -= load(z + (c + 1) * kLanes) >= limit;
   }
   if (c < nv) n0 -= load(z + c * kLanes) >= limit;
-  n0 += n1;
-  int64_t n = 0;
-  for (int u = 0; u < kLanes; ++u) n += n0[u];
-  return n;
+  return sum(n0 + n1);
 }
 
 // The `need`-th largest of the entries in [lo, hi), of which there are at most kFew.
@@ -61,18 +58,33 @@ inline Threshold among_few(const float* z, int64_t nv, float lo, float hi, int64
     compress(few + n, x, mask);
     n += __builtin_popcount(mask);
   }
-  for (int u = 0; u < kLanes; ++u) few[n + u] = kMinusInfinity;
-  const int64_t few_nv = vectors(n);
-  for (int64_t t = 0; t < n; ++t) {
-    int64_t above = 0, equal = 0;
-    for (int64_t c = 0; c < few_nv; ++c) {
-      const F x = load(few + c * kLanes);
-      above += __builtin_popcount(mask_gt(x, set1(few[t])));
-      equal += __builtin_popcount(mask_eq(x, set1(few[t])));
-    }
-    if (above < need && need <= above + equal) return {few[t], above + equal == need ? -1 : need - above};
+  for (int64_t t = n; t < kFew + kLanes; ++t) few[t] = kMinusInfinity;
+  // The rank of an entry is the number of larger ones; the least entry of a rank below `need` is wanted.
+  constexpr int kVectors = (kFew + kLanes - 1) / kLanes;
+  F x[kVectors];
+  I rank[kVectors];
+  for (int c = 0; c < kVectors; ++c) {
+    x[c] = load(few + c * kLanes);
+    rank[c] = I{};
   }
-  return {lo, -1};  // not reached
+  for (int64_t t = 0; t < n; ++t)
+#pragma GCC unroll 8
+    for (int c = 0; c < kVectors; ++c) rank[c] -= set1(few[t]) > x[c];
+  F least = set1(-kMinusInfinity);
+  const int32_t limit = static_cast<int32_t>(need);
+#pragma GCC unroll 8
+  for (int c = 0; c < kVectors; ++c) {
+    const F candidate = rank[c] < limit ? x[c] : set1(-kMinusInfinity);
+    least = candidate < least ? candidate : least;
+  }
+  const float value = -max_lane(-least);
+  int64_t above = 0, equal = 0;
+#pragma GCC unroll 8
+  for (int c = 0; c < kVectors; ++c) {
+    above += __builtin_popcount(mask_gt(x[c], set1(value)));
+    equal += __builtin_popcount(mask_eq(x[c], set1(value)));
+  }
+  return {value, above + equal == need ? -1 : need - above};
 }
 
 // Requires a finite logsumexp (so no NaN and no plus infinity in the row) and 1 <= k <= entries.

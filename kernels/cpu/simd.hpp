@@ -5,12 +5,13 @@
 // or inline function of the standard library is used. Two copies of such a function, one with AVX-512 and one
 // without, would be one function to the linker, and it might keep the wrong one.
 //
-// The widest vectors have no prefix. `row::` has those for gathered rows, of at most 8 lanes: head_dim 40 is 5 of
-// them with nothing left over, and they never straddle a cache line.
+// The widest vectors have no prefix. `row::` has those for gathered rows, of at most 8 lanes: head_dim 40 is
+// 5 of them with nothing left over, and they never straddle a cache line.
 //
 // Interface, with F a vector of kLanes floats and I one of kLanes int32 (arithmetic and comparisons are the
 // compiler's operators): set1, load, load_n (first n lanes, zeros after them), store, store_n, fma(a, b, c) =
-// a * b + c, sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq (a bit per lane), compress.
+// a * b + c, gather (lane u is p[at[u]]), sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq
+// (a bit per lane), compress.
 #pragma once
 
 #define PFT_ISA_ID_scalar 1
@@ -42,6 +43,11 @@ namespace {
 using namespace PFT_VECTORS;
 namespace row = PFT_ROW_VECTORS;
 
+inline I load_int(const int32_t* p) {
+  I x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
 inline int64_t vectors(int64_t n) { return (n + kLanes - 1) / kLanes; }
 // Lanes in use in the last vector of a row of n floats: 1 to kLanes.
 inline int last_lanes(int64_t n) { return static_cast<int>(n - (vectors(n) - 1) * kLanes); }

@@ -23,10 +23,17 @@ inline F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first_lane
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
 inline void store_n(float* p, F x, int n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F gather(const float* p, I at) { return _mm256_i32gather_ps(p, reinterpret_cast<__m256i>(at), 4); }
 inline float sum(F x) {
   __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+inline int32_t sum(I x) {
+  const __m256i v = reinterpret_cast<__m256i>(x);
+  __m128i y = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
 }
 inline uint32_t bits(F mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
 inline uint32_t mask_gt(F a, F b) { return bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
@@ -43,8 +50,8 @@ inline void compress(int32_t* p, I x, uint32_t mask) {
   for (; mask; mask &= mask - 1) *p++ = x[__builtin_ctz(mask)];
 }
 
-// Lane u of the result is the sum of the lanes of acc[u]: halves first, then pairs twice, each step one addition
-// of two shuffles (hadd_ps would be the same additions, and more instructions).
+// Lane u of the result is the sum of the lanes of acc[u]: halves first, then pairs twice, each step one
+// addition of two shuffles (hadd_ps would be the same additions, and more instructions).
 inline F pairs(F x, F y) {
   return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));
 }

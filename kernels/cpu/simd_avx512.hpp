@@ -26,7 +26,9 @@ inline F load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lane
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
 inline void store_n(float* p, F x, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F gather(const float* p, I at) { return _mm512_i32gather_ps(reinterpret_cast<__m512i>(at), p, 4); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
+inline int32_t sum(I x) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(x)); }
 inline uint32_t mask_gt(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline uint32_t mask_ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline uint32_t mask_eq(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }

@@ -27,7 +27,9 @@ inline void store_n(float* p, F x, int n) {
   for (int u = 0; u < n; ++u) p[u] = x[u];
 }
 inline F fma(F a, F b, F c) { return a * b + c; }
+inline F gather(const float* p, I at) { return F{p[at[0]], p[at[1]], p[at[2]], p[at[3]]}; }
 inline float sum(F x) { return (x[0] + x[1]) + (x[2] + x[3]); }
+inline int32_t sum(I x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 inline uint32_t bits(I mask) { return (mask[0] & 1u) | (mask[1] & 2u) | (mask[2] & 4u) | (mask[3] & 8u); }
 inline uint32_t mask_gt(F a, F b) { return bits(a > b); }
 inline uint32_t mask_ge(F a, F b) { return bits(a >= b); }

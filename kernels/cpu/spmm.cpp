@@ -10,8 +10,8 @@ void spmm_item(const SpmmArgs& args, int64_t item, void* workspace) {
   const int64_t ld = row_stride(s.head_dim);
   SparseBuffers buffers;
   carve(s, workspace, &buffers);
-  const float* values =
-      gatherable_rows(item_rows(args.v, item, 0), args.v.stride_row, s.keys, s.head_dim, buffers.rows);
+  const Gathered values =
+      gatherable(item_rows(args.v, item, 0), args.v.stride_row, s.keys, s.head_dim, buffers.rows);
   const float* a = item_rows(args.a, item, 0);
   float* out = args.out + item * s.queries * s.head_dim;
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {

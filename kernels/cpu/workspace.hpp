@@ -33,8 +33,8 @@ class Arena {
 // Rows of the index that are worked on together, see rows.hpp.
 constexpr int64_t kSparseBlockRows = 64;
 
-// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and a block of rows of the index and of the
-// result or operand.
+// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and a block of rows of the index and of
+// the result or operand.
 struct SparseBuffers {
   float* rows;
   int32_t* positions;

@@ -14,6 +14,7 @@ from ..check.oracle import Layer
 from ..measure.candidate import Call, Candidate
 from ..problem import Problem
 from ..record import Case, Flops
+from . import composed
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
 
@@ -36,7 +37,10 @@ def problem_layer(problem: Problem, device: str = "cpu") -> Layer:
 
 
 class LayerGroup(Group):
-    """One step of a chain on synthetic activations: standard normal q, k, v and a random index."""
+    """One step of a chain on synthetic activations: standard normal q, k, v and a random index.
+
+    Beside the backends, sparse steps on a CPU in float32 run as compositions of public operators.
+    """
 
     baseline = BASELINE
 
@@ -45,15 +49,18 @@ class LayerGroup(Group):
         self.problem = settings.problem("attention", candidates, kept)
         self.title = f"layer {candidates} -> {kept}"
         self.cost = 2.0
+        self.peers: tuple[str, ...] = ()
+        if settings.device == "cpu" and settings.dtype == "float32" and not self.problem.is_dense:
+            infer = settings.mode == "infer"
+            self.peers = (composed.SAMPLED, composed.DENSE) if infer else (composed.DENSE,)
 
     @property
     def cases(self) -> dict[str, Case]:
         """Candidate name -> its case."""
         problem, settings = self.problem, self.settings
         shapes = {**settings.shapes, "candidates": problem.candidates}
-        return settings.cases(
-            "layer", "progressive_attention", settings.backends, shapes=shapes, k=problem.kept
-        )
+        names = (*settings.backends, *self.peers)
+        return settings.cases("layer", "progressive_attention", names, shapes=shapes, k=problem.kept)
 
     def candidates(self) -> list[Candidate]:
         """Raw launchers for inference; the differentiable op, forward and backward, for training."""
@@ -67,11 +74,20 @@ class LayerGroup(Group):
             found.append(
                 Candidate(name, call, lambda _, b=backend: check_layer(b, layer, train=train))  # type: ignore[misc]
             )
-        return found
+        return found + [self._peer(name, layer) for name in self.peers]
+
+    def _peer(self, name: str, layer: Layer) -> Candidate:
+        if self.settings.mode == "train":
+            grad_out = output_gradient(layer)
+            call = composed.training_call(layer, grad_out)
+            return Candidate(name, call, lambda c: composed.check_training(layer, c, grad_out))
+        return Candidate(
+            name, composed.inference_call(name, layer), lambda c: composed.check_inference(layer, c)
+        )
 
     def counted(self, candidate: Candidate) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
-        if self.settings.mode == "train":
+        if candidate.name in self.peers or self.settings.mode == "train":
             return candidate.call
         layer = problem_layer(self.problem, self.settings.device)
         return partial(run_layer, layer, candidate.name)
@@ -98,14 +114,19 @@ def run_layer(layer: Layer, backend: str) -> tuple[Tensor, ops.ChainState]:
     )
 
 
+def output_gradient(layer: Layer) -> Tensor:
+    """A fixed standard normal gradient of the layer's output."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (*layer.q.shape[:3], layer.v.shape[-1])
+    return torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
+
+
 def forward_backward(layer: Layer, backend: str) -> Call:
     """Forward and backward of a layer through the public op, gradients of everything that has one."""
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
     leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
     copy = layer.with_tensors(**leaf)
-    generator = torch.Generator().manual_seed(1)
-    shape = (*layer.q.shape[:3], layer.v.shape[-1])
-    grad_out = torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
+    grad_out = output_gradient(layer)
 
     def call() -> object:
         out, after = run_layer(copy, backend)

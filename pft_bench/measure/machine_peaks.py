@@ -74,7 +74,8 @@ def main() -> None:
     Console().print(table(peaks))
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        found = {"isa": _cpu.isa(), "peaks": [asdict(peak) for peak in peaks], "environment": environment()}
+        here = {key: value for key, value in environment().items() if key != "host"}
+        found = {"isa": _cpu.isa(), "peaks": [asdict(peak) for peak in peaks], "environment": here}
         (options.out / "machine_peaks.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -46,6 +46,26 @@ def test_an_unknown_instruction_set_makes_the_backend_unavailable_and_says_why()
     assert "scalar" in done.stdout
 
 
+def test_build_info_names_the_compiler_and_the_flags_of_every_instruction_set():
+    info = _cpu.build_info()
+    assert info["compiler"].split()[0] in ("gcc", "clang")
+    assert "-ffp-contract=fast" in info["flags_all"]
+    assert {f"flags_{isa}" for isa in _cpu.isas()} <= set(info)
+    assert "avx2" not in _cpu.isas() or "-mavx2" in info["flags_avx2"]
+
+
+@pytest.mark.parametrize("what", ["fma_flops", "load_bytes", "gather_bytes"])
+def test_peaks_are_rates_of_a_real_machine(what):
+    assert 1e8 < _cpu.peak_per_second(what, 16384, 1) < 1e13
+
+
+def test_peaks_refuse_what_they_do_not_know():
+    with pytest.raises(ValueError, match="what must be"):
+        _cpu.peak_per_second("disk", 16384, 1)
+    with pytest.raises(ValueError, match="threads"):
+        _cpu.peak_per_second("load_bytes", 16384, 0)
+
+
 ASCENDING = [[0, 3, 7], [1, 2, 6]]
 BAD_INDEX = {  # rows, expected
     "too large in an ascending row": ([[0, 3, 7], [1, 2, 8]], (1, 2, 8, "range")),

@@ -24,6 +24,8 @@ SHAPES = {  # batch, queries, keys, dim, kept
     "all kept": (2, 9, 18, 20, 18),
     "one key": (1, 4, 1, 8, 1),
     "more keys than queries": (2, 5, 300, 24, 100),
+    "a second block of rows, chunks of 32": (2, 70, 300, 40, 130),
+    "a third block of rows, chunks of 64": (1, 131, 400, 13, 290),
     "empty batch": (0, 4, 8, 16, 3),
 }
 LAYOUTS = ("contiguous", "view of qkv", "expanded")
@@ -65,6 +67,13 @@ def check_all(batch, queries, keys, dim, kept, layout="contiguous", change_index
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_shapes(shape):
     check_all(*shape)
+
+
+def test_rows_that_are_gathered_in_place_may_begin_anywhere():
+    g = torch.Generator().manual_seed(4)
+    q, k = rows(g, 2, 9, 40), torch.randn(2 * 64 * 40 + 3, generator=g)[3:].view(2, 64, 40)
+    index = random_index(g, (2, 9), 64, 20)
+    assert torch.equal(CPU.sddmm(q, k, index), CPU.sddmm(q, k.clone(), index))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -110,8 +110,8 @@ IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t 
                        Workspace scratch, int threads);
 
 // What `threads` threads reach together with the instruction set in use: the best of a few trials of about
-// 10 ms. `block_bytes` is the size of each thread's own block, which decides the cache it comes from; a gather reads
-// its rows of 160 bytes in random order.
+// 10 ms. `block_bytes` is the size of each thread's own block, which decides the cache it comes from; a
+// gather reads its rows of 160 bytes in random order.
 enum class Peak { kFmaFlops, kLoadBytes, kGatherBytes };
 double peak_per_second(Peak what, int64_t block_bytes, int threads);
 

@@ -1,0 +1,52 @@
+"""The compositions of public operators do the layer's work, and their checks would see it if they did not."""
+
+from __future__ import annotations
+
+import pytest
+
+from pft_bench.cases import composed
+from pft_bench.cases.layer import output_gradient, problem_layer
+from pft_bench.problem import Problem
+
+STEPS = [(20, 9), (16, 16)]
+
+
+def layer(candidates, kept):
+    problem = Problem("attention", 2, 3, 36, 8, candidates, kept)
+    return problem_layer(problem)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", [composed.SAMPLED, composed.DENSE])
+def test_forward_passes_its_check(name, step):
+    made = layer(*step)
+    results = composed.check_inference(made, composed.inference_call(name, made))
+    assert results
+    assert all(result.passed for result in results), results
+
+
+@pytest.mark.parametrize("name", [composed.SAMPLED, composed.DENSE])
+def test_a_composition_without_the_bias_fails_its_check(name):
+    made = layer(20, 9)
+    results = composed.check_inference(made, composed.inference_call(name, made.with_tensors(bias=None)))
+    assert not all(result.passed for result in results)
+
+
+def test_a_composition_that_keeps_the_smallest_fails_its_check():
+    made = layer(20, 9)
+
+    def smallest():
+        flipped = composed.Composition(made.with_tensors(q=-made.q, bias=-made.bias, logits=-made.logits))
+        return flipped.dense(-made.q, made.k, made.v, -made.bias, -made.logits)
+
+    assert not all(result.passed for result in composed.check_inference(made, smallest))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_gradients_pass_their_check_and_wrong_ones_do_not(step):
+    made = layer(*step)
+    grad_out = output_gradient(made)
+    call = composed.training_call(made, grad_out)
+    assert all(result.passed for result in composed.check_training(made, call, grad_out))
+    wrong = composed.training_call(made, grad_out + 1e-3)
+    assert not all(result.passed for result in composed.check_training(made, wrong, grad_out))
