@@ -215,8 +215,8 @@ class BackwardMutatesItsInput(Mutant):
 
 
 GRADIENTS = [
-    lost_update_of_k, lost_update_of_v, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, no_bias_gradient, StaleGradient,
-    BackwardMutatesItsInput,
+    lost_update_of_k, lost_update_of_v, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, no_bias_gradient,
+    StaleGradient, BackwardMutatesItsInput,
 ]  # fmt: skip
 
 
