@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -190,12 +191,13 @@ def restore_all(
 
 
 def _image_rows(
-    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, str]
+    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any]
 ) -> Iterator[QualityRow]:
     pair, scale = dataset.pairs[number], model.config.output_scale
     schedules = {schedule.text: schedule for schedule in settings.schedules}
     variants = [Variant(text, backend) for text in schedules for backend in settings.backends]
     image: Restored | None = None
+    failed = QualityRow(dataset.name, pair.name, scale, "", "", reason="not run", **about)
     for variant in (Variant.bicubic(), *variants):
         named = {"schedule": variant.schedule, "backend": variant.backend, **about}
         try:
@@ -209,7 +211,7 @@ def _image_rows(
                 yield bicubic_row(image, **about)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            yield QualityRow(dataset.name, pair.name, scale, reason=reason, **named)
+            yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
 def measure_latency(settings: Settings, folder: Path, console: Console) -> list[Record]:

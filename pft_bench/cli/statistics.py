@@ -57,10 +57,10 @@ def statistics(
     model.load_state_dict(made.state_dict())
     x = low_resolution(settings.lr_hw, settings.image)
     area = model.config.window_size
-    padded = [-(-side // area) * area for side in settings.lr_hw]
+    height, width = (-(-side // area) * area for side in settings.lr_hw)
     with thread_count(settings.threads), torch.no_grad():
         found = collect(
-            lambda: model(x), model.config.chains, strips=len(strips(1, *padded, area)), windows=windows
+            lambda: model(x), model.config.chains, strips=len(strips(1, height, width, area)), windows=windows
         )
     console = Console(highlight=False)
     if not console.is_terminal:

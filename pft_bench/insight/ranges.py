@@ -11,6 +11,7 @@ from unittest import mock
 from .. import stages
 from ..model import PFT
 from ..model import pft as inference
+from ..model.strips import infer_layer
 
 Make = Callable[[str], AbstractContextManager[None]]
 
@@ -25,8 +26,6 @@ def model_ranges(model: PFT, make: Make) -> Iterator[None]:
 
     def layer_name(layer: Any) -> str:
         return f"layer {layers[id(layer)]}, {layer.topk} kept"
-
-    infer_layer = inference.infer_layer
 
     @wraps(infer_layer)
     def marked_layer(layer: Any, *arguments: Any) -> Any:

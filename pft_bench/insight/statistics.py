@@ -8,7 +8,7 @@ logits over all keys are computed as well, accumulated along its chain, and comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def _first_windows(layer: Layer, count: int) -> Layer:
     region = None if layer.region is None else layer.region[:count]
     tensors = {name: getattr(layer, name) for name in ("q", "k", "v", "index", "logits")}
     cut = {name: None if tensor is None else tensor[:count] for name, tensor in tensors.items()}
-    return layer.with_tensors(**cut, region=region)
+    return replace(layer, **cut, region=region)  # type: ignore[arg-type]
 
 
 def _layer_statistics(layer: Layer, number: int, chain: int, side: _Chain) -> LayerStatistics:

@@ -70,7 +70,7 @@ def _memory(recorded: profile, device: torch.device) -> tuple[tuple[float, int],
     assert recorded.profiler.kineto_results is not None
     kinds = {"cpu": torch.profiler.DeviceType.CPU, "cuda": torch.profiler.DeviceType.CUDA}
     events = sorted(
-        (event.start_ns(), event.nbytes())
+        (event.start_ns(), event.nbytes())  # type: ignore[attr-defined]  # missing in torch's stub
         for event in recorded.profiler.kineto_results.events()
         if event.name() == "[memory]" and event.device_type() == kinds[device.type]
     )

@@ -191,7 +191,7 @@ class PFT(nn.Module):
             for block in self.layers:
                 x = block(x, chains, region, self._backend)
         else:
-            cuts = strips(*x.shape[:3], window_size)
+            cuts = strips(x.shape[0], height, width, window_size)
             cut_chains: list[Chain] = [[None] * len(cuts), [None] * len(cuts)]
             for block in self.layers:
                 x = cast(Block, block).infer(x, cut_chains, region, self._backend, cuts)

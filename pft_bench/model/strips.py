@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import ChainState
 from ..stages import stage
@@ -119,7 +119,7 @@ def _bands(
     conv: DepthwiseConv, height: int, window_size: int, cuts: Sequence[Strip]
 ) -> Iterator[tuple[slice, slice, slice]]:
     """For each strip the rows to compute, those that `conv` needs for it, and the former among the latter."""
-    reach = conv.depthwise_conv[0].kernel_size[0] // 2
+    reach = cast(nn.Conv2d, conv.depthwise_conv[0]).kernel_size[0] // 2
     for cut in cuts:
         top, bottom = cut.first * window_size, cut.last * window_size
         above, below = max(0, top - reach), min(height, bottom + reach)
@@ -128,7 +128,8 @@ def _bands(
 
 def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
     """`conv` on [B, h, w, C] with the GELU in place."""
-    y = gelu_(conv.depthwise_conv[0](x.permute(0, 3, 1, 2)))
+    convolution = cast(nn.Conv2d, conv.depthwise_conv[0])
+    y = gelu_(convolution(x.permute(0, 3, 1, 2)))
     return y.permute(0, 2, 3, 1).contiguous()
 
 
