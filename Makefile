@@ -12,7 +12,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: report-screenshot bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
+.PHONY: report-screenshot figures small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,12 @@ small-model: $(VENV)/.bench ## train the shipped small model again: photographs 
 	$(PY) -m pft_bench.train.sample_photographs build/photographs
 	$(VENV)/bin/pft-bench train --data build/photographs/train --out runs/small_x2 --init interpolation \
 		--iterations 3000 --batch 4 --patch 32 --lr 1e-3 --save-every 100
+
+figures: $(VENV)/.bench ## the README's figures of the shipped model: what a pixel looks at, quality against latency
+	$(PY) -m pft_bench.train.sample_photographs build/photographs
+	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 --out reports/attention.png
+	$(VENV)/bin/pft-bench evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
+		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 --out runs/small_x2_held_out
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .

@@ -34,8 +34,8 @@ def test_a_run_writes_its_folder_and_prints_its_tables(tiny_run: Run, tmp_path: 
     ended = tiny_run(*levels, "--sched", "16,5", "--sched", "dense", "--out", folder)
     assert ended.code == 0, ended
     assert {path.name for path in folder.iterdir()} >= {
-        "records.jsonl", "summary.csv", "environment.json", "latency_vs_k_spmm.png", "memory_vs_k_spmm.png", "stages.png",
-        "speedup.png",
+        "records.jsonl", "summary.csv", "environment.json", "latency_vs_k_spmm.png", "memory_vs_k_spmm.png",
+        "stages.png", "speedup.png",
     }  # fmt: skip
     for title in ("Sparse products", "One attention layer", "Whole model", "Where the model's time goes"):
         assert title in ended.out
