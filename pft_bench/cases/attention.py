@@ -40,6 +40,10 @@ class AttentionGroup(ModelGroup):
             for name in settings.attentions
         }
 
+    def predicted_bytes(self, name: str) -> int | None:
+        """That of progressive focused attention; the other variants hold maps that the footprint does not know."""
+        return super().predicted_bytes(self.backend) if name == "pfa" else None
+
     def candidates(self) -> list[Candidate]:
         """The model's forward, or a training step, with each variant."""
         settings = self.settings

@@ -16,8 +16,6 @@ from pft_bench.schedule import parse_schedule
     [
         # Two rows of windows in two strips; 268 MiB above the process. The paper's schedule.
         ("light_x2", "paper", (64, 512)),
-        # Nothing is dropped: six layers of q and k in each chain; the head convolves 4 times the width.
-        ("light_x4", "1024,1024,1024,512,512", (64, 96)),
         ("classical_x3", "32", (96, 64)),
     ],
 )

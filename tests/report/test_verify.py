@@ -79,7 +79,9 @@ def test_a_true_run_passes(folder: Path) -> None:
 def test_committed_runs_pass() -> None:
     from recorded import DATA
 
-    for path in sorted(DATA.iterdir()):
+    runs = sorted(path.parent for path in DATA.glob("*/records.jsonl"))
+    assert runs
+    for path in runs:
         assert not verify(path).mismatches, path.name
 
 
