@@ -8,18 +8,20 @@ A row is done when exactly K entries lie above the middle, so about log2(range /
 import triton
 import triton.language as tl
 
+# Bits are flipped by ^ 0xFFFFFFFF: the interpreter of Triton 3.5 to 3.7 fails on ~ of unsigned integers with NumPy 2.
+
 
 @triton.jit
 def ordered_key(z):
     """float32 -> uint32, increasing; -0 and +0 become the same key."""
     bits = tl.where(z == 0.0, 0.0, z).to(tl.uint32, bitcast=True)
-    return tl.where((bits >> 31) != 0, ~bits, bits | 0x80000000)
+    return tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit
 def logit_of(key):
     """The float32 that ordered_key made `key` of: a tile of keys replaces the tile of logits in registers."""
-    bits = tl.where((key >> 31) != 0, key ^ 0x80000000, ~key)
+    bits = tl.where((key >> 31) != 0, key ^ 0x80000000, key ^ 0xFFFFFFFF)
     return bits.to(tl.float32, bitcast=True)
 
 

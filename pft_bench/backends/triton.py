@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -21,9 +22,29 @@ from .base import AttentionBackward, AttentionForward, Backend, empty
 MINIMUM = (3, 5)
 
 
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor number."""
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
 def interpreted() -> bool:
     """Whether Triton's interpreter is asked for in the environment."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def interpreter_limit() -> str | None:
+    """Why the installed Triton cannot interpret with the installed NumPy, and what to do; None if it can.
+
+    Before Triton 3.7 a loop bound is turned into an int from an array of shape [1], an error since NumPy 2.4.
+    """
+    import triton
+
+    if _version(triton.__version__) >= (3, 7) or _version(numpy.__version__) < (2, 4):
+        return None
+    return (
+        f"the interpreter of Triton {triton.__version__} does not work with NumPy {numpy.__version__}: "
+        "pip install 'triton>=3.7' or 'numpy<2.4'"
+    )
 
 
 def _kernels(name: str) -> ModuleType:
@@ -70,10 +91,11 @@ class TritonBackend(Backend):
             return "Triton is not installed: pip install 'pft-bench[triton]' (Linux)"
         import triton
 
-        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-        if version < MINIMUM:
+        if _version(triton.__version__) < MINIMUM:
             return f"Triton {triton.__version__} is too old: pip install 'triton>=3.5'"
-        if interpreted() or torch.cuda.is_available():
+        if interpreted():
+            return interpreter_limit()
+        if torch.cuda.is_available():
             return None
         return (
             "no GPU found; to check the kernels (never to time them) on the CPU, "

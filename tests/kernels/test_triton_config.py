@@ -6,11 +6,14 @@ import pytest
 
 pytest.importorskip("triton")
 
+import numpy
 import torch
+import triton
 from pft_bench.kernels.triton.config import Config, choose, tuned
 from pft_bench.kernels.triton.launch import recording
 
 from pft_bench.backends import get
+from pft_bench.backends.triton import interpreter_limit
 
 
 class FakeLaunch:
@@ -74,6 +77,26 @@ def test_without_a_gpu_it_is_for_checking_only_and_says_how(monkeypatch):
     assert "TRITON_INTERPRET=1" in backend.available()
     assert backend.devices == {"cuda"}
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert backend.available() is None
+    assert backend.available() == interpreter_limit()
     assert not backend.timed
     assert "never timed" in backend.summary
+
+
+@pytest.mark.parametrize(
+    ("triton_version", "numpy_version", "works"),
+    [
+        ("3.6.0", "2.4.6", False),
+        ("3.6.0", "2.3.5", True),
+        ("3.7.0", "2.4.6", True),
+        ("3.10.0", "2.10.0", True),
+    ],
+)
+def test_an_interpreter_that_numpy_breaks_says_what_to_install(
+    monkeypatch, triton_version, numpy_version, works
+):
+    monkeypatch.setattr(triton, "__version__", triton_version)
+    monkeypatch.setattr(numpy, "__version__", numpy_version)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    reason = get("triton").available()
+    assert (reason is None) == works
+    assert works or "pip install 'triton>=3.7' or 'numpy<2.4'" in reason

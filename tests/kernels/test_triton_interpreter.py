@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("triton")
+
 import torch
+
+from pft_bench.backends.triton import interpreter_limit
 
 FOLDER = Path(__file__).parent
 FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py", "test_triton_cuda.py")
@@ -38,6 +43,7 @@ def interpreted():
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the files run on the GPU themselves")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the files run interpreted already")
+@pytest.mark.skipif(interpreter_limit() is not None, reason=str(interpreter_limit()))
 @pytest.mark.parametrize("name", FILES)
 def test_under_the_interpreter(interpreted, name):
     output, _ = interpreted[name].communicate()

@@ -9,16 +9,15 @@ import os
 import pytest
 import torch
 
+from pft_bench.backends import get
 from pft_bench.check import Layer, failures
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
-runs_kernels = pytest.mark.skipif(
-    not (INTERPRETED or torch.cuda.is_available()),
-    reason="no GPU: test_triton_interpreter.py runs this file under Triton's interpreter",
-)
+UNAVAILABLE = get("triton").available()
+runs_kernels = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
 
 
 def random_index(batch, queries, keys, kept, dtype=torch.int16, *, ascending=True, seed=0):
