@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pft_bench.backends import get
+from pft_bench.check.bounds import gamma, output_rounding
 from pft_bench.check.operator import check_layer, check_product
 from pft_bench.check.oracle import Layer
 
@@ -208,6 +209,35 @@ def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torc
     emu.configure(seed=seed)
     backend.candidates = "tiles"
     assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("candidates", [None, 36], ids=["dense", "tiles"])
+def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candidates: int | None) -> None:
+    """Tensor cores take a weight in two 16-bit parts; where values cancel, output rounding hides neither."""
+    case = layer(
+        windows=1, heads=1, side=6, dim=16, dim_v=40, topk=36, candidates=candidates, bias=False, dtype=dtype
+    )
+    q = (
+        case.q[:, :, :1].expand_as(case.q).contiguous()
+    )  # all rows alike, so that one V cancels in all of them
+    logits = case.scale * (q[0, 0, 0].double() @ case.k[0, 0].double().T)
+    if candidates is not None:
+        assert case.logits is not None
+        case = case.with_tensors(logits=torch.zeros_like(case.logits))
+        backend.candidates = "tiles"
+    v = 256 * case.v  # sums far above float16's subnormal numbers
+    for _ in range(3):
+        v = (v.double() - logits.softmax(-1) @ v.double()).to(dtype)
+    case = case.with_tensors(q=q, v=v)
+    weights, exact_v = logits.softmax(-1), v[0, 0].double()
+    limit = 4 * gamma(36, 2.0**-24) * (weights @ exact_v.abs()) + output_rounding(weights @ exact_v, dtype)
+    one_part = weights.to(dtype).double() @ exact_v
+    assert (
+        (one_part - weights @ exact_v).abs() > 2 * limit
+    ).sum() >= 10  # of 40 columns: a lost part would show
+    out = backend.attention_forward(*case.arguments())[0]
+    assert ((out[0, 0].double() - weights @ exact_v).abs() <= limit).all()
 
 
 def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
