@@ -54,7 +54,9 @@ def systems(
         try:
             row = size_row(system)
         except PeersMissing as error:
-            row, missing = [system.name, "-", "-", "-", "-", "-", "-", "not installed"], str(error)
+            said = system.published
+            row = [system.name, _millions(said.parameters_m), "-", _tera(said.macs_t, 2), "-", "-", "-"]
+            row, missing = [*row, f"{said.psnr_db[1]:.2f} dB (spandrel is not installed)"], str(error)
         else:
             here += [system] if not system.shown else []
         sizes.add_row(*row)
@@ -125,7 +127,7 @@ def size_row(system: System) -> list[str]:
         system.name,
         _millions(said.parameters_m),
         f"{parameters(model) / 1e6:.2f} M",
-        "-" if said.macs_t is None else f"{said.macs_t:.2f} T",
+        _tera(said.macs_t, 2),
         f"{ours / 1e12:.3f} T",
         difference,
         f"{counted / 1e12:.3f} T",
@@ -135,6 +137,10 @@ def size_row(system: System) -> list[str]:
 
 def _millions(count: float | None) -> str:
     return "-" if count is None else f"{count:g} M"
+
+
+def _tera(count: float | None, digits: int) -> str:
+    return "-" if count is None else f"{count:.{digits}f} T"
 
 
 def time_table(records: list[Record], title: str) -> Table:

@@ -40,10 +40,10 @@ def _on_cpu(value: Any) -> Any:
 def cuda_is_cpu() -> Iterator[None]:
     """What a script does inside this context happens on the CPU, whatever device it names.
 
-    Covers tensors and modules, `torch.load` (also without a map_location) and `torch.cuda.synchronize`. Streams, events
-    and NCCL are not covered: scripts that need them need a GPU.
+    Covers tensors and modules, `torch.load` (also without a map_location), `torch.cuda.synchronize` and `set_device`.
+    Streams, events, memory statistics and NCCL are not covered: scripts that need them need a GPU.
     """
-    load, synchronize = torch.load, torch.cuda.synchronize
+    load, synchronize, set_device = torch.load, torch.cuda.synchronize, torch.cuda.set_device
 
     @functools.wraps(load)
     def load_here(*args: Any, **kwargs: Any) -> Any:
@@ -57,8 +57,9 @@ def cuda_is_cpu() -> Iterator[None]:
 
     torch.load = load_here
     torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.set_device = lambda device: None
     try:
         with CudaIsCpu():
             yield
     finally:
-        torch.load, torch.cuda.synchronize = load, synchronize
+        torch.load, torch.cuda.synchronize, torch.cuda.set_device = load, synchronize, set_device

@@ -102,7 +102,7 @@ def _read_torch(file: Path) -> Mapping[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        first = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ValueError(f"{file}: not a checkpoint that holds weights only ({first})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{file}: must hold a dictionary of weights, got {type(content).__name__}")

@@ -19,7 +19,7 @@ from torch import nn
 
 from .facts import System
 
-INSTALL = "pip install 'pft-bench[systems]' && pip install --no-deps 'spandrel>=0.4,<0.5'"
+INSTALL = "pip install einops typing_extensions && pip install --no-deps 'spandrel>=0.4,<0.5'"
 """What installs spandrel and leaves torch alone."""
 
 _NAMES = ("InterpolationMode", "normalize", "rotate")

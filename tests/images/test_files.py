@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import resource
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -165,20 +166,22 @@ def test_what_a_format_cannot_hold(name: str, hw: tuple[int, int], alpha: bool, 
         check_writable(Path(name), hw, alpha=alpha, depth=np.uint8)
 
 
-@pytest.fixture
-def small_disk() -> Callable[[int], None]:
-    """Files cannot grow beyond some bytes, as on a full disk; undone afterwards."""
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes, as on a full disk. Undone before the test ends: pytest writes files too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     old = picture()
     write_picture(tmp_path / "a.png", old)
     before = (tmp_path / "a.png").read_bytes()
-    small_disk(1000)
-    with pytest.raises(OSError, match="File too large"):
+    with small_disk(1000), pytest.raises(OSError, match="File too large"):
         write_picture(tmp_path / "a.png", picture(hw=(50, 70)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
