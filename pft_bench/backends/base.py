@@ -49,15 +49,15 @@ class Backend:
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
-        raise NotImplementedError
+        raise self._lacks("sddmm")
 
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
-        raise NotImplementedError
+        raise self._lacks("spmm")
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
-        raise NotImplementedError
+        raise self._lacks("spmm_transpose")
 
     def attention_forward(
         self,
@@ -73,7 +73,7 @@ class Backend:
         topk: int,
     ) -> AttentionForward:
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
-        raise NotImplementedError
+        raise self._lacks("attention_forward")
 
     def attention_backward(
         self,
@@ -94,11 +94,16 @@ class Backend:
         topk: int,
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
-        raise NotImplementedError
+        raise self._lacks("attention_backward")
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""
         return 0
+
+    def _lacks(self, op: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"backend {self.name!r} has no {op}; a backend may do without, this case needs it"
+        )
 
 
 class BackendInfo(NamedTuple):

@@ -38,11 +38,13 @@ def flops(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 120))
+    if lr is not None and not audit:
+        raise ValueError(f"--lr belongs to --audit, got --lr {lr} without it")
     if audit:
         _audit(console, preset, sched, options.parse_size(lr) or (64, 64))
-    elif limits:
+    if limits:
         _limits(console)
-    else:
+    if not audit and not limits:
         _published(console)
 
 

@@ -20,7 +20,7 @@ from .verdicts import MARGIN, Evidence, unpaired
 
 CLOCK_TOLERANCE = 0.03
 ONE_PROCESS = (
-    "recorded runs are one process each, on two days: what differs from process to process is not in the interval; "
+    "recorded runs are one process each, at two times: what differs from process to process is not in the interval; "
     "to act on a difference, measure it interleaved (--baseline REV, --backends A,B)"
 )
 

@@ -168,7 +168,7 @@ def test_what_a_format_cannot_hold(name: str, hw: tuple[int, int], alpha: bool, 
 
 @contextmanager
 def small_disk(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes, as on a full disk. Undone before the test ends: pytest writes files too."""
+    """Files cannot grow beyond `size` bytes, as on a full disk. Undone at once: pytest writes files too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
