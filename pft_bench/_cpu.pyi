@@ -63,6 +63,19 @@ def spmm_transpose(
     workspace_bytes: int,
     threads: int,
 ) -> None: ...
+def row_reads_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
+def row_reads(
+    rows: int,
+    row_strides: _Strides,
+    index: int,
+    index_bytes: int,
+    out: int,
+    sizes: _Sizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None:
+    """[B, D]: every row that the index names, added up: the reads of the sparse products and nothing else."""
 
 # address and strides (window, head, row)
 _Tensor = tuple[int, tuple[int, int, int]]

@@ -81,6 +81,18 @@ void bind_spmm_transpose(uintptr_t a, Strides a_strides, uintptr_t x, Strides x_
   launch("spmm_transpose", cpu::spmm_transpose, args, workspace, workspace_bytes, threads);
 }
 
+void bind_row_reads(uintptr_t rows, Strides row_strides, uintptr_t index, int index_bytes, uintptr_t out,
+                    Sizes sizes, uintptr_t workspace, int64_t workspace_bytes, int threads) {
+  cpu::RowReadsArgs args;
+  args.shape = shape_of("row_reads", sizes);
+  const SparseShape& s = args.shape;
+  args.rows =
+      matrices(pointer<const float>("row_reads", "rows", rows, s.batch * s.keys * s.head_dim), row_strides);
+  args.index = index_of("row_reads", index, index_bytes, s);
+  args.out = pointer<float>("row_reads", "out", out, s.batch * s.head_dim);
+  launch("row_reads", cpu::row_reads, args, workspace, workspace_bytes, threads);
+}
+
 template <int64_t (*Bytes)(const SparseShape&, int)>
 int64_t workspace_bytes(Sizes sizes, int threads) {
   return Bytes(shape_of("workspace", sizes), threads);
@@ -99,10 +111,14 @@ void register_sparse(py::module_& m) {
   m.def("spmm_transpose", bind_spmm_transpose, py::arg("a"), py::arg("a_strides"), py::arg("x"),
         py::arg("x_strides"), py::arg("index"), py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w,
         wb, threads);
+  m.def("row_reads", bind_row_reads, py::arg("rows"), py::arg("row_strides"), py::arg("index"),
+        py::arg("index_bytes"), py::arg("out"), py::arg("sizes"), w, wb, threads);
   m.def("sddmm_workspace_bytes", workspace_bytes<cpu::sddmm_workspace_bytes>, py::arg("sizes"), threads);
   m.def("spmm_workspace_bytes", workspace_bytes<cpu::spmm_workspace_bytes>, py::arg("sizes"), threads);
   m.def("spmm_transpose_workspace_bytes", workspace_bytes<cpu::spmm_transpose_workspace_bytes>,
         py::arg("sizes"), threads);
+  m.def("row_reads_workspace_bytes", workspace_bytes<cpu::row_reads_workspace_bytes>, py::arg("sizes"),
+        threads);
 }
 
 }  // namespace pft::bindings

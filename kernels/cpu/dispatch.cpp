@@ -149,6 +149,9 @@ int64_t spmm_workspace_bytes(const SparseShape& shape, int threads) {
 int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads) {
   return sddmm_workspace_bytes(shape, threads);
 }
+int64_t row_reads_workspace_bytes(const SparseShape& shape, int threads) {
+  return sddmm_workspace_bytes(shape, threads);
+}
 
 Status sddmm(const SddmmArgs& args, Workspace workspace, int threads) {
   return run_sparse(args, kernels().sddmm, workspace, threads);
@@ -158,6 +161,9 @@ Status spmm(const SpmmArgs& args, Workspace workspace, int threads) {
 }
 Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads) {
   return run_sparse(args, kernels().spmm_transpose, workspace, threads);
+}
+Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads) {
+  return run_sparse(args, kernels().row_reads, workspace, threads);
 }
 
 int64_t attention_forward_workspace_bytes(const AttentionShape& s, bool sparse, int threads) {

@@ -7,6 +7,7 @@
   void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace);                         \
   void spmm_item(const SpmmArgs& args, int64_t item, void* workspace);                           \
   void spmm_transpose_item(const SpmmTransposeArgs& args, int64_t item, void* workspace);        \
+  void row_reads_item(const RowReadsArgs& args, int64_t item, void* workspace);                  \
   void attention_forward_item(const AttentionForwardArgs& args, int64_t item, void* workspace,   \
                               double* phase_seconds);                                            \
   void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace, \

@@ -149,6 +149,29 @@ class CpuBackend(Backend):
         )
         return out
 
+    def row_reads(self, rows: Tensor, index: Tensor) -> Tensor:
+        """[B, D]: every row of `rows` [B, M, D] that `index` [B, N, K] names, added up.
+
+        No op: the reads of the sparse products and nothing else, which no kernel that takes row after row beats.
+        """
+        batch, queries, kept = index.shape
+        keys, dim = rows.shape[1:]
+        sizes = (batch, queries, keys, dim, kept)
+        threads = torch.get_num_threads()
+        out = empty((batch, dim), _F32, _CPU)
+        workspace = _workspace(_cpu.row_reads_workspace_bytes(sizes, threads))
+        _cpu.row_reads(
+            *_rows(rows),
+            index.data_ptr(),
+            index.element_size(),
+            out.data_ptr(),
+            sizes,
+            workspace.data_ptr(),
+            workspace.numel(),
+            threads,
+        )
+        return out
+
     def attention_forward(
         self,
         q: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from .settings import BASELINE, Settings, layer_candidates
 PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
 """Public operators that do the same work on a CPU; the strongest known ones."""
 
+ROW_READS = "row_reads"
+"""The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
+
 
 class OpGroup(Group):
     """One of sddmm and spmm at one K: every backend and, for inference on a CPU, the public peer."""
@@ -35,6 +39,8 @@ class OpGroup(Group):
         self.names = [*settings.backends]
         if settings.device == "cpu" and settings.mode == "infer" and settings.dtype == "float32":
             self.names.append(PEERS[op])
+            if "cpu" in settings.backends:
+                self.names.append(ROW_READS)
 
     @property
     def cases(self) -> dict[str, Case]:
@@ -52,6 +58,8 @@ class OpGroup(Group):
                 found.append(Candidate(name, *_sampled_addmm(left, right, inputs["index"])))
             elif name == "embedding_bag":
                 found.append(Candidate(name, *_embedding_bag(left, right, inputs["index"])))
+            elif name == ROW_READS:
+                found.append(Candidate(name, *_row_reads(right, inputs["index"])))
             else:
                 backend, train = get(name), self.settings.mode == "train"
                 call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
@@ -68,14 +76,17 @@ class OpGroup(Group):
 
     def counted(self, candidate: Candidate) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
-        if candidate.name in PEERS.values() or self.settings.mode == "train":
+        if candidate.name in (*PEERS.values(), ROW_READS) or self.settings.mode == "train":
             return candidate.call
         operands = self.problem.inputs(self.settings.device)
         function = getattr(ops, self.problem.op)
         return lambda: function(*operands.values(), backend=candidate.name)
 
     def flops(self, name: str) -> Flops:
-        """The roofline's counts of the problem."""
+        """The roofline's counts of the problem; of reads alone, an addition per element read."""
+        if name == ROW_READS:
+            additions = self.problem.kernel_flops() // 2
+            return Flops(kernel_flops=additions, kernel_bytes=self.problem.kernel_bytes())
         return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
 
 
@@ -145,6 +156,24 @@ def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck
         return result.view(batch, queries, -1)
 
     return call, _peer_check("spmm", a, v, index, read)
+
+
+def _row_reads(rows: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """[B, D], the sum of all rows that `index` [B, N, K] names in `rows` [B, M, D].
+
+    Of whole numbers: a long sum in float32 is then exact, and a row too many or too few shows.
+    """
+    rows = (4 * rows).round().clamp(-8, 8)
+    call = partial(get("cpu").row_reads, rows, index)  # type: ignore[attr-defined]
+
+    def check(call: Call) -> Sequence[CheckResult]:
+        entries = index.flatten(1).long()
+        times = torch.zeros(rows.shape[:2], dtype=torch.float64)
+        times.scatter_add_(1, entries, torch.ones_like(entries, dtype=torch.float64))
+        exact = torch.einsum("bm,bmd->bd", times, rows.double())
+        return [within("row reads", cast(Tensor, call()), exact, torch.full_like(exact, 0.5))]
+
+    return call, check
 
 
 def op_groups(settings: Settings) -> list[Group]:

@@ -54,7 +54,7 @@ def test_a_run_writes_its_folder_and_prints_its_tables(tiny_run: Run, tmp_path: 
         assert (record.timing.baseline is None) == (record.case.backend == "dense")
         # PyTorch does not count these two: that is unknown, not zero
         assert (record.flops.counted_flops is None) == (
-            record.case.backend in ("sampled_addmm", "embedding_bag")
+            record.case.backend in ("sampled_addmm", "embedding_bag", "row_reads")
         )
         assert record.flops.counted_flops != 0
         assert record.flops.kernel_flops
@@ -64,7 +64,13 @@ def test_a_run_writes_its_folder_and_prints_its_tables(tiny_run: Run, tmp_path: 
     by_level = {
         level: [r for r in scan.records if r.case.level == level] for level in ("op", "layer", "model")
     }
-    assert {r.case.backend for r in by_level["op"]} == {"dense", "cpu", "sampled_addmm", "embedding_bag"}
+    assert {r.case.backend for r in by_level["op"]} == {
+        "dense",
+        "cpu",
+        "sampled_addmm",
+        "embedding_bag",
+        "row_reads",
+    }
     assert {(r.case.shapes["candidates"], r.case.k) for r in by_level["layer"]} == {(16, 16), (16, 5)}
     assert {r.case.schedule for r in by_level["model"]} == {(16, 16, 5, 5), (16, 16, 16, 16)}
     for record in by_level["model"]:

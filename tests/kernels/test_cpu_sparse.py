@@ -114,3 +114,15 @@ def test_the_same_bits_for_any_number_of_threads(threads):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dim", [1, 13, 40, 100])
+@pytest.mark.parametrize("index_dtype", [torch.int16, torch.int32])
+def test_row_reads_are_the_sum_of_all_rows_named(dim, index_dtype):
+    """Of whole numbers, so exactly; 70 queries are two blocks, of rows with a stride of their own."""
+    generator = torch.Generator().manual_seed(dim)
+    rows = torch.randint(-8, 9, (3, 50, 2 * dim), generator=generator).float()[..., :dim]
+    index = torch.rand(3, 70, 50, generator=generator).argsort(-1)[..., :11].to(index_dtype)
+    expected = rows.gather(1, index.long().flatten(1).unsqueeze(-1).expand(-1, -1, dim)).sum(1)
+    with poisoned():
+        assert torch.equal(CPU.row_reads(rows, index), expected)

@@ -53,6 +53,15 @@ struct SpmmTransposeArgs {
   float* out = nullptr;
 };
 
+// out[b,:] = sum over all (i,t) of rows[b,index[b,i,t],:]; out is contiguous [batch, head_dim]. Not an op of
+// the model: what SDDMM and SpMM must at least read, as a measure of them.
+struct RowReadsArgs {
+  SparseShape shape;
+  Matrices<const float> rows;
+  ConstIndex index;
+  float* out = nullptr;
+};
+
 // One progressive-attention layer; see AttentionShape. Null `bias`, `region`, `index`, `logits` mean "none".
 struct AttentionInputs {
   AttentionShape shape;
@@ -88,12 +97,14 @@ struct AttentionBackwardArgs {
 int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads);
 int64_t spmm_workspace_bytes(const SparseShape& shape, int threads);
 int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads);
+int64_t row_reads_workspace_bytes(const SparseShape& shape, int threads);
 int64_t attention_forward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 int64_t attention_backward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 
 Status sddmm(const SddmmArgs& args, Workspace workspace, int threads);
 Status spmm(const SpmmArgs& args, Workspace workspace, int threads);
 Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads);
+Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads);
 Status attention_forward(const AttentionForwardArgs& args, Workspace workspace, int threads);
 Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace, int threads);
 
