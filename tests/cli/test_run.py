@@ -243,8 +243,11 @@ WRONG = {
     "memory limit without a process": (("--memory-limit", "1G"), "needs a process for each case"),
     "plug-in": (("--plugin", "no_such_module"), "--plugin must be a module or a .py file"),
     "plug-in file": (("--plugin", "/nowhere/mine.py"), "got '/nowhere/mine.py'"),
-    "image": (("--image", "/nowhere/at/all.png"), "image must be a file, got /nowhere/at/all.png"),
-    "weights": (("--weights", "/nowhere/at/all.pth"), "weights must be a file, got /nowhere/at/all.pth"),
+    "image": (("--image", "/nowhere/at/all.png"), "--image must be a file, got /nowhere/at/all.png"),
+    "weights": (
+        ("--weights", "/nowhere/at/all.pth"),
+        "--weights must be a checkpoint (.pth, .pt, .safetensors) or",
+    ),
 }
 
 
