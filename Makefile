@@ -49,7 +49,8 @@ small-model: $(VENV)/.bench ## train the shipped small model again: photographs 
 
 figures: $(VENV)/.bench ## the README's figures of the shipped model: what a pixel looks at, quality against latency
 	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 --out reports/attention.png
+	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
+		--out reports/attention.png --overwrite
 	$(VENV)/bin/pft-bench evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
 		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 --out runs/small_x2_held_out
 
