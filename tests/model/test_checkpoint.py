@@ -232,7 +232,7 @@ def test_bad_file(write, message, tmp_path):
 def test_bad_path(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         load(tmp_path / "net.pth")
-    with pytest.raises(FileNotFoundError, match="path must be a checkpoint .* that is a folder"):
+    with pytest.raises(FileNotFoundError, match=r"path must be a checkpoint .* that is a folder"):
         load(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"x")
     with pytest.raises(

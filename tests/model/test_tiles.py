@@ -70,7 +70,7 @@ def test_memory_decides_between_the_whole_image_and_tiles() -> None:
     assert tiled.predicted_peak_bytes <= 10**9
     larger = plan_upscale(model, (360, 640), tile=tiled.tile + 32, memory_bytes=10**9)
     assert larger.predicted_peak_bytes > 10**9
-    with pytest.raises(ValueError, match="memory must be at least .* got 10 MB"):
+    with pytest.raises(ValueError, match=r"memory must be at least .* got 10 MB"):
         plan_upscale(model, (360, 640), memory_bytes=10**7)
 
 
