@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-OTHER_SUFFIXES = tuple(
-    ".gif .bmp .dib .heic .heif .avif .jxl .jp2 .j2k .jpe .jfif .svg .ico .psd .xcf .exr .hdr .tga .pbm .pgm .ppm .pnm "
-    ".pfm .pcx .dng .cr2 .cr3 .nef .arw .orf .raf .rw2 .pef".split()
+OTHER_SUFFIXES = (
+    *(".gif", ".bmp", ".dib", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".jfif", ".svg"),
+    *(".ico", ".psd", ".xcf", ".exr", ".hdr", ".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".pcx"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
 )
 """What pictures also come in, and what is not read here: such files in a folder are named, not passed over."""
 _LONGEST = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
