@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..backends import get
 from ..ops import observe_layers
+from ..reference import Layer
 from .operator import check_layer
-from .oracle import Layer
 from .result import CheckResult
 
 FLOOR = 1e-6
@@ -71,10 +71,8 @@ def captured_layers(call: Callable[[], object]) -> list[Layer]:
     """
     found: dict[tuple[object, ...], Layer] = {}
 
-    def keep(*arguments: object) -> None:
-        layer = Layer(*arguments)  # type: ignore[arg-type]
-        candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
-        step = (layer.q.shape[-1], candidates, layer.topk, layer.region is None)
+    def keep(layer: Layer) -> None:
+        step = (layer.q.shape[-1], layer.candidates, layer.topk, layer.region is None)
         if step not in found:
             found[step] = layer.window(layer.q.shape[0] - 1).copied()
 
@@ -87,8 +85,7 @@ def check_layers(backend_name: str, layers: list[Layer], *, train: bool = False)
     """`check_layer` for each of them; names say which step of the chain it was."""
     results = []
     for layer in layers:
-        candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
         for result in check_layer(get(backend_name), layer, train=train):
-            step = f"{candidates}->{min(layer.topk, candidates)}"
+            step = f"{layer.candidates}->{min(layer.topk, layer.candidates)}"
             results.append(CheckResult(f"{result.name} {step}", result.worst, result.detail))
     return results

@@ -51,8 +51,8 @@ def find_datasets(folder: Path, scale: int) -> list[Dataset]:
         ValueError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        found = "that is a file" if folder.exists() else "there is no such folder"
-        raise ValueError(f"--data must be a folder, got {folder}: {found}")
+        what = "that is a file" if folder.exists() else "there is no such folder"
+        raise ValueError(f"--data must be a folder, got {folder}: {what}")
     own = _dataset(folder, scale)
     found = [own] if own else [_dataset(path, scale) for path in folder.iterdir() if path.is_dir()]
     datasets = sorted((dataset for dataset in found if dataset), key=_place)
