@@ -90,7 +90,7 @@ class DenseBackend(Backend):
             )  # the largest entry is exp(max - lse)
             kept = None if index is None else index.long()
             if layer.selects:
-                places = z.detach().topk(layer.topk, dim=-1, sorted=False).indices.sort(-1).values
+                places = self.select(z.detach(), layer)
                 attn, z = attn.gather(-1, places), z.gather(-1, places)
                 kept = places if kept is None else kept.gather(-1, places)
             relative = z[..., :0] if kept is None else z - highest
@@ -99,6 +99,10 @@ class DenseBackend(Backend):
             out = full.to(v.dtype) @ v
         new_index = kept if layer.selects and kept is not None else v.new_empty((*layer.rows, 0))
         return out, new_index.to(reference.index_dtype(layer.keys)), relative, lse
+
+    def select(self, z: Tensor, layer: Layer) -> Tensor:
+        """Places [W, H, N, topk] of the kept entries among the candidates of the logits z [W, H, N, C], ascending."""
+        return z.topk(layer.topk, dim=-1, sorted=False).indices.sort(-1).values
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """N x N maps that exist at once; how many, is measured (for layers that drop at least half or nothing).

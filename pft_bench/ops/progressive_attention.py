@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import empty_gradients, empty_outputs, get, require
+from ..backends.base import AttentionForward
 from ..reference import Layer, accumulation_dtype, index_dtype
 from ._library import define, full_precision, unit_last_stride
 from .index import checked_index
@@ -145,7 +146,9 @@ def progressive_attention(
     layer = Layer(q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
     if _observer is not None:
         _observer(layer)
-    if chosen.composite:
+    if _computer is not None:
+        out, index, logits, _ = _computer(layer)
+    elif chosen.composite:
         with full_precision(q):
             out, index, logits, _ = chosen.attention_forward(layer)
     else:
@@ -171,6 +174,20 @@ def observe_layers(callback: Callable[[Layer], None]) -> Iterator[None]:
         yield
     finally:
         _observer = previous
+
+
+_computer: Callable[[Layer], AttentionForward] | None = None
+
+
+@contextmanager
+def compute_layers(callback: Callable[[Layer], AttentionForward]) -> Iterator[None]:
+    """Have `callback` compute every layer inside this context, as `Backend.attention_forward` does elsewhere."""
+    global _computer
+    previous, _computer = _computer, callback
+    try:
+        yield
+    finally:
+        _computer = previous
 
 
 def _extend(
