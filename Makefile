@@ -12,7 +12,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: report-screenshot figures small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
+.PHONY: report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,16 +42,27 @@ microbench: $(VENV)/.test ## pytest-benchmark over the ops
 machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
 	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out $(PEAKS_OUT))
 
-small-model: $(VENV)/.bench ## train the shipped small model again: photographs from PyPI, three thousand steps on the CPU
+ITERATIONS ?= 3000
+SMALL_MODEL_OUT ?= runs/small_x2
+small-model: $(VENV)/.bench ## train the shipped small model again: photographs from PyPI, three thousand steps on the CPU (ITERATIONS=)
 	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench train --data build/photographs/train --out runs/small_x2 --init interpolation \
-		--iterations 3000 --batch 4 --patch 32 --lr 1e-3 --save-every 100
+	$(VENV)/bin/pft-bench train --data build/photographs/train --out $(SMALL_MODEL_OUT) --init interpolation \
+		--iterations $(ITERATIONS) --batch 4 --patch 32 --lr 1e-3 --save-every 100 \
+		$(if $(wildcard $(SMALL_MODEL_OUT)/checkpoint.pt),--resume)
 
-figures: $(VENV)/.bench ## the README's figures of the shipped model: what a pixel looks at, quality against latency
+# The recorded evaluation that `figures` draws; `quality` makes a new one.
+QUALITY_RUN ?= $(lastword $(sort $(wildcard reports/data/*_small_x2_held_out)))
+figures: $(VENV)/.bench ## the README's figures of the shipped model, drawn again: what a pixel looks at, quality against latency
 	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 --out reports/attention.png
+	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
+		--out reports/attention.png --overwrite
+	$(PY) -m pft_bench.report.quality $(QUALITY_RUN)
+
+quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five schedules, on the photographs held out of training
+	$(PY) -m pft_bench.train.sample_photographs build/photographs
 	$(VENV)/bin/pft-bench evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
-		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 --out runs/small_x2_held_out
+		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 \
+		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from .model import PFT
 from .model.layers import region_map
 from .ops import observe_layers
-from .reference.attention import relative_position
+from .reference import Layer, relative_position
 
 MOST_TOKENS = 1 << 14
 """Pixels of the part of an image that is computed: little enough for one strip of windows."""
@@ -76,10 +75,9 @@ def focus_of(model: PFT, image: Tensor, query: tuple[int, int]) -> list[LayerFoc
     blocks = [block for block, depth in enumerate(model.config.depths) for _ in range(depth)]
     found: list[LayerFocus] = []
 
-    def follow(*arguments: Any) -> None:
-        layer = layers[len(found)]
-        row = _Row(model.config.window_size, layer.shift, query, (height, width))
-        found.append(row.focus(blocks[len(found)], *arguments))
+    def follow(given: Layer) -> None:
+        row = _Row(model.config.window_size, layers[len(found)].shift, query, (height, width))
+        found.append(row.focus(blocks[len(found)], given))
 
     with torch.no_grad(), observe_layers(follow):
         model(image)
@@ -108,39 +106,27 @@ class _Row:
         self.y = ((y // window_size) * window_size + token // window_size + shift) % padded[0]
         self.x = ((x // window_size) * window_size + token % window_size + shift) % padded[1]
 
-    def focus(
-        self,
-        block: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> LayerFocus:
-        """The row, computed again in float64 from the layer's arguments (see `Backend.attention_forward`)."""
-        heads, tokens = q.shape[1], k.shape[2]
-        row = q[self.window, :, self.token].cpu().double()
-        keys = k[self.window].cpu().double()
+    def focus(self, block: int, layer: Layer) -> LayerFocus:
+        """The row, computed again in float64 from what the layer is given."""
+        bias, region, index, logits = layer.bias, layer.region, layer.index, layer.logits
+        heads, tokens = layer.q.shape[1], layer.keys
+        row = layer.q[self.window, :, self.token].cpu().double()
+        keys = layer.k[self.window].cpu().double()
         if index is None:
             places = torch.arange(tokens).expand(heads, -1)
         else:
             places = index[self.window, :, self.token].cpu().long()
-        z = scale * torch.einsum("hd,hcd->hc", row, keys.gather(1, _wide(places, keys.shape[-1])))
+        z = layer.scale * torch.einsum("hd,hcd->hc", row, keys.gather(1, _wide(places, keys.shape[-1])))
         if bias is not None:
             rows = relative_position(self.window_size, torch.tensor(self.token), places)
             z += bias.cpu().double()[rows, torch.arange(heads).unsqueeze(1)]
         if region is not None:
             labels = region[self.window % region.shape[0]].cpu()
-            z -= region_penalty * (labels[places] != labels[self.token]).double()
+            z -= layer.region_penalty * (labels[places] != labels[self.token]).double()
         if logits is not None:
             z += logits[self.window, :, self.token].cpu().double()
         weights = z.softmax(-1)
-        best = z.topk(min(topk, z.shape[-1])).indices
+        best = z.topk(min(layer.topk, z.shape[-1])).indices
         kept = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, best, True)
         return LayerFocus(
             block,

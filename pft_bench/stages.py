@@ -67,6 +67,9 @@ _recorder: StageTimes | None = None
 _annotate: Callable[[str], AbstractContextManager[None]] | None = None
 
 
+_observe_part: Callable[[object], AbstractContextManager[None]] | None = None
+
+
 def active() -> bool:
     """Whether a recorder is collecting stage times now."""
     return _recorder is not None
@@ -81,6 +84,11 @@ def stage(name: str) -> AbstractContextManager[None]:
     return _NOTHING
 
 
+def part(module: object) -> AbstractContextManager[None]:
+    """Mark the enclosed code as the work of `module`, a block or a layer of a model, whatever stages it consists of."""
+    return _NOTHING if _observe_part is None else _observe_part(module)
+
+
 def split(name: str, weights: Mapping[str, float]) -> None:
     """Divide the time counted so far for the stage `name` among others, in proportion to `weights`.
 
@@ -90,8 +98,8 @@ def split(name: str, weights: Mapping[str, float]) -> None:
         return
     seconds = _recorder.seconds.pop(name)
     total = sum(weights.values())
-    for part, weight in weights.items():
-        _recorder.add(part, seconds * weight / total if total > 0 else seconds / len(weights))
+    for phase, weight in weights.items():
+        _recorder.add(phase, seconds * weight / total if total > 0 else seconds / len(weights))
 
 
 @contextmanager
@@ -117,3 +125,14 @@ def annotate(make: Callable[[str], AbstractContextManager[None]]) -> Iterator[No
         yield
     finally:
         _annotate = previous
+
+
+@contextmanager
+def observe_parts(make: Callable[[object], AbstractContextManager[None]]) -> Iterator[None]:
+    """Enter `make(module)` around what each block and each layer of a model does inside this context."""
+    global _observe_part
+    previous, _observe_part = _observe_part, make
+    try:
+        yield
+    finally:
+        _observe_part = previous

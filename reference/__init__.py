@@ -1,9 +1,11 @@
 """The specification: every op in plain PyTorch, readable before fast, on any device and in any float dtype."""
 
 from .attention import attention, index_dtype, kept_positions, relative_position
+from .layer import Layer
 from .sparse import accumulation_dtype, sddmm, spmm, spmm_transpose
 
 __all__ = [
+    "Layer",
     "accumulation_dtype",
     "attention",
     "index_dtype",

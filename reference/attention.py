@@ -1,8 +1,4 @@
-"""One layer of progressive attention in plain PyTorch: the specification that every kernel is held against.
-
-Shapes: q and k [W, H, N|M, Dk], v [W, H, M, Dv] for W windows and H heads; bias [T, H] with T = (2w-1)^2 for
-windows of w x w tokens; region [P, N], where window i uses row i % P; index and logits [W, H, N, C].
-"""
+"""One layer of progressive attention in plain PyTorch: the specification that every kernel is held against."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .layer import Layer
 from .sparse import accumulation_dtype, sddmm, spmm
 
 
@@ -21,31 +18,25 @@ def relative_position(window_size: int, query: Tensor, key: Tensor) -> Tensor:
     return dy * (2 * window_size - 1) + dx
 
 
-def bias_and_region(
-    q: Tensor,
-    keys: int,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    region_penalty: float,
-) -> Tensor:
+def bias_and_region(layer: Layer) -> Tensor:
     """What is added to the scaled products besides the earlier logits: broadcastable to [W, H, N, C]."""
-    windows, _, queries, _ = q.shape
+    q, index, region = layer.q, layer.index, layer.region
+    windows, heads, queries = layer.rows
     wide = accumulation_dtype(q.dtype)
     query = torch.arange(queries, device=q.device).unsqueeze(-1)
-    key = torch.arange(keys, device=q.device) if index is None else index.long()
+    key = torch.arange(layer.keys, device=q.device) if index is None else index.long()
     added = torch.zeros((), dtype=wide, device=q.device)
-    if bias is not None:
-        rows = relative_position(math.isqrt(keys), query, key)  # [N, M] or [W, H, N, C]
+    if layer.bias is not None:
+        rows = relative_position(math.isqrt(layer.keys), query, key)  # [N, M] or [W, H, N, C]
         if index is None:
-            added = added + bias.to(wide)[rows].permute(2, 0, 1)
+            added = added + layer.bias.to(wide)[rows].permute(2, 0, 1)
         else:
-            heads = torch.arange(q.shape[1], device=q.device).view(-1, 1, 1)
-            added = added + bias.to(wide)[rows, heads]
+            head = torch.arange(heads, device=q.device).view(-1, 1, 1)
+            added = added + layer.bias.to(wide)[rows, head]
     if region is not None:
         own = region.repeat(-(-windows // region.shape[0]), 1)[:windows]
         differs = own.unsqueeze(-1) != own.unsqueeze(-2)
-        added = added - region_penalty * differs.unsqueeze(1).to(wide)
+        added = added - layer.region_penalty * differs.unsqueeze(1).to(wide)
     return added
 
 
@@ -59,18 +50,7 @@ def index_dtype(keys: int) -> torch.dtype:
     return torch.int16 if keys <= 32767 else torch.int32
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def attention(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One layer: (out [W, H, N, Dv], kept index, logits of the kept entries, logsumexp [W, H, N]).
 
     ``z = scale * q.k + bias - region penalty + logits`` over the candidates (all keys when `index` is None),
@@ -78,24 +58,23 @@ def attention(
     renormalisation. Logits are handed on relative to their row's maximum. An index of width 0 means: unchanged;
     logits of width 0: the chain is still dense.
     """
-    windows, heads, queries, _ = q.shape
-    keys = k.shape[2]
+    q, k, v, index = layer.q, layer.k, layer.v, layer.index
     wide = accumulation_dtype(q.dtype)
     if index is None:
         products = q.to(wide) @ k.to(wide).transpose(-1, -2)
     else:
         products = sddmm(q.to(wide).flatten(0, 1), k.to(wide).flatten(0, 1), index.flatten(0, 1))
-        products = products.unflatten(0, (windows, heads))
-    z = scale * products + bias_and_region(q, keys, bias, region, index, region_penalty)
-    if logits is not None:
-        z = z + logits
+        products = products.unflatten(0, q.shape[:2])
+    z = layer.scale * products + bias_and_region(layer)
+    if layer.logits is not None:
+        z = z + layer.logits
     lse = z.logsumexp(-1)
     attn = z.log_softmax(-1).exp()  # = exp(z - lse), without the rounding of a large lse
     relative = z - z.gather(-1, z.argmax(-1, keepdim=True))
 
     kept: Tensor | None = None if index is None else index.long()
-    if topk < z.shape[-1]:
-        places = kept_positions(z.detach(), topk)
+    if layer.selects:
+        places = kept_positions(z.detach(), layer.topk)
         attn, relative = attn.gather(-1, places), relative.gather(-1, places)
         kept = places if index is None else index.long().gather(-1, places)
 
@@ -104,7 +83,6 @@ def attention(
         relative = relative[..., :0]
     else:
         out = spmm(attn.flatten(0, 1), v.to(wide).flatten(0, 1), kept.flatten(0, 1))
-        out = out.unflatten(0, (windows, heads))
-    unchanged = topk >= z.shape[-1]
-    new_index = q.new_empty((windows, heads, queries, 0)) if unchanged or kept is None else kept
-    return out.to(v.dtype), new_index.to(index_dtype(keys)), relative, lse
+        out = out.unflatten(0, q.shape[:2])
+    new_index = kept if layer.selects and kept is not None else q.new_empty((*layer.rows, 0))
+    return out.to(v.dtype), new_index.to(index_dtype(layer.keys)), relative, lse

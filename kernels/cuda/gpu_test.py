@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 
-from pft_bench.backends import get
+from pft_bench.backends import Layer, get
 from pft_bench.check.operator import check_layer, check_product
-from pft_bench.check.oracle import Layer
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_LIMIT_S = 100
@@ -124,12 +123,9 @@ def forms(backend: Any, case: Layer) -> tuple[str, ...]:
 
 def gradients(backend: Any, case: Layer) -> list[torch.Tensor]:
     """Output and all gradients of a layer."""
-    out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
-    inputs = (case.q, case.k, case.v, case.bias, case.region, case.index, case.logits)
+    out, new_index, new_logits, lse = backend.attention_forward(case)
     handed = torch.ones_like(new_logits) if new_logits.shape[-1] else None
-    grads = backend.attention_backward(
-        torch.ones_like(out), handed, *inputs, new_index, out, lse, case.scale, case.region_penalty, case.topk
-    )
+    grads = backend.attention_backward(case, torch.ones_like(out), handed, new_index, out, lse)
     return [out, *(g for g in grads if g is not None)]
 
 
@@ -246,7 +242,7 @@ def layer_rows(backends: list[Any], device: str, small: bool, measure: Measure) 
                         "dtype": str(dtype)[6:],
                     }
                     row |= {"candidates": candidates or side * side, "kept": topk}
-                    call = lambda b=backend, c=case: b.attention_forward(*c.arguments())  # noqa: E731
+                    call = partial(backend.attention_forward, case)
                     rows.append(row | {"median_ms": measure(call)})
                 backend.candidates = "auto"
     return rows

@@ -1,11 +1,14 @@
 """Backends: one adapter per kernel family, found by name."""
 
+from ..reference import Layer
 from .base import (
     Backend,
     BackendInfo,
     BackendUnavailable,
     backends,
     empty,
+    empty_gradients,
+    empty_outputs,
     get,
     names,
     poisoned,
@@ -18,8 +21,11 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "BackendUnavailable",
+    "Layer",
     "backends",
     "empty",
+    "empty_gradients",
+    "empty_outputs",
     "get",
     "names",
     "poisoned",

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pft_bench.backends.base import AttentionBackward, AttentionForward, Backend, empty
+from ..reference import Layer
+from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gradients, empty_outputs
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # Rungs of the ladder, by name; "auto" lets the launcher choose.
@@ -38,15 +39,6 @@ def _index(index: Tensor | None) -> IndexArg:
 
 def _address(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
-
-
-def _head_last(windows: int, heads: int, rows: int, cols: int, like: Tensor) -> Tensor:
-    """[W, H, rows, cols] in the memory order [W, rows, H, cols] that the projection after it reads."""
-    return empty((windows, rows, heads, cols), like.dtype, like.device).transpose(1, 2)
-
-
-def _index_dtype(keys: int) -> torch.dtype:
-    return torch.int16 if keys <= 32767 else torch.int32
 
 
 def _unit_stride(t: Tensor) -> Tensor:
@@ -88,69 +80,37 @@ class CudaLaunches(Backend):
         self._spmm_transpose(a, x, index, None, out, 1.0)
         return out
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One launch; see `pft_bench.reference.attention` for what it computes."""
-        sizes = _sizes(q, k, v, bias, region, index, topk)
-        windows, heads, queries, keys = sizes[:4]
-        rows, candidates = (windows, heads, queries), sizes[6]
-        selects = topk < candidates
-        kept = min(topk, candidates)
-        out = _head_last(windows, heads, queries, v.shape[-1], v)
-        new_index = empty((*rows, kept if selects else 0), _index_dtype(keys), q.device)
-        new_logits = empty((*rows, kept if selects or index is not None else 0), torch.float32, q.device)
-        lse = empty(rows, torch.float32, q.device)
+        out, new_index, new_logits, lse = empty_outputs(layer)
         if out.numel() or lse.numel():
             self.native().attention_forward(
-                sizes,
-                (scale, region_penalty),
-                _layer(q, k, v, bias, region, index, logits),
+                layer.sizes,
+                (layer.scale, layer.region_penalty),
+                _inputs(layer),
                 _tensor(out),
-                (new_index.data_ptr(), new_index.element_size()) if selects else _NO_INDEX,
+                _index(new_index) if layer.selects else _NO_INDEX,
                 new_logits.data_ptr() if new_logits.shape[-1] else 0,
                 lse.data_ptr(),
                 CANDIDATES[self.candidates],
-                self.place(q.device),
+                self.place(out.device),
             )
         return out, new_index, new_logits, lse
 
     def attention_backward(
         self,
+        layer: Layer,
         grad_out: Tensor,
         grad_logits: Tensor | None,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
         new_index: Tensor,
         out: Tensor,
         lse: Tensor,
-        scale: float,
-        region_penalty: float,
-        topk: int,
     ) -> AttentionBackward:
         """A handful of launches, composed of the sparse products and the kernels that know softmax."""
-        windows, heads, queries, keys = *q.shape[:3], k.shape[2]
-        grad_q = _head_last(windows, heads, queries, q.shape[-1], q)
-        grad_k = _head_last(windows, heads, keys, q.shape[-1], k)
-        grad_v = _head_last(windows, heads, keys, v.shape[-1], v)
+        q, k, v, bias, index, logits = layer.q, layer.k, layer.v, layer.bias, layer.index, layer.logits
+        grad_q, grad_k, grad_v = empty_gradients(layer)
         grad_bias = None if bias is None else empty(bias.shape, torch.float32, q.device)
-        g: Tensor | None = None
-        if not windows * heads * queries:
+        if not math.prod(layer.rows):
             for t in (grad_q, grad_k, grad_v, *(() if grad_bias is None else (grad_bias,))):
                 t.zero_()
             return grad_q, grad_k, grad_v, grad_bias, None if logits is None else torch.zeros_like(logits)
@@ -158,61 +118,55 @@ class CudaLaunches(Backend):
         grad_out, out = _unit_stride(grad_out.to(v.dtype)), _unit_stride(out)
         if grad_logits is not None:
             grad_logits = grad_logits.contiguous() if grad_logits.shape[-1] else None
-        layer = (q, k, v, bias, region, index, logits)
-        sizes = _sizes(q, k, v, bias, region, index, topk)
-        scales, place = (scale, region_penalty), self.place(q.device)
+        place = self.place(q.device)
         delta = empty(lse.shape, torch.float32, q.device)
-        self.native().attention_row_delta(sizes, _tensor(grad_out), _tensor(out), delta.data_ptr(), place)
+        self.native().attention_row_delta(
+            layer.sizes, _tensor(grad_out), _tensor(out), delta.data_ptr(), place
+        )
 
-        selects = topk < sizes[6]
-        if index is None and not selects:
-            self._dense(sizes, scales, layer, grad_out, lse, delta, grad_q, grad_k, grad_v, grad_bias)
+        if index is None and not layer.selects:
+            self._dense(layer, grad_out, lse, delta, grad_q, grad_k, grad_v, grad_bias)
             return grad_q, grad_k, grad_v, grad_bias, None
 
-        kept_index = new_index if selects else index
+        kept_index = new_index if layer.selects else index
         assert kept_index is not None
         grad_a = empty(kept_index.shape, torch.float32, q.device)
         self._sddmm(grad_out, v, kept_index, grad_a)
         a_kept = empty(kept_index.shape, torch.float32, q.device)
         base_q: Tensor | None = None
         base_k: Tensor | None = None
-        if (
-            index is None
-        ):  # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
-            base_q = empty((windows, heads, queries, q.shape[-1]), torch.float32, q.device)
-            base_k = empty((windows, heads, keys, q.shape[-1]), torch.float32, q.device)
-            self._dense(sizes, scales, layer, None, lse, delta, base_q, base_k, None, grad_bias)
-            candidates, layer = kept_index, (q, k, v, bias, region, kept_index, None)
-        else:
-            candidates = index
-        sizes = (*sizes[:6], candidates.shape[-1], *sizes[7:])
+        listed, candidates = layer, index
+        if candidates is None:
+            # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
+            base_q = empty(q.shape, torch.float32, q.device)
+            base_k = empty(k.shape, torch.float32, q.device)
+            self._dense(layer, None, lse, delta, base_q, base_k, None, grad_bias)
+            listed, candidates = layer.with_tensors(index=kept_index), kept_index
         g = empty(candidates.shape, torch.float32, q.device)
         self.native().attention_backward_sparse(
-            sizes,
-            scales,
-            _layer(*layer),
+            listed.sizes,
+            (layer.scale, layer.region_penalty),
+            _inputs(listed),
             _address(grad_logits),
             grad_a.data_ptr(),
             lse.data_ptr(),
             0 if index is None else delta.data_ptr(),
-            _index(new_index) if selects and index is not None else _NO_INDEX,
+            _index(new_index) if layer.selects and index is not None else _NO_INDEX,
             kept_index.shape[-1],
             g.data_ptr(),
             a_kept.data_ptr(),
             place,
         )
-        self._spmm(g, k, candidates, base_q, grad_q, scale)
-        self._spmm_transpose(g, q, candidates, base_k, grad_k, scale)
+        self._spmm(g, k, candidates, base_q, grad_q, layer.scale)
+        self._spmm_transpose(g, q, candidates, base_k, grad_k, layer.scale)
         self._spmm_transpose(a_kept, grad_out, kept_index, None, grad_v, 1.0)
         if grad_bias is not None:
-            self._bias_sparse(sizes, candidates, g, grad_bias, accumulate=index is None)
+            self._bias_sparse(listed.sizes, candidates, g, grad_bias, accumulate=index is None)
         return grad_q, grad_k, grad_v, grad_bias, None if logits is None else g
 
     def _dense(
         self,
-        sizes: tuple[int, ...],
-        scales: tuple[float, float],
-        layer: tuple[Tensor | None, ...],
+        layer: Layer,
         grad_out: Tensor | None,
         lse: Tensor,
         delta: Tensor,
@@ -221,16 +175,16 @@ class CudaLaunches(Backend):
         grad_v: Tensor | None,
         grad_bias: Tensor | None,
     ) -> None:
-        windows, heads, queries = sizes[:3]
+        windows, heads, queries = layer.rows
         # Blocks per window-head that sum bias gradients: enough to fill a device, few enough to keep the sums small.
         row_blocks = max(1, min(math.ceil(queries / 16), 256 // max(1, windows * heads)))
         entries = 0 if grad_bias is None else grad_bias.shape[0]
         partial = empty((windows * row_blocks, heads, entries), torch.float32, lse.device)
         place = self.place(lse.device)
         self.native().attention_backward_dense(
-            sizes,
-            scales,
-            _layer(*layer),
+            layer.sizes,
+            (layer.scale, layer.region_penalty),
+            _inputs(layer),
             _NOWHERE if grad_out is None else _tensor(grad_out),
             lse.data_ptr(),
             delta.data_ptr(),
@@ -290,34 +244,6 @@ def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:
     return windows, heads, index.shape[-2], keys, head_dim, index.shape[-1]
 
 
-def _sizes(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    topk: int,
-) -> tuple[int, ...]:
-    windows, heads, queries, dim = q.shape
-    keys = k.shape[2]
-    candidates = keys if index is None else index.shape[-1]
-    window_size = 0 if bias is None else math.isqrt(keys)
-    patterns = 0 if region is None else region.shape[0]
-    return windows, heads, queries, keys, dim, v.shape[-1], candidates, topk, window_size, patterns
-
-
-def _layer(
-    q: Tensor | None,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-) -> tuple[TensorArg, TensorArg, TensorArg, int, int, IndexArg, int]:
-    assert q is not None
-    assert k is not None
-    assert v is not None
-    rest = (_address(bias), _address(region), _index(index), _address(logits))
-    return _tensor(q), _tensor(k), _tensor(v), *rest
+def _inputs(layer: Layer) -> tuple[TensorArg, TensorArg, TensorArg, int, int, IndexArg, int]:
+    rest = (_address(layer.bias), _address(layer.region), _index(layer.index), _address(layer.logits))
+    return _tensor(layer.q), _tensor(layer.k), _tensor(layer.v), *rest

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..reference import Layer, accumulation_dtype, index_dtype
+
 AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
 AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -59,41 +61,24 @@ class Backend:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
         raise self._lacks("spmm_transpose")
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
         raise self._lacks("attention_forward")
 
     def attention_backward(
         self,
+        layer: Layer,
         grad_out: Tensor,
         grad_logits: Tensor | None,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
         new_index: Tensor,
         out: Tensor,
         lse: Tensor,
-        scale: float,
-        region_penalty: float,
-        topk: int,
     ) -> AttentionBackward:
-        """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
+        """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none).
+
+        `grad_out` and `grad_logits` (None: zero) are those of the forward pass's out and new logits; `new_index`, `out`
+        and `lse` are what it returned.
+        """
         raise self._lacks("attention_backward")
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
@@ -230,3 +215,28 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
         else:
             tensor.view(torch.uint8).fill_(0xFF if dtype == torch.uint8 else 0x7F)
     return tensor
+
+
+def empty_token_major(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`empty` [W, H, N, D] in the memory order [W, N, H, D], in which the projection that follows reads it."""
+    windows, heads, tokens, dim = shape
+    return empty((windows, tokens, heads, dim), dtype, device).transpose(1, 2)
+
+
+def empty_outputs(layer: Layer) -> AttentionForward:
+    """Memory for what `attention_forward` returns: out, new index, new logits, logsumexp."""
+    device, wide = layer.q.device, accumulation_dtype(layer.q.dtype)
+    return (
+        empty_token_major((*layer.rows, layer.v.shape[-1]), layer.v.dtype, device),
+        empty((*layer.rows, layer.kept), index_dtype(layer.keys), device),
+        empty((*layer.rows, layer.handed_on), wide, device),
+        empty(layer.rows, wide, device),
+    )
+
+
+def empty_gradients(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for the gradients of q, k and v."""
+    grad_q, grad_k, grad_v = (
+        empty_token_major(like.shape, like.dtype, like.device) for like in (layer.q, layer.k, layer.v)
+    )
+    return grad_q, grad_k, grad_v

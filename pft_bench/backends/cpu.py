@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from .. import stages
-from ..reference import index_dtype
-from .base import AttentionBackward, AttentionForward, Backend, LayerShape, empty
+from ..reference import Layer
+from .base import (
+    AttentionBackward,
+    AttentionForward,
+    Backend,
+    LayerShape,
+    empty,
+    empty_gradients,
+    empty_outputs,
+)
 
 # After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
 try:
@@ -48,28 +56,6 @@ def _index(tensor: Tensor | None) -> tuple[int, int]:
 def _workspace(bytes_needed: int) -> Tensor:
     """Memory from torch's allocator, so that it shows in memory profiles and tests can poison it."""
     return empty((bytes_needed,), torch.uint8, _CPU)
-
-
-def _token_major(windows: int, heads: int, rows: int, dim: int) -> Tensor:
-    """[W, H, N, D] in the memory order [W, N, H, D], in which the heads of a token lie side by side."""
-    return empty((windows, rows, heads, dim), _F32, _CPU).transpose(1, 2)
-
-
-def _attention_sizes(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    topk: int,
-) -> tuple[int, ...]:
-    windows, heads, queries, dim_qk = q.shape
-    keys = k.shape[2]
-    candidates = keys if index is None else index.shape[-1]
-    window_size = 0 if bias is None else math.isqrt(keys)
-    patterns = 0 if region is None else region.shape[0]
-    return windows, heads, queries, keys, dim_qk, v.shape[3], candidates, topk, window_size, patterns
 
 
 class CpuBackend(Backend):
@@ -172,41 +158,21 @@ class CpuBackend(Backend):
         )
         return out
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
-        sizes: Any = _attention_sizes(q, k, v, bias, region, index, topk)
-        windows, heads, queries, keys, _, dim_v, candidates = sizes[:7]
         threads = torch.get_num_threads()
-        selecting = topk < candidates
-        rows = (windows, heads, queries)
-        new_index = empty((*rows, topk if selecting else 0), index_dtype(keys), _CPU)
-        stays_dense = index is None and not selecting
-        new_logits = empty((*rows, 0 if stays_dense else min(topk, candidates)), _F32, _CPU)
-        out = _token_major(windows, heads, queries, dim_v)
-        lse = empty(rows, _F32, _CPU)
-        bias, region, index, logits = _contiguous(bias, region, index, logits)
-        bytes_needed = _cpu.attention_forward_workspace_bytes(sizes, index is not None, threads)
+        out, new_index, new_logits, lse = empty_outputs(layer)
+        bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
+        bytes_needed = _cpu.attention_forward_workspace_bytes(layer.sizes, index is not None, threads)
         workspace = _workspace(bytes_needed)
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
-                sizes,
-                scale,
-                region_penalty,
-                _matrices(q),
-                _matrices(k),
-                _matrices(v),
+                layer.sizes,
+                layer.scale,
+                layer.region_penalty,
+                _matrices(layer.q),
+                _matrices(layer.k),
+                _matrices(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),
@@ -226,48 +192,35 @@ class CpuBackend(Backend):
 
     def attention_backward(
         self,
+        layer: Layer,
         grad_out: Tensor,
         grad_logits: Tensor | None,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
         new_index: Tensor,
         out: Tensor,
         lse: Tensor,
-        scale: float,
-        region_penalty: float,
-        topk: int,
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
-        sizes: Any = _attention_sizes(q, k, v, bias, region, index, topk)
-        windows, heads, queries, keys, dim_qk, dim_v = sizes[:6]
         threads = torch.get_num_threads()
-        grad_q = _token_major(windows, heads, queries, dim_qk)
-        grad_k = _token_major(windows, heads, keys, dim_qk)
-        grad_v = _token_major(windows, heads, keys, dim_v)
+        grad_q, grad_k, grad_v = empty_gradients(layer)
+        bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
         grad_bias = None if bias is None else empty(bias.shape, _F32, _CPU)
         grad_logits_prev = None if logits is None else empty(logits.shape, _F32, _CPU)
         if grad_logits is not None and grad_logits.numel() == 0:
             grad_logits = None
-        bias, region, index, logits = _contiguous(bias, region, index, logits)
         grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
-        bytes_needed = _cpu.attention_backward_workspace_bytes(sizes, index is not None, threads)
+        bytes_needed = _cpu.attention_backward_workspace_bytes(layer.sizes, index is not None, threads)
         workspace = _workspace(bytes_needed)
         with stages.stage("attention"):
             _cpu.attention_backward(
-                sizes,
-                scale,
-                region_penalty,
+                layer.sizes,
+                layer.scale,
+                layer.region_penalty,
                 _matrices(grad_out),
                 _address(grad_logits),
-                _matrices(q),
-                _matrices(k),
-                _matrices(v),
+                _matrices(layer.q),
+                _matrices(layer.k),
+                _matrices(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, stages
+from ..reference import Layer
 from .base import AttentionForward, Backend, LayerShape
 
 
@@ -24,22 +25,21 @@ def _relative_positions(window_size: int, device: torch.device) -> Tensor:
         return reference.relative_position(window_size, token.unsqueeze(-1), token)
 
 
-def dense_logits(
-    q: Tensor, k: Tensor, bias: Tensor | None, region: Tensor | None, scale: float, region_penalty: float
-) -> Tensor:
+def dense_logits(layer: Layer) -> Tensor:
     """All logits of a layer, [W, H, N, M], without those of earlier layers; float32 for half-precision q and k."""
+    q, k, bias, region = layer.q, layer.k, layer.bias, layer.region
     wide = reference.accumulation_dtype(q.dtype)
-    z = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
+    z = (q.to(wide) * layer.scale) @ k.to(wide).transpose(-1, -2)
     # In place from here on: nothing keeps the product, and every N x N map that is not made is time saved.
     if bias is not None:
         # A fake or traced tensor must neither meet a cached real one nor stay in the cache.
         cached = type(q) is Tensor and not torch.compiler.is_compiling()
         positions = _relative_positions if cached else _relative_positions.__wrapped__
-        rows = positions(math.isqrt(k.shape[2]), q.device)
+        rows = positions(math.isqrt(layer.keys), q.device)
         z += bias.to(z.dtype).t()[:, rows]
     if region is not None:
         differs = region.unsqueeze(-1) != region.unsqueeze(-2)
-        mask = differs.to(z.dtype).unsqueeze(1) * -region_penalty
+        mask = differs.to(z.dtype).unsqueeze(1) * -layer.region_penalty
         z.view(-1, region.shape[0], *z.shape[1:]).add_(mask)
     return z
 
@@ -73,26 +73,15 @@ class DenseBackend(Backend):
     def _scatter(a: Tensor, index: Tensor, keys: int) -> Tensor:
         return a.new_zeros((*a.shape[:-1], keys)).scatter(-1, index.long(), a)
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer; shapes and meaning as in `pft_bench.reference.attention`."""
+        v, index = layer.v, layer.index
         with stages.stage("logits"):
-            z = dense_logits(q, k, bias, region, scale, region_penalty)
+            z = dense_logits(layer)
             if index is not None:
                 z = z.gather(-1, index.long())
-            if logits is not None:
-                z = z + logits
+            if layer.logits is not None:
+                z = z + layer.logits
         with stages.stage("select"):
             attn = z.softmax(-1)
             highest = z.amax(-1, keepdim=True)
@@ -100,17 +89,20 @@ class DenseBackend(Backend):
                 -1
             )  # the largest entry is exp(max - lse)
             kept = None if index is None else index.long()
-            selected = topk < z.shape[-1]
-            if selected:
-                places = z.detach().topk(topk, dim=-1, sorted=False).indices.sort(-1).values
+            if layer.selects:
+                places = self.select(z.detach(), layer)
                 attn, z = attn.gather(-1, places), z.gather(-1, places)
                 kept = places if kept is None else kept.gather(-1, places)
             relative = z[..., :0] if kept is None else z - highest
         with stages.stage("av"):
-            full = attn if kept is None else self._scatter(attn, kept, k.shape[2])
+            full = attn if kept is None else self._scatter(attn, kept, layer.keys)
             out = full.to(v.dtype) @ v
-        new_index = kept if selected and kept is not None else q.new_empty((*q.shape[:3], 0))
-        return out, new_index.to(reference.index_dtype(k.shape[2])), relative, lse
+        new_index = kept if layer.selects and kept is not None else v.new_empty((*layer.rows, 0))
+        return out, new_index.to(reference.index_dtype(layer.keys)), relative, lse
+
+    def select(self, z: Tensor, layer: Layer) -> Tensor:
+        """Places [W, H, N, topk] of the kept entries among the candidates of the logits z [W, H, N, C], ascending."""
+        return z.topk(layer.topk, dim=-1, sorted=False).indices.sort(-1).values
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """N x N maps that exist at once; how many, is measured (for layers that drop at least half or nothing).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import stages
-from ..reference import index_dtype
+from ..reference import Layer, index_dtype
 from ..reference.attention import bias_and_region
 from .base import AttentionForward, Backend
 
@@ -119,36 +119,24 @@ class OfficialBackend(Backend):
             return v
         return self._native.SMM_AmV_backward_cuda(x.contiguous(), a.contiguous(), v, _index(index))[1]
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer; shapes and meaning as in `pft_bench.reference.attention`."""
-        windows_heads, keys = q.shape[:2], k.shape[2]
+        q, k, v, index = layer.q, layer.k, layer.v, layer.index
+        windows_heads = q.shape[:2]
         with stages.stage("logits"):
             if index is None:
-                products = (q * scale) @ k.transpose(-1, -2)
+                products = (q * layer.scale) @ k.transpose(-1, -2)
             else:
-                flat = self.sddmm((q * scale).flatten(0, 1), k.flatten(0, 1), index.flatten(0, 1))
+                flat = self.sddmm((q * layer.scale).flatten(0, 1), k.flatten(0, 1), index.flatten(0, 1))
                 products = flat.unflatten(0, windows_heads)
-            z = products + bias_and_region(q, keys, bias, region, index, region_penalty)
-            if logits is not None:
-                z = z + logits
+            z = products + bias_and_region(layer)
+            if layer.logits is not None:
+                z = z + layer.logits
         with stages.stage("select"):
             lse, highest = z.logsumexp(-1), z.amax(-1, keepdim=True)
             attn, kept = z.softmax(-1), None if index is None else index.long()
-            selected = topk < z.shape[-1]
-            if selected:
-                places = z.detach().topk(topk, dim=-1, sorted=False).indices.sort(-1).values
+            if layer.selects:
+                places = z.detach().topk(layer.topk, dim=-1, sorted=False).indices.sort(-1).values
                 attn, z = attn.gather(-1, places), z.gather(-1, places)
                 kept = places if kept is None else kept.gather(-1, places)
         with stages.stage("av"):
@@ -158,5 +146,5 @@ class OfficialBackend(Backend):
                 out = self.spmm(attn.flatten(0, 1), v.flatten(0, 1), kept.flatten(0, 1))
                 out = out.unflatten(0, windows_heads)
         relative = z[..., :0] if kept is None else z - highest
-        new_index = kept if selected and kept is not None else q.new_empty((*q.shape[:3], 0))
-        return out, new_index.to(index_dtype(keys)), relative, lse
+        new_index = kept if layer.selects and kept is not None else q.new_empty((*layer.rows, 0))
+        return out, new_index.to(index_dtype(layer.keys)), relative, lse

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, stages
+from ..reference import Layer
 from .base import AttentionForward, Backend, LayerShape
 
 
@@ -34,22 +35,10 @@ class ReferenceBackend(Backend):
         """See `pft_bench.reference.spmm_transpose`."""
         return reference.spmm_transpose(a, x, index, num_keys)
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """See `pft_bench.reference.attention`."""
         with stages.stage("attention"):
-            return reference.attention(q, k, v, bias, region, index, logits, scale, region_penalty, topk)
+            return reference.attention(layer)
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Unknown: it gathers whatever fits its reading order."""

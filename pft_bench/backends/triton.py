@@ -17,7 +17,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from .base import AttentionBackward, AttentionForward, Backend, empty
+from ..reference import Layer
+from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gradients, empty_outputs
 
 MINIMUM = (3, 5)
 
@@ -124,113 +125,69 @@ class TritonBackend(Backend):
             _spmm_transpose(_one_head(a), _one_head(x), inverted, _one_head(out))
         return out
 
-    def attention_forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
-        scale: float,
-        region_penalty: float,
-        topk: int,
-    ) -> AttentionForward:
+    def attention_forward(self, layer: Layer) -> AttentionForward:
         """One launch."""
-        windows, heads, queries, _ = q.shape
-        keys = k.shape[2]
-        candidates = keys if index is None else index.shape[3]
-        kept = topk if topk < candidates else 0
-        width = kept or (0 if index is None else candidates)
-        out = _token_major(windows, heads, queries, v.shape[3], v)
-        new_index = empty(
-            (windows, heads, queries, kept), torch.int16 if keys <= 32767 else torch.int32, q.device
-        )
-        new_logits = empty((windows, heads, queries, width), torch.float32, q.device)
-        lse = empty((windows, heads, queries), torch.float32, q.device)
-        results = (out, new_index, new_logits, lse)
-        arguments = (q, k, v, bias, region, index, logits, scale, region_penalty, topk)
-        with _on(q):
-            _kernels("progressive_attention").plan_attention(*arguments, *results).run()
+        results = empty_outputs(layer)
+        with _on(layer.q):
+            _kernels("progressive_attention").plan_attention(*layer.arguments(), *results).run()
         return results
 
     def attention_backward(
         self,
+        layer: Layer,
         grad_out: Tensor,
         grad_logits: Tensor | None,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        region: Tensor | None,
-        index: Tensor | None,
-        logits: Tensor | None,
         new_index: Tensor,
         out: Tensor,
         lse: Tensor,
-        scale: float,
-        region_penalty: float,
-        topk: int,
     ) -> AttentionBackward:
         """A chain of launches on one stream; workspaces are of the size of the lists, never N x N."""
-        with _on(q):
-            delta = empty(lse.shape, torch.float32, q.device)
+        with _on(layer.q):
+            delta = empty(lse.shape, torch.float32, layer.q.device)
             _backward("plan_row_delta", grad_out, out, delta)
-            layer = _Layer(
-                grad_out, grad_logits, q, k, v, bias, region, index, logits, lse, delta, scale, region_penalty
-            )
-            if index is None:
-                return layer.dense(new_index if topk < k.shape[2] else None)
-            return layer.listed(index, new_index if topk < index.shape[3] else None)
+            made = _Backward(layer, grad_out, grad_logits, lse, delta)
+            selected = new_index if layer.selects else None
+            return made.dense(selected) if layer.index is None else made.listed(layer.index, selected)
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Backward:
     """What the launches of a backward pass share."""
 
+    layer: Layer
     grad_out: Tensor
     grad_logits: Tensor | None
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-    region: Tensor | None
-    index: Tensor | None
-    logits: Tensor | None
     lse: Tensor
     delta: Tensor
-    scale: float
-    region_penalty: float
 
     def listed(self, index: Tensor, selected: Tensor | None) -> AttentionBackward:
         """Listed candidates; `selected` are the kept ones where some were dropped."""
-        keys = self.k.shape[2]
+        keys = self.layer.keys
         gradient, attention = self._row_pass(index, selected, self.delta)
-        grads = self._gradients()
+        grads = empty_gradients(self.layer)
         inverted = _invert(index, keys)
-        _spmm(gradient, self.k, index, grads[0], self.scale)
-        _spmm_transpose(gradient, self.q, inverted, grads[1], self.scale)
+        _spmm(gradient, self.layer.k, index, grads[0], self.layer.scale)
+        _spmm_transpose(gradient, self.layer.q, inverted, grads[1], self.layer.scale)
         kept = inverted if selected is None else _invert(selected, keys)
         _spmm_transpose(attention, self.grad_out, kept, grads[2])
         grad_bias = self._bias_gradient(index, gradient, dense=False)
-        return (*grads, grad_bias, None if self.logits is None else gradient)
+        return (*grads, grad_bias, None if self.layer.logits is None else gradient)
 
     def dense(self, selected: Tensor | None) -> AttentionBackward:
         """All keys are candidates; `selected` are the kept ones where some were dropped."""
-        grads = self._gradients()
+        grads = empty_gradients(self.layer)
         kept, gradient = None, None
         if selected is not None:
             gradient, attention = self._row_pass(selected, None, None)
-            inverted = _invert(selected, self.k.shape[2])
+            inverted = _invert(selected, self.layer.keys)
             _spmm_transpose(attention, self.grad_out, inverted, grads[2])
             kept = (selected, *inverted, gradient)
         for launch in _kernels("progressive_attention_backward").plan_dense_backward(
-            self.q,
-            self.k,
-            self.v,
-            self.bias,
-            self.region,
+            self.layer.q,
+            self.layer.k,
+            self.layer.v,
+            self.layer.bias,
+            self.layer.region,
             self.grad_out,
             self.lse,
             self.delta,
@@ -238,20 +195,11 @@ class _Layer:
             grads[0],
             grads[1],
             grads[2] if selected is None else None,
-            self.scale,
-            self.region_penalty,
+            self.layer.scale,
+            self.layer.region_penalty,
         ):
             launch.run()
         return (*grads, self._bias_gradient(selected, gradient, dense=True), None)
-
-    def _gradients(self) -> tuple[Tensor, Tensor, Tensor]:
-        windows, heads, queries, dim = self.q.shape
-        keys, dim_v = self.v.shape[2:]
-        return (
-            _token_major(windows, heads, queries, dim, self.q),
-            _token_major(windows, heads, keys, dim, self.k),
-            _token_major(windows, heads, keys, dim_v, self.v),
-        )
 
     def _row_pass(
         self, index: Tensor, selected: Tensor | None, delta: Tensor | None
@@ -260,15 +208,15 @@ class _Layer:
         kept = index if selected is None else selected
         grad_kept, attention = (empty(kept.shape, torch.float32, kept.device) for _ in range(2))
         gradient = empty(index.shape, torch.float32, index.device)
-        _sddmm(self.grad_out, self.v, kept, grad_kept)
+        _sddmm(self.grad_out, self.layer.v, kept, grad_kept)
         _backward(
             "plan_candidate_gradient",
-            self.q,
-            self.k,
-            self.bias,
-            self.region if self.index is None else None,
+            self.layer.q,
+            self.layer.k,
+            self.layer.bias,
+            self.layer.region if self.layer.index is None else None,
             index,
-            self.logits,
+            self.layer.logits,
             selected,
             grad_kept,
             self.grad_logits,
@@ -276,43 +224,43 @@ class _Layer:
             delta,
             attention,
             gradient,
-            self.scale,
-            self.region_penalty,
+            self.layer.scale,
+            self.layer.region_penalty,
         )
         return gradient, attention
 
     def _bias_gradient(self, index: Tensor | None, gradient: Tensor | None, *, dense: bool) -> Tensor | None:
         """[T, H] from the part of G on a list and, where all keys are candidates, the dense part."""
-        if self.bias is None:
+        if self.layer.bias is None:
             return None
         module = _kernels("bias_gradient")
-        windows, heads = self.q.shape[:2]
-        cells = self.bias.shape[0]
-        side = math.isqrt(self.k.shape[2])
+        windows, heads = self.layer.q.shape[:2]
+        cells = self.layer.bias.shape[0]
+        side = math.isqrt(self.layer.keys)
         parts, each = module.parts_of(windows, heads * cells * 4)
         dense_parts, dense_each = module.parts_of(windows, side * heads * cells * 4)
         tables = (parts if index is not None else 0) + (dense_parts * side if dense else 0)
-        partial = empty((tables, heads, cells), torch.float32, self.q.device)
+        partial = empty((tables, heads, cells), torch.float32, self.layer.q.device)
         if index is not None:
             module.plan_bias_listed(index, gradient, partial[tables - parts :], side, each).run()
         if dense:
             module.plan_bias_dense(
-                self.q,
-                self.k,
-                self.v,
-                self.bias,
-                self.region,
+                self.layer.q,
+                self.layer.k,
+                self.layer.v,
+                self.layer.bias,
+                self.layer.region,
                 self.grad_out,
                 self.lse,
                 self.delta,
                 partial[: dense_parts * side],
-                self.scale,
-                self.region_penalty,
+                self.layer.scale,
+                self.layer.region_penalty,
                 side,
                 dense_each,
                 index is None,
             ).run()
-        grad_bias = empty(self.bias.shape, torch.float32, self.q.device)
+        grad_bias = empty(self.layer.bias.shape, torch.float32, self.layer.q.device)
         module.plan_add_tables(partial, grad_bias).run()
         return grad_bias
 
@@ -324,10 +272,6 @@ def _on(tensor: Tensor) -> Any:
 
 def _one_head(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(1)
-
-
-def _token_major(windows: int, heads: int, tokens: int, dim: int, like: Tensor) -> Tensor:
-    return empty((windows, tokens, heads, dim), like.dtype, like.device).transpose(1, 2)
 
 
 def _backward(plan: str, *arguments: Any) -> None:

@@ -21,7 +21,7 @@ from ..check import oracle
 from ..check.result import CheckResult, within
 from ..check.selection import check_selection
 from ..measure.candidate import Call
-from ..reference import relative_position
+from ..reference import Layer, relative_position
 
 SAMPLED, DENSE = "composed-sampled", "composed-dense"
 
@@ -32,7 +32,7 @@ Output = tuple[Tensor, Tensor, Tensor]
 class Composition:
     """One sparse layer (`layer.index` and `layer.logits` given), its untimed preparations done."""
 
-    def __init__(self, layer: oracle.Layer) -> None:
+    def __init__(self, layer: Layer) -> None:
         assert layer.index is not None
         self.layer = layer
         self.selects = layer.topk < layer.index.shape[-1]
@@ -99,7 +99,7 @@ class Composition:
         return call
 
 
-def inference_call(name: str, layer: oracle.Layer) -> Call:
+def inference_call(name: str, layer: Layer) -> Call:
     """The layer's forward by one of the two compositions."""
     composed = Composition(layer)
     if name == SAMPLED:
@@ -108,7 +108,7 @@ def inference_call(name: str, layer: oracle.Layer) -> Call:
     return lambda: composed.dense(layer.q, layer.k, layer.v, layer.bias, layer.logits)  # type: ignore[arg-type]
 
 
-def training_call(layer: oracle.Layer, grad_out: Tensor) -> Call:
+def training_call(layer: Layer, grad_out: Tensor) -> Call:
     """Forward and backward by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
     composed = Composition(layer)
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
@@ -121,7 +121,7 @@ def training_call(layer: oracle.Layer, grad_out: Tensor) -> Call:
     return call
 
 
-def check_inference(layer: oracle.Layer, call: Call) -> Sequence[CheckResult]:
+def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
     out, positions, relative = cast(Output, call())
     order = positions.sort(-1)
@@ -142,7 +142,7 @@ def check_inference(layer: oracle.Layer, call: Call) -> Sequence[CheckResult]:
     ]
 
 
-def check_training(layer: oracle.Layer, call: Call, grad_out: Tensor) -> Sequence[CheckResult]:
+def check_training(layer: Layer, call: Call, grad_out: Tensor) -> Sequence[CheckResult]:
     """Its forward as above, and its gradients against autograd of the same in float64, relative in norm."""
     tensors = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
     wide = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}

@@ -10,10 +10,10 @@ from torch import Tensor
 from .. import ops
 from ..backends import get
 from ..check.operator import check_layer
-from ..check.oracle import Layer
 from ..measure.candidate import Call, Candidate
 from ..problem import Problem
 from ..record import Case, Flops
+from ..reference import Layer
 from . import composed
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
@@ -68,7 +68,7 @@ class LayerGroup(Group):
         found = []
         for name in self.settings.backends:
             backend = get(name)
-            call: Call = partial(backend.attention_forward, *layer.arguments())  # type: ignore[arg-type]
+            call: Call = partial(backend.attention_forward, layer)
             if train:
                 call = forward_backward(layer, name)
             found.append(

@@ -90,7 +90,9 @@ class ModelGroup(Group):
                 outputs: list[Tensor] = []
                 layers = captured_layers(lambda: outputs.append(model(x)))
             output = outputs[0]
-            results = check_layers(model.backend, layers, train=train) + check_output(oracle, output, target)
+            results = check_layers(model.backend, layers, train=train) + check_output(
+                oracle, output, target, model
+            )
             if train:
                 results += _check_step(model, x, target)
             return results

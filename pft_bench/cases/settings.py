@@ -101,10 +101,9 @@ class Settings:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if mode not in ("infer", "train"):
             raise ValueError(f"mode must be infer or train, got {mode!r}")
-        weights = None if weights is None else weights_file(weights)
-        for option, path in (("image", image), ("weights", weights)):
-            if path is not None and not path.is_file():
-                raise ValueError(f"{option} must be a file, got {path}")
+        weights = None if weights is None else weights_file(weights, "--weights")
+        if image is not None and not image.is_file():
+            raise ValueError(f"--image must be a file, got {image}")
         chosen = tuple(dict.fromkeys((BASELINE, *(backends or _default_backends(device, torch_dtype)))))
         for backend in chosen:
             require(backend, torch.device(device), torch_dtype)

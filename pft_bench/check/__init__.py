@@ -1,8 +1,8 @@
 """Correctness: operator, selection and model checks against masked dense attention in float64."""
 
+from ..reference import Layer
 from .model import ModelOracle, captured_layers, check_layers, check_output
 from .operator import check_layer, check_product, exact_product
-from .oracle import Layer
 from .result import CheckResult, failures, within
 from .ties import check_ties
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backends import Backend, get, poisoned
 from ..backends.dense import dense_logits
-from ..reference import accumulation_dtype, index_dtype
+from ..reference import Layer, accumulation_dtype, index_dtype
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
 from .result import CheckResult, no_worse_than, within
@@ -49,12 +49,12 @@ def _product_recomputed(backend: Backend, op: str, inputs: Mapping[str, Tensor])
     return _recomputed(f"{op} recomputed", out, call(*given.values()))
 
 
-def _layer_recomputed(backend: Backend, layer: oracle.Layer) -> CheckResult:
+def _layer_recomputed(backend: Backend, layer: Layer) -> CheckResult:
     given = layer.copied()
     with poisoned(), torch.no_grad():
-        out = backend.attention_forward(*given.arguments())[0].clone()  # type: ignore[arg-type]
+        out = backend.attention_forward(given)[0].clone()
         given.v.mul_(2)
-        again = backend.attention_forward(*given.arguments())[0]  # type: ignore[arg-type]
+        again = backend.attention_forward(given)[0]
     return _recomputed("attention recomputed", out, again)
 
 
@@ -143,19 +143,15 @@ def _exact_sums(
 
 # -- one layer of progressive attention --------------------------------------------------------------------------------
 
-INPUTS = ("q", "k", "v", "bias", "region", "index", "logits")
 
-
-def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -> list[CheckResult]:
+def check_layer(backend: Backend, layer: Layer, *, train: bool = False) -> list[CheckResult]:
     """Check one layer: selection, output, handed-on logits and logsumexp, with `train` the gradients too."""
-    inputs = {name: getattr(layer, name) for name in INPUTS if getattr(layer, name) is not None}
+    inputs = layer.tensors()
     before = _copies(inputs)
     with poisoned(), torch.no_grad():
-        out, new_index, new_logits, lse = backend.attention_forward(*layer.arguments())  # type: ignore[arg-type]
+        out, new_index, new_logits, lse = backend.attention_forward(layer)
     untouched = _unchanged("attention", inputs, before)  # first: the oracle reads the same tensors
-    candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
-    selects = layer.topk < candidates
-    kept = new_index if selects else layer.index
+    kept = new_index if layer.selects else layer.index
     results = [
         untouched,
         *check_shapes(layer, out, new_index, new_logits, lse),
@@ -163,7 +159,7 @@ def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -
     ]
     if any(not result.passed for result in results):
         return results
-    if selects:
+    if layer.selects:
         results += check_selection(layer, new_index)
         if any(not result.passed for result in results):
             return results
@@ -188,18 +184,15 @@ def check_layer(backend: Backend, layer: oracle.Layer, *, train: bool = False) -
 
 
 def check_shapes(
-    layer: oracle.Layer, out: Tensor, new_index: Tensor, new_logits: Tensor, lse: Tensor
+    layer: Layer, out: Tensor, new_index: Tensor, new_logits: Tensor, lse: Tensor
 ) -> list[CheckResult]:
     """The shapes and dtypes that a backend must return."""
-    rows = tuple(layer.q.shape[:3])
-    candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
-    kept = layer.topk if layer.topk < candidates else 0
-    width = kept or (0 if layer.index is None else candidates)
+    rows = layer.rows
     wide = accumulation_dtype(layer.q.dtype)
     expected = {
         "out": (out, (*rows, layer.v.shape[-1]), layer.v.dtype),
-        "index": (new_index, (*rows, kept), index_dtype(layer.k.shape[2])),
-        "logits": (new_logits, (*rows, width), wide),
+        "index": (new_index, (*rows, layer.kept), index_dtype(layer.keys)),
+        "logits": (new_logits, (*rows, layer.handed_on), wide),
         "logsumexp": (lse, rows, wide),
     }
     wrong = [
@@ -218,9 +211,7 @@ def _joined(name: str, got: Tensor | None, parts: list[oracle.Bounded]) -> Check
     return within(name, got, torch.cat([p.value for p in parts]), torch.cat([p.bound for p in parts]))
 
 
-def _against_dense(
-    layer: oracle.Layer, out: Tensor, done: list[oracle.Forward], kept: Tensor | None
-) -> CheckResult:
+def _against_dense(layer: Layer, out: Tensor, done: list[oracle.Forward], kept: Tensor | None) -> CheckResult:
     """The output's error next to that of plain PyTorch in the same dtype, on the same kept entries."""
     if not done:
         return CheckResult("attention against PyTorch", 0.0, "empty")
@@ -233,11 +224,9 @@ def _against_dense(
     return no_worse_than("attention against PyTorch", out, peer, exact, unit_roundoff(layer.v.dtype))
 
 
-def _same_dtype_logits(layer: oracle.Layer) -> Tensor:
+def _same_dtype_logits(layer: Layer) -> Tensor:
     """All logits of a window by plain PyTorch in the layer's own dtype, -inf outside the index."""
-    region = layer.region if layer.index is None else None
-    z = dense_logits(layer.q, layer.k, layer.bias, region, layer.scale, layer.region_penalty)
-    z = z.to(accumulation_dtype(layer.q.dtype))
+    z = dense_logits(layer).to(accumulation_dtype(layer.q.dtype))
     if layer.index is None:
         return z
     places = layer.index.long()
@@ -247,7 +236,7 @@ def _same_dtype_logits(layer: oracle.Layer) -> Tensor:
 
 def _check_gradients(
     backend: Backend,
-    layer: oracle.Layer,
+    layer: Layer,
     outputs: tuple[Tensor, Tensor, Tensor, Tensor],
     kept: Tensor | None,
     done: list[oracle.Forward],
@@ -264,15 +253,11 @@ def _check_gradients(
     if backend.composite:
         got = _autograd(backend, layer, grad_out, grad_logits)
     else:
-        given = {"grad_out": grad_out, "new_index": new_index, "out": out, "lse": lse}
-        optional = {"grad_logits": grad_logits, **{name: getattr(layer, name) for name in INPUTS}}
-        given |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        given = {**layer.tensors(), "grad_out": grad_out, "new_index": new_index, "out": out, "lse": lse}
+        given |= {} if grad_logits is None else {"grad_logits": grad_logits}
         before = _copies(given)
         with poisoned(), torch.no_grad():
-            got = backend.attention_backward(
-                grad_out, grad_logits, layer.q, layer.k, layer.v, layer.bias, layer.region, layer.index,
-                layer.logits, new_index, out, lse, layer.scale, layer.region_penalty, layer.topk,
-            )  # fmt: skip
+            got = backend.attention_backward(layer, grad_out, grad_logits, new_index, out, lse)
         untouched = _unchanged("attention backward", given, before)
     exact = []
     for i, forward in enumerate(done):
@@ -308,13 +293,13 @@ def _check_gradients(
 
 
 def _autograd(
-    backend: Backend, layer: oracle.Layer, grad_out: Tensor, grad_logits: Tensor | None
+    backend: Backend, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a composite backend, in the order of `Backend.attention_backward`."""
     names = [n for n in ("q", "k", "v", "bias", "logits") if getattr(layer, n) is not None]
     leaves = {name: getattr(layer, name).detach().requires_grad_() for name in names}
     copy = layer.with_tensors(**leaves)
-    out, _, new_logits, _ = backend.attention_forward(*copy.arguments())  # type: ignore[arg-type]
+    out, _, new_logits, _ = backend.attention_forward(copy)
     heads, seeds = [out], [grad_out]
     if grad_logits is not None:
         heads.append(new_logits)

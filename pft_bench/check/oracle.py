@@ -9,12 +9,12 @@ steps. Everything here is float64 and N x M; one window at a time keeps it small
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..reference import accumulation_dtype, relative_position
+from ..reference import Layer, accumulation_dtype, relative_position
 from .bounds import EXP_ULPS, arithmetic_roundoff, gamma, output_rounding, unit_roundoff
 
 
@@ -24,62 +24,6 @@ class Bounded:
 
     value: Tensor
     bound: Tensor
-
-
-@dataclass
-class Layer:
-    """The inputs of one progressive-attention layer, as a backend's `attention_forward` takes them."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-    region: Tensor | None
-    index: Tensor | None
-    logits: Tensor | None
-    scale: float
-    region_penalty: float
-    topk: int
-
-    def arguments(self) -> tuple[object, ...]:
-        """In the order of `Backend.attention_forward`."""
-        return (
-            self.q,
-            self.k,
-            self.v,
-            self.bias,
-            self.region,
-            self.index,
-            self.logits,
-            self.scale,
-            self.region_penalty,
-            self.topk,
-        )
-
-    def with_tensors(self, **tensors: Tensor) -> Layer:
-        """The same layer with some of its tensors replaced."""
-        return replace(self, **tensors)  # type: ignore[arg-type]
-
-    def copied(self) -> Layer:
-        """The same layer on tensors of its own, detached."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return self.with_tensors(**{name: value.detach().clone() for name, value in tensors.items()})
-
-    def window(self, i: int) -> Layer:
-        """The layer of window `i` alone."""
-        patterns = 0 if self.region is None else self.region.shape[0]
-        return Layer(
-            self.q[i : i + 1],
-            self.k[i : i + 1],
-            self.v[i : i + 1],
-            self.bias,
-            None if self.region is None else self.region[i % patterns : i % patterns + 1],
-            None if self.index is None else self.index[i : i + 1],
-            None if self.logits is None else self.logits[i : i + 1],
-            self.scale,
-            self.region_penalty,
-            self.topk,
-        )
 
 
 def logits(layer: Layer) -> Bounded:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..reference import Layer
 from . import oracle
 from .result import CheckResult
 
@@ -21,7 +22,7 @@ class Differences:
     wrong: int
 
 
-def check_selection(layer: oracle.Layer, new_index: Tensor) -> list[CheckResult]:
+def check_selection(layer: Layer, new_index: Tensor) -> list[CheckResult]:
     """Check the kept index [W, H, N, K]: ascending, a subset of the candidates, and the largest of them.
 
     Every kept entry must be at least every dropped entry, less the bounds of both. Differences from the exact top K
@@ -40,7 +41,7 @@ def check_selection(layer: oracle.Layer, new_index: Tensor) -> list[CheckResult]
     return [structure, CheckResult("attention selection", worst, detail)]
 
 
-def _structure(layer: oracle.Layer, new_index: Tensor) -> CheckResult:
+def _structure(layer: Layer, new_index: Tensor) -> CheckResult:
     name = "attention index"
     index = new_index.long()
     keys = layer.k.shape[2]

@@ -7,8 +7,8 @@ import math
 import torch
 
 from ..backends import Backend
-from ..reference import kept_positions
-from .oracle import Layer, logits
+from ..reference import Layer, kept_positions
+from .oracle import logits
 from .result import CheckResult
 
 TOKENS = 100
@@ -34,7 +34,7 @@ def tied_layer(topk: int, dtype: torch.dtype, device: torch.device | str, *, spa
 
 
 def check_ties(backend: Backend, dtype: torch.dtype, device: torch.device | str = "cpu") -> list[CheckResult]:
-    """Larger logits first, then smaller keys (DESIGN, section 2), for few and for many kept entries.
+    """Larger logits first, then smaller keys, for few and for many kept entries.
 
     Only for backends that promise it: `torch.topk`, and so the `dense` baseline, leaves the order of ties open.
     """
@@ -43,7 +43,7 @@ def check_ties(backend: Backend, dtype: torch.dtype, device: torch.device | str 
         for sparse in (False, True):
             layer = tied_layer(topk, dtype, device, sparse=sparse)
             with torch.no_grad():
-                kept = backend.attention_forward(*layer.arguments())[1]  # type: ignore[arg-type]
+                kept = backend.attention_forward(layer)[1]
             exact = torch.cat([kept_positions(logits(layer.window(i)).value, topk) for i in range(2)])
             wrong = int((kept.long() != exact).any(-1).sum()) if kept.shape == exact.shape else -1
             step = f"{'sparse' if sparse else 'dense'} {TOKENS}->{topk}"

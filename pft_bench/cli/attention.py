@@ -40,6 +40,7 @@ def attention(
     out: Annotated[Path, typer.Option(help="The figure to write (.png, .svg, .pdf).")] = Path(
         "attention.png"
     ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
 ) -> None:
     """Draw the attention row of one pixel in every layer: candidates, kept tokens, weights.
 
@@ -47,6 +48,8 @@ def attention(
     """
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--out must end in .png, .svg or .pdf, got {out.name!r}")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists: choose another name with --out, or add --overwrite")
     if not image.is_file():
         raise ValueError(
             f"IMAGE must be a picture ({', '.join(SUFFIXES)}), got {image}: there is no such file"

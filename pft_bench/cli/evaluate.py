@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ..backends import get, require
 from ..cases.group import thread_count
 from ..cases.settings import Settings, resolve_device
+from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
 from ..model import PFT, PRESETS, PFTConfig
@@ -165,6 +166,12 @@ def restore_all(
         f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
         highlight=False,
     )
+    for dataset in datasets:
+        if dataset.left_out:
+            told = (
+                f"{dataset.name}: left out, of formats that are not read here: {name_files(dataset.left_out)}"
+            )
+            console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backends import require
 from ..cases.settings import MAX_THREADS, resolve_device
-from ..model import PFT, generated_weights, load, preset, upscale
+from ..model import PFT, generated_weights, load, preset, upscale, weights_file
 from ..schedule import parse_schedule
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
@@ -45,6 +45,8 @@ def load_model(
 
     Raises ValueError or `pft_bench.BackendUnavailable` where an option cannot be right, before anything is computed.
     """
+    if weights is not None:
+        weights_file(weights, "--weights")
     device = resolve_device(device)
     torch_dtype = parse_dtype(dtype)
     require(backend, torch.device(device), torch_dtype)

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..cases.group import thread_count
-from ..images import SUFFIXES, PictureError, check_writable, enlarge, read_picture, write_picture
+from ..images import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    PictureError,
+    check_writable,
+    enlarge,
+    name_files,
+    read_picture,
+    write_picture,
+)
 from ..model import PFT, parse_memory, parse_tile, plan_upscale
 from . import options
 from .exits import FAILURE
@@ -69,9 +78,11 @@ def upscale(
     """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP and TIFF, 8 and 16 bits, grey, with alpha.
 
     A picture that cannot be read or written is reported and the others go on; the exit code is 1 then. Files that exist
-    are left alone and counted.
+    are left alone and counted; pictures of other formats in a folder are named.
     """
     jobs = plan_jobs(source, target, format)
+    if all(job.target.resolve() == job.source.resolve() for job in jobs):
+        raise ValueError(f"OUT must not be IN, whose pictures are never replaced, got {target}")
     if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
         raise ValueError(f"{jobs[0].target} exists: choose another name, or add --overwrite")
     tiles = None if tile is None else parse_tile(tile)
@@ -80,6 +91,9 @@ def upscale(
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
     console = Console(highlight=False)
+    others = find_pictures(source, target, OTHER_SUFFIXES)
+    if others:
+        console.print(_left_out(others), soft_wrap=True, markup=False)
     upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes)
     with thread_count(check_threads(threads)), torch.no_grad():
         done = upscaler.run(jobs)
@@ -104,9 +118,11 @@ def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
     if source.is_dir():
         if target.is_file():
             raise ValueError(f"OUT must be a folder when IN is one, got the file {target}")
-        found = sorted(_pictures(source, target))
+        found = find_pictures(source, target, SUFFIXES)
         if not found:
-            raise ValueError(f"IN must hold pictures ({', '.join(SUFFIXES)}), got {source} without any")
+            others = find_pictures(source, target, OTHER_SUFFIXES)
+            told = f"; {_left_out(others)}" if others else ""
+            raise ValueError(f"IN must hold pictures ({', '.join(SUFFIXES)}), got {source} without any{told}")
         return [Job(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
     if not source.exists():
         raise ValueError(f"IN must be a picture or a folder, got {source}: there is no such file")
@@ -119,14 +135,20 @@ def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
     return [Job(source, _renamed(target / source.name, suffix))]
 
 
-def _pictures(folder: Path, target: Path) -> Iterator[Path]:
-    own_output = target.resolve()
-    for path in folder.rglob("*"):
+def find_pictures(folder: Path, target: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of these suffixes in `folder` and below, sorted, less what is hidden and what lies in `target`."""
+    found, own_output = [], target.resolve()
+    for path in folder.rglob("*") if folder.is_dir() else ():
         hidden = path.name.startswith(".")  # drafts of ours, and what some systems leave beside each file
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
             inside = own_output in path.resolve().parents and own_output != folder.resolve()
             if not inside:
-                yield path
+                found.append(path)
+    return sorted(found)
+
+
+def _left_out(others: Sequence[Path]) -> str:
+    return f"left out, of formats that are not read here: {name_files(others)}"
 
 
 def _renamed(path: Path, suffix: str | None) -> Path:
@@ -175,11 +197,14 @@ class Upscaler:
         """Do all jobs."""
         done = Counts()
         written: dict[Path, Path] = {}
+        sources = {job.source.resolve() for job in jobs}
         with self._bar:
             for number, job in enumerate(jobs, start=1):
                 try:
                     if job.target in written:
                         raise PictureError(f"{job.target} was just written from {written[job.target]}")
+                    if job.target.resolve() in sources:
+                        raise PictureError(f"{job.target} is one of the pictures, which are never replaced")
                     if job.target.exists() and not self.overwrite:
                         done.left += 1
                         continue

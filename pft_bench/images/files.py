@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+OTHER_SUFFIXES = (
+    *(".gif", ".bmp", ".dib", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".jfif", ".svg"),
+    *(".ico", ".psd", ".xcf", ".exr", ".hdr", ".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".pcx"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
+)
+"""What pictures also come in, and what is not read here: such files in a folder are named, not passed over."""
 _LONGEST = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
 _DEEP = (".png", ".tif", ".tiff")
 _ICC = "icc-profile-data"
+
+
+def name_files(paths: Sequence[Path], most: int = 5) -> str:
+    """`3 (a.gif, b.gif, c.gif)`: how many, and the names of the first ones."""
+    named = [path.name for path in paths[:most]] + (["..."] if len(paths) > most else [])
+    return f"{len(paths)} ({', '.join(named)})"
 
 
 class PictureError(ValueError):

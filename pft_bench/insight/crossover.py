@@ -94,7 +94,7 @@ def compare_at(backend: str, shape: Problem, plan: Plan, device: str, k: int) ->
     candidates = []
     for name, entries in ((DENSE, shape.tokens), (SPARSE, k)):
         layer = problem_layer(replace(shape, candidates=entries, kept=entries), device)
-        call = partial(adapter.attention_forward, *layer.arguments())  # type: ignore[arg-type]
+        call = partial(adapter.attention_forward, layer)
         candidates.append(Candidate(name, call, lambda _, layer=layer: check_layer(adapter, layer)))  # type: ignore[misc]
     result = measure(candidates, DENSE, plan)
     for name, found in result.candidates.items():

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..check.oracle import Layer
 from ..ops import observe_layers
+from ..reference import Layer
 
 Arguments = tuple[object, ...]
 
@@ -87,12 +87,12 @@ def collect(
     kept_on_the_side = {chain: _Chain() for chain in set(chains)}
     seen = 0
 
-    def observe(*arguments: object) -> None:
+    def observe(given: Layer) -> None:
         nonlocal seen
         number, strip = divmod(seen, strips)
         seen += 1
         if strip == 0:
-            layer = _first_windows(Layer(*arguments), windows)  # type: ignore[arg-type]
+            layer = _first_windows(given, windows)
             chain = chains[number]
             with torch.no_grad():
                 found.append(_layer_statistics(layer, number, chain, kept_on_the_side[chain]))

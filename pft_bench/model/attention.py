@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import ChainState
-from ..stages import stage
+from ..stages import part, stage
 from .config import PFTConfig
 from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
 from .variants import VARIANTS, Layer
@@ -59,13 +59,14 @@ class PFTLayer(nn.Module):
         self, x: Tensor, state: ChainState | None, region: Tensor | None, backend: str
     ) -> tuple[Tensor, ChainState]:
         """Return (x, state) after the layer; `region` is used by shifted layers only."""
-        mixed, state = self._mix(x, state, region if self.chain else None, backend)
-        x = x + mixed
-        del mixed
-        with stage("norm"):
-            y = self.norm2(x)
-        with stage("ffn"):
-            return x + self.convffn(y), state
+        with part(self):
+            mixed, state = self._mix(x, state, region if self.chain else None, backend)
+            x = x + mixed
+            del mixed
+            with stage("norm"):
+                y = self.norm2(x)
+            with stage("ffn"):
+                return x + self.convffn(y), state
 
     def _mix(
         self, x: Tensor, state: ChainState | None, region: Tensor | None, backend: str

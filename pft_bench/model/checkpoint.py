@@ -17,6 +17,7 @@ from .pft import PFT
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
 WEIGHT_KEYS = ("params_ema", "params", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")
+SUFFIXES = (".pth", ".pt", ".safetensors")
 # Weights that come with the package; each has a card beside it.
 SHIPPED = Path(__file__).parent.parent / "data"
 # Never read when computing, so a file may lack it.
@@ -52,27 +53,29 @@ def load(
     return model.eval()
 
 
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """`path`, or the file of the weights that this package ships where `path` is their name, "small_x2"."""
-    file = Path(path)
-    if not file.exists() and os.fspath(path) in OWN_PRESETS:
-        return SHIPPED / f"{os.fspath(path)}.safetensors"
+def weights_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """`path`, or the file of the weights that this package ships where `path` is their name, "small_x2".
+
+    Raises FileNotFoundError or ValueError, which name `argument`, where that is no checkpoint by its name.
+    """
+    file, given = Path(path), os.fspath(path)
+    if not file.exists() and given in OWN_PRESETS:
+        return SHIPPED / f"{given}.safetensors"
+    expected = (
+        f"{argument} must be a checkpoint ({', '.join(SUFFIXES)}) or {' or '.join(map(repr, OWN_PRESETS))}"
+    )
+    if not file.is_file():
+        found = "that is a folder" if file.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"{expected}, got {given!r}: {found}")
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{expected}, got {given!r}, which ends in {file.suffix or 'nothing'}")
     return file
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the weights of a checkpoint file, without the names that wrappers put in front of their keys."""
     file = weights_file(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"path must be a checkpoint file, got {os.fspath(path)!r}: there is no such file"
-        )
-    if file.suffix == ".safetensors":
-        content = _read_safetensors(file)
-    elif file.suffix in (".pth", ".pt"):
-        content = _read_torch(file)
-    else:
-        raise ValueError(f"path must end in .pth, .pt or .safetensors, got {file.name!r}")
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     found = content
     for key in WEIGHT_KEYS:
         if isinstance(content.get(key), Mapping):

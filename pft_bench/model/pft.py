@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backends import get as get_backend
 from ..ops import ChainState
-from ..stages import stage
+from ..stages import part, stage
 from .attention import PFTLayer
 from .config import PFTConfig
 from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
@@ -67,7 +67,8 @@ class Block(nn.Module):
         """The same without gradients, strip by strip; `chains` holds one state for each strip."""
         block_input = x
         for layer in self.residual_group:
-            x = infer_layer(layer, x, chains[layer.chain], region if layer.chain else None, backend, cuts)
+            with part(layer):
+                x = infer_layer(layer, x, chains[layer.chain], region if layer.chain else None, backend, cuts)
         with stage("conv"):
             x = convolve(self.conv, x)
             x += block_input
@@ -189,12 +190,14 @@ class PFT(nn.Module):
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             chains: list[ChainState | None] = [None, None]
             for block in self.layers:
-                x = block(x, chains, region, self._backend)
+                with part(block):
+                    x = block(x, chains, region, self._backend)
         else:
             cuts = strips(x.shape[0], height, width, window_size)
             cut_chains: list[Chain] = [[None] * len(cuts), [None] * len(cuts)]
             for block in self.layers:
-                x = cast(Block, block).infer(x, cut_chains, region, self._backend, cuts)
+                with part(block):
+                    x = cast(Block, block).infer(x, cut_chains, region, self._backend, cuts)
             del cut_chains
         with stage("norm"):
             out: Tensor = self.norm(x)

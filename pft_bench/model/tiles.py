@@ -84,6 +84,14 @@ def parse_memory(text: str) -> int:
     return int(value)
 
 
+def show_memory(count: int, *, up: bool = False) -> str:
+    """Bytes as `parse_memory` reads them, e.g. 1.25 GB: three digits, rounded down, or `up` for what is needed."""
+    step = 10 ** max(0, len(str(count)) - 3)
+    rounded = -(-count // step) * step if up else count // step * step
+    power = min((len(str(rounded)) - 1) // 3, 4)
+    return f"{rounded / 1000**power:g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
 def available_bytes() -> int:
     """Memory that this machine can still give (Linux: MemAvailable)."""
     try:
@@ -138,8 +146,8 @@ def plan_upscale(
         if tile is None:
             needed = _peak(model, _capped(size_hw, least), size_hw, batch)
             raise ValueError(
-                f"memory must be at least {needed / 1e9:.2f} GB beside what the process holds, for tiles of {least} "
-                f"pixels with overlap {overlap}, got {memory / 1e9:.2f} GB"
+                f"memory must be at least {show_memory(needed, up=True)} beside what the process holds, for tiles of "
+                f"{least} pixels with overlap {overlap}, got {show_memory(memory)}"
             )
     if tile is not None and tile >= max(size_hw):
         tile = None

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..backends import get, require
-from ..reference import accumulation_dtype, index_dtype
+from ..backends import empty_gradients, empty_outputs, get, require
+from ..backends.base import AttentionForward
+from ..reference import Layer, accumulation_dtype, index_dtype
 from ._library import define, full_precision, unit_last_stride
 from .index import checked_index
 from .validate import (
@@ -142,29 +143,30 @@ def progressive_attention(
     else:
         region = None
     penalty = REGION_PENALTY * state.masked_layers
-    arguments = (q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
+    layer = Layer(q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
     if _observer is not None:
-        _observer(*arguments)
-    if chosen.composite:
+        _observer(layer)
+    if _computer is not None:
+        out, index, logits, _ = _computer(layer)
+    elif chosen.composite:
         with full_precision(q):
-            out, index, logits, _ = chosen.attention_forward(*arguments)
+            out, index, logits, _ = chosen.attention_forward(layer)
     else:
-        out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*arguments, chosen.name)
+        out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*layer.arguments(), chosen.name)
     if logits.shape[-1] == 0:
         return out, state
     unchanged = index.shape[-1] == 0
     return out, ChainState(index=state.index if unchanged else index, logits=logits, num_keys=k.shape[2])
 
 
-_observer: Callable[..., None] | None = None
+_observer: Callable[[Layer], None] | None = None
 
 
 @contextmanager
-def observe_layers(callback: Callable[..., None]) -> Iterator[None]:
-    """Call `callback` with the arguments of every layer that runs inside this context.
+def observe_layers(callback: Callable[[Layer], None]) -> Iterator[None]:
+    """Call `callback` with every layer that runs inside this context.
 
-    The arguments are those of `Backend.attention_forward`: q, k, v, bias, region, index, logits, scale,
-    region_penalty, topk. They are what the layer computes on, so that a check or a statistic can use real activations.
+    It is what `Backend.attention_forward` computes on, so that a check or a statistic can use real activations.
     """
     global _observer
     previous, _observer = _observer, callback
@@ -172,6 +174,20 @@ def observe_layers(callback: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         _observer = previous
+
+
+_computer: Callable[[Layer], AttentionForward] | None = None
+
+
+@contextmanager
+def compute_layers(callback: Callable[[Layer], AttentionForward]) -> Iterator[None]:
+    """Have `callback` compute every layer inside this context, as `Backend.attention_forward` does elsewhere."""
+    global _computer
+    previous, _computer = _computer, callback
+    try:
+        yield
+    finally:
+        _computer = previous
 
 
 def _extend(
@@ -268,69 +284,41 @@ def _validate_state(state: ChainState, q: Tensor, keys: int) -> None:
         )
 
 
-def _run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return get(backend).attention_forward(
-        unit_last_stride(q),
-        unit_last_stride(k),
-        unit_last_stride(v),
-        None if bias is None else bias.contiguous(),
-        None if region is None else region.contiguous(),
-        index,
-        None if logits is None else logits.contiguous(),
-        scale,
-        region_penalty,
-        topk,
+def _readable(layer: Layer) -> Layer:
+    """As kernels read it: rows side by side in q, k and v, the rest contiguous."""
+    products = ("q", "k", "v")
+    return layer.with_tensors(
+        **{
+            name: unit_last_stride(x) if name in products else x.contiguous()
+            for name, x in layer.tensors().items()
+        }
     )
+
+
+def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *fields, backend = arguments
+    return get(backend).attention_forward(_readable(Layer(*fields)))
 
 
 def _run_backward(
     grad_out: Tensor,
     grad_logits: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
     new_index: Tensor,
     out: Tensor,
     lse: Tensor,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-    backend: str,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *fields, backend = arguments
+    layer = Layer(*fields)
     grad_q, grad_k, grad_v, grad_bias, grad_previous = get(backend).attention_backward(
+        _readable(layer),
         unit_last_stride(grad_out),
         None if grad_logits is None else grad_logits.contiguous(),
-        unit_last_stride(q),
-        unit_last_stride(k),
-        unit_last_stride(v),
-        None if bias is None else bias.contiguous(),
-        None if region is None else region.contiguous(),
-        index,
-        None if logits is None else logits.contiguous(),
         new_index,
         out,
         lse,
-        scale,
-        region_penalty,
-        topk,
     )
-    nothing = q.new_empty(0)  # an op returns tensors, not None
+    nothing = layer.q.new_empty(0)  # an op returns tensors, not None
     return (
         grad_q,
         grad_k,
@@ -340,121 +328,62 @@ def _run_backward(
     )
 
 
+# An op's arguments are flat: those of a layer come in the order of `Layer.arguments`, then the backend.
+_LAYER = (
+    "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? region, Tensor? index, Tensor? logits, float scale, "
+    "float region_penalty, int topk, str backend"
+)
+_TENSORS = 7
+"""Of them q to logits; the numbers and the backend's name follow."""
+_GIVEN = 5
+"""Arguments of the backward op before them: gradients, and what the forward pass returned."""
 define(
-    "progressive_attention(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? region, Tensor? index, "
-    "Tensor? logits, float scale, float region_penalty, int topk, str backend) "
-    "-> (Tensor out, Tensor new_index, Tensor new_logits, Tensor lse)",
+    f"progressive_attention({_LAYER}) -> (Tensor out, Tensor new_index, Tensor new_logits, Tensor lse)",
     _run,
 )
 define(
-    "progressive_attention_backward(Tensor grad_out, Tensor? grad_logits, Tensor q, Tensor k, Tensor v, "
-    "Tensor? bias, Tensor? region, Tensor? index, Tensor? logits, Tensor new_index, Tensor out, Tensor lse, "
-    "float scale, float region_penalty, int topk, str backend) "
-    "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor grad_previous)",
+    "progressive_attention_backward(Tensor grad_out, Tensor? grad_logits, Tensor new_index, Tensor out, Tensor lse, "
+    f"{_LAYER}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor grad_previous)",
     _run_backward,
 )
 
 
-def token_major(windows: int, heads: int, tokens: int, dim: int, like: Tensor) -> Tensor:
-    """An empty [W, H, N, D] whose memory order is [W, N, H, D]: merging the heads of its rows copies nothing."""
-    return torch.empty((windows, tokens, heads, dim), dtype=like.dtype, device=like.device).transpose(1, 2)
-
-
 @torch.library.register_fake("pft_bench::progressive_attention")
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    windows, heads, queries, _ = q.shape
-    keys = k.shape[2]
-    candidates = keys if index is None else index.shape[3]
-    kept = topk if topk < candidates else 0
-    width = kept or (0 if index is None else candidates)
-    return (
-        token_major(windows, heads, queries, v.shape[3], v),
-        torch.empty((windows, heads, queries, kept), dtype=index_dtype(keys), device=q.device),
-        torch.empty((windows, heads, queries, width), dtype=torch.float32, device=q.device),
-        torch.empty((windows, heads, queries), dtype=torch.float32, device=q.device),
-    )
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return empty_outputs(Layer(*arguments[:-1]))
 
 
 @torch.library.register_fake("pft_bench::progressive_attention_backward")
-def _(
-    grad_out: Tensor,
-    grad_logits: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    *args: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    windows, heads, queries, dim = q.shape
-    nothing = q.new_empty(0)
-    return (
-        token_major(windows, heads, queries, dim, q),
-        token_major(windows, heads, k.shape[2], dim, k),
-        token_major(windows, heads, v.shape[2], v.shape[3], v),
-        nothing if bias is None else torch.empty(bias.shape, dtype=bias.dtype, device=bias.device),
-        nothing.clone() if logits is None else torch.empty(logits.shape, dtype=logits.dtype, device=q.device),
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    layer = Layer(*arguments[_GIVEN:-1])
+    nothing = layer.q.new_empty(0)
+    bias, logits = (
+        nothing.clone() if x is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for x in (layer.bias, layer.logits)
     )
+    return *empty_gradients(layer), bias, logits
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.scale, ctx.region_penalty, ctx.topk, ctx.backend = inputs
+    ctx.numbers = inputs[_TENSORS:]
     out, new_index, _, lse = output
-    ctx.save_for_backward(*tensors, new_index, out, lse)
+    ctx.save_for_backward(new_index, out, lse, *inputs[:_TENSORS])
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_out, _, grad_logits, _ = grads
-    q, k, v, bias, region, index, logits, new_index, out, lse = ctx.saved_tensors
+    new_index, out, lse, *tensors = ctx.saved_tensors
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     if grad_logits is not None and grad_logits.shape[-1] == 0:
         grad_logits = None
     grad_q, grad_k, grad_v, grad_bias, grad_previous = torch.ops.pft_bench.progressive_attention_backward(
-        grad_out,
-        grad_logits,
-        q,
-        k,
-        v,
-        bias,
-        region,
-        index,
-        logits,
-        new_index,
-        out,
-        lse,
-        ctx.scale,
-        ctx.region_penalty,
-        ctx.topk,
-        ctx.backend,
+        grad_out, grad_logits, new_index, out, lse, *tensors, *ctx.numbers
     )
-    return (
-        grad_q,
-        grad_k,
-        grad_v,
-        None if bias is None else grad_bias,
-        None,
-        None,
-        None if logits is None else grad_previous,
-        None,
-        None,
-        None,
-        None,
-    )
+    *_, bias, _, _, logits = tensors
+    grad_bias = None if bias is None else grad_bias
+    grad_previous = None if logits is None else grad_previous
+    return grad_q, grad_k, grad_v, grad_bias, None, None, grad_previous, *(None for _ in ctx.numbers)
 
 
 torch.library.register_autograd("pft_bench::progressive_attention", _backward, setup_context=_setup_context)
@@ -477,53 +406,23 @@ torch.library.register_autograd(
 )
 
 
-def _products(q_shape: torch.Size, v_shape: torch.Size, candidates: int, topk: int) -> tuple[int, int]:
-    """Multiply-adds of q.k over the candidates and of A.v over the kept entries."""
-    windows, heads, queries, dim = q_shape
+def _products(shapes: tuple[Any, ...]) -> tuple[int, int]:
+    """Multiply-adds of q.k over the candidates and of A.v over the kept entries; `shapes` stand for `_LAYER`."""
+    (windows, heads, queries, dim), k_shape, v_shape, _, _, index_shape, _, _, _, topk, _ = shapes
+    candidates = k_shape[2] if index_shape is None else index_shape[3]
     rows = windows * heads * queries
     return rows * candidates * dim, rows * min(topk, candidates) * v_shape[3]
 
 
 @register_flop_formula(torch.ops.pft_bench.progressive_attention)
-def attention_flops(
-    q_shape: torch.Size,
-    k_shape: torch.Size,
-    v_shape: torch.Size,
-    bias_shape: Any,
-    region_shape: Any,
-    index_shape: torch.Size | None,
-    logits_shape: Any,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def attention_flops(*shapes: Any, **kwargs: Any) -> int:
     """2 * (candidates * D + kept * Dv) a row: q.k and A.v; softmax and selection are not counted."""
-    qk, av = _products(q_shape, v_shape, k_shape[2] if index_shape is None else index_shape[3], topk)
+    qk, av = _products(shapes)
     return 2 * (qk + av)
 
 
 @register_flop_formula(torch.ops.pft_bench.progressive_attention_backward)
-def attention_backward_flops(
-    grad_out_shape: torch.Size,
-    grad_logits_shape: Any,
-    q_shape: torch.Size,
-    k_shape: torch.Size,
-    v_shape: torch.Size,
-    bias_shape: Any,
-    region_shape: Any,
-    index_shape: torch.Size | None,
-    logits_shape: Any,
-    new_index_shape: Any,
-    out_shape_: Any,
-    lse_shape: Any,
-    scale: float,
-    region_penalty: float,
-    topk: int,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def attention_backward_flops(*shapes: Any, **kwargs: Any) -> int:
     """Three products over the candidates (q.k again, dq, dk) and two over the kept entries (dA, dv)."""
-    qk, av = _products(q_shape, v_shape, k_shape[2] if index_shape is None else index_shape[3], topk)
+    qk, av = _products(shapes[_GIVEN:])
     return 2 * (3 * qk + 2 * av)

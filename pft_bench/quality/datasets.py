@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images import SUFFIXES, PictureError, imresize, read_picture
+from ..images import OTHER_SUFFIXES, SUFFIXES, PictureError, imresize, read_picture
 
 Array = np.ndarray[Any, Any]
 
@@ -19,6 +19,7 @@ KNOWN = ("Set5", "Set14", "B100", "BSD100", "BSDS100", "Urban100", "Manga109")
 _HIGH = ("HR", "GT", "GTmod12", "GTmod{scale}", "original", "image_SRF_{scale}")
 _LOW = ("LR_bicubic/X{scale}", "LR_bicubic_X{scale}", "LRbicx{scale}", "LR/X{scale}", "image_SRF_{scale}")
 _PICTURES = (*SUFFIXES, ".bmp")
+_OTHERS = tuple(suffix for suffix in OTHER_SUFFIXES if suffix not in _PICTURES)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Dataset:
 
     name: str
     pairs: tuple[Pair, ...]
+    left_out: tuple[Path, ...] = ()
+    """Pictures beside them, of formats that are not read here."""
 
 
 def find_datasets(folder: Path, scale: int) -> list[Dataset]:
@@ -48,7 +51,8 @@ def find_datasets(folder: Path, scale: int) -> list[Dataset]:
         ValueError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"--data must be a folder, got {folder}: there is no such folder")
+        what = "that is a file" if folder.exists() else "there is no such folder"
+        raise ValueError(f"--data must be a folder, got {folder}: {what}")
     own = _dataset(folder, scale)
     found = [own] if own else [_dataset(path, scale) for path in folder.iterdir() if path.is_dir()]
     datasets = sorted((dataset for dataset in found if dataset), key=_place)
@@ -64,22 +68,21 @@ def _place(dataset: Dataset) -> tuple[int, str]:
 
 
 def _dataset(folder: Path, scale: int) -> Dataset | None:
-    highs: dict[str, Path] = {}
-    for name in (*_HIGH, "."):
-        place = _inside(folder, name.format(scale=scale))
-        if place is not None:
-            highs = {stem: path for stem, path in _stems(place, scale, "HR") if stem}
-            highs = highs or dict(_stems(_inside(place, f"X{scale}"), scale, "HR"))
+    places = [_inside(folder, name.format(scale=scale)) for name in (*_HIGH, ".")]
+    places = [inner for place in places if place for inner in (place, _inside(place, f"X{scale}"))]
+    for place in places:
+        highs = {stem: path for stem, path in _stems(place, scale, "HR") if stem}
         if highs:
             break
-    if not highs:
+    else:
         return None
+    assert place is not None
+    left_out = tuple(path for path in sorted(place.iterdir()) if path.suffix.lower() in _OTHERS)
     lows: dict[str, Path] = {}
     for name in _LOW:
         lows |= dict(_stems(_inside(folder, name.format(scale=scale)), scale, "LR"))
-    return Dataset(
-        folder.resolve().name, tuple(Pair(stem, highs[stem], lows.get(stem)) for stem in sorted(highs))
-    )
+    pairs = tuple(Pair(stem, highs[stem], lows.get(stem)) for stem in sorted(highs))
+    return Dataset(folder.resolve().name, pairs, left_out)
 
 
 def _inside(folder: Path, name: str) -> Path | None:

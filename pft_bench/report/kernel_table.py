@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from ..reference import Layer
+
 DTYPES = {"f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 
 
@@ -253,13 +255,13 @@ def _launch_everything(backend: object, dtype: torch.dtype, kept: int) -> None:
     run.spmm(a, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm_transpose(a, flat, index.flatten(0, 1), n)  # type: ignore[attr-defined]
     run.candidates = "gather"  # type: ignore[attr-defined]
-    sparse = (q, k, v, bias, None, index, logits, 1.0, 100.0, kept // 2)
-    run.attention_forward(*sparse)  # type: ignore[attr-defined]
+    sparse = Layer(q, k, v, bias, None, index, logits, 1.0, 100.0, kept // 2)
+    run.attention_forward(sparse)  # type: ignore[attr-defined]
     run.candidates = "auto"  # type: ignore[attr-defined]
     for layer_index, layer_logits, topk in ((None, None, n), (None, None, kept), (index, logits, kept // 2)):
-        inputs = (q, k, v, bias, None, layer_index, layer_logits)
-        out, new_index, new_logits, lse = run.attention_forward(*inputs, 1.0, 100.0, topk)  # type: ignore[attr-defined]
-        run.attention_backward(out, new_logits, *inputs, new_index, out, lse, 1.0, 100.0, topk)  # type: ignore[attr-defined]
+        layer = Layer(q, k, v, bias, None, layer_index, layer_logits, 1.0, 100.0, topk)
+        out, new_index, new_logits, lse = run.attention_forward(layer)  # type: ignore[attr-defined]
+        run.attention_backward(layer, out, new_logits, new_index, out, lse)  # type: ignore[attr-defined]
 
 
 def kernel_table(binary: Path | None = None, *, sass: bool = True) -> list[Kernel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from ..quality.evaluate import QualityRow, Variant
-from ..record import Record
+from ..quality.evaluate import QualityRow, Variant, read_rows
+from ..record import Record, read_records
 from .plots import _look
 
 if TYPE_CHECKING:
@@ -191,3 +192,17 @@ def _panel(
     axes.ticklabel_format(axis="y", useOffset=False)
     if len(backends) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def main() -> None:
+    """Draw a recorded evaluation again: `python -m pft_bench.report.quality FOLDER`; nothing is measured."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="what `pft-bench evaluate` wrote")
+    folder = parser.parse_args().folder
+    rows, records = read_rows(folder / "quality.jsonl"), read_records(folder / "records.jsonl").records
+    write_quality_csv(rows, folder / "quality.csv")
+    print(f"written: {write_quality_plot(rows, records, folder / 'quality_vs_latency.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import Layer
+
 TARGETS = (80, 86, 89, 90, 100, 120)
 DTYPES = ("float16", "bfloat16", "float32")
 WINDOWS, HEADS, TOKENS, CHANNELS = 4, 6, 1024, 40
@@ -62,20 +64,16 @@ def situations(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
         return lambda: backend.spmm_transpose(weights, rows[2], index, TOKENS)
 
     def forward(candidates: int, topk: int, q: Tensor = qkv[0], k: Tensor = qkv[1]) -> Callable[[], object]:
-        layer = _layer(q, k, qkv[2], candidates)
-        return lambda: backend.attention_forward(*layer, topk)
+        layer = _layer(q, k, qkv[2], candidates, topk)
+        return lambda: backend.attention_forward(layer)
 
     def backward(candidates: int, topk: int) -> Callable[[], object]:
-        layer = _layer(qkv[0], qkv[1], qkv[2], candidates)
+        layer = _layer(qkv[0], qkv[1], qkv[2], candidates, topk)
         out = _meta(WINDOWS, TOKENS, HEADS, CHANNELS, dtype=dtype).transpose(1, 2)
-        kept = topk if topk < (candidates or TOKENS) else 0
-        width = kept or candidates
-        new_index = _meta(WINDOWS, HEADS, TOKENS, kept, dtype=torch.int16)
-        handed = _meta(WINDOWS, HEADS, TOKENS, width, dtype=torch.float32) if width else None
+        new_index = _meta(*layer.rows, layer.kept, dtype=torch.int16)
+        handed = _meta(*layer.rows, layer.handed_on, dtype=torch.float32) if layer.handed_on else None
         lse = _meta(WINDOWS, HEADS, TOKENS, dtype=torch.float32)
-        return lambda: backend.attention_backward(
-            out, handed, *layer[:7], new_index, out, lse, *layer[7:], topk
-        )
+        return lambda: backend.attention_backward(layer, out, handed, new_index, out, lse)
 
     return {
         "sddmm K=256": sparse("sddmm", 256),
@@ -99,15 +97,15 @@ def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _layer(q: Tensor, k: Tensor, v: Tensor, candidates: int) -> tuple[Any, ...]:
-    """The arguments q to region_penalty of one layer with `candidates` listed keys (0: all keys)."""
+def _layer(q: Tensor, k: Tensor, v: Tensor, candidates: int, topk: int) -> Layer:
+    """One layer with `candidates` listed keys (0: all keys)."""
     bias = _meta(63 * 63, HEADS, dtype=torch.float32)
     if not candidates:
         region = _meta(WINDOWS, TOKENS, dtype=torch.uint8)
-        return q, k, v, bias, region, None, None, CHANNELS**-0.5, 100.0
+        return Layer(q, k, v, bias, region, None, None, CHANNELS**-0.5, 100.0, topk)
     index = _meta(WINDOWS, HEADS, TOKENS, candidates, dtype=torch.int16)
     logits = _meta(WINDOWS, HEADS, TOKENS, candidates, dtype=torch.float32)
-    return q, k, v, bias, None, index, logits, CHANNELS**-0.5, 0.0
+    return Layer(q, k, v, bias, None, index, logits, CHANNELS**-0.5, 0.0, topk)
 
 
 def _measure(job: tuple[str, str, tuple[int, ...]]) -> list[Resources]:

@@ -161,7 +161,7 @@ def slightly_wrong_exponential(given: Layer, outputs: list[Tensor]) -> None:
 def row_maximum(given: Layer) -> Tensor:
     """The largest logit of each row, [W, H, N]: the weight of a row that keeps one entry is exp(max - lse)."""
     ones = replace(given, v=torch.ones_like(given.v), topk=1)
-    out, _, _, lse = get("dense").attention_forward(*ones.arguments())  # type: ignore[arg-type]
+    out, _, _, lse = get("dense").attention_forward(ones)
     return out[..., 0].log() + lse
 
 
@@ -191,7 +191,7 @@ def result_of_another_thread(given: Layer, outputs: list[Tensor]) -> None:
 @_wrong_output("keeps one at random", "selection", "attention selection", "dense, selects")
 def keeps_one_at_random(given: Layer, outputs: list[Tensor]) -> None:
     """The largest K-1 and one that is not among the K largest, in one row of all; everything else consistent."""
-    more = get(BASE).attention_forward(*replace(given, topk=given.topk + 1).arguments())  # type: ignore[arg-type]
+    more = get(BASE).attention_forward(replace(given, topk=given.topk + 1))
     row = (1, 2, 9)
     order = more[2][row].argsort(descending=True)
     chosen = torch.cat((order[: given.topk - 1], order[-1:])).sort().values
@@ -221,15 +221,14 @@ def mutated_input(given: Layer) -> Layer:
 
 
 @_plant("unsorted ties", "ties", "attention ties", "ties", "attention_forward")
-def larger_key_wins(*arguments: Any) -> Any:
+def larger_key_wins(given: Layer) -> Any:
     """Selects on reversed keys, so that ties go to the larger position."""
-    given = Layer(*arguments)
     last = given.k.shape[2] - 1
     flipped = replace(given, k=given.k.flip(2).contiguous(), v=given.v.flip(2).contiguous())
     if given.index is not None and given.logits is not None:
-        flipped.index = (last - given.index).flip(-1).contiguous()
-        flipped.logits = given.logits.flip(-1).contiguous()
-    out, index, logits, lse = get(BASE).attention_forward(*flipped.arguments())  # type: ignore[arg-type]
+        index = (last - given.index).flip(-1).contiguous()
+        flipped = replace(flipped, index=index, logits=given.logits.flip(-1).contiguous())
+    out, index, logits, lse = get(BASE).attention_forward(flipped)
     return out, (last - index).flip(-1), logits.flip(-1), lse
 
 
@@ -237,12 +236,12 @@ _KEPT: dict[Any, Any] = {}
 
 
 @_plant("cached result", "recomputed", "attention recomputed", "dense", "attention_forward")
-def cached_result(*arguments: Any) -> Any:
+def cached_result(given: Layer) -> Any:
     """Computes once for each set of buffers: right, and as fast as a dictionary."""
-    key = tuple(item.data_ptr() if isinstance(item, Tensor) else item for item in arguments)
+    key = tuple(item.data_ptr() if isinstance(item, Tensor) else item for item in given.arguments())
     if key not in _KEPT:
-        # the arguments are kept too, so that nobody else gets their addresses
-        _KEPT[key] = get(BASE).attention_forward(*arguments), arguments
+        # the layer is kept too, so that nobody else gets its addresses
+        _KEPT[key] = get(BASE).attention_forward(given), given
     return _KEPT[key][0]
 
 
@@ -276,23 +275,30 @@ def _without_row(tensor: Tensor | None, row: int) -> Tensor | None:
 
 
 @_wrong_gradient("lost updates of grad_k", "gradients", "attention grad_k")
-def lost_update_of_k(grad_out: Tensor, grad_logits: Tensor | None, rest: Any, got: list[Any]) -> None:
+def lost_update_of_k(
+    given: Layer, grad_out: Tensor, grad_logits: Tensor | None, done: Any, got: list[Any]
+) -> None:
     """The published kernels' race: of two rows that add to one key, one is lost."""
     got[1] = get(BASE).attention_backward(
+        given,
         _without_row(grad_out, 3),  # type: ignore[arg-type]
         _without_row(grad_logits, 3),
-        *rest,
+        *done,
     )[1]
 
 
 @_wrong_gradient("lost updates of grad_v", "gradients", "attention grad_v")
-def lost_update_of_v(grad_out: Tensor, grad_logits: Tensor | None, rest: Any, got: list[Any]) -> None:
+def lost_update_of_v(
+    given: Layer, grad_out: Tensor, grad_logits: Tensor | None, done: Any, got: list[Any]
+) -> None:
     """As above, in the gradient of the values."""
-    got[2] = get(BASE).attention_backward(_without_row(grad_out, 3), grad_logits, *rest)[2]  # type: ignore[arg-type]
+    got[2] = get(BASE).attention_backward(given, _without_row(grad_out, 3), grad_logits, *done)[2]  # type: ignore[arg-type]
 
 
 @_wrong_gradient("no bias gradient", "gradients", "attention grad_bias")
-def no_bias_gradient(grad_out: Tensor, grad_logits: Tensor | None, rest: Any, got: list[Any]) -> None:
+def no_bias_gradient(
+    given: Layer, grad_out: Tensor, grad_logits: Tensor | None, done: Any, got: list[Any]
+) -> None:
     """A table that would never train."""
     got[3] = None
 

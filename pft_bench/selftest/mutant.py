@@ -17,7 +17,7 @@ BASE = "cpu"
 
 WrongInput = Callable[[Layer], Layer]
 WrongOutput = Callable[[Layer, list[Tensor]], None]
-WrongGradient = Callable[[Tensor, Tensor | None, tuple[Any, ...], list[Any]], None]
+WrongGradient = Callable[[Layer, Tensor, Tensor | None, tuple[Tensor, ...], list[Any]], None]
 
 GUARDS: Mapping[str, tuple[str, ...]] = {
     "values": ("attention out", "attention against PyTorch", "attention logsumexp", "attention logits"),
@@ -58,17 +58,18 @@ class Mutant(Backend):
         """As the base."""
         return get(BASE).spmm_transpose(a, x, index, num_keys)
 
-    def attention_forward(self, *arguments: Any) -> Any:
+    def attention_forward(self, layer: Layer) -> Any:
         """The base on wrong inputs, then with wrong outputs."""
-        given = Layer(*arguments)
-        outputs = list(get(BASE).attention_forward(*self.wrong_input(given).arguments()))  # type: ignore[arg-type]
-        self.wrong_output(given, outputs)
+        outputs = list(get(BASE).attention_forward(self.wrong_input(layer)))
+        self.wrong_output(layer, outputs)
         return tuple(outputs)
 
-    def attention_backward(self, grad_out: Tensor, grad_logits: Tensor | None, *rest: Any) -> Any:
+    def attention_backward(
+        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
+    ) -> Any:
         """The base, then with wrong gradients."""
-        got = list(get(BASE).attention_backward(grad_out, grad_logits, *rest))
-        self.wrong_gradient(grad_out, grad_logits, rest, got)
+        got = list(get(BASE).attention_backward(layer, grad_out, grad_logits, *done))
+        self.wrong_gradient(layer, grad_out, grad_logits, done, got)
         return tuple(got)
 
     def wrong_input(self, given: Layer) -> Layer:
@@ -79,7 +80,12 @@ class Mutant(Backend):
         """Replace out, new index, new logits, logsumexp in place."""
 
     def wrong_gradient(
-        self, grad_out: Tensor, grad_logits: Tensor | None, rest: tuple[Any, ...], got: list[Any]
+        self,
+        layer: Layer,
+        grad_out: Tensor,
+        grad_logits: Tensor | None,
+        done: tuple[Tensor, ...],
+        got: list[Any],
     ) -> None:
         """Replace gradients of q, k, v, bias, logits in place."""
 

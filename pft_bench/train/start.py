@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..model import PFT, read_weights
+from ..model import PFT, read_weights, weights_file
 
 
 def start_from(model: PFT, path: Path) -> None:
@@ -16,7 +16,7 @@ def start_from(model: PFT, path: Path) -> None:
 
     Raises ValueError where a layer's weights are not among them.
     """
-    weights, own = read_weights(path), model.state_dict()
+    weights, own = read_weights(weights_file(path, "--init")), model.state_dict()
     fitting = {
         name: value for name, value in weights.items() if name in own and value.shape == own[name].shape
     }

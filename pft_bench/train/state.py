@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,21 @@ def read_checkpoint(path: Path, run: dict[str, Any], device: torch.device | str 
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of pft-bench train")
     before = content["run"]
-    differing = [name for name in {**before, **run} if before.get(name) != run.get(name)]
+    differing = list(_differences(before, run))
     if differing:
-        shown = "; ".join(f"{name} was {before.get(name)!r}, is {run.get(name)!r}" for name in differing)
-        raise CheckpointError(f"{path} is of another run: {shown}")
+        raise CheckpointError(f"{path} is of another run: {'; '.join(differing)}")
     state: dict[str, Any] = content["state"]
     return state
+
+
+def _differences(stored: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """A line for each field that differs, those of the recipe by their own names."""
+    for name in {**stored, **now}:
+        old, new = stored.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield f"{name} stored {old!r}, now {new!r}"
 
 
 def export_weights(path: Path, model: nn.Module, notes: dict[str, str]) -> None:
@@ -54,7 +64,20 @@ def export_weights(path: Path, model: nn.Module, notes: dict[str, str]) -> None:
         for name, value in model.state_dict().items()
         if name != "relative_position_index_SA"
     }
-    _replace(path, lambda part: part.write_bytes(save(weights, metadata=notes)))
+    _replace(path, lambda part: part.write_bytes(_notes_in_order(save(weights, metadata=notes))))
+
+
+def _notes_in_order(content: bytes) -> bytes:
+    """The same .safetensors file with its notes sorted: the library writes them in the order of a random hash.
+
+    The file begins with the length of its JSON header, 8 bytes little-endian; the header is padded with spaces.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -49,11 +49,11 @@ def test_transposed_product(benchmark: Any, backend: str) -> None:
 )
 @pytest.mark.parametrize("backend", TIMED)
 def test_layer(benchmark: Any, backend: str, candidates: int, kept: int) -> None:
-    arguments = problem_layer(problem("attention", candidates, kept)).arguments()
-    wide = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
+    layer = problem_layer(problem("attention", candidates, kept))
+    wide = layer.map(lambda x: x.double() if x.is_floating_point() else x)
     with torch.no_grad():
-        out, index, _, lse = benchmark(get(backend).attention_forward, *arguments)
-        exact = get("dense").attention_forward(*wide)  # type: ignore[arg-type]
+        out, index, _, lse = benchmark(get(backend).attention_forward, layer)
+        exact = get("dense").attention_forward(wide)
     torch.testing.assert_close(lse.double(), exact[3], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(out.double(), exact[0], rtol=1e-4, atol=1e-4)
     if index.numel():  # nearly equal logits may be chosen differently in float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pft_bench.cases import Settings, plan_groups
+from pft_bench.cases import model as level
 from pft_bench.measure.rounds import Plan
 from pft_bench.model import PRESETS, PFTConfig, published_macs
 from pft_bench.record import Status
@@ -95,3 +96,13 @@ def test_one_group_for_each_schedule_and_fast_backend(settings) -> None:
 def test_errors(settings, given, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings(**given)
+
+
+def test_the_model_check_can_follow_the_choices(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the model that made an output, a near tie in it could not be told from an error."""
+    given = []
+    right = level.check_output
+    monkeypatch.setattr(level, "check_output", lambda *a: given.append(a[3]) or right(*a))
+    group = plan_groups(settings(backends=["cpu"], attentions=["pfa", "topk"]))[0]
+    assert [record.status for record in group.run("here").records] == [Status.OK] * 2
+    assert [model.config.attention for model in given] == ["pfa", "topk"]

@@ -182,26 +182,32 @@ class LogitsNotRelative(Mutant):
 class GradientOfQUnscaled(Mutant):
     fails = "attention grad_q"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        got[0] = got[0] / rest[-3]
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
+        got[0] = got[0] / given.scale
 
 
 class BiasGradientOfOneWindowOnly(Mutant):
     fails = "attention grad_bias"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
         without = grad_out.clone()
         without[1:] = 0
         less = None if grad_logits is None else grad_logits.clone()
         if less is not None:
             less[1:] = 0
-        got[3] = get("cpu").attention_backward(without, less, *rest)[3]
+        got[3] = get("cpu").attention_backward(given, without, less, *done)[3]
 
 
 class StaleGradient(Mutant):
     fails = "attention grad_k"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
         stale = empty(got[1].shape, torch.float32, torch.device("cpu"))
         stale[:, :, 1:] = got[1][:, :, 1:]
         got[1] = stale
@@ -210,7 +216,9 @@ class StaleGradient(Mutant):
 class BackwardMutatesItsInput(Mutant):
     fails = "attention backward inputs untouched"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
         grad_out.mul_(0.5)
 
 
@@ -225,14 +233,18 @@ class HandedOnGradientIgnored(Mutant):
 
     fails = "attention grad_q"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        got[:] = get("cpu").attention_backward(grad_out, None, *rest)
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
+        got[:] = get("cpu").attention_backward(given, grad_out, None, *done)
 
 
 class NoLogitsGradient(Mutant):
     fails = "attention grad_logits"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
         got[4] = None
 
 
@@ -241,8 +253,10 @@ class RowMaximumNotSubtracted(Mutant):
 
     fails = "attention grad_logits"
 
-    def wrong_gradient(self, grad_out: Any, grad_logits: Any, rest: Any, got: list[Any]) -> None:
-        highest = rest[6].argmax(-1, keepdim=True)
+    def wrong_gradient(
+        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+    ) -> None:
+        highest = given.logits.argmax(-1, keepdim=True)
         got[4] = got[4].scatter_add(-1, highest, grad_logits.sum(-1, keepdim=True))
 
 
@@ -312,8 +326,7 @@ class Accumulates(Mutant):
         full = torch.zeros(*a.shape[:2], num_keys).scatter(-1, index.long(), a)
         return accumulated(full.mT.unsqueeze(2) * x.mT.unsqueeze(1), self.dtype)
 
-    def attention_forward(self, *arguments: Any) -> Any:
-        given = Layer(*arguments)
+    def attention_forward(self, given: Layer) -> Any:
         products = accumulated(given.q.unsqueeze(3) * given.k.unsqueeze(2), self.dtype)
         z = given.scale * products
         attn = z.softmax(-1)
@@ -452,7 +465,7 @@ def test_a_real_window_passes(backend: str) -> None:
 
 def test_shapes_are_compared_before_values() -> None:
     made = layer()
-    out, index, logits, lse = get("cpu").attention_forward(*made.arguments())  # type: ignore[arg-type]
+    out, index, logits, lse = get("cpu").attention_forward(made)
     assert check_shapes(made, out, index, logits, lse)[0].passed
     for wrong in (
         (out.half(), index, logits, lse),

@@ -41,6 +41,18 @@ def test_a_figure(
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 50
 
 
+def test_a_figure_is_replaced_only_when_told(pft_bench_command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    out = tmp_path / "b.svg"
+    out.write_text("precious")
+    command = ("attention", tmp_path / "a.png", "--preset", "tiny_x2", "--out", out)
+    ended = pft_bench_command(*command)
+    assert (ended.code, out.read_text()) == (2, "precious")
+    assert f"{out} exists: choose another name with --out, or add --overwrite" in ended.err
+    assert pft_bench_command(*command, "--overwrite").code == 0
+    assert "<svg" in out.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

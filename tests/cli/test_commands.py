@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import pft_bench
 from pft_bench.backends import base, get
@@ -73,7 +76,7 @@ def test_check_finds_a_kernel_without_region_masks(
     monkeypatch.setattr(
         get("cpu"),
         "attention_forward",
-        lambda q, k, v, bias, region, *rest: right(q, k, v, bias, None, *rest),
+        lambda layer: right(replace(layer, region=None)),
     )
     ended = pft_bench_command("check", "--backend", "cpu", "--tokens", 16, "--head-dim", 5, "--seeds", 1)
     assert ended.code == 1
@@ -122,3 +125,37 @@ def test_without_a_command_the_help_lists_all_of_them(pft_bench_command: Command
     assert ended.code == 0
     for name in ("run", "check", "flops", "doctor"):
         assert name in ended.out
+
+
+TAKE_WEIGHTS = {
+    "run": ("run", "--weights"),
+    "profile": ("profile", "--out", "out", "--weights"),
+    "statistics": ("statistics", "--weights"),
+    "upscale": ("upscale", "a.png", "b.png", "--weights"),
+    "evaluate": ("evaluate", "--data", ".", "--weights"),
+    "attention": ("attention", "a.png", "--weights"),
+    "train": ("train", "--data", ".", "--out", "out", "--patch", 8, "--batch", 1, "--init"),
+}
+
+
+@pytest.mark.parametrize("command", TAKE_WEIGHTS.values(), ids=TAKE_WEIGHTS.keys())
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("nope", "got 'nope': there is no such file"), ("a.png", "got 'a.png', which ends in .png")],
+)
+def test_weights_that_are_none(
+    pft_bench_command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[object, ...],
+    given: str,
+    found: str,
+) -> None:
+    """The option is named, what it takes and what came, in every command that takes weights."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40)).save("a.png")
+    ended = pft_bench_command(*command, given)
+    assert ended.code == 2
+    expected = "must be a checkpoint (.pth, .pt, .safetensors) or 'small_x2'"
+    assert f"{command[-1]} {expected}, {found}" in ended.err
+    assert not Path("b.png").exists()

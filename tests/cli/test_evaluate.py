@@ -92,6 +92,7 @@ def test_a_broken_image_does_not_stop_the_others(
 ) -> None:
     (sets / "Set5" / "HR" / "broken.png").write_text("no picture")
     Image.new("RGB", (8, 8)).save(sets / "Set5" / "HR" / "small.png")
+    Image.new("RGB", (32, 32)).save(sets / "Set5" / "HR" / "moving.gif")
     ended = pft_bench_command(
         "evaluate", "--weights", weights, "--data", sets, "--out", tmp_path / "out", "--rounds", 0
     )
@@ -99,6 +100,8 @@ def test_a_broken_image_does_not_stop_the_others(
     assert "no result: Set5 broken" in ended.out
     assert "at least 11 pixels" in ended.out
     assert "Set5 (1, 2 without)" in ended.out
+    assert "Set5: left out, of formats that are not read here: 1 (moving.gif)" in ended.out
+    assert "Set14: left out" not in ended.out
     assert "Set14 (1)" in ended.out
 
 
@@ -130,6 +133,7 @@ def test_a_failed_measurement_keeps_the_quality(
         (("--sched", "17"), "schedule"),
         (("--backend", "nothing"), "backend"),
         (("--data", "nowhere"), "there is no such folder"),
+        (("--data", __file__), "--data must be a folder, got " + __file__ + ": that is a file"),
         (("--lr", "8"), "--lr must be HxW"),
     ],
 )

@@ -249,8 +249,11 @@ WRONG = {
     "memory limit without a process": (("--memory-limit", "1G"), "needs a process for each case"),
     "plug-in": (("--plugin", "no_such_module"), "--plugin must be a module or a .py file"),
     "plug-in file": (("--plugin", "/nowhere/mine.py"), "got '/nowhere/mine.py'"),
-    "image": (("--image", "/nowhere/at/all.png"), "image must be a file, got /nowhere/at/all.png"),
-    "weights": (("--weights", "/nowhere/at/all.pth"), "weights must be a file, got /nowhere/at/all.pth"),
+    "image": (("--image", "/nowhere/at/all.png"), "--image must be a file, got /nowhere/at/all.png"),
+    "weights": (
+        ("--weights", "/nowhere/at/all.pth"),
+        "--weights must be a checkpoint (.pth, .pt, .safetensors) or",
+    ),
 }
 
 
@@ -308,12 +311,12 @@ def test_shares_of_a_sweep_together_are_the_sweep(tiny_run: Run, tmp_path: Path)
     arguments = ("--level", "op", "--sched", "16,5", "--out", tmp_path)
     first = tiny_run(*arguments, "--shard", "1/2")
     assert first.code == 0, first
-    assert "6 cases of other shares are not in" in first.out
-    assert len(read_records(tmp_path / "records.jsonl").records) == 6
+    assert "8 cases of other shares are not in" in first.out
+    assert len(read_records(tmp_path / "records.jsonl").records) == 8
     second = tiny_run(*arguments, "--shard", "2/2")
     assert second.code == 0, second
     records = read_records(tmp_path / "records.jsonl").records
-    assert len({record.case_id for record in records}) == len(records) == 12
+    assert len({record.case_id for record in records}) == len(records) == 16
     assert not list(tmp_path.glob("records-*"))
     assert "0 groups to run" in tiny_run(*arguments, "--resume").out
 
@@ -331,7 +334,7 @@ def test_a_whole_run_takes_over_what_killed_shares_have_left(tiny_run: Run, tmp_
     ended = tiny_run(*arguments, "--resume")
     assert ended.code == 0, ended
     assert "1 groups to run" in ended.out
-    assert len(read_records(tmp_path / "records.jsonl").records) == 6
+    assert len(read_records(tmp_path / "records.jsonl").records) == 8
     assert not list(tmp_path.glob("records-*"))
 
 
@@ -341,7 +344,7 @@ def test_list_runs_nothing_and_names_every_case(tiny_run: Run, tmp_path: Path) -
     assert ended.code == 0, ended
     assert not list(tmp_path.iterdir())
     lines = ended.out.splitlines()[1:]
-    assert len(lines) == 4 * 3 + 2 * 2
+    assert len(lines) == 4 * 4 + 2 * 2
     shares = [tiny_run(*arguments, "--list", "--shard", f"{i}/3").out.splitlines()[1:] for i in (1, 2, 3)]
     for of_one_case in zip(*shares, strict=True):
         states = sorted(" ".join(line.split()[:2]) for line in of_one_case)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def test_tiles(pft_bench_command: Command, weights: Path, tmp_path: Path) -> Non
     assert np.abs(found - first).max() <= 1
     assert np.abs(found - second).max() > 1
     little = pft_bench_command(*run, tmp_path / "b.png", "--weights", weights, "--memory", "1kB")
-    assert (little.code, "memory must be at least" in little.out) == (1, True)
+    assert little.code == 1
+    assert re.search(r"memory must be at least \d+(\.\d+)? kB beside .* got 1 kB", little.out), little.out
 
 
 def test_nothing_is_overwritten_unless_told(
@@ -115,14 +117,54 @@ def test_nothing_is_overwritten_unless_told(
     assert read_picture(out / "deep.png").size_hw == (12, 18)
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
 def test_a_picture_is_never_replaced_by_its_own_enlargement(
-    pft_bench_command: Command, weights: Path, folder: Path
+    pft_bench_command: Command, weights: Path, folder: Path, more: tuple[str, ...]
 ) -> None:
     before = (folder / "deep.png").read_bytes()
-    ended = pft_bench_command("upscale", folder, folder, "--weights", weights, "--overwrite")
+    for place in (folder, folder / "deep.png"):
+        ended = pft_bench_command("upscale", place, place, "--weights", weights, *more)
+        assert ended.code == 2
+        assert f"OUT must not be IN, whose pictures are never replaced, got {place}" in ended.err
+        assert "--overwrite" not in ended.err
+    ended = pft_bench_command("upscale", folder, folder, "--weights", weights, "--format", "png", *more)
     assert ended.code == 1
-    assert "is the picture itself" in ended.out
+    assert f"{folder / 'deep.png'} is one of the pictures, which are never replaced" in ended.out
+    assert "1 written" not in ended.out  # photo.png and sub/grün
+    assert "2 written" in ended.out
+    assert "--overwrite" not in ended.out
     assert (folder / "deep.png").read_bytes() == before
+
+
+def test_a_picture_is_not_replaced_by_that_of_another(
+    pft_bench_command: Command, weights: Path, tmp_path: Path
+) -> None:
+    """`--format png` gives a.webp the name of a.png, which is still to be read."""
+    for name in ("a.png", "a.webp"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    before = (tmp_path / "a.png").read_bytes()
+    arguments = ("--weights", weights, "--format", "png", "--overwrite")
+    ended = pft_bench_command("upscale", tmp_path, tmp_path, *arguments)
+    assert (ended.code, "2 failed" in ended.out) == (1, True)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_pictures_of_other_formats_are_named(
+    pft_bench_command: Command, weights: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for place in (folder / "b.GIF", folder / "sub" / "a.bmp", folder / ".c.bmp", out / "d.gif"):
+        place.write_bytes(b"")
+    ended = pft_bench_command("upscale", folder, out, "--weights", weights)
+    assert "left out, of formats that are not read here: 2 (b.GIF, a.bmp)" in ended.out
+    ended = pft_bench_command("upscale", out, tmp_path / "new", "--weights", weights, "--overwrite")
+    assert ended.code == 0, ended  # what was written before; d.gif is named
+    assert "1 (d.gif)" in ended.out
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "e.gif").write_bytes(b"")
+    ended = pft_bench_command("upscale", tmp_path / "only", out, "--weights", weights)
+    assert (ended.code, "without any; left out" in ended.err, "1 (e.gif)" in ended.err) == (2, True, True)
 
 
 def test_two_pictures_of_one_name(pft_bench_command: Command, weights: Path, tmp_path: Path) -> None:

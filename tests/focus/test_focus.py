@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pft_bench import PFT
+from pft_bench.backends import Layer
 from pft_bench.focus import MOST_TOKENS, focus_of, view_around
 from pft_bench.model import generated_weights
 from pft_bench.ops import observe_layers
@@ -73,9 +74,8 @@ def test_the_weights_are_those_of_the_next_layers_state(model: PFT) -> None:
     query, x = (5, 6), image(12, 12)
     seen: list[tuple[Tensor, Tensor] | None] = []
 
-    def keep(*arguments: Any) -> None:
-        index, logits = arguments[5], arguments[6]
-        seen.append(None if index is None else (index, logits))
+    def keep(given: Layer) -> None:
+        seen.append(None if given.index is None or given.logits is None else (given.index, given.logits))
 
     with torch.no_grad(), observe_layers(keep):
         model(x)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_bench import stages
 from pft_bench.insight.crossover import Comparison, bisect, compare_at
 from pft_bench.insight.limits import published_limits
 from pft_bench.insight.ranges import model_ranges
@@ -97,13 +98,13 @@ def test_statistics_without_drops_miss_nothing(tiny: PFT) -> None:
 
 def test_statistics_count_what_would_have_come_back(tiny: PFT) -> None:
     """Layer 2 drops 11 of 16 keys. Held against the chain computed by hand from what each layer is given."""
-    from pft_bench.check.oracle import Layer
+    from pft_bench.backends import Layer
     from pft_bench.insight.statistics import full_logits
     from pft_bench.ops import observe_layers
 
     x = torch.rand(1, 3, 8, 8)
     seen: list[Layer] = []
-    with torch.no_grad(), observe_layers(lambda *a: seen.append(Layer(*a).copied())):
+    with torch.no_grad(), observe_layers(lambda given: seen.append(given.copied())):
         tiny(x)
     with torch.no_grad():
         rows = collect(lambda: tiny(x), TINY.chains)
@@ -147,19 +148,18 @@ def test_profile_has_a_range_for_each_block_layer_and_stage(tiny: PFT, tmp_path:
     with torch.set_grad_enabled(grad), model_ranges(tiny, marked):
         found = profiled(lambda: tiny(x), "cpu", tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    names = {event.get("name") for event in events}
-    assert {
-        "block 0",
-        "block 1",
-        "block 2",
-        "layer 0, 16 kept",
-        "layer 5, 3 kept",
-        "ffn",
-        "projection",
-    } <= names
+    marks = sorted((e["ts"], e["name"]) for e in events if str(e.get("name")).startswith(("block", "layer ")))
+    kept = (16, 16, 5, 5, 3, 3)
+    expected = [
+        name
+        for i in range(3)
+        for name in (f"block {i}", *(f"layer {j}, {kept[j]} kept" for j in (2 * i, 2 * i + 1)))
+    ]
+    assert [name for _, name in marks] == expected, "each once, in order"
+    assert {"ffn", "projection"} <= {event.get("name") for event in events}
     assert found.peak_bytes > 0
     write_memory(found.memory, tmp_path / "memory.csv")
     rows = (tmp_path / "memory.csv").read_text().splitlines()
     assert len(rows) == len(found.memory) + 1
     assert max(int(row.split(",")[1]) for row in rows[1:]) == found.peak_bytes
-    assert "forward" not in vars(tiny.layers[0]), "the marks are gone afterwards"
+    assert stages.part(tiny) is stages.part(tiny.layers[0]), "the marks are gone afterwards"

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from pft_bench import reference
+from pft_bench.backends import Layer
 
 EPS = torch.finfo(torch.float32).eps / 2
 
 
-@dataclass(frozen=True)
-class Attention:
-    """Arguments of attention_forward, in order."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-    region: Tensor | None
-    index: Tensor | None
-    logits: Tensor | None
-    scale: float
-    region_penalty: float
-    topk: int
-
-    def arguments(self) -> tuple:
-        return tuple(self.__dict__.values())
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return self.arguments()[:7]
-
-    def double(self) -> tuple:
-        """The same in float64; floating-point tensors are leaves that require a gradient."""
-        return tuple(
-            x.detach().double().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
-            for x in self.arguments()
-        )
+def as_leaves(case: Layer, dtype: torch.dtype) -> Layer:
+    """The same layer in `dtype`; its floating-point tensors are leaves that require a gradient."""
+    return case.map(lambda x: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x)
 
 
 def random_index(generator: torch.Generator, rows: tuple[int, ...], keys: int, kept: int) -> Tensor:
@@ -61,7 +36,7 @@ def attention(
     queries: int | None = None,
     keys: int | None = None,
     seed: int = 0,
-) -> Attention:
+) -> Layer:
     """A layer; dense unless `candidates` is given. q, k, v are views of one tensor if they can be."""
     g = torch.Generator().manual_seed(seed)
     n, m = queries or window_size**2, keys or window_size**2
@@ -77,7 +52,7 @@ def attention(
     if candidates is not None:
         index = random_index(g, (windows, heads, n), m, candidates)
         logits = torch.randn(windows, heads, n, candidates, generator=g)
-    return Attention(q, k, v, table, region, index, logits, dim**-0.5, 100.0, topk)
+    return Layer(q, k, v, table, region, index, logits, dim**-0.5, 100.0, topk)
 
 
 def close(actual: Tensor, expected: Tensor, terms: int, magnitude: Tensor | float) -> None:
@@ -88,6 +63,6 @@ def close(actual: Tensor, expected: Tensor, terms: int, magnitude: Tensor | floa
     assert actual.numel() == 0 or float(excess.max()) <= 1.0, f"{float(excess.max()):.3g} times the bound"
 
 
-def expected_forward(case: Attention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def expected_forward(case: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        return reference.attention(*case.double())
+        return reference.attention(as_leaves(case, torch.float64))

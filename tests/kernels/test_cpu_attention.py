@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cpu_cases import EPS, attention, close, expected_forward
+from cpu_cases import EPS, as_leaves, attention, close, expected_forward
 
 from pft_bench import reference, stages
-from pft_bench.backends import get
+from pft_bench.backends import Layer, get
 from pft_bench.backends.base import poisoned
 
 CPU = get("cpu")
@@ -52,15 +52,15 @@ CASES = {
 
 def logit_magnitude(case) -> float:
     """A bound of the sum of absolute terms of any logit."""
-    q, k, _, bias, region, _, logits, scale, penalty, _ = case.arguments()
-    norms = [t.norm(dim=-1).max().item() if t.numel() else 0.0 for t in (q, k)]
-    rest = [t.abs().max().item() for t in (bias, logits) if t is not None and t.numel()]
-    return scale * norms[0] * norms[1] + sum(rest) + (penalty if region is not None else 0.0)
+    norms = [t.norm(dim=-1).max().item() if t.numel() else 0.0 for t in (case.q, case.k)]
+    rest = [t.abs().max().item() for t in (case.bias, case.logits) if t is not None and t.numel()]
+    masked = case.region_penalty if case.region is not None else 0.0
+    return case.scale * norms[0] * norms[1] + sum(rest) + masked
 
 
 def check_forward(case):
     with poisoned():
-        out, index, logits, lse = CPU.attention_forward(*case.arguments())
+        out, index, logits, lse = CPU.attention_forward(case)
     expected_out, expected_index, expected_logits, expected_lse = expected_forward(case)
     assert out.transpose(1, 2).is_contiguous()
     assert index.dtype == expected_index.dtype
@@ -89,30 +89,20 @@ def terms_of(case, grad_out, grad_logits) -> float:
 def test_backward(options):
     case = attention(**options)
     out, index, lse = check_forward(case)
-    leaves = case.double()
-    expected_out, _, expected_logits, _ = reference.attention(*leaves)
+    leaves = as_leaves(case, torch.float64)
+    expected_out, _, expected_logits, _ = reference.attention(leaves)
     g = torch.Generator().manual_seed(5)
     grad_out = torch.randn(out.shape, generator=g)
     grad_logits = torch.randn(expected_logits.shape, generator=g)
     loss = (expected_out * grad_out).sum() + (expected_logits * grad_logits).sum()
     loss.backward()
     with poisoned():
-        grads = CPU.attention_backward(
-            grad_out, grad_logits, *case.tensors(), index, out, lse, *case.arguments()[7:]
-        )
-    single = [
-        x.detach().float().requires_grad_() if isinstance(x, torch.Tensor) and x.requires_grad else x
-        for x in leaves
-    ]
-    out32, _, logits32, _ = reference.attention(*single)
+        grads = CPU.attention_backward(case, grad_out, grad_logits, index, out, lse)
+    single = as_leaves(case, torch.float32)
+    out32, _, logits32, _ = reference.attention(single)
     ((out32 * grad_out).sum() + (logits32 * grad_logits).sum()).backward()
-    for name, exact, plain, grad in zip(
-        ("q", "k", "v", "bias", "logits"),
-        (*leaves[:4], leaves[6]),
-        (*single[:4], single[6]),
-        grads,
-        strict=True,
-    ):
+    for name, grad in zip(("q", "k", "v", "bias", "logits"), grads, strict=True):
+        exact, plain = getattr(leaves, name), getattr(single, name)
         assert (exact is None) == (grad is None), name
         if exact is None or grad is None:
             continue
@@ -130,17 +120,16 @@ def test_backward(options):
 
 def test_without_a_gradient_of_the_logits():
     case = attention(topk=5)
-    out, index, logits, lse = CPU.attention_forward(*case.arguments())
-    arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
-    zero = CPU.attention_backward(torch.ones_like(out), torch.zeros_like(logits), *arguments)
-    none = CPU.attention_backward(torch.ones_like(out), None, *arguments)
+    out, index, logits, lse = CPU.attention_forward(case)
+    zero = CPU.attention_backward(case, torch.ones_like(out), torch.zeros_like(logits), index, out, lse)
+    none = CPU.attention_backward(case, torch.ones_like(out), None, index, out, lse)
     assert all(torch.equal(a, b) for a, b in zip(zero[:4], none[:4], strict=True))
 
 
 def test_equal_logits_keep_the_first_keys():
     case = attention(windows=1, heads=1, window_size=8, dim=8, topk=20, bias=False)
     case.q.zero_()
-    _, index, logits, _ = CPU.attention_forward(*case.arguments())
+    _, index, logits, _ = CPU.attention_forward(case)
     assert torch.equal(index.long(), torch.arange(20).expand(1, 1, 64, 20))
     assert torch.equal(logits, torch.zeros(1, 1, 64, 20))
 
@@ -151,16 +140,15 @@ def test_ties_around_the_threshold(candidates):
     case.q.round_(), case.k.round_()  # few distinct logits; -0 and +0 among them
     if case.logits is not None:
         case.logits.round_()
-    _, index, _, _ = CPU.attention_forward(*case.arguments())
+    _, index, _, _ = CPU.attention_forward(case)
     assert torch.equal(index, expected_forward(case)[1])
 
 
 def test_negative_and_positive_zero_tie():
     q, k = torch.full((1, 1, 1, 1), -1.0), torch.zeros(1, 1, 40, 1)
     k[..., ::2, :] = -0.0
-    _, index, _, _ = CPU.attention_forward(
-        q, k, torch.randn(1, 1, 40, 3), None, None, None, None, 1.0, 0.0, 9
-    )
+    case = Layer(q, k, torch.randn(1, 1, 40, 3), None, None, None, None, 1.0, 0.0, 9)
+    _, index, _, _ = CPU.attention_forward(case)
     assert index.flatten().tolist() == list(range(9))
 
 
@@ -171,7 +159,7 @@ def test_negative_and_positive_zero_tie():
 def test_a_bad_query_row_spoils_its_own_row_alone(options, value):
     case = attention(windows=1, heads=1, **options)
     case.q[0, 0, 3, 0] = value
-    out, index, _, lse = CPU.attention_forward(*case.arguments())
+    out, index, _, lse = CPU.attention_forward(case)
     bad = torch.arange(16) == 3
     assert torch.equal(out.isnan().any(-1)[0, 0], bad)
     assert not lse[0, 0].isfinite()[3]
@@ -186,9 +174,9 @@ def test_the_same_bits_for_any_number_of_threads(candidates):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            out, index, logits, lse = CPU.attention_forward(*case.arguments())
-            arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
-            grads = CPU.attention_backward(torch.ones_like(out), torch.ones_like(logits), *arguments)
+            out, index, logits, lse = CPU.attention_forward(case)
+            ones = torch.ones_like(out), torch.ones_like(logits)
+            grads = CPU.attention_backward(case, *ones, index, out, lse)
             results.append((out, index, logits, lse, *(x for x in grads if x is not None)))
     finally:
         torch.set_num_threads(before)
@@ -198,18 +186,17 @@ def test_the_same_bits_for_any_number_of_threads(candidates):
 
 def test_bias_gradient_of_more_window_heads_than_groups():
     case = attention(windows=150, heads=2, window_size=2, dim=4, topk=4)
-    out, index, _, lse = CPU.attention_forward(*case.arguments())
-    leaves = case.double()
-    reference.attention(*leaves)[0].sum().backward()
-    arguments = (*case.tensors(), index, out, lse, *case.arguments()[7:])
-    grad = CPU.attention_backward(torch.ones_like(out), None, *arguments)[3]
-    close(grad, leaves[3].grad, 150 * 4, 20.0 * 40)
-    assert (grad.double() - leaves[3].grad).abs().max() < 1e3 * EPS * 20
+    out, index, _, lse = CPU.attention_forward(case)
+    leaves = as_leaves(case, torch.float64)
+    reference.attention(leaves)[0].sum().backward()
+    grad = CPU.attention_backward(case, torch.ones_like(out), None, index, out, lse)[3]
+    close(grad, leaves.bias.grad, 150 * 4, 20.0 * 40)
+    assert (grad.double() - leaves.bias.grad).abs().max() < 1e3 * EPS * 20
 
 
 def test_phases_are_reported_to_an_active_recorder():
     case = attention(window_size=8, topk=20)
     with stages.record() as times:
-        CPU.attention_forward(*case.arguments())
+        CPU.attention_forward(case)
     assert {"logits", "select", "av"} <= times.seconds.keys()
     assert "attention" not in times.seconds

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from pft_bench.backends import get
+from pft_bench.backends import Layer, get
 from pft_bench.check.bounds import gamma, output_rounding
 from pft_bench.check.operator import check_layer, check_product
-from pft_bench.check.oracle import Layer
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
 
@@ -236,7 +235,7 @@ def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candida
     assert (
         (one_part - weights @ exact_v).abs() > 2 * limit
     ).sum() >= 10  # of 40 columns: a lost part would show
-    out = backend.attention_forward(*case.arguments())[0]
+    out = backend.attention_forward(case)[0]
     assert ((out[0, 0].double() - weights @ exact_v).abs() <= limit).all()
 
 
@@ -248,7 +247,7 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
             emu.configure(dry=True)
             emu.take_dry_launches()
             backend.attention_forward(
-                *layer(side=16, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40).arguments()
+                layer(side=16, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40)
             )
             (launch,) = emu.take_dry_launches()
             taken[str(dtype)[6:], candidates] = launch[0]
@@ -263,18 +262,18 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
     assert_passed(check_layer(backend, case, train=False))
     backend.candidates = "tiles"
     with pytest.raises(RuntimeError, match="attention_forward"):
-        backend.attention_forward(*case.arguments())
+        backend.attention_forward(case)
     emu.configure(shared_limit=48 << 10)  # several blocks, keys in ranges
     assert_passed(check_layer(backend, case, train=False))
     case = layer(candidates=12, topk=5)
     with pytest.raises(RuntimeError, match="attention_forward"):
-        backend.attention_forward(*case.arguments())
+        backend.attention_forward(case)
 
 
 @pytest.mark.parametrize("name", ["selection", "sparse"])
 def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
     case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
-    _, new_index, new_logits, _ = backend.attention_forward(*case.arguments())
+    _, new_index, new_logits, _ = backend.attention_forward(case)
     expected = torch.arange(25).expand(2, 2, 25, 25) if case.index is None else case.index
     assert torch.equal(new_index.long(), expected[..., : case.topk].long())
     assert not new_logits.any()
@@ -310,7 +309,7 @@ def test_blocks_of_a_dense_layer_by_shared_memory(backend: Any) -> None:
     for limit_kib in (64, 99, 227):
         emu.configure(dry=True, shared_limit=limit_kib << 10)
         emu.take_dry_launches()
-        backend.attention_forward(*case.arguments())
+        backend.attention_forward(case)
         ((_, blocks[limit_kib], _, _),) = emu.take_dry_launches()
     assert blocks == {64: 5184, 99: 5184 // 2, 227: 5184 // 8}
 
@@ -318,17 +317,12 @@ def test_blocks_of_a_dense_layer_by_shared_memory(backend: Any) -> None:
 def test_gradients_are_the_same_in_every_order_of_execution(backend: Any) -> None:
     for name in ("dense", "selection", "sparse"):
         case = layer(**LAYERS[name])
-        out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
-        inputs = (case.q, case.k, case.v, case.bias, case.region, case.index, case.logits)
+        out, new_index, new_logits, lse = backend.attention_forward(case)
         handed = torch.ones_like(new_logits) if new_logits.shape[-1] else None
         grads = []
         for seed in range(3):
             emu.configure(seed=seed)
-            grads.append(
-                backend.attention_backward(
-                    torch.ones_like(out), handed, *inputs, new_index, out, lse, case.scale, 100.0, case.topk
-                )
-            )
+            grads.append(backend.attention_backward(case, torch.ones_like(out), handed, new_index, out, lse))
         for other in grads[1:]:
             for one, two in zip(grads[0], other, strict=True):
                 assert (one is None and two is None) or torch.equal(one, two)
@@ -337,13 +331,11 @@ def test_gradients_are_the_same_in_every_order_of_execution(backend: Any) -> Non
 def test_float16_gradients_keep_small_numbers(backend: Any) -> None:
     """Gradients of 1e-6 are far below float16's normal range; the map's gradient must not pass through it unscaled."""
     case = layer(topk=25, dtype=torch.float16, dim=16)
-    out, new_index, _, lse = backend.attention_forward(*case.arguments())
-    inputs = (case.q, case.k, case.v, case.bias, case.region, None, None)
+    out, new_index, _, lse = backend.attention_forward(case)
 
     def grad_bias(size: float) -> torch.Tensor:
         grad_out = torch.full_like(out, size)
-        args = (grad_out, None, *inputs, new_index, out, lse, case.scale, 100.0, case.topk)
-        return backend.attention_backward(*args)[0].float() / size
+        return backend.attention_backward(case, grad_out, None, new_index, out, lse)[0].float() / size
 
     large, small = grad_bias(1.0), grad_bias(2.0**-10)
     assert torch.allclose(large, small, rtol=0.0, atol=2.0**-24 * 2.0**10)
@@ -351,15 +343,11 @@ def test_float16_gradients_keep_small_numbers(backend: Any) -> None:
 
 def test_empty_batches(backend: Any) -> None:
     case = layer(candidates=5, topk=3)
-    for field in ("q", "k", "v", "index", "logits"):
-        setattr(case, field, getattr(case, field)[:0])
-    out, new_index, new_logits, lse = backend.attention_forward(*case.arguments())
+    case = case.with_tensors(**{name: getattr(case, name)[:0] for name in ("q", "k", "v", "index", "logits")})
+    out, new_index, new_logits, lse = backend.attention_forward(case)
     assert out.shape == (0, 2, 25, 13)
     assert new_index.shape == new_logits.shape == (0, 2, 25, 3)
-    grads = backend.attention_backward(
-        out, new_logits, case.q, case.k, case.v, case.bias, None, case.index, case.logits, new_index, out, lse,
-        case.scale, 100.0, 3,
-    )  # fmt: skip
+    grads = backend.attention_backward(case, out, new_logits, new_index, out, lse)
     assert grads[3] is not None
     assert not grads[3].any()
     empty = torch.empty(0, 4, 3, dtype=torch.int16)
@@ -371,7 +359,7 @@ def test_an_impossible_shape_is_an_error_that_names_kernel_and_shape(backend: An
     emu.configure(shared_limit=4096)
     case = layer(side=12, windows=1, heads=1, topk=3)
     with pytest.raises(RuntimeError, match=r"attention_forward \[1, 1, 144, 144, 13, 13, 144, 3\]"):
-        backend.attention_forward(*case.arguments())
+        backend.attention_forward(case)
 
 
 def test_an_index_out_of_range_is_found(backend: Any) -> None:
@@ -384,8 +372,8 @@ def test_an_index_out_of_range_is_found(backend: Any) -> None:
 def test_rows_without_equal_weights_sum_to_less_than_one(backend: Any) -> None:
     """Kept weights are not renormalised: with V = 1 the output is the kept share of the softmax."""
     case = layer(topk=3, dim=16, bias=False)
-    case.v = torch.ones_like(case.v)
-    out = backend.attention_forward(*case.arguments())[0]
+    case = case.with_tensors(v=torch.ones_like(case.v))
+    out = backend.attention_forward(case)[0]
     z = case.scale * case.q.double() @ case.k.double().mT
     share = z.softmax(-1).topk(3).values.sum(-1, keepdim=True).expand_as(out)
     assert torch.allclose(out.double(), share, atol=1e-5)

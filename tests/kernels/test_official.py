@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import pft_bench
-from pft_bench.backends import base, get, official
+from pft_bench.backends import Layer, base, get, official
 from pft_bench.check.operator import check_layer, check_product
-from pft_bench.check.oracle import Layer
 
 
 def _expect(index: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def test_selection_from_rows_wider_than_1024(dtype, monkeypatch):
 
 
 def forward(layer):
-    return get("triton").attention_forward(*layer.arguments())
+    return get("triton").attention_forward(layer)
 
 
 @pytest.mark.parametrize("candidates", [0, 16])
@@ -92,10 +92,7 @@ def test_repeats_exactly(case):
 
     def run():
         out, index, logits, lse = forward(layer)
-        grads = backend.attention_backward(
-            out, logits, layer.q, layer.k, layer.v, layer.bias, layer.region, layer.index, layer.logits,
-            index, out, lse, layer.scale, layer.region_penalty, layer.topk,
-        )  # fmt: skip
+        grads = backend.attention_backward(layer, out, logits, index, out, lse)
         return [out, index, logits, lse, *(grad for grad in grads if grad is not None)]
 
     for first, second in zip(run(), run(), strict=True):

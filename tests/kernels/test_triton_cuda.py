@@ -46,8 +46,8 @@ def test_products(dtype, seed):
 @pytest.mark.parametrize(("candidates", "topk"), [(0, 25), (0, 5), (11, 11), (11, 4)])
 def test_layers(dtype, candidates, topk):
     layer = random_layer(dtype, candidates=candidates, topk=topk)
-    ours = get(CUDA).attention_forward(*layer.arguments())
-    theirs = get("triton").attention_forward(*layer.arguments())
+    ours = get(CUDA).attention_forward(layer)
+    theirs = get("triton").attention_forward(layer)
     width = candidates or layer.k.shape[2]
     same_rows = torch.ones(layer.q.shape[:3], dtype=torch.bool)
     kept = layer.index

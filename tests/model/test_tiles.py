@@ -16,6 +16,7 @@ from pft_bench.model import (
     plan_upscale,
     upscale,
 )
+from pft_bench.model.tiles import show_memory
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_memory_decides_between_the_whole_image_and_tiles() -> None:
     assert tiled.predicted_peak_bytes <= 10**9
     larger = plan_upscale(model, (360, 640), tile=tiled.tile + 32, memory_bytes=10**9)
     assert larger.predicted_peak_bytes > 10**9
-    with pytest.raises(ValueError, match="memory must be at least 0"):
+    with pytest.raises(ValueError, match=r"memory must be at least .* got 10 MB"):
         plan_upscale(model, (360, 640), memory_bytes=10**7)
 
 
@@ -89,6 +90,13 @@ def test_texts() -> None:
         123,
         1500,
     ]
+    assert [show_memory(count) for count in (0, 7, 999, 1000, 123_456, 8_199_999_999)] == [
+        *("0 B", "7 B", "999 B", "1 kB", "123 kB", "8.19 GB"),
+    ]
+    assert [show_memory(count, up=True) for count in (999, 1001, 999_001, 4 * 10**15)] == [
+        *("999 B", "1.01 kB", "1 MB", "4000 TB"),
+    ]
+    assert all(parse_memory(show_memory(count, up=True)) >= count for count in range(1, 10**7, 9973))
     for wrong in ("", "x", "1:", "1:2:3", "-4"):
         with pytest.raises(ValueError, match="tile must be SIZE or SIZE:OVERLAP"):
             parse_tile(wrong)

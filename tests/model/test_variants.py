@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from pft_bench.reference import relative_position
 from torch import Tensor
 
+from pft_bench import backends
 from pft_bench.model import PFT
 from pft_bench.model.config import ATTENTIONS
 from pft_bench.model.layers import region_map
@@ -171,9 +171,8 @@ def test_what_every_variant_computes_and_keeps(
 ) -> None:
     seen = []
 
-    def keep(q: Tensor, k: Tensor, v: Tensor, bias: Any, region: Any, index: Any, *rest: Any) -> None:
-        candidates = k.shape[2] if index is None else index.shape[-1]
-        seen.append((candidates, min(rest[-1], candidates)))
+    def keep(given: backends.Layer) -> None:
+        seen.append((given.candidates, min(given.topk, given.candidates)))
 
     with observe_layers(keep), torch.no_grad():
         make_model(attention=attention)(image(8, 8))

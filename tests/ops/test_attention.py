@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,10 +107,7 @@ def test_any_layer(backend: str, data: st.DataObject) -> None:
 
 def double(made: Layer) -> Layer:
     """The same layer in float64 on the CPU."""
-    names = ("q", "k", "v", "bias", "logits")
-    wide = {n: getattr(made, n).cpu().double() for n in names if getattr(made, n) is not None}
-    other = {n: getattr(made, n).cpu() for n in ("region", "index") if getattr(made, n) is not None}
-    return replace(made, **wide, **other)
+    return made.map(lambda x: x.cpu().double() if x.is_floating_point() else x.cpu())
 
 
 @pytest.mark.parametrize(
@@ -120,8 +118,8 @@ def double(made: Layer) -> Layer:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_all_outputs_equal_the_reference_in_float64(backend: str, shape: dict[str, Any]) -> None:
     made = layer(**shape, device=device_of(backend))
-    out, kept, logits, lse = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
-    exact = reference.attention(*double(made).arguments())  # type: ignore[arg-type]
+    out, kept, logits, lse = get(backend).attention_forward(made)
+    exact = reference.attention(double(made))
     assert torch.equal(kept.cpu(), exact[1])
     assert kept.dtype == torch.int16
     for got, wanted in zip((out, logits, lse), (exact[0], exact[2], exact[3]), strict=True):
@@ -139,7 +137,7 @@ def test_gradients_in_float64_by_finite_differences(backend: str, shape: dict[st
 
     def call(*values: Tensor) -> tuple[Tensor, ...]:
         copy = replace(made, **dict(zip(names, values, strict=True)))
-        out, _, logits, lse = get(backend).attention_forward(*copy.arguments())  # type: ignore[arg-type]
+        out, _, logits, lse = get(backend).attention_forward(copy)
         return out, logits, lse
 
     assert torch.autograd.gradcheck(call, leaves)
@@ -151,7 +149,7 @@ def test_output_lies_token_major(backend: str) -> None:
     if get(backend).composite:
         pytest.skip("plain PyTorch returns what its matmul returns")
     made = layer(device=device_of(backend))
-    out = get(backend).attention_forward(*made.arguments())[0]  # type: ignore[arg-type]
+    out = get(backend).attention_forward(made)[0]
     assert out.transpose(1, 2).is_contiguous()
 
 
@@ -174,9 +172,8 @@ def test_equal_logits_keep_the_smaller_key(backend: str, candidates: int | None,
     for seed in range(3):
         made = tied(candidates, topk, seed=seed)
         device = device_of(backend)
-        moved = [a.to(device) if isinstance(a, Tensor) else a for a in made.arguments()]
-        kept = get(backend).attention_forward(*moved)[1].cpu()  # type: ignore[arg-type]
-        assert torch.equal(kept, reference.attention(*made.arguments())[1])  # type: ignore[arg-type]
+        kept = get(backend).attention_forward(made.map(partial(Tensor.to, device=device)))[1].cpu()
+        assert torch.equal(kept, reference.attention(made)[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -184,7 +181,7 @@ def test_rows_of_equal_logits_are_uniform_attention(backend: str) -> None:
     """All candidates tie, for instance where q is zero: nothing may be kept twice or lost."""
     made = layer(bias=False, topk=5, device=device_of(backend))
     made = replace(made, q=torch.zeros_like(made.q))
-    out, kept, logits, _ = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
+    out, kept, logits, _ = get(backend).attention_forward(made)
     picked = made.v.gather(2, kept[..., :1].long().expand(-1, -1, -1, 13))
     for j in range(1, 5):
         picked = picked + made.v.gather(2, kept[..., j : j + 1].long().expand(-1, -1, -1, 13))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pft_bench
 from pft_bench import ChainState, reference
-from pft_bench.backends import get
+from pft_bench.backends import Layer, get
 from pft_bench.check import ModelOracle, captured_layers, check_layers, failures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -173,18 +173,19 @@ def test_a_dense_chain_is_one_layer_on_concatenated_queries_and_keys(backend: st
     inputs = make(3, patterns=2).to(device_of(backend), torch.float32)
     outs, states = run(inputs, (16, 16, 7), backend)
     scale = 13**-0.5
-    out, _, logits, _ = get(backend).attention_forward(
-        torch.cat([m["q"] for m in inputs.layers], -1),
-        torch.cat([m["k"] for m in inputs.layers], -1),
-        inputs.layers[-1]["v"],
-        sum(m["bias"] for m in inputs.layers),  # type: ignore[arg-type]
-        inputs.region,
-        None,
-        None,
-        scale,
-        300.0,
-        7,
+    joined = Layer(
+        q=torch.cat([m["q"] for m in inputs.layers], -1),
+        k=torch.cat([m["k"] for m in inputs.layers], -1),
+        v=inputs.layers[-1]["v"],
+        bias=sum(m["bias"] for m in inputs.layers),  # type: ignore[arg-type]
+        region=inputs.region,
+        index=None,
+        logits=None,
+        scale=scale,
+        region_penalty=300.0,
+        topk=7,
     )
+    out, _, logits, _ = get(backend).attention_forward(joined)
     torch.testing.assert_close(outs[-1], out)
     torch.testing.assert_close(states[-1].logits, logits)
 

@@ -72,12 +72,11 @@ def test_opcheck_of_a_layer(backend: str, step: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("one_thread", "fresh_compiler")
 def test_opcheck_of_a_layers_backward(backend: str, step: dict[str, Any]) -> None:
     made = layer(**step, device=device_of(backend))
-    out, kept, logits, lse = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
+    out, kept, logits, lse = get(backend).attention_forward(made)
     grad_logits = torch.ones_like(logits) if logits.numel() else None
-    *tensors, scale, penalty, topk = made.arguments()
     torch.library.opcheck(
         torch.ops.pft_bench.progressive_attention_backward.default,
-        (torch.ones_like(out), grad_logits, *tensors, kept, out, lse, scale, penalty, topk, backend),
+        (torch.ones_like(out), grad_logits, kept, out, lse, *made.arguments(), backend),
         test_utils=OPCHECKS,
     )
 
@@ -170,9 +169,7 @@ def test_fake_tensors_have_the_real_shapes_dtypes_and_strides(backend: str, step
 
     real = call(made, state)
     with FakeTensorMode() as mode:
-        names = ("q", "k", "v", "bias", "region", "index", "logits")
-        values = {n: mode.from_tensor(t) for n in names if (t := getattr(made, n)) is not None}
-        fake = Layer(**{n: values.get(n) for n in names}, scale=1.0, region_penalty=0.0, topk=made.topk)
+        fake = made.map(mode.from_tensor)
         before = None
         if fake.index is not None:
             before = pft_bench.ChainState(index=fake.index, logits=fake.logits, num_keys=16)
@@ -377,8 +374,8 @@ def test_a_window_does_not_depend_on_its_neighbours(backend: str) -> None:
     """The same window alone and among others, bit for bit."""
     for step in ({"topk": 5}, {"candidates": 9, "topk": 4}):
         made = layer(windows=4, device=device_of(backend), **step)  # type: ignore[arg-type]
-        whole = get(backend).attention_forward(*made.arguments())  # type: ignore[arg-type]
-        alone = get(backend).attention_forward(*made.window(2).arguments())  # type: ignore[arg-type]
+        whole = get(backend).attention_forward(made)
+        alone = get(backend).attention_forward(made.window(2))
         for got, wanted in zip(alone, whole, strict=True):
             assert torch.equal(got[0], wanted[2])
 

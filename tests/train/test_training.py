@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny_run import RECIPE, TINY, make_trainer
 from torch import nn
 
@@ -156,9 +157,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
 
 def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(folder, replace(RECIPE, iterations=1))
-    fit(trainer, tmp_path, {"model": "small", "seed": 1})
-    with pytest.raises(CheckpointError, match="seed was 1, is 2"):
-        read_checkpoint(tmp_path / "checkpoint.pt", {"model": "small", "seed": 2})
+    run = {"model": "small", "seed": 1, "recipe": {"batch": 2, "rate": 1e-3, "steps": [3]}}
+    fit(trainer, tmp_path, run)
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(
+            tmp_path / "checkpoint.pt", run | {"recipe": {"batch": 4, "rate": 1e-3, "steps": [5]}}
+        )
+    told = "is of another run: batch stored 2, now 4; steps stored [3], now [5]"
+    assert str(refused.value).endswith(told)
     with pytest.raises(CheckpointError, match="nothing to resume"):
         fit(trainer, tmp_path / "elsewhere", {}, resume=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK half a checkpoint")
@@ -168,12 +174,19 @@ def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) ->
 
 def test_exported_weights_are_loaded_without_the_index(folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(folder)
-    export_weights(tmp_path / "w.safetensors", trainer.ema, {"steps": "0"})
+    notes = {"model": "small", "steps": "0", "seed": "1", "made for": "Prüfung"}
+    export_weights(tmp_path / "w.safetensors", trainer.ema, notes)
     model = load(tmp_path / "w.safetensors", "dense", num_topk=TINY["num_topk"], num_heads=2)
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(model(x), trainer.ema(x))
     weights = sum(value.numel() * 4 for value in trainer.ema.parameters())
     assert weights < (tmp_path / "w.safetensors").stat().st_size < weights + 12_000
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata() == notes
+    first = (tmp_path / "w.safetensors").read_bytes()
+    for _ in range(8):  # the library's own order of the notes changes from call to call
+        export_weights(tmp_path / "w.safetensors", trainer.ema, notes)
+        assert (tmp_path / "w.safetensors").read_bytes() == first
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
