@@ -1,0 +1,56 @@
+"""How often is `compare --baseline` wrong on identical code? One commit, built twice, compared with itself.
+
+The two builds differ in nothing but their folders. A table of small sparse products takes about a minute and a half,
+most of it for starting interpreters; its cases share them, so they are ten comparisons but not ten independent ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..compare.live import compare_versions
+from ..compare.remote import Version
+from ..compare.revision import build, cache_folder
+from ..compare.verdicts import MARGIN
+from .trials import BUILDS, Trial, read_trials
+
+CASES = {
+    "schedules": ["512", "256", "128", "64", "32"],
+    "preset_name": "light",
+    "levels": ["op"],
+    "device": "cpu",
+    "lr_hw": [32, 32],
+    "backends": ["cpu"],
+}
+"""sddmm and spmm of one window of 1024 tokens, at five K."""
+
+
+def twice(revision: str = "HEAD") -> tuple[Version, Version]:
+    """Two builds of one commit, each in a folder of its own."""
+    return build(revision), build(revision, cache=cache_folder() / "again")
+
+
+def run_builds(
+    path: Path, count: int, environment: str, threads: int, stop_after_s: float, margin: float = MARGIN
+) -> Iterator[Trial]:
+    """Add tables of comparisons to `path` until it holds `count` of them; a table is written when it is whole."""
+    done = sum(trial.kind == BUILDS for trial in read_trials(path))
+    a, b = twice()
+    started = time.perf_counter()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while done < count and time.perf_counter() - started <= stop_after_s:
+        settings = {**CASES, "threads": threads}
+        with tempfile.TemporaryDirectory(prefix="pft_bench_builds_") as folder:
+            table = compare_versions(settings, a, b, ["cpu"], Path(folder), margin=margin, seed=done)
+        made = []
+        for row in table.rows:
+            if row.samples is None:
+                raise RuntimeError(f"{row.title}: {row.reason}")
+            made.append(Trial.of(BUILDS, done, environment, threads, margin, row.samples))
+            done += 1
+        with path.open("a") as file:
+            file.writelines(trial.to_json() + "\n" for trial in made)
+        yield from made
