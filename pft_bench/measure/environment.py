@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -190,7 +190,7 @@ def environment() -> dict[str, Any]:
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
         "variables": {key: value for key, value in sorted(os.environ.items()) if key.startswith(VARIABLES)},
     }
-    found["machine"] = fingerprint({key: found[key] for key in ("cpu", "gpu", "memory_bytes")})
+    found["machine"] = machine_fingerprint(found)
     found["fingerprint"] = fingerprint(found)
     found["host"] = {"name": platform.node(), "command": sys.argv}
     found["now"] = {
@@ -202,8 +202,15 @@ def environment() -> dict[str, Any]:
     return found
 
 
-def fingerprint(found: dict[str, Any]) -> str:
+def machine_fingerprint(found: Mapping[str, Any]) -> str:
+    """Twelve hex digits of the processors and memory alone."""
+    return fingerprint({key: found.get(key) for key in ("cpu", "gpu", "memory_bytes")})
+
+
+def fingerprint(found: Mapping[str, Any]) -> str:
     """Twelve hex digits: equal for equal machine, software, commit, threads and variables."""
-    lasting = {key: value for key, value in found.items() if key not in ("fingerprint", "host", "now")}
+    lasting = {
+        key: value for key, value in found.items() if key not in ("fingerprint", "seal", "host", "now")
+    }
     text = json.dumps(lasting, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -27,6 +27,9 @@ CASES = {
 }
 """sddmm and spmm of one window of 1024 tokens, at two K: four comparisons a table."""
 
+BUDGET_S = 35.0
+"""Seconds a case: a table ends within three minutes."""
+
 
 def twice(revision: str = "HEAD") -> tuple[Version, Version]:
     """Two builds of one commit, each in a folder of its own."""
@@ -44,7 +47,9 @@ def run_builds(
     while done < count and time.perf_counter() - started <= stop_after_s:
         settings = {**CASES, "threads": threads}
         with tempfile.TemporaryDirectory(prefix="pft_bench_builds_") as folder:
-            table = compare_versions(settings, a, b, ["cpu"], Path(folder), margin=margin, seed=done)
+            table = compare_versions(
+                settings, a, b, ["cpu"], Path(folder), margin=margin, budget_s=BUDGET_S, seed=done
+            )
         made = []
         for row in table.rows:
             if row.samples is None:
