@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from ..measure.rounds import CONTROL, order_of_rounds
-from ..measure.statistics import Verdict
+from ..measure.statistics import Verdict, median
 from .verdicts import ALPHA, LOOKS, MARGIN, Evidence, paired
 
 SIDES = ("A", "B", CONTROL)
@@ -75,6 +75,11 @@ class Samples:
     blocks: int
     stop_reason: str
     elapsed_s: float
+
+    @property
+    def medians_s(self) -> tuple[float, float]:
+        """Median seconds of A and of B."""
+        return median(self.a_s), median(self.b_s)
 
     def evidence(self, margin: float = MARGIN) -> Evidence:
         """What these rounds say."""

@@ -38,7 +38,9 @@ def _measured(case_id: str, title: str, layout: Layout, design: Design, on_round
     told = None if on_round is None else (lambda done: on_round(title, done))
     try:
         samples = measure_pair(layout, design, told)
-        return Row(case_id, title, evidence=samples.evidence(design.margin), samples=samples)
+        return Row(
+            case_id, title, samples.evidence(design.margin), samples=samples, medians_s=samples.medians_s
+        )
     except (NotComparable, WorkerError) as error:
         return Row(case_id, title, reason=str(error))
 
@@ -129,7 +131,9 @@ def compare_versions(
                 if pair.stop_reason is not None:
                     samples = pairs.pop(case_id).samples()
                     found = samples.evidence(margin)
-                    rows[case_id] = replace(rows[case_id], evidence=found, samples=samples)
+                    rows[case_id] = replace(
+                        rows[case_id], evidence=found, samples=samples, medians_s=samples.medians_s
+                    )
         if not pairs:
             break
     how = "interleaved, fresh processes on both sides for each round"
