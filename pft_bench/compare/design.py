@@ -57,8 +57,6 @@ class Design:
     budget_s: float = math.inf
     seed: int = 0
     rounds_a_layout: int = ROUNDS_A_LAYOUT
-    mirrored_orders: int = 1
-    """Orders a round, each followed by its mirror image: more where a round costs much before its first slot."""
 
     def __post_init__(self) -> None:
         if not self.margin > 0 or not self.budget_s > 0 or self.cases < 1:
@@ -133,9 +131,7 @@ class Pair:
         for _ in range(self.design.rounds_a_layout):
             if on_round is not None:
                 on_round(self.rounds)
-            found = one_round(
-                sampler, list(islice(self._orders, 2 * self.design.mirrored_orders)), self.blocks
-            )
+            found = one_round(sampler, list(islice(self._orders, 2)), self.blocks)
             for side, value in found.items():
                 self._times[side].append(value)
             self.stop_reason = self._look()

@@ -22,9 +22,6 @@ from .remote import Version, WorkerError, remote_layout, workers_of
 from .table import Row, Table, with_verdicts
 from .verdicts import MARGIN
 
-ORDERS = 4
-"""Mirrored orders a round of two versions: a slow moment then lies in fewer than all of a process's slots."""
-
 OnRound = Callable[[str, int], None]
 """Called with a case's title and the rounds done before each round."""
 
@@ -111,9 +108,7 @@ def compare_versions(
             plans = {side: worker.ask("plan", settings=dict(settings)) for side, worker in workers.items()}
             if not rows:
                 rows = _planned(plans, backends, {side: workers[side].version.label for side in "AB"})
-                design = Design(
-                    margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1, mirrored_orders=ORDERS
-                )
+                design = Design(margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1)
                 pairs = {case_id: Pair(design) for case_id, row in rows.items() if row.reason is None}
             start_s = (time.perf_counter() - started) / max(1, len(pairs))
             for case_id, pair in list(pairs.items()):

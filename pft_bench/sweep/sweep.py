@@ -8,10 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ..cases import Group, Settings, plan_groups, run_or_explain
 from ..cases.group import thread_count
 from ..measure import roof
+from ..measure.audit import CpuProbe, CudaProbe, audit
 from ..measure.environment import environment, fingerprint
+from ..measure.timer import CpuTimer, CudaEventTimer
 from ..record import (
     Record,
     RecordWriter,
@@ -111,8 +115,16 @@ class Sweep:
         return None
 
     def describe_machine(self) -> str:
-        """Record the environment, as a worker sees it, in the folder; its fingerprint."""
-        return remember_environment(self.folder, self._in_worker(_machine, self.settings, self.plugins))
+        """Record the environment, as a worker sees it, in the folder; its fingerprint.
+
+        Raises:
+            WorkersFailed: the timer is not sound here, or the worker died.
+        """
+        found = self._in_worker(_machine, self.settings, self.plugins)
+        bad = [f"{item['name']}: {item['detail']}" for item in found["now"]["timer"] if not item["passed"]]
+        if bad:
+            raise WorkersFailed(f"the timer fails its audit, nothing was timed: {'; '.join(bad)}")
+        return remember_environment(self.folder, found)
 
     def _in_worker(self, look: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         call = partial(look, *arguments)
@@ -180,9 +192,13 @@ def _software(plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
 
 
 def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
-    """Environment and roof, the latter on the run's threads."""
+    """Environment, roof (on the run's threads), and what the timer says of calls of known cost: 0.2 s, once a run."""
+    device = torch.device(settings.device)
     with thread_count(settings.threads):
         measured = roof.measure_roof(settings.device, settings.torch_dtype)
+        on_gpu = device.type == "cuda"
+        timer = CudaEventTimer(device) if on_gpu else CpuTimer()
+        findings = audit(timer, CudaProbe(device) if on_gpu else CpuProbe())
     found = _software(plugins, board)
-    found["now"]["roof"] = vars(measured)
+    found["now"] |= {"roof": vars(measured), "timer": [vars(finding) for finding in findings]}
     return found

@@ -417,3 +417,20 @@ def test_what_a_backend_does_without_is_a_skipped_row(tiny_run: Run, tmp_path: P
     assert "backend 'half' has no sddmm" in str(found["sddmm"].reason)
     assert found["spmm"].status is Status.OK, found["spmm"].reason
     assert ended.code == 1, "a row without a result"
+
+
+def test_a_timer_that_forgets_half_of_the_work_ends_the_run(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.measure.timer import CpuTimer
+
+    arguments = ("--level", "op", "--sched", "dense", "--backend", "cpu", "--out")
+    assert tiny_run(*arguments, tmp_path / "sound").code == 0
+    (known,) = json.loads((tmp_path / "sound" / "environment.json").read_text()).values()
+    assert [item["passed"] for item in known["now"]["timer"]] == [True, True]
+    right = CpuTimer.sample_s
+    monkeypatch.setattr(CpuTimer, "sample_s", lambda self, *given: right(self, *given) / 2)
+    ended = tiny_run(*arguments, tmp_path / "unsound")
+    assert ended.code != 0
+    assert "the timer fails its audit, nothing was timed: timer: whole call" in ended.err
+    assert not (tmp_path / "unsound" / "records.jsonl").exists()
