@@ -166,18 +166,22 @@ def show(table: Table, console: Console) -> None:
     )
     for line in table.warnings:
         console.print(f"note: {line}", markup=False, highlight=False)
+    reasons: dict[str, list[str]] = {}
     for row in table.rows:
         if row.reason is not None:
-            console.print(f"{row.title}: {row.reason}", style="red", markup=False, highlight=False)
+            reasons.setdefault(row.reason, []).append(row.title)
+    for reason, titles in reasons.items():
+        told = titles[0] if len(titles) == 1 else f"{len(titles)} cases"
+        console.print(f"{told}: {reason}", style="red", markup=False, highlight=False)
 
 
 def cells(row: Row) -> list[str]:
     """One row of the grid."""
+    times = ["" if seconds is None else f"{seconds * 1e3:.3g} ms" for seconds in row.medians_s]
     if row.evidence is None or row.judged is None:
-        return [row.title, "", "", "", "no result", "", "", ""]
-    found, samples = row.evidence, row.samples
+        return [row.title, *times, "", "no result", "", "", ""]
+    found = row.evidence
     interval = "[?]" if found.low is None or found.high is None else f"[{found.low:.3f}, {found.high:.3f}]"
-    times = ["", ""] if samples is None else [_ms(samples.a_s), _ms(samples.b_s)]
     style = STYLES[row.judged.verdict]
     word = row.judged.verdict.value
     p = row.judged.p_adjusted
@@ -190,8 +194,3 @@ def cells(row: Row) -> list[str]:
         f"{math.expm1(found.floor):.1%}",
         str(found.rounds),
     ]
-
-
-def _ms(seconds: tuple[float, ...]) -> str:
-    middle = sorted(seconds)[len(seconds) // 2]
-    return f"{middle * 1e3:.3g} ms"

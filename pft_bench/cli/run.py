@@ -77,6 +77,9 @@ def run(
     out of memory, crashes or hangs is a row with the reason, and the sweep goes on. Under torchrun, the ranks share
     the sweep.
 
+    --resume goes on with a folder if nothing that its rows depend on is different now: settings, inputs, code,
+    plug-ins, machine. Other schedules, levels and backends may join it.
+
     Exit code 0: every row was checked and measured; 1: some row was not; 2: the command cannot be carried out;
     130: interrupted, go on with --resume.
     """
@@ -85,6 +88,8 @@ def run(
             raise ValueError(f"--{option} must be positive seconds, got {value}")
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
+    if resume and out is None:
+        raise ValueError("--resume needs --out, the folder to go on with")
     limit = options.parse_bytes("--memory-limit", memory_limit)
     if limit is not None and not isolate:
         raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
@@ -181,6 +186,7 @@ def execute(
             raise ValueError(
                 f"--out must be a new folder (or add --resume), got {folder} with {len(found)} records"
             )
+        unsure = sweep.require_same(plan)
         if ranks is not None:
             ranks.meet()  # nobody writes before everybody has looked
         elif sweep.shard.name is None:
@@ -190,7 +196,7 @@ def execute(
             f"{settings.dtype}, {settings.device}, {settings.threads} threads; "
             f"backends {', '.join(settings.backends)}; {len(plan.left)} groups to run -> {folder}"
         )
-        for warning in plan.warnings:
+        for warning in (*plan.warnings, *([unsure] if unsure else [])):
             console.print(warning, style="yellow", highlight=False, markup=False)
         for name, reason in left_out(settings):
             console.print(f"{name} left out: {reason}", highlight=False, markup=False)

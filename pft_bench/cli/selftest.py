@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,12 @@ from ..cases.group import thread_count
 from ..measure.environment import environment
 from ..measure.statistics import Verdict
 from ..record import lock_folder, remember_environment
+from ..selftest.builds import run_builds
 from ..selftest.mutation import false_alarms, run_mutants
-from ..selftest.trials import Rates, Trial, rates, read_trials, run_trials
+from ..selftest.trials import BUILDS, KINDS, Rates, Trial, rates, read_trials, run_trials
 from . import options
+
+WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}
 
 
 def selftest(
@@ -25,6 +29,14 @@ def selftest(
         int,
         typer.Option(
             min=0, help="Also judge so many comparisons of identical code, and so many of a planted +5%."
+        ),
+    ] = 0,
+    builds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also build this commit twice and judge so many comparisons of the two, as `compare --baseline` "
+            "makes them.",
         ),
     ] = 0,
     threads: options.Threads = 1,
@@ -35,7 +47,8 @@ def selftest(
         float, typer.Option(help="Seconds after which no further comparison is begun.")
     ] = float("inf"),
 ) -> None:
-    """Plant wrong kernels and wrong timers: each must be caught. With --verdicts, measure the rate of false verdicts.
+    """Plant wrong kernels and wrong timers: each must be caught. With --verdicts or --builds, measure the rate of false
+    verdicts.
 
     Exit code 1 if anything survives, if more than 2% of the comparisons of identical code find a difference, if fewer
     than 75% of the planted slowdowns are found, or if one is called faster or the same.
@@ -43,11 +56,10 @@ def selftest(
     console = Console()
     with thread_count(1):
         sound = plant(console)
-    if verdicts:
+    if verdicts or builds:
         folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S_verdicts")
-        sound = sound & judge_verdicts(
-            folder, verdicts, threads or torch.get_num_threads(), stop_after, console
-        )
+        threads = threads or torch.get_num_threads()
+        sound = sound & judge_verdicts(folder, verdicts, builds, threads, stop_after, console)
     if not sound:
         raise typer.Exit(1)
 
@@ -79,17 +91,21 @@ def plant(console: Console) -> bool:
     return killed == len(tried) and not alarms
 
 
-def judge_verdicts(folder: Path, count: int, threads: int, stop_after_s: float, console: Console) -> bool:
+def judge_verdicts(
+    folder: Path, verdicts: int, builds: int, threads: int, stop_after_s: float, console: Console
+) -> bool:
     """Run the comparisons that the folder lacks, and print the rates."""
     path = folder / "trials.jsonl"
     with lock_folder(folder):
         fingerprint = remember_environment(folder, environment())
-        for trial in run_trials(path, count, fingerprint, threads, stop_after_s):
+        made = [run_trials(path, verdicts, fingerprint, threads, stop_after_s)] if verdicts else []
+        made += [run_builds(path, builds, fingerprint, threads, stop_after_s)] if builds else []
+        for trial in chain.from_iterable(made):
             console.print(describe(trial), highlight=False)
-        trials = read_trials(path)
-    found = rates(trials)
-    console.print(rates_table(found))
-    missing = sum(count - item.trials for item in found)
+        found = rates(read_trials(path))
+    console.print(rates_table([item for item in found if item.trials]))
+    counts = {item.kind: item.trials for item in found}
+    missing = sum(max(0, verdicts - counts[kind]) for kind in KINDS) + max(0, builds - counts.get(BUILDS, 0))
     if missing > 0:
         console.print(f"{missing} comparisons are left: run the same command again with --out {folder}")
     return all(holds(item) for item in found)
@@ -107,7 +123,7 @@ def describe(trial: Trial) -> str:
 
 def holds(item: Rates) -> bool:
     """At most 2% of identical code called different; at least 75% of slowdowns found and none reversed."""
-    if item.kind == "A/A":
+    if item.kind in ("A/A", BUILDS):
         return item.wrong <= 0.02 * item.trials
     return item.right >= 0.75 * item.trials and item.wrong == 0
 
@@ -120,6 +136,5 @@ def rates_table(found: list[Rates]) -> Table:
     for item in found:
         share = [f"{part / max(item.trials, 1):.1%}" for part in (item.right, item.wrong)]
         counts = [str(item.counts[word]) for word in Verdict]
-        kind = "identical code" if item.kind == "A/A" else "5% more work"
-        table.add_row(kind, str(item.trials), *counts, *share)
+        table.add_row(WORDS[item.kind], str(item.trials), *counts, *share)
     return table

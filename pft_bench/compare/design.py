@@ -7,7 +7,8 @@ on the same processor takes whole time slices and only ever adds time. Means of 
 quartiles of the very same calls scatter several times less. It is a fixed statistic of all blocks: none is dropped.
 
 Buffers are built anew every `ROUNDS_A_LAYOUT` rounds, because identical code differs by up to a percent between two
-placements of its data.
+placements of its data. Between two processes it differs more, for as long as they live, whatever is built anew inside
+them: so where the sides are processes, every round takes new ones (`live.compare_versions`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Protocol
 
 import numpy as np
 
 from ..measure.rounds import CONTROL, order_of_rounds
-from ..measure.statistics import Verdict
+from ..measure.statistics import Verdict, median
 from .verdicts import ALPHA, LOOKS, MARGIN, Evidence, paired
 
 SIDES = ("A", "B", CONTROL)
@@ -73,6 +74,11 @@ class Samples:
     stop_reason: str
     elapsed_s: float
 
+    @property
+    def medians_s(self) -> tuple[float, float]:
+        """Median seconds of A and of B."""
+        return median(self.a_s), median(self.b_s)
+
     def evidence(self, margin: float = MARGIN) -> Evidence:
         """What these rounds say."""
         return paired(self.a_s, self.b_s, self.control_s, margin)
@@ -93,17 +99,50 @@ def one_round(sampler: Sampler, orders: Sequence[Sequence[str]], blocks: int) ->
     return {side: float(np.quantile(values, 0.25)) for side, values in taken.items()}
 
 
-def measure_pair(layout: Layout, design: Design, on_round: Callable[[int], None] | None = None) -> Samples:
-    """Measure A against B until a look decides, the last look is done, or the budget is spent."""
-    orders = order_of_rounds(SIDES, design.seed)
-    started = time.perf_counter()
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
-    blocks = 0
+class Pair:
+    """One case under measurement: `take` adds rounds, layout by layout, until `stop_reason` says why no more."""
 
-    def stop_reason() -> str | None:
-        done, elapsed_s = len(times["A"]), time.perf_counter() - started
+    def __init__(self, design: Design) -> None:
+        self.design = design
+        self.blocks = 0
+        self.stop_reason: str | None = None
+        self.elapsed_s = 0.0
+        self._since = 0.0
+        self._times: dict[str, list[float]] = {side: [] for side in SIDES}
+        self._orders = order_of_rounds(SIDES, design.seed)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds done."""
+        return len(self._times["A"])
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """What is done inside counts towards the budget."""
+        self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.elapsed_s += time.perf_counter() - self._since
+
+    def take(self, sampler: Sampler, on_round: Callable[[int], None] | None = None) -> None:
+        """The rounds of one layout, or fewer if they decide. Call it inside of `clock`."""
+        self.blocks = self.blocks or blocks_of(sampler)
+        for _ in range(self.design.rounds_a_layout):
+            if on_round is not None:
+                on_round(self.rounds)
+            found = one_round(sampler, list(islice(self._orders, 2)), self.blocks)
+            for side, value in found.items():
+                self._times[side].append(value)
+            self.stop_reason = self._look()
+            if self.stop_reason is not None:
+                return
+
+    def _look(self) -> str | None:
+        done, design = self.rounds, self.design
+        elapsed_s = self.elapsed_s + time.perf_counter() - self._since
         if done in LOOKS:
-            found = paired(times["A"], times["B"], times[CONTROL], design.margin)
+            found = self.samples().evidence(design.margin)
             if found.verdict(ALPHA / design.cases) is not Verdict.UNDECIDED:
                 return f"decided after {done} rounds"
         if done >= LOOKS[-1]:
@@ -112,33 +151,18 @@ def measure_pair(layout: Layout, design: Design, on_round: Callable[[int], None]
             return f"time budget of {design.budget_s:g} s"
         return None
 
-    reason = None
-    for number in _count():
-        with layout(number) as sampler:
-            blocks = blocks or blocks_of(sampler)
-            for _ in range(design.rounds_a_layout):
-                if on_round is not None:
-                    on_round(len(times["A"]))
-                found = one_round(sampler, list(islice(orders, 2)), blocks)
-                for side, value in found.items():
-                    times[side].append(value)
-                reason = stop_reason()
-                if reason is not None:
-                    break
-        if reason is not None:
+    def samples(self) -> Samples:
+        """What was measured so far."""
+        a_s, b_s, control_s = (tuple(self._times[side]) for side in SIDES)
+        return Samples(a_s, b_s, control_s, self.blocks, self.stop_reason or "", self.elapsed_s)
+
+
+def measure_pair(layout: Layout, design: Design, on_round: Callable[[int], None] | None = None) -> Samples:
+    """Measure A against B until a look decides, the last look is done, or the budget is spent."""
+    pair = Pair(design)
+    for number in count():
+        with pair.clock(), layout(number) as sampler:
+            pair.take(sampler, on_round)
+        if pair.stop_reason is not None:
             break
-    return Samples(
-        tuple(times["A"]),
-        tuple(times["B"]),
-        tuple(times[CONTROL]),
-        blocks,
-        reason or "",
-        time.perf_counter() - started,
-    )
-
-
-def _count() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
+    return pair.samples()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..measure.statistics import control_floor, hodges_lehmann_shift, log_ratios
+from ..measure.statistics import control_floor, hodges_lehmann_shift, log_ratios, median
 from ..record import Record, read_records
 from .table import Row, Table, with_verdicts
 from .verdicts import MARGIN, Evidence, unpaired
@@ -91,14 +91,20 @@ def _row(a: Run, b: Run, case_id: str, margin: float) -> Row:
     known = one or other
     assert known is not None
     title = describe(known)
+    medians_s = _median_s(one), _median_s(other)
     for run, record in ((a, one), (b, other)):
         if record is None:
-            return Row(case_id, title, reason=f"not in {run.folder}")
+            return Row(case_id, title, reason=f"not in {run.folder}", medians_s=medians_s)
         if record.timing is None:
-            return Row(case_id, title, reason=f"{record.status.value} in {run.folder}: {record.reason}")
+            reason = f"{record.status.value} in {run.folder}: {record.reason}"
+            return Row(case_id, title, reason=reason, medians_s=medians_s)
     assert one is not None
     assert other is not None
-    return Row(case_id, title, evidence=between(one, other, margin))
+    return Row(case_id, title, evidence=between(one, other, margin), medians_s=medians_s)
+
+
+def _median_s(record: Record | None) -> float | None:
+    return None if record is None or record.timing is None else median(record.timing.samples_s)
 
 
 def between(one: Record, other: Record, margin: float = MARGIN) -> Evidence:
@@ -144,7 +150,9 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
                 drifts.append(f"{describe(one)} {moved:+.1%}")
                 continue  # the yardstick itself
             if base_a is None or base_b is None or base_a.name != base_b.name:
-                rows.append(Row(case_id, describe(one), reason="the two runs have no baseline in common"))
+                why = "the two runs have no baseline in common"
+                medians_s = _median_s(one), _median_s(other)
+                rows.append(Row(case_id, describe(one), reason=why, medians_s=medians_s))
                 continue
         rows.append(_row(first, second, case_id, margin))
     if forced and not force:

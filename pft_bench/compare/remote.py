@@ -1,18 +1,21 @@
 """A, B and A' in worker processes, so that two versions of this package can be measured in alternation.
 
-Only one process works at a time; the others wait for their next request. A case is opened in a fresh process for every
-layout. Alternating processes is noisier than alternating calls: the operating system moves them between processors. So
-slots are longer here, and each begins with untimed calls that bring the side's data and clock back.
+Only one process works at a time; the others wait for their next request. Each round has interpreters of its own, and
+each case is opened in a fork of them, so that a crash is an answer. Alternating processes is noisier than alternating
+calls: the operating system moves them between processors. So slots are longer here, and each begins with untimed calls
+that bring the side's data and clock back.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -52,14 +55,15 @@ class Worker:
         self.version, self.timeout_s = version, timeout_s
         self.log = folder / f"worker-{version.label.replace(' ', '-').replace('/', '-')}.log"
         # -P and another working folder: only what that Python has installed may be imported.
-        self._process = subprocess.Popen(
-            [str(version.python), "-P", str(WORKER), timer.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("ab"),
-            cwd=folder,
-            start_new_session=True,
-        )
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(version.python), "-P", str(WORKER), timer.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+            )
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """One request and its answer; WorkerError with the worker's own words otherwise."""
@@ -81,15 +85,15 @@ class Worker:
         return told["ok"]
 
     def stop(self) -> None:
-        """End the worker; its open case with it, since that one's input ends too."""
+        """End the worker and its open case. Killed: it has nothing to keep, and libraries take a second to unload."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         with suppress(BrokenPipeError):  # what was still to be written to a worker that had ended by itself
             self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stdout.close()
 
 
 def _unless_rejected(side: str, told: Any) -> Any:
@@ -116,35 +120,30 @@ class RemoteSampler:
         return [float(value) for value in _unless_rejected(side, told)]
 
 
-def remote_layout(
-    workers: Mapping[str, Worker], case_ids: Mapping[str, str]
-) -> Callable[[int], AbstractContextManager[Sampler]]:
-    """Layouts in the sides' workers: `case_ids` says which case of its plan each side opens."""
-
-    @contextmanager
-    def layout(number: int) -> Iterator[Sampler]:
-        opened: dict[str, float] = {}
-        try:
-            for side, worker in workers.items():
-                told = worker.ask("open", case_id=case_ids[side], block_s=BLOCK_S)
-                opened[side] = 0.0
-                opened[side] = float(_unless_rejected(side, told)["block_s"])
-            yield RemoteSampler(workers, opened)
-        finally:
-            for side in opened:
-                workers[side].ask("close")
-
-    return layout
+@contextmanager
+def remote_layout(workers: Mapping[str, Worker], case_id: str) -> Iterator[Sampler]:
+    """One layout: the case, opened in every side's worker."""
+    opened: dict[str, float] = {}
+    try:
+        for side, worker in workers.items():
+            told = worker.ask("open", case_id=case_id, block_s=BLOCK_S)
+            opened[side] = 0.0
+            opened[side] = float(_unless_rejected(side, told)["block_s"])
+        yield RemoteSampler(workers, opened)
+    finally:
+        for side in opened:
+            workers[side].ask("close")
 
 
 @contextmanager
-def workers_of(a: Version, b: Version, folder: Path) -> Iterator[dict[str, Worker]]:
-    """One worker a side; A' is a second worker of A."""
+def workers_of(a: Version, b: Version, folder: Path, order: Sequence[str]) -> Iterator[dict[str, Worker]]:
+    """One worker a side, started in the order of sides given; A' is a second worker of A."""
+    versions = {"A": a, "B": b, CONTROL: a}
     started: dict[str, Worker] = {}
     try:
-        for side, version in (("A", a), ("B", b), (CONTROL, a)):
-            started[side] = Worker(version, folder)
-        yield started
+        for side in order:
+            started[side] = Worker(versions[side], folder)
+        yield {side: started[side] for side in versions}
     finally:
         for worker in started.values():
             worker.stop()

@@ -14,7 +14,9 @@ from .verdicts import Evidence, Judged, Summary, judge, summarise
 
 @dataclass(frozen=True)
 class Row:
-    """One case. `samples` are there where it was measured now; `judged` once the table is whole."""
+    """One case. `samples` are there where it was measured now, `medians_s` (A, B) where it has a time at all; `judged`
+    once the table is whole.
+    """
 
     case_id: str
     title: str
@@ -22,6 +24,7 @@ class Row:
     samples: Samples | None = None
     reason: str | None = None
     judged: Judged | None = None
+    medians_s: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a candidate has no time: a check that did not pass, an exception, or what ended its process."""
+    """Why a candidate has no time: a check that did not pass, an exception, what ended its process, or that it does
+    without what the case needs.
+    """
 
-    status: Literal["failed", "error", "oom", "crashed", "timeout"]
+    status: Literal["failed", "error", "oom", "crashed", "timeout", "skipped"]
     reason: str
 
 
@@ -80,7 +82,9 @@ class Refused:
 
 
 def rejection_of(error: Exception) -> Rejection:
-    """The row's state for an exception: memory exhaustion apart from everything else."""
+    """The row's state for an exception: memory exhaustion, and what a backend does without, apart from all else."""
+    if isinstance(error, NotImplementedError):
+        return Rejection("skipped", str(error) or "not implemented")
     # The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.
     told = any(words in str(error) for words in ("can't allocate memory", "out of memory", "std::bad_alloc"))
     memory = told or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,10 @@ import torch
 
 LIBRARIES = ("pft-bench", "torch", "numpy", "triton", "scikit-image", "pandas")
 COMPILED_MODULES = ("pft_bench._cpu", "pft_bench._cuda")
+READERS = (
+    *("report", "cli", "compare", "compat", "focus", "images", "insight", "quality", "selftest", "train"),
+)
+"""Parts of the package that nothing measured depends on; `tests/test_layering.py` keeps them out of `cases`."""
 VARIABLES = (
     *("OMP_", "MKL_", "KMP_", "GOMP_", "PFT_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_"),
     *("NVIDIA_TF32", "MALLOC_", "LD_PRELOAD"),
@@ -143,6 +148,27 @@ def _commit() -> dict[str, Any] | None:
     }
 
 
+def _code() -> str:
+    """Digest of what can decide a number: this package's sources, wherever they lie, and its compiled modules."""
+    package = Path(__file__).parents[1]
+    sources = [(path, path.relative_to(package)) for path in package.rglob("*.py")]
+    sources = [
+        (path, name) for path, name in sources if name.parts[0] not in (*READERS, "reference", "kernels")
+    ]
+    for part in ("reference", "kernels/triton"):  # a checkout has them beside the package
+        found = importlib.util.find_spec(f"pft_bench.{part.replace('/', '.')}")
+        for folder in map(Path, (found.submodule_search_locations or ()) if found else ()):
+            sources += [(path, Path(part, path.relative_to(folder))) for path in folder.rglob("*.py")]
+    for module in COMPILED_MODULES:
+        built = _attempt(partial(importlib.util.find_spec, module))
+        if built is not None and built.origin:
+            sources.append((Path(built.origin), Path(module)))
+    digest = hashlib.sha256()
+    for path, name in sorted(sources, key=lambda source: str(source[1])):
+        digest.update(f"{name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def environment() -> dict[str, Any]:
     """All about this machine and process that belongs to a measurement; JSON-serialisable, never raises.
 
@@ -160,10 +186,11 @@ def environment() -> dict[str, Any]:
         "builds": _builds(),
         "torch_config": _attempt(torch.__config__.show),
         "git": _attempt(_commit),
+        "code": _attempt(_code),
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
         "variables": {key: value for key, value in sorted(os.environ.items()) if key.startswith(VARIABLES)},
     }
-    found["machine"] = fingerprint({key: found[key] for key in ("cpu", "gpu", "memory_bytes")})
+    found["machine"] = machine_fingerprint(found)
     found["fingerprint"] = fingerprint(found)
     found["host"] = {"name": platform.node(), "command": sys.argv}
     found["now"] = {
@@ -175,8 +202,15 @@ def environment() -> dict[str, Any]:
     return found
 
 
-def fingerprint(found: dict[str, Any]) -> str:
+def machine_fingerprint(found: Mapping[str, Any]) -> str:
+    """Twelve hex digits of the processors and memory alone."""
+    return fingerprint({key: found.get(key) for key in ("cpu", "gpu", "memory_bytes")})
+
+
+def fingerprint(found: Mapping[str, Any]) -> str:
     """Twelve hex digits: equal for equal machine, software, commit, threads and variables."""
-    lasting = {key: value for key, value in found.items() if key not in ("fingerprint", "host", "now")}
+    lasting = {
+        key: value for key, value in found.items() if key not in ("fingerprint", "seal", "host", "now")
+    }
     text = json.dumps(lasting, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,6 +5,7 @@ from .folder import (
     Problem,
     RecordWriter,
     Scan,
+    known_environments,
     lock_folder,
     merge_shares,
     read_folder,
@@ -13,6 +14,7 @@ from .folder import (
     record_files,
     remember_environment,
     scan_records,
+    seal,
 )
 from .frame import to_frame
 from .parts import (
@@ -52,6 +54,7 @@ __all__ = [
     "Status",
     "Timing",
     "derive",
+    "known_environments",
     "lock_folder",
     "merge_shares",
     "read_folder",
@@ -61,6 +64,7 @@ __all__ = [
     "record_files",
     "remember_environment",
     "scan_records",
+    "seal",
     "timing_of",
     "to_frame",
 ]

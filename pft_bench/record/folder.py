@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -223,17 +224,31 @@ def _locked(folder: Path, holders: Mapping[str, str]) -> FolderLocked:
     return FolderLocked(f"{folder} is being written by process {who}; take another folder")
 
 
+def known_environments(folder: Path | str) -> dict[str, Any]:
+    """Fingerprint -> environment, of the folder's `environment.json`; empty without one."""
+    path = Path(folder) / "environment.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def seal(found: Mapping[str, Any]) -> str:
+    """Digest of an environment with all that its fingerprint leaves out: the roof, the load, the command."""
+    text = json.dumps(
+        {key: value for key, value in found.items() if key != "seal"}, sort_keys=True, default=str
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
     """Add an environment to the folder's `environment.json` (by fingerprint) and return its fingerprint.
 
-    A resumed run may go on under another commit or thread count: each record keeps pointing at its own.
+    A folder may have several, of shares on several machines: each record points at its own.
     """
     path = Path(folder) / "environment.json"
     name = str(found["fingerprint"])
     with (path.parent / ".lock-environment").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep write it at the same time
-        known = json.loads(path.read_text()) if path.exists() else {}
-        known.setdefault(name, dict(found))
+        known = known_environments(folder)
+        known.setdefault(name, {**found, "seal": seal(found)})
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(known, indent=1) + "\n")
         draft.replace(path)  # whole or not at all

@@ -28,7 +28,7 @@ class Status(StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its process died
     TIMEOUT = "timeout"
-    SKIPPED = "skipped"  # not tried, e.g. the backend is not available
+    SKIPPED = "skipped"  # the backend does without what the case needs (NotImplementedError)
 
 
 class RecordError(ValueError):

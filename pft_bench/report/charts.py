@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from markupsafe import Markup, escape
 
 from ..record import Record
-from .series import Figure, Point, Series, pareto_front, quality_db
+from .series import Figure, Point, Series, pareto_front
 from .svg import Frame, Scale, look, mark, spread_out, tag, text_width, ticks
 from .tables import step_text
 from .words import tick
@@ -211,9 +211,8 @@ def _pareto(figure: Figure, size: tuple[float, float], names: Sequence[str], hre
 
 def _name_beside(point: Point, kind: int, frame: Frame, placed: list[tuple[float, float]]) -> Markup:
     """`backend schedule` to the right of a point, or to its left where the edge is near; never on another."""
-    quality = quality_db(point.record)
     words = f"{point.record.case.backend} {step_text(point.record)}"
-    words += "" if quality is None else f", {quality:.2f} dB"
+    words += "" if point.quality_db is None else f", {point.quality_db:.2f} dB"
     x, y = frame.x(point.x), frame.y(point.y)
     right = x + 12 + text_width(words, 14.0) < frame.width
     y = max(y, frame.y.end + 8)

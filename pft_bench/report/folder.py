@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..measure.roof import Roof
 from ..record import Record, RecordError, read_records
 
-RECORDS, ENVIRONMENTS = "records.jsonl", "environment.json"
+RECORDS, ENVIRONMENTS, QUALITY = "records.jsonl", "environment.json", "quality.jsonl"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class RunFolder:
     path: Path
     records: tuple[Record, ...]
     environments: Mapping[str, Mapping[str, Any]]
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Case id -> mean PSNR in dB over the images of all data sets, where `pft-bench evaluate` wrote it beside."""
     truncated: tuple[str, ...] = ()
     """Lines whose writer was interrupted: what they were cannot be known, so they are named."""
 
@@ -38,6 +42,26 @@ class RunFolder:
         """The roof measured at the beginning of the run that made the record."""
         found = self.environment(record).get("now", {}).get("roof")
         return None if found is None else Roof(**found)
+
+    def quality_db(self, record: Record) -> float | None:
+        """Mean PSNR of the model of a record; None where nobody measured it."""
+        return self.quality.get(record.case_id)
+
+
+def _quality(path: Path, records: Sequence[Record]) -> dict[str, float]:
+    """From the rows of an evaluation; a variant without a metric has none."""
+    if not path.is_file():
+        return {}
+    from ..quality.evaluate import read_rows  # here: few folders have one, and it needs scikit-image
+    from .quality import by_variant, means
+
+    averages = means(read_rows(path))
+    found = {}
+    for variant, record in by_variant(r for r in records if "sched" in r.case.options).items():
+        values = [mean.psnr_db for mean in averages.get(variant, {}).values()]
+        if values and all(map(math.isfinite, values)):
+            found[record.case_id] = fmean(values)
+    return found
 
 
 def read_folder(path: Path | str) -> RunFolder:
@@ -60,7 +84,8 @@ def read_folder(path: Path | str) -> RunFolder:
             raise RecordError(f"{path / ENVIRONMENTS} is not JSON: {error}") from None
         if not isinstance(known, dict) or not all(isinstance(value, dict) for value in known.values()):
             raise RecordError(f"{path / ENVIRONMENTS} must map fingerprints to environments")
-    return RunFolder(path, scan.records, known, tuple(str(problem) for problem in scan.truncated))
+    quality = _quality(path / QUALITY, scan.records)
+    return RunFolder(path, scan.records, known, quality, tuple(str(problem) for problem in scan.truncated))
 
 
 def command_text(environment: Mapping[str, Any]) -> str | None:

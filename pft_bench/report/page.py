@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from ..measure.statistics import Verdict, geometric_mean
+from ..measure.statistics import DELTA_MIN, Verdict, geometric_mean
 from ..record import Record, Status
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
@@ -247,7 +247,7 @@ def _environment() -> jinja2.Environment:
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
         style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
         machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
-        digits=words.digits, stage_order=ordered_stages, generator=generator(),
+        margin=f"{DELTA_MIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
     )  # fmt: skip
     made.filters["percent"] = lambda share: f"{share:.0%}"
     made.filters["width"] = lambda share: f"{max(share, 0.004) * 100:.2f}%"
@@ -284,7 +284,7 @@ def render(folder: RunFolder) -> str:
         cards=headlines(records),
         memory_cards=memory_cards(records)[:2],
         tables=tables,
-        figures=[drawn(figure, names) for figure in figures(records, folder.roof)],
+        figures=[drawn(figure, names) for figure in figures(records, folder.roof, folder.quality_db)],
         flames=flames(records),
         staged=staged,
         ceilings=ceilings(records),

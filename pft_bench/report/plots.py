@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..measure.roof import Roof
 from ..record import Record
-from .series import Figure, Point, figures, pareto_front, setting_text
+from .series import Figure, Point, Quality, figures, pareto_front, setting_text, unknown
 from .svg import ticks
 from .tables import ordered_stages, step_text
 from .words import tick
@@ -206,10 +206,12 @@ def speedups(records: Sequence[Record]) -> mpl.Figure | None:
     return figure
 
 
-def write_plots(records: Sequence[Record], folder: Path, roof: Roof | None) -> list[Path]:
+def write_plots(
+    records: Sequence[Record], folder: Path, roof: Roof | None, quality_db: Quality = unknown
+) -> list[Path]:
     """Write every plot that the records allow; returns the files."""
     made: dict[str, mpl.Figure | None] = {
-        f"{figure.key}.png": picture(figure) for figure in figures(records, lambda _: roof)
+        f"{figure.key}.png": picture(figure) for figure in figures(records, lambda _: roof, quality_db)
     }
     made |= {"stages.png": model_stages(records), "speedup.png": speedups(records)}
     written = []

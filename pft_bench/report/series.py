@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from . import words
 from .tables import step_text
 
 Value = Callable[[Record], float | None]
+Quality = Callable[[Record], float | None]
+"""Mean PSNR in dB of the model of a record, None where nobody measured it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Point:
     low: float | None = None
     high: float | None = None
     hollow: bool = False
+    quality_db: float | None = None
+    """Mean PSNR of what the model restored, where an evaluation measured it."""
 
     @property
     def label(self) -> str:
@@ -221,22 +225,18 @@ def roofline_figure(records: Sequence[Record], roof: Roof | None, key: str) -> F
     )
 
 
-def quality_db(record: Record) -> float | None:
-    """PSNR of the model's output in dB where a record has it (weights and images were given)."""
-    found = getattr(record, "quality", None)
-    value = found.get("psnr_db") if isinstance(found, dict) else None
-    return None if value is None else float(value)
-
-
-def pareto_figure(records: Sequence[Record]) -> Figure | None:
-    """Latency against memory of whole models: fewer milliseconds left, fewer bytes below."""
+def pareto_figure(records: Sequence[Record], quality_db: Quality) -> Figure | None:
+    """Latency against memory of whole models: fewer milliseconds left, fewer bytes below; PSNR where it is known."""
     chosen = [r for r in records if r.case.level == "model" and r.status is Status.OK]
-    series = _series(chosen, median_s, allocated)
+    series = tuple(
+        replace(part, points=tuple(replace(p, quality_db=quality_db(p.record)) for p in part.points))
+        for part in _series(chosen, median_s, allocated)
+    )
     if sum(len(part.points) for part in series) < 2:
         return None
-    known = [quality_db(point.record) is not None for part in series for point in part.points]
+    known = [point.quality_db is not None for part in series for point in part.points]
     quality = (
-        "PSNR stands at each point; a point is on the front if nothing beats it in time, memory and PSNR at once."
+        "Mean PSNR stands at each point; a point is on the front if nothing beats it in time, memory and PSNR at once."
         if all(known)
         else "Random weights: quality means nothing here, so the front is of time and memory alone."
         if all(r.case.options.get("weights") == "generated" for r in chosen)
@@ -260,7 +260,7 @@ def pareto_figure(records: Sequence[Record]) -> Figure | None:
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Points that no other one equals or beats in time, memory and (where every point has it) PSNR."""
-    qualities = [quality_db(point.record) for point in points]
+    qualities = [point.quality_db for point in points]
     ranked = all(quality is not None for quality in qualities)
     costs = [
         (point.x, point.y, -(quality or 0.0) if ranked else 0.0)
@@ -274,7 +274,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return sorted(front, key=lambda point: point.x)
 
 
-def figures(records: Sequence[Record], roof_of: Callable[[Record], Roof | None]) -> list[Figure]:
+def unknown(record: Record) -> float | None:
+    """No evaluation: no PSNR."""
+    return None
+
+
+def figures(
+    records: Sequence[Record], roof_of: Callable[[Record], Roof | None], quality_db: Quality = unknown
+) -> list[Figure]:
     """Every figure that the records allow, in the order of the page."""
     found: list[Figure | None] = []
     groups = panels(records)
@@ -290,5 +297,5 @@ def figures(records: Sequence[Record], roof_of: Callable[[Record], Roof | None])
             memory_figure(group, key),
             roofline_figure(group, roof, key),
         ]
-    found.append(pareto_figure(records))
+    found.append(pareto_figure(records, quality_db))
     return [figure for figure in found if figure is not None]

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..record import Case, Flops, Record, RecordError, derive, to_frame
+from ..measure.environment import fingerprint, machine_fingerprint
+from ..record import Case, Flops, Record, RecordError, derive, seal, to_frame
 from .folder import ENVIRONMENTS, RECORDS, RunFolder, read_folder
 from .page import generator
 from .write import SUMMARY, texts
@@ -88,6 +89,7 @@ def verify_folder(
         return result
     result.files.append(RECORDS)
     result.notes += folder.truncated
+    _hold_environments(result, folder)
     for record in folder.records:
         if folder.environments and record.environment not in folder.environments:
             where = f"environment of {record.case_id}"
@@ -102,6 +104,29 @@ def verify_folder(
             found = _text_mismatch(name, (folder.path / name).read_text(encoding="utf-8"), text())
             result.mismatches += [] if found is None else [found]
     return result
+
+
+def _hold_environments(result: Verification, folder: RunFolder) -> None:
+    """The digests of each environment; older versions wrote none of the parts that may vary (`seal`)."""
+    if folder.environments:
+        result.files.append(ENVIRONMENTS)
+    for name, found in folder.environments.items():
+        digests = {
+            "its name": (name, fingerprint(found)),
+            "fingerprint": (found.get("fingerprint"), fingerprint(found)),
+            "machine": (found.get("machine"), machine_fingerprint(found)),
+        }
+        if "seal" in found:
+            digests["seal"] = (found["seal"], seal(found))
+        else:
+            result.notes.append(
+                f"environment {name}: its varying part (roof, load, command) has no digest to hold it to"
+            )
+        for where, (stored, fresh) in digests.items():
+            result.values += 1
+            if stored != fresh:
+                where = f"{where} of environment {name}"
+                result.mismatches.append(Mismatch(ENVIRONMENTS, where, repr(stored), repr(fresh)))
 
 
 def _same_processor(environment: Mapping[str, Any], processor: Mapping[str, Any] | None) -> bool:

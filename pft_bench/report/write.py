@@ -42,7 +42,7 @@ def svg_file(figure: Figure, names: list[str]) -> str:
 def texts(folder: RunFolder) -> dict[str, Callable[[], str]]:
     """File name -> what it must hold, for every text that a report consists of. Pure: equal records, equal texts."""
     names = list(dict.fromkeys(record.case.backend for record in folder.records))
-    made = figures(folder.records, folder.roof)
+    made = figures(folder.records, folder.roof, folder.quality_db)
     found: dict[str, Callable[[], str]] = {PAGE: lambda: render(folder)}
     found[TEXT] = lambda: render_markdown(folder, [f"{figure.key}.png" for figure in made])
     for figure in made:
@@ -61,4 +61,8 @@ def write_report(folder: RunFolder) -> list[Path]:
         written.append(path)
     write_summary(folder.records, folder.path / SUMMARY)
     roof = folder.roof(folder.records[-1])
-    return [*written, folder.path / SUMMARY, *write_plots(folder.records, folder.path, roof)]
+    return [
+        *written,
+        folder.path / SUMMARY,
+        *write_plots(folder.records, folder.path, roof, folder.quality_db),
+    ]

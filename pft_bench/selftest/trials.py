@@ -21,15 +21,18 @@ from torch import Tensor
 from ..backends import get
 from ..cases.group import thread_count
 from ..check.operator import check_product
-from ..compare.design import Design, measure_pair
+from ..compare.design import Design, Samples, measure_pair
 from ..compare.local import local_layout
 from ..compare.verdicts import MARGIN, Evidence, paired
 from ..measure.candidate import Candidate
 from ..measure.statistics import Verdict
 from ..problem import Problem
 
-Kind = Literal["A/A", "+5%"]
+Kind = Literal["A/A", "+5%", "A/A builds"]
 KINDS: tuple[Kind, ...] = ("A/A", "+5%")
+"""Those that run in one process."""
+BUILDS: Kind = "A/A builds"
+"""One commit built twice, compared as `compare --baseline` does it (`builds`)."""
 SCHEMA = "pft_bench.trial/1"
 WINDOW_HEADS: dict[Kind, int] = {"A/A": 80, "+5%": 84}
 """Window-heads of B; A and A' have 80. Both split evenly over two threads."""
@@ -67,6 +70,31 @@ class Trial:
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
+    def of(
+        cls, kind: Kind, number: int, environment: str, threads: int, margin: float, found: Samples
+    ) -> Trial:
+        """The trial of what was measured, judged on what is written, so that a reader of the file judges the same."""
+        a_s, b_s, control_s = (
+            tuple(float(f"{value:.6g}") for value in side) for side in (found.a_s, found.b_s, found.control_s)
+        )
+        return cls(
+            kind,
+            number,
+            environment,
+            threads,
+            margin,
+            a_s,
+            b_s,
+            control_s,
+            blocks=found.blocks,
+            stop_reason=found.stop_reason,
+            elapsed_s=round(found.elapsed_s, 3),
+            load=os.getloadavg()[0],
+            verdict=paired(a_s, b_s, control_s, margin).verdict(0.05),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
     def from_json(cls, line: str) -> Trial:
         """The trial of a line; ValueError for any other line."""
         values: dict[str, Any] = json.loads(line)
@@ -100,26 +128,7 @@ def run_trial(kind: Kind, number: int, environment: str, threads: int, margin: f
 
     with thread_count(threads):
         found = measure_pair(local_layout(build), Design(margin=margin, seed=number))
-    # judged on what is written, so that a reader of the file gets the same verdict
-    a_s, b_s, control_s = (
-        tuple(float(f"{value:.6g}") for value in side) for side in (found.a_s, found.b_s, found.control_s)
-    )
-    return Trial(
-        kind,
-        number,
-        environment,
-        threads,
-        margin,
-        a_s,
-        b_s,
-        control_s,
-        blocks=found.blocks,
-        stop_reason=found.stop_reason,
-        elapsed_s=round(found.elapsed_s, 3),
-        load=os.getloadavg()[0],
-        verdict=paired(a_s, b_s, control_s, margin).verdict(0.05),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    return Trial.of(kind, number, environment, threads, margin, found)
 
 
 def read_trials(path: Path) -> list[Trial]:
@@ -164,20 +173,20 @@ class Rates:
     @property
     def wrong(self) -> int:
         """Identical code called different; a slowdown called faster, or the same."""
-        if self.kind == "A/A":
+        if self.kind in ("A/A", BUILDS):
             return self.counts[Verdict.FASTER] + self.counts[Verdict.SLOWER]
         return self.counts[Verdict.FASTER] + self.counts[Verdict.SAME]
 
     @property
     def right(self) -> int:
         """Identical code called the same; a slowdown called slower."""
-        return self.counts[Verdict.SAME if self.kind == "A/A" else Verdict.SLOWER]
+        return self.counts[Verdict.SAME if self.kind in ("A/A", BUILDS) else Verdict.SLOWER]
 
 
 def rates(trials: Sequence[Trial]) -> list[Rates]:
-    """Counts by kind, from verdicts recomputed from the samples."""
+    """Counts by kind, from verdicts recomputed from the samples; of the kinds that there are."""
     found = []
-    for kind in KINDS:
+    for kind in dict.fromkeys((*KINDS, *(trial.kind for trial in trials))):
         words = [trial.evidence.verdict(0.05) for trial in trials if trial.kind == kind]
         found.append(Rates(kind, len(words), {word: words.count(word) for word in Verdict}))
     return found

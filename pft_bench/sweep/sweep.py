@@ -8,13 +8,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ..cases import Group, Settings, plan_groups, run_or_explain
 from ..cases.group import thread_count
 from ..measure import roof
+from ..measure.audit import CpuProbe, CudaProbe, audit
 from ..measure.environment import environment, fingerprint
-from ..record import Record, RecordWriter, read_folder, record_file, remember_environment
+from ..measure.timer import CpuTimer, CudaEventTimer
+from ..record import (
+    Record,
+    RecordWriter,
+    known_environments,
+    read_folder,
+    record_file,
+    remember_environment,
+)
 from .board import Board, Sight
 from .isolation import Death, Workers, WorkersFailed, run_isolated
+from .resume import (
+    agree_on_settings,
+    decisive,
+    differences_of_environments,
+    differences_of_settings,
+    refuse,
+    stored_settings,
+)
 from .shard import Shard
 
 
@@ -74,16 +93,46 @@ class Sweep:
     workers: Workers | None
     plugins: dict[str, str]
 
+    def require_same(self, plan: SweepPlan) -> str | None:
+        """Begin the folder, or make sure that it can be gone on with; what could not be made sure of, in words.
+
+        Raises:
+            ValueError: its rows depend on settings, inputs, code or a machine that are different now; all are named.
+        """
+        now = decisive(self.settings, self.workers)
+        records = list(plan.done.values())
+        if records and stored_settings(self.folder) is None:
+            return f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
+        stored = agree_on_settings(self.folder, now, begin=not records and self.shard.name is None)
+        found = differences_of_settings(stored, now, records)
+        own = {case.case_id for group in plan.mine for case in group.cases.values()}
+        mine = records if self.shard.name is None else [r for r in records if r.case_id in own]
+        if mine:
+            known, here = known_environments(self.folder), self._in_worker(_software, self.plugins)
+            for name in dict.fromkeys(record.environment for record in mine):
+                found += differences_of_environments(known[name], here) if name in known else []
+        refuse(self.folder, found)
+        return None
+
     def describe_machine(self) -> str:
-        """Record the environment, as a worker sees it, in the folder; its fingerprint."""
-        call = partial(_machine, self.settings, self.plugins)
-        if self.workers is None:
-            found: dict[str, Any] | Death = call(None)
-        else:
-            found = self.workers.run(call, limited=False)
+        """Record the environment, as a worker sees it, in the folder; its fingerprint.
+
+        Raises:
+            WorkersFailed: the timer is not sound here, or the worker died.
+        """
+        found = self._in_worker(_machine, self.settings, self.plugins)
+        bad = [f"{item['name']}: {item['detail']}" for item in found["now"]["timer"] if not item["passed"]]
+        if bad:
+            raise WorkersFailed(f"the timer fails its audit, nothing was timed: {'; '.join(bad)}")
+        return remember_environment(self.folder, found)
+
+    def _in_worker(self, look: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        call = partial(look, *arguments)
+        found: dict[str, Any] | Death
+        found = call(None) if self.workers is None else self.workers.run(call, limited=False)
         if isinstance(found, Death):
             raise WorkersFailed(f"the machine could not be measured: {found.reason}\n{found.output}")
-        return remember_environment(self.folder, found)
+        return found
 
     def run(self, plan: SweepPlan, watcher: Watcher) -> list[Record]:
         """Run what is left of the plan; all new records."""
@@ -133,13 +182,23 @@ class Sweep:
         return keep
 
 
-def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
-    """Environment and roof on the run's threads; plug-ins are part of the fingerprint, for they hold the kernels."""
-    with thread_count(settings.threads):
-        measured = roof.measure_roof(settings.device, settings.torch_dtype)
+def _software(plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+    """The environment; plug-ins are part of the fingerprint, for they hold the kernels."""
     found = environment()
     if plugins:
         found["plugins"] = plugins
         found["fingerprint"] = fingerprint(found)
-    found["now"]["roof"] = vars(measured)
+    return found
+
+
+def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+    """Environment, roof (on the run's threads), and what the timer says of calls of known cost: 0.2 s, once a run."""
+    device = torch.device(settings.device)
+    with thread_count(settings.threads):
+        measured = roof.measure_roof(settings.device, settings.torch_dtype)
+        on_gpu = device.type == "cuda"
+        timer = CudaEventTimer(device) if on_gpu else CpuTimer()
+        findings = audit(timer, CudaProbe(device) if on_gpu else CpuProbe())
+    found = _software(plugins, board)
+    found["now"] |= {"roof": vars(measured), "timer": [vars(finding) for finding in findings]}
     return found

@@ -96,3 +96,18 @@ def test_selftest_prints_its_score(call, monkeypatch: pytest.MonkeyPatch) -> Non
     assert code == 1
     assert "SURVIVED" in text
     assert "killed 1/2" in text
+
+
+def test_times_of_recorded_runs_stand_in_the_table_and_a_missing_run_is_told_once(
+    call, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", seed=1)
+    line = next(
+        text for text in call("compare", a, b)[1].splitlines() if text.lstrip("│ ").startswith("sddmm K=16")
+    )
+    assert line.count(" ms") == 2, line
+    other = folder(tmp_path / "other", kept=(7, 9))
+    text = call("compare", a, other)[1]
+    assert text.count(f"not in {other}") == 1
+    assert text.count(f"not in {a}") == 1
+    assert "4 cases: not in" in text

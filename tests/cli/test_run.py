@@ -404,3 +404,42 @@ def test_what_fails_after_the_timing_costs_that_row_alone(
     assert found["dense"].status is Status.OK
     assert found["cpu"].status is Status.OOM
     assert found["cpu"].reason == "after its timing: MemoryError: no room for the profiler"
+
+
+def test_what_a_backend_does_without_is_a_skipped_row(tiny_run: Run, tmp_path: Path) -> None:
+    plugin = tmp_path / "half.py"
+    plugin.write_text(
+        "import torch\n"
+        "from pft_bench.backends import Backend, register\n"
+        "from pft_bench.backends.cpu import CpuBackend\n"
+        "@register\n"
+        "class Half(Backend):\n"
+        "    name, summary = 'half', 'spmm alone'\n"
+        "    dtypes, devices = frozenset({torch.float32}), frozenset({'cpu'})\n"
+        "    available = CpuBackend.available\n"
+        "    spmm = CpuBackend.spmm\n"
+    )
+    out = tmp_path / "run"
+    ended = tiny_run("--level", "op", "--sched", "16", "--plugin", plugin, "--backend", "half", "--out", out)
+    found = {r.case.op: r for r in read_records(out / "records.jsonl").records if r.case.backend == "half"}
+    assert found["sddmm"].status is Status.SKIPPED, found["sddmm"].reason
+    assert "backend 'half' has no sddmm" in str(found["sddmm"].reason)
+    assert found["spmm"].status is Status.OK, found["spmm"].reason
+    assert ended.code == 1, "a row without a result"
+
+
+def test_a_timer_that_forgets_half_of_the_work_ends_the_run(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.measure.timer import CpuTimer
+
+    arguments = ("--level", "op", "--sched", "dense", "--backend", "cpu", "--out")
+    assert tiny_run(*arguments, tmp_path / "sound").code == 0
+    (known,) = json.loads((tmp_path / "sound" / "environment.json").read_text()).values()
+    assert [item["passed"] for item in known["now"]["timer"]] == [True, True]
+    right = CpuTimer.sample_s
+    monkeypatch.setattr(CpuTimer, "sample_s", lambda self, *given: right(self, *given) / 2)
+    ended = tiny_run(*arguments, tmp_path / "unsound")
+    assert ended.code != 0
+    assert "the timer fails its audit, nothing was timed: timer: whole call" in ended.err
+    assert not (tmp_path / "unsound" / "records.jsonl").exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +165,62 @@ def test_profile_has_a_range_for_each_block_layer_and_stage(tiny: PFT, tmp_path:
     assert len(rows) == len(found.memory) + 1
     assert max(int(row.split(",")[1]) for row in rows[1:]) == found.peak_bytes
     assert stages.part(tiny) is stages.part(tiny.layers[0]), "the marks are gone afterwards"
+
+
+def test_a_trace_is_in_the_trace_event_format(tiny: PFT, tmp_path: Path) -> None:
+    """What Perfetto's importer asks of each event, and that ranges of a thread nest."""
+    x = torch.rand(1, 3, 8, 8)
+    with model_ranges(tiny, marked), torch.no_grad():
+        profiled(lambda: tiny(x), "cpu", tmp_path / "trace.json")
+    problems = trace_problems(json.loads((tmp_path / "trace.json").read_text()))
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda e: e.pop("dur"), "dur"),
+        (lambda e: e.update(ph="?"), "ph"),
+        (lambda e: e.update(ts="soon"), "ts"),
+        (lambda e: e.pop("pid"), "pid"),
+        (lambda e: e.update(dur=15.0), "overlaps"),
+    ],
+)
+def test_a_broken_trace_is_noticed(change: Callable[[dict[str, Any]], object], told: str) -> None:
+    def event(name: str, ts: float, dur: float) -> dict[str, Any]:
+        return {"ph": "X", "name": name, "ts": ts, "dur": dur, "pid": 1, "tid": 1}
+
+    events = [event("a", 0.0, 10.0), event("b", 12.0, 5.0)]
+    assert not trace_problems({"traceEvents": events})
+    change(events[0])
+    assert any(told in problem for problem in trace_problems({"traceEvents": events}))
+
+
+def trace_problems(trace: dict[str, Any]) -> list[str]:
+    """What the Trace Event Format (Google, "Trace Event Format", section "Event Descriptions") does not allow."""
+    problems: list[str] = []
+    ranges: dict[Any, list[dict[str, Any]]] = {}
+    for event in trace["traceEvents"]:
+        phase = event.get("ph")
+        if phase not in tuple("XBEibnesftMCPN") or not phase:
+            problems.append(f"ph is {phase!r}: {event}")
+            continue
+        needed = {"name": str, "pid": (int, str), "tid": (int, str)}
+        needed |= {} if phase == "M" else {"ts": (int, float)}
+        needed |= {"dur": (int, float)} if phase == "X" else {}
+        wrong = [key for key, kind in needed.items() if not isinstance(event.get(key), kind)]
+        problems += [f"{key} is {event.get(key)!r}: {event}" for key in wrong]
+        if phase == "X" and not wrong:
+            if event["dur"] < 0:
+                problems.append(f"dur is negative: {event}")
+            ranges.setdefault((event["pid"], event["tid"]), []).append(event)
+    for own in ranges.values():
+        open_ends: list[float] = []
+        for event in sorted(own, key=lambda e: (e["ts"], -e["dur"])):
+            end = event["ts"] + event["dur"]
+            while open_ends and open_ends[-1] <= event["ts"] + 1e-3:  # nanoseconds, written as microseconds
+                open_ends.pop()
+            if open_ends and end > open_ends[-1] + 1e-3:
+                problems.append(f"overlaps the range it begins in: {event}")
+            open_ends.append(end)
+    return problems

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import Element, Page, copy, raw_records
+from recorded import DATA, Element, Page, committed, copy, raw_records
 
 from pft_bench.record import Record, Status
 from pft_bench.report import read_folder
@@ -262,3 +262,40 @@ def test_front_holds_what_nothing_beats(folder: Path) -> None:
     record = read_folder(folder).records[0]
     points = [Point(record, x, y) for x, y in ((1, 9), (2, 5), (3, 6), (4, 1), (4, 2))]
     assert [(p.x, p.y) for p in pareto_front(points)] == [(1, 9), (2, 5), (4, 1)]
+
+
+def test_the_front_takes_psnr_where_an_evaluation_measured_it() -> None:
+    """The shipped model's evaluation: the page says what its table says, and no point of best PSNR is beaten."""
+    from pft_bench.quality.evaluate import read_rows
+    from pft_bench.report.series import figures, pareto_front
+
+    source = DATA / "2026-11-23_small_x2_held_out"
+    folder = read_folder(source)
+    rows = read_rows(source / "quality.jsonl")
+    expected = {}
+    for record in folder.records:
+        own = [
+            r.psnr_db
+            for r in rows
+            if (r.schedule, r.backend) == (record.case.options["sched"], record.case.backend)
+        ]
+        assert len(own) == 5, "five held-out photographs"
+        expected[record.case_id] = sum(own) / len(own)
+    (figure,) = (f for f in figures(folder.records, folder.roof, folder.quality_db) if f.kind == "pareto")
+    assert {p.record.case_id: p.quality_db for p in figure.points} == pytest.approx(expected)
+    best = max(figure.points, key=lambda p: p.quality_db or 0.0)
+    assert best in pareto_front(figure.points)
+    slowest = max(figure.points, key=lambda p: p.x)
+    assert slowest not in pareto_front(figure.points)
+    better = replace(slowest, quality_db=40.0)
+    assert better in pareto_front([better if p is slowest else p for p in figure.points])
+    text = render(folder)
+    assert all(f", {value:.2f} dB" in text for value in expected.values())
+    assert "Mean PSNR stands at each point" in text
+
+
+def test_the_margin_is_the_one_of_the_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pft_bench.report import page
+
+    monkeypatch.setattr(page, "DELTA_MIN", 0.025)
+    assert "beyond 2.5% or beyond what" in render(read_folder(committed("layer")))

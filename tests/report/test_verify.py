@@ -13,6 +13,7 @@ import pytest
 from recorded import copy, raw_records
 
 from pft_bench.insight.counts import formula_counts, recount
+from pft_bench.record import seal
 from pft_bench.report import read_folder, write_report
 from pft_bench.report.verify import Verification, verify_folder
 
@@ -187,3 +188,25 @@ def test_a_page_of_another_version_is_said_to_be_one(folder: Path) -> None:
         re.sub(r"pft-bench report [0-9a-f]{12}", "pft-bench report 000000000000", path.read_text())
     )
     assert [m.found for m in verify(folder).mismatches] == ["made by another version"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (r'"memory_bytes": (\d+)', "machine of environment"),
+        (r'"torch": "(2\.\d+\.\d+)', "fingerprint of environment"),
+        (r'"commit": "[a-f0-9]*(\d)[a-f]*"', "fingerprint of environment"),
+        (r'"flops_per_s": (\d+)', "seal of environment"),
+    ],
+)
+def test_a_changed_digit_of_an_environment_is_found(folder: Path, pattern: str, told: str) -> None:
+    """The roof varies from run to run, so the fingerprint leaves it out; the seal does not."""
+    path = folder / "environment.json"
+    known = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({name: {**found, "seal": seal(found)} for name, found in known.items()}, indent=1)
+    )
+    assert not [found for found in verify(folder).mismatches if found.file == "environment.json"]
+    change(folder, "environment.json", pattern)
+    found = [str(item) for item in verify(folder).mismatches if item.file == "environment.json"]
+    assert any(told in text for text in found), found
