@@ -28,7 +28,7 @@ from ..images import (
     read_picture,
     write_picture,
 )
-from ..model import PFT, parse_memory, parse_tile, plan_upscale
+from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
 from . import options
 from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
@@ -66,6 +66,13 @@ def upscale(
             "large as it allows.",
         ),
     ] = None,
+    seams: Annotated[
+        bool,
+        typer.Option(
+            "--seams",
+            help="With --tile: also compute each picture whole, and tell how far the tiles are from it.",
+        ),
+    ] = False,
     memory: Annotated[
         str | None, typer.Option(help="Memory to use, e.g. 8GB. Default: 80% of what is free.")
     ] = None,
@@ -86,6 +93,8 @@ def upscale(
     if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
         raise ValueError(f"{jobs[0].target} exists: choose another name, or add --overwrite")
     tiles = None if tile is None else parse_tile(tile)
+    if seams and tiles is None:
+        raise ValueError("--seams compares tiles with the whole picture: it needs --tile")
     memory_bytes = None if memory is None else parse_memory(memory)
     model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
     if tiles is not None:
@@ -94,7 +103,7 @@ def upscale(
     others = find_pictures(source, target, OTHER_SUFFIXES)
     if others:
         console.print(_left_out(others), soft_wrap=True, markup=False)
-    upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes)
+    upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes, seams)
     with thread_count(check_threads(threads)), torch.no_grad():
         done = upscaler.run(jobs)
     parts = [f"{done.written} written"]
@@ -175,14 +184,17 @@ class Upscaler:
         overwrite: bool,
         tile: tuple[int, int | None] | None = None,
         memory_bytes: int | None = None,
+        seams: bool = False,
     ) -> None:
         self.model = model
+        self.seams = seams
         self.tile = tile
         self.memory_bytes = memory_bytes
         self.console = console
         self.quality = quality
         self.overwrite = overwrite
         self._parameter = next(model.parameters())
+        self._seams: list[Seams] = []  # of the picture under way: one, or one for each plane
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -222,6 +234,7 @@ class Upscaler:
 
     def _one(self, job: Job, title: str) -> None:
         started = time.perf_counter()
+        self._seams.clear()
         picture = read_picture(job.source)
         height, width = (side * self.model.config.output_scale for side in picture.size_hw)
         if job.target.exists() and job.target.samefile(job.source):
@@ -241,7 +254,9 @@ class Upscaler:
         )
         self._bar.remove_task(task)
         write_picture(job.target, result, quality=self.quality)
-        notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else [])))
+        worst = min(self._seams, key=lambda found: found.psnr_db, default=None)
+        seams = [] if worst is None else [f"tiles against the whole: {worst}"]
+        notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else []), *seams))
         seconds = time.perf_counter() - started
         self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
 
@@ -249,7 +264,11 @@ class Upscaler:
         def progress(done: int, total: int) -> None:
             self._bar.update(task, completed=done, total=total)
 
-        return restorer(self.model, tile=self.tile, memory_bytes=self.memory_bytes, progress=progress)(x)
+        result = restorer(self.model, tile=self.tile, memory_bytes=self.memory_bytes, progress=progress)(x)
+        if self.seams:
+            whole = self.model(x.to(result.device, result.dtype))
+            self._seams.append(Seams.between(result, whole))
+        return result
 
     def _tell(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

@@ -53,10 +53,23 @@ class UpscalePlan:
 
 @dataclass(frozen=True)
 class Seams:
-    """The tiled image against the whole one."""
+    """The tiled image against the whole one: the largest difference (of 0..1), and the PSNR of one in the other."""
 
     max_abs: float
     psnr_db: float
+
+    @classmethod
+    def between(cls, tiled: Tensor, whole: Tensor) -> Seams:
+        """Measure them on two results of the same image."""
+        tiled, whole = tiled.double(), whole.double()
+        mean_square = float((tiled.clamp(0, 1) - whole.clamp(0, 1)).pow(2).mean())
+        return cls(
+            max_abs=float((tiled - whole).abs().max()),
+            psnr_db=math.inf if mean_square == 0 else -10 * math.log10(mean_square),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.max_abs:.2g} of 1 at most, {self.psnr_db:.1f} dB"
 
 
 def parse_tile(text: str) -> tuple[int, int | None]:
@@ -205,14 +218,9 @@ def compare_tiled(
     model: PFT, image: Tensor, tile: int, overlap: int | None = None, progress: Progress | None = None
 ) -> Seams:
     """Measure the seams: the tiled result against the whole image's, which is computed as well."""
-    tiled = upscale(model, image, tile=tile, overlap=overlap, progress=progress).double()
+    tiled = upscale(model, image, tile=tile, overlap=overlap, progress=progress)
     with torch.no_grad():
-        whole = model(image).double()
-    mean_square = float((tiled.clamp(0, 1) - whole.clamp(0, 1)).pow(2).mean())
-    return Seams(
-        max_abs=float((tiled - whole).abs().max()),
-        psnr_db=math.inf if mean_square == 0 else -10 * math.log10(mean_square),
-    )
+        return Seams.between(tiled, model(image))
 
 
 def _spans(length: int, tile: int | None, overlap: int, size: int) -> tuple[Span, ...]:

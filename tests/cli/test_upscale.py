@@ -16,7 +16,7 @@ from PIL import Image
 
 import pft_bench
 from pft_bench.images import Picture, read_picture, write_picture
-from pft_bench.model import PRESETS, generated_weights
+from pft_bench.model import PRESETS, compare_tiled, generated_weights
 from pft_bench.model import upscale as model_upscale
 
 Command = Callable[..., Any]
@@ -85,7 +85,7 @@ def test_tiles(pft_bench_command: Command, weights: Path, tmp_path: Path) -> Non
     pixels = np.random.default_rng(3).integers(0, 256, (30, 41, 3)).astype(np.uint8)
     write_picture(tmp_path / "a.png", Picture(pixels))
     run = ("upscale", tmp_path / "a.png")
-    tiled = pft_bench_command(*run, tmp_path / "tiled.png", "--weights", weights, "--tile", "16:4")
+    tiled = pft_bench_command(*run, tmp_path / "tiled.png", "--weights", weights, "--tile", "16:4", "--seams")
     assert tiled.code == 0, tiled
     found = read_picture(tmp_path / "tiled.png").pixels
     x = torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1).unsqueeze(0)
@@ -95,6 +95,9 @@ def test_tiles(pft_bench_command: Command, weights: Path, tmp_path: Path) -> Non
     assert found.shape == (60, 82, 3)
     assert np.abs(found - first).max() <= 1
     assert np.abs(found - second).max() > 1
+    assert f"tiles against the whole: {compare_tiled(model, x, 16, 4)}" in tiled.out
+    refused = pft_bench_command(*run, tmp_path / "c.png", "--weights", weights, "--seams")
+    assert (refused.code, "--seams compares tiles" in refused.err) == (2, True)
     little = pft_bench_command(*run, tmp_path / "b.png", "--weights", weights, "--memory", "1kB")
     assert little.code == 1
     assert re.search(r"memory must be at least \d+(\.\d+)? kB beside .* got 1 kB", little.out), little.out
