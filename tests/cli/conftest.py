@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from pft_bench.backends import base
 from pft_bench.cli import main
 from pft_bench.measure import roof
 from pft_bench.model import PRESETS, PFTConfig
@@ -42,6 +43,8 @@ def pft_bench_command(
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
+    for known in ("_BACKENDS", "_loaded"):  # what a command's plug-ins register ends with the test
+        monkeypatch.setattr(base, known, dict(getattr(base, known)))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(
         gc, "collect", lambda *_: 0

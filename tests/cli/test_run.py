@@ -360,11 +360,11 @@ def test_a_truncated_line_is_told_by_number_and_a_foreign_one_stops_the_run(
     whole = path.read_text()
     path.write_text(whole + whole.splitlines()[-1][:100])
     ended = tiny_run(*arguments, "--resume")
-    assert f"{path}:7: truncated line" in ended.out.replace("\n", "")
+    assert f"{path}:9: truncated line" in ended.out.replace("\n", "")
     path.write_text(whole + "latency 3 ms\n" + whole)
     ended = tiny_run(*arguments, "--resume")
     assert ended.code == 2
-    assert f"{path}:7: not JSON" in ended.err.replace("\n", "")
+    assert f"{path}:9: not JSON" in ended.err.replace("\n", "")
     assert path.read_text() == whole + "latency 3 ms\n" + whole
 
 
@@ -382,7 +382,7 @@ def test_an_interrupted_run_keeps_its_records_and_says_how_to_go_on(
     ended = tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path)
     assert ended.code == 130
     assert "go on with --resume" in ended.out
-    assert len(read_records(tmp_path / "records.jsonl").records) == 3
+    assert len(read_records(tmp_path / "records.jsonl").records) == 4
 
 
 def test_what_fails_after_the_timing_costs_that_row_alone(
