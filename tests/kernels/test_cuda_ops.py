@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from bad_rows import check_bad_rows
 
+import pft_bench
 from pft_bench.backends import Layer, get
 from pft_bench.check.bounds import gamma, output_rounding
 from pft_bench.check.operator import check_layer, check_product
@@ -270,6 +272,19 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
         backend.attention_forward(case)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("topk", [16, 5])
+@pytest.mark.parametrize("kernel", ["dense", "gather", "tiles"])
+def test_a_bad_query_row_spoils_its_own_row_alone(
+    backend: Any, kernel: str, topk: int, dtype: torch.dtype
+) -> None:
+    if kernel == "tiles" and dtype == torch.float32:
+        return
+    backend.candidates = "auto" if kernel == "dense" else kernel
+    candidates = None if kernel == "dense" else 9
+    check_bad_rows(backend, layer(windows=1, side=4, dim=8, topk=topk, candidates=candidates, dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ["selection", "sparse"])
 def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
     case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
@@ -353,6 +368,39 @@ def test_empty_batches(backend: Any) -> None:
     empty = torch.empty(0, 4, 3, dtype=torch.int16)
     assert backend.sddmm(torch.empty(0, 4, 8), torch.empty(0, 5, 8), empty).shape == (0, 4, 3)
     assert backend.spmm_transpose(torch.empty(0, 4, 3), torch.empty(0, 4, 8), empty, 5).shape == (0, 5, 8)
+
+
+@pytest.mark.parametrize("version", ["plain", "resident"])
+@pytest.mark.parametrize("shape", [(1, 4, 0, 8, 0), (1, 0, 5, 8, 3), (2, 4, 5, 8, 0)], ids=str)
+def test_products_of_nothing(backend: Any, version: str, shape: tuple[int, ...]) -> None:
+    """Without keys, queries or entries: zeros, or nothing; a crash would end Python."""
+    backend.version = version
+    b, n, m, d, kept = shape
+    for op in ("sddmm", "spmm"):
+        assert_passed(
+            check_product(backend, op, product(op, *shape, torch.float32, 0, torch.int16), train=True)
+        )
+    index = torch.zeros((b, n, kept), dtype=torch.int64)
+    q, k = torch.zeros((b, n, d), requires_grad=True), torch.zeros((b, m, d), requires_grad=True)
+    a = pft_bench.sddmm(q, k, index[..., : min(1, kept)], backend="cuda-emu")
+    pft_bench.spmm(a, k, index[..., : min(1, kept)], backend="cuda-emu").sum().backward()
+    assert not q.grad.any()
+    assert not k.grad.any()
+
+
+@pytest.mark.parametrize("sizes", [(2, 0, 25), (2, 3, 0), (0, 3, 25)], ids=["heads", "queries", "windows"])
+def test_layers_of_nothing(sizes: tuple[int, int, int]) -> None:
+    q = torch.zeros((*sizes, 8), requires_grad=True)
+    k = torch.ones((*sizes[:2], 25, 8), requires_grad=True)
+    bias = torch.zeros((81, sizes[1]), requires_grad=True) if sizes[2] else None
+    state = None
+    for topk in (25, 6, 6, 4):
+        out, state = pft_bench.progressive_attention(
+            q, k, k, topk=topk, bias=bias, state=state, backend="cuda-emu"
+        )
+    out.sum().backward()
+    for x in (q, k, bias):
+        assert x is None or (x.grad is not None and not x.grad.any())
 
 
 def test_an_impossible_shape_is_an_error_that_names_kernel_and_shape(backend: Any) -> None:
