@@ -125,7 +125,7 @@ def add_tables_kernel(partial, out, parts, H, T, COLS: tl.constexpr):
 
 def parts_of(windows: int, table_bytes: int) -> tuple[int, int]:
     """(parts, windows in each): as many parts as tables of table_bytes fit the limit."""
-    each = -(-windows // max(1, min(windows, PARTIAL_BYTES // table_bytes))) if windows else 1
+    each = -(-windows // max(1, min(windows, PARTIAL_BYTES // max(1, table_bytes)))) if windows else 1
     return -(-windows // each), each
 
 
