@@ -39,7 +39,7 @@ def test_every_kernel_compiles_for_every_target(compiled):
     }  # fmt: skip
     for kernel in kernels:
         assert {row.target for row in compiled if row.kernel == kernel} >= set(triton_table.TARGETS), kernel
-        assert {row.dtype for row in compiled if row.kernel == kernel} == set(triton_table.DTYPES), kernel
+        assert {row.dtype for row in compiled if row.kernel == kernel} >= {"float16", "bfloat16"}, kernel
 
 
 @pytest.mark.slow
