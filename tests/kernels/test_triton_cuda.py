@@ -47,14 +47,11 @@ def test_products(dtype, seed):
 def test_gradients_of_layers(dtype, candidates, topk):
     """Both get the same results of one forward pass, so that only the backward pass may differ."""
     layer = random_layer(dtype, queries=16, candidates=candidates, topk=topk)
-    out, new_index, new_logits, lse = get(CUDA).attention_forward(*layer.arguments())
+    out, new_index, new_logits, lse = get(CUDA).attention_forward(layer)
     grad_out = normal(*out.shape, dtype=dtype, seed=7)
     handed = normal(*new_logits.shape, seed=8) if new_logits.shape[-1] else None
-    inputs = (layer.q, layer.k, layer.v, layer.bias, layer.region, layer.index, layer.logits)
     ours, theirs = (
-        get(name).attention_backward(
-            grad_out, handed, *inputs, new_index, out, lse, layer.scale, layer.region_penalty, layer.topk
-        )
+        get(name).attention_backward(layer, grad_out, handed, new_index, out, lse)
         for name in (CUDA, "triton")
     )
     kept = new_index if new_index.shape[-1] else layer.index
