@@ -35,7 +35,7 @@ inline void raise_on_failure(Status status, const char* kernel, std::initializer
   if (status == Status::kOk) return;
   const char* what = status == Status::kBadShape      ? "shape, index type or workspace is not acceptable"
                      : status == Status::kUnsupported ? "shape is too large for this kernel"
-                                                      : "launch failed";
+                                                      : "this kernel does not take these dtypes";
   throw std::runtime_error(std::string(kernel) + " " + describe(sizes) + ": " + what);
 }
 

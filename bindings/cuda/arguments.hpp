@@ -81,14 +81,19 @@ class Arguments {
 #endif
 };
 
-// Runs a launcher on a device and stream without the GIL, and turns its status into an exception.
+// Runs a launcher on a device and stream without the GIL, and turns its status into an exception. Kernels
+// count rows, keys, channels and entries of a row in 32 bits.
 template <typename Launcher>
 void run(const char* kernel, std::initializer_list<int64_t> sizes, const Place& place, Launcher launcher) {
+  for (int64_t size : sizes)
+    if (size > 0x7fffffff) raise_on_failure(Status::kUnsupported, kernel, sizes);
   Status status;
-  {
+  try {
     pybind11::gil_scoped_release release;
     cuda::DeviceGuard guard(place.first);
     status = launcher(reinterpret_cast<void*>(place.second));
+  } catch (const cuda::LaunchError& error) {
+    throw std::runtime_error(std::string(kernel) + " " + describe(sizes) + ": " + error.what());
   }
   raise_on_failure(status, kernel, sizes);
 }

@@ -188,12 +188,12 @@ Status run(const AttentionInputs& in, const DenseGradients& grads, Target target
   if (groups > all) groups = all;
   a.streamed_at_once = int(groups * kGroup);
   const int64_t shared = fixed + groups * kGroup * (per_row + kTileRows * 4);
-  const dim3 grid(unsigned(batch * a.row_blocks * a.column_blocks));
+  const int64_t blocks = batch * a.row_blocks * a.column_blocks;
   if (owns_keys) {
-    return launch("attention_backward_dense_keys", attention_backward_dense_kernel<T, true>, grid,
+    return launch("attention_backward_dense_keys", attention_backward_dense_kernel<T, true>, blocks,
                   32 * kWarps, shared, stream, a);
   }
-  return launch("attention_backward_dense_queries", attention_backward_dense_kernel<T, false>, grid,
+  return launch("attention_backward_dense_queries", attention_backward_dense_kernel<T, false>, blocks,
                 32 * kWarps, shared, stream, a);
 }
 

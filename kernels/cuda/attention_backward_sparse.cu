@@ -155,7 +155,6 @@ __global__ void __launch_bounds__(256, 4) bias_gradient_sum_kernel(BiasSumArgs a
 Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, float* delta, void* stream) {
   const int64_t rows = s.windows * s.heads * s.queries, blocks = ceil_div(rows, 8);
   if (!rows) return Status::kOk;
-  if (blocks > 0x7fffffff) return Status::kBadShape;
   return with_type(grad_out.dtype, [&](auto tag) {
     using T = decltype(tag);
     const DeltaArgs<T> a{strided<const T>(grad_out.m, s.heads, s.dim_v),
@@ -164,8 +163,7 @@ Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, f
                          rows,
                          int(s.queries),
                          int(s.dim_v)};
-    return launch("attention_row_delta", attention_row_delta_kernel<T>, dim3(unsigned(blocks)), 256, 0,
-                  stream, a);
+    return launch("attention_row_delta", attention_row_delta_kernel<T>, blocks, 256, 0, stream, a);
   });
 }
 
@@ -187,8 +185,7 @@ Status attention_backward_sparse(const AttentionInputs& in, const SparseGradient
                       int(grads.kept)};
     if (!plan_sparse<T>(s, in.bias != nullptr, 0, &a.plan, 0)) return Status::kUnsupported;
     return launch("attention_backward_sparse", attention_backward_sparse_kernel<T>,
-                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes,
-                  stream, a);
+                  s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
   });
 }
 
@@ -200,8 +197,7 @@ Status bias_gradient_sparse(const AttentionShape& s, Index index, const float* g
   const BiasArgs a{index_view(index), View<const float>(g), View<float>(partial),
                    int(s.windows),    int(s.heads),         int(groups),
                    int(s.queries),    int(s.candidates),    int(s.window_size)};
-  return launch("bias_gradient_sparse", bias_gradient_sparse_kernel, dim3(unsigned(groups * s.heads)), 256,
-                bytes, stream, a);
+  return launch("bias_gradient_sparse", bias_gradient_sparse_kernel, groups * s.heads, 256, bytes, stream, a);
 }
 
 Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const float* partial,
@@ -209,8 +205,8 @@ Status bias_gradient_sum(int64_t groups, int64_t heads, int64_t entries, const f
   if (!heads || !entries) return Status::kOk;
   const BiasSumArgs a{
       View<const float>(partial), View<float>(grad_bias), groups, int(heads), int(entries), accumulate};
-  return launch("bias_gradient_sum", bias_gradient_sum_kernel, dim3(unsigned(ceil_div(heads * entries, 256))),
-                256, 0, stream, a);
+  return launch("bias_gradient_sum", bias_gradient_sum_kernel, ceil_div(heads * entries, 256), 256, 0, stream,
+                a);
 }
 
 }  // namespace pft::cuda

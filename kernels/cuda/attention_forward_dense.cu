@@ -115,7 +115,7 @@ __device__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory, 
     for (int t = lane; t < keys; t += 32) z[t] = expf(z[t] - stats.max);
     return;
   }
-  const Threshold threshold = find_threshold(z, keys, topk, stats.max, lane);
+  const Threshold threshold = find_threshold(z, keys, topk, stats, lane);
   for_each_selected(z, keys, threshold, lane, [&](int t, int slot) {
     const float relative = z[t] - stats.max;
     z[t] = slot < 0 ? 0.f : expf(relative);
@@ -234,8 +234,8 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   }
   if (!bytes) return Status::kUnsupported;
   a.tiles = int(ceil_div(s.queries, a.tile_rows));
-  return launch("attention_forward_dense", attention_forward_dense_kernel<T>,
-                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * kWarps, bytes, stream, a);
+  return launch("attention_forward_dense", attention_forward_dense_kernel<T>, s.windows * s.heads * a.tiles,
+                32 * kWarps, bytes, stream, a);
 }
 
 }  // namespace

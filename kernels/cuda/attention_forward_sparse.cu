@@ -35,7 +35,7 @@ __device__ void finish_row(const ForwardArgs<T>& a, int64_t row, View<const floa
     for (int t = lane; t < candidates; t += 32) a.new_logits[row * topk + t] = z[t] - stats.max;
     return;
   }
-  const Threshold threshold = find_threshold(z, candidates, topk, stats.max, lane);
+  const Threshold threshold = find_threshold(z, candidates, topk, stats, lane);
   for_each_selected(z, candidates, threshold, lane, [&](int t, int slot) {
     if (slot < 0) return;
     a.new_index.store(row * topk + slot, a.layer.index[row * candidates + t]);
@@ -114,8 +114,7 @@ Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutput
     if (!plan_sparse<T>(s, in.bias != nullptr, int(s.dim_v), &a.plan, kStagedEntries * 8))
       return Status::kUnsupported;
     return launch("attention_forward_sparse", attention_forward_sparse_kernel<T>,
-                  dim3(unsigned(s.windows * s.heads * a.plan.splits)), 32 * a.plan.warps, a.plan.shared_bytes,
-                  stream, a);
+                  s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
   });
 }
 

@@ -142,7 +142,7 @@ __device__ void finish_row(const TiledArgs<T>& a, int64_t row, View<float> z, in
     }
     return;
   }
-  const Threshold threshold = find_threshold(z, candidates, topk, stats.max, lane);
+  const Threshold threshold = find_threshold(z, candidates, topk, stats, lane);
   for_each_selected(z, candidates, threshold, lane, [&](int t, int slot) {
     const float value = z[t];
     z[t] = slot < 0 ? 0.f : expf(value - stats.lse);
@@ -262,8 +262,8 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
                  false};
   int64_t bytes = 0;
   if (!plan_tiles<T>(s, in.bias != nullptr, &a, &bytes)) return Status::kUnsupported;
-  return launch("attention_forward_tiled", attention_forward_tiled_kernel<T>,
-                dim3(unsigned(s.windows * s.heads * a.tiles)), 32 * a.warps, bytes, stream, a);
+  return launch("attention_forward_tiled", attention_forward_tiled_kernel<T>, s.windows * s.heads * a.tiles,
+                32 * a.warps, bytes, stream, a);
 }
 
 }  // namespace
@@ -275,7 +275,7 @@ Status attention_forward_tiled(const AttentionInputs& in, const AttentionOutputs
     case DType::kBFloat16:
       return run<bf16_t>(in, out, stream);
     default:  // no TF32 in place of float32
-      return Status::kUnsupported;
+      return Status::kBadDType;
   }
 }
 

@@ -70,7 +70,10 @@ __device__ __forceinline__ float from_ordered_key(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-// Entries above `value` are kept, and the first `ties` of those equal to it.
+__device__ __forceinline__ bool is_nan(float x) { return x != x; }
+
+// Entries above `value` are kept, and the first `ties` of those equal to it. NaN: no order to select by, the
+// first `ties` entries are kept.
 struct Threshold {
   float value;
   int ties;
@@ -78,12 +81,15 @@ struct Threshold {
 
 // The topk-th largest of z[0, count), 0 < topk < count, by bisection on the ordered key between the row's
 // extremes. Ends as soon as some value separates topk entries from the rest: some ten rounds in a row without
-// close ties, never more than 32.
-__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk, float max,
-                                                    int lane) {
+// close ties, never more than 32. A row with NaN or plus infinity in it, or with nothing but minus infinity,
+// has a NaN logsumexp, and with it a NaN result; its positions must still be valid, as the next layer follows
+// them.
+__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk,
+                                                    RowStatistics row, int lane) {
+  if (is_nan(row.lse)) return {row.lse, topk};
   float low_value = INFINITY;
   for (int t = lane; t < count; t += 32) low_value = fminf(low_value, z[t]);
-  uint32_t low = ordered_key(-warp_max(-low_value)), high = ordered_key(max);
+  uint32_t low = ordered_key(-warp_max(-low_value)), high = ordered_key(row.max);
   while (low < high) {  // at least topk entries are >= low, fewer than topk are > high
     const uint32_t middle = low + (high - low + 1) / 2;
     const float value = from_ordered_key(middle);
@@ -108,11 +114,12 @@ template <class F>
 __device__ __forceinline__ void for_each_selected(View<const float> z, int count, Threshold threshold,
                                                   int lane, F f) {
   const unsigned before = (1u << lane) - 1;
+  const bool unordered = is_nan(threshold.value);
   int kept = 0, ties = 0;
   for (int t0 = 0; t0 < count; t0 += 32) {
     const int t = t0 + lane;
     const float value = t < count ? float(z[t]) : -INFINITY;
-    const bool tie = t < count && value == threshold.value;
+    const bool tie = t < count && (unordered || value == threshold.value);
     const unsigned all_ties = __ballot_sync(kFullWarp, tie);
     const bool keep = value > threshold.value || (tie && ties + __popc(all_ties & before) < threshold.ties);
     const unsigned all_kept = __ballot_sync(kFullWarp, keep);

@@ -41,8 +41,9 @@ std::string why_unavailable() {
 }
 
 DeviceGuard::DeviceGuard(int device) {
-  if (cudaGetDevice(&previous_) != cudaSuccess) previous_ = device;
-  if (previous_ != device) cudaSetDevice(device);
+  require_success(cudaGetDevice(&previous_), "the current device");
+  const std::string wanted = "device " + std::to_string(device);
+  if (previous_ != device) require_success(cudaSetDevice(device), wanted.c_str());
 }
 DeviceGuard::~DeviceGuard() { cudaSetDevice(previous_); }
 

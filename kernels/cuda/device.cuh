@@ -209,7 +209,7 @@ Status with_type(DType dtype, F f) {
     case DType::kBFloat16:
       return f(bf16_t{});
   }
-  return Status::kUnsupported;
+  return Status::kBadDType;
 }
 
 }  // namespace pft::cuda

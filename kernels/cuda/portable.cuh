@@ -5,7 +5,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "pft/cuda_device.h"
 #include "pft/tensor.h"
+
+namespace pft {
+constexpr int64_t kMostBlocks = 0x7fffffff;  // of a grid in its first dimension, the only one used here
+}
 
 #if !defined(__CUDACC__)
 #include "../emulator/mma.h"
@@ -23,10 +28,13 @@ inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit
 inline int multiprocessors() { return 4; }
 
 template <class... P, class... A>
-Status launch(const char* name, void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+Status launch(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes,
               void* stream, A... arguments) {
   (void)stream;
-  emu::launch(name, kernel, grid, dim3(unsigned(threads)), size_t(shared_bytes), arguments...);
+  if (blocks > kMostBlocks) return Status::kUnsupported;
+  if (emu::config().refuse) throw cuda::LaunchError(name, "the emulator was told to refuse");
+  emu::launch(name, kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), size_t(shared_bytes),
+              arguments...);
   return Status::kOk;
 }
 }  // namespace pft
@@ -162,19 +170,28 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const T* row) {
 int64_t shared_memory_limit();
 int multiprocessors();
 
-// Launches and reports at once what the launch itself can know; errors of execution show at the next
-// synchronisation.
+// Throws LaunchError with CUDA's own words, which are not left behind for the next call to find.
+inline void require_success(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw cuda::LaunchError(what, cudaGetErrorString(error));
+}
+
+// Launches and reports at once what the launch itself can know (kUnsupported: too many blocks, LaunchError);
+// errors of execution show at the next synchronisation.
 template <class... P, class... A>
-Status launch(const char*, void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes, void* stream,
-              A... arguments) {
-  if (shared_bytes > 48 * 1024 && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       int(shared_bytes)) != cudaSuccess) {
-    return Status::kLaunchFailed;
+Status launch(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes,
+              void* stream, A... arguments) {
+  if (blocks > kMostBlocks) return Status::kUnsupported;
+  if (shared_bytes > 48 * 1024) {
+    const auto which = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    require_success(cudaFuncSetAttribute(kernel, which, int(shared_bytes)), name);
   }
   // clang-format off
-  kernel<<<grid, threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
+  kernel<<<unsigned(blocks), threads, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
   // clang-format on
-  return cudaGetLastError() == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
+  require_success(cudaGetLastError(), name);
+  return Status::kOk;
 }
 
 }  // namespace pft

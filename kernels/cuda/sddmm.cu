@@ -72,8 +72,7 @@ template <class T, class TOut>
 Status run(SddmmArgs<T, TOut> a, Version version, void* stream) {
   if (version == Version::kPlain) {
     const int64_t blocks = ceil_div(a.batch * a.queries * a.kept, 256);
-    if (blocks > 0x7fffffff) return Status::kBadShape;
-    return launch("sddmm_plain", sddmm_plain<T, TOut>, dim3(unsigned(blocks)), 256, 0, stream, a);
+    return launch("sddmm_plain", sddmm_plain<T, TOut>, blocks, 256, 0, stream, a);
   }
   const int threads = 512;
   const int64_t row_bytes = pitch_of<T>(a.dim) * int64_t(sizeof(T));
@@ -83,16 +82,14 @@ Status run(SddmmArgs<T, TOut> a, Version version, void* stream) {
   a.keys_at_once = int(fits < a.keys ? fits : a.keys);
   a.splits = row_splits(a.batch, a.queries, 64);
   const int64_t bytes = a.keys_at_once * row_bytes + query_bytes;
-  return launch("sddmm_resident", sddmm_resident<T, TOut>, dim3(unsigned(a.batch * a.splits)), threads, bytes,
-                stream, a);
+  return launch("sddmm_resident", sddmm_resident<T, TOut>, a.batch * a.splits, threads, bytes, stream, a);
 }
 
 }  // namespace
 
 Status sddmm(const SparseShape& s, int64_t heads, Input q, Input k, Index index, Output out, float scale,
              Version version, void* stream) {
-  if (q.dtype != k.dtype || (out.dtype != q.dtype && out.dtype != DType::kFloat32))
-    return Status::kUnsupported;
+  if (q.dtype != k.dtype || (out.dtype != q.dtype && out.dtype != DType::kFloat32)) return Status::kBadDType;
   if (!s.batch || !s.queries || !s.kept) return Status::kOk;
   return with_type(q.dtype, [&](auto tag) {
     using T = decltype(tag);

@@ -81,10 +81,9 @@ __global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
 
 template <class TA, class T>
 Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
-  if (version == Version::kPlain) {
+  if (version == Version::kPlain || !a.keys) {  // without keys there is nothing to keep resident
     const int64_t blocks = ceil_div(a.batch * a.queries * a.dim, 256);
-    if (blocks > 0x7fffffff) return Status::kBadShape;
-    return launch("spmm_plain", spmm_plain<TA, T>, dim3(unsigned(blocks)), 256, 0, stream, a);
+    return launch("spmm_plain", spmm_plain<TA, T>, blocks, 256, 0, stream, a);
   }
   const int threads = 512, per = kPerUnit<T>;
   const int64_t stage_bytes = threads / 32 * kStagedEntries * 8;
@@ -99,15 +98,15 @@ Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
   a.column_blocks = int(ceil_div(a.dim, a.columns));
   a.splits = row_splits(a.batch * a.column_blocks, a.queries, 64);
   const int64_t bytes = a.keys * pitch_of<T>(a.columns) * int64_t(sizeof(T)) + stage_bytes;
-  return launch("spmm_resident", spmm_resident<TA, T>, dim3(unsigned(a.batch * a.column_blocks * a.splits)),
-                threads, bytes, stream, a);
+  return launch("spmm_resident", spmm_resident<TA, T>, a.batch * a.column_blocks * a.splits, threads, bytes,
+                stream, a);
 }
 
 }  // namespace
 
 Status spmm(const SparseShape& s, int64_t heads, Input a, Input v, Index index, const float* initial,
             Output out, float scale, Version version, void* stream) {
-  if (out.dtype != v.dtype || (a.dtype != v.dtype && a.dtype != DType::kFloat32)) return Status::kUnsupported;
+  if (out.dtype != v.dtype || (a.dtype != v.dtype && a.dtype != DType::kFloat32)) return Status::kBadDType;
   if (!s.batch || !s.queries || !s.head_dim) return Status::kOk;
   return with_type(v.dtype, [&](auto tag) {
     using T = decltype(tag);

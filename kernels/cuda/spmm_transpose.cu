@@ -117,9 +117,7 @@ template <class TA, class T>
 Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
   if (version == Version::kPlain) {
     const int64_t blocks = ceil_div(a.batch * a.keys * a.dim, 256);
-    if (blocks > 0x7fffffff) return Status::kBadShape;
-    return launch("spmm_transpose_plain", spmm_transpose_plain<TA, T>, dim3(unsigned(blocks)), 256, 0, stream,
-                  a);
+    return launch("spmm_transpose_plain", spmm_transpose_plain<TA, T>, blocks, 256, 0, stream, a);
   }
   // Half of what an SM has, so that two blocks share it and one works while the other waits.
   const int64_t limit = shared_memory_limit(), half = limit / 2;
@@ -137,16 +135,15 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
   if (fits < 1) return Status::kUnsupported;
   a.keys_at_once = int(fits < a.keys ? fits : a.keys);
   a.key_blocks = int(ceil_div(a.keys, a.keys_at_once));
-  return launch("spmm_transpose_owner", spmm_transpose_owner<TA, T>,
-                dim3(unsigned(a.batch * a.column_blocks * a.key_blocks)), 32 * units,
-                a.keys_at_once * row_bytes + fixed(), stream, a);
+  return launch("spmm_transpose_owner", spmm_transpose_owner<TA, T>, a.batch * a.column_blocks * a.key_blocks,
+                32 * units, a.keys_at_once * row_bytes + fixed(), stream, a);
 }
 
 }  // namespace
 
 Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
                       const float* initial, Output out, float scale, Version version, void* stream) {
-  if (out.dtype != x.dtype || (a.dtype != x.dtype && a.dtype != DType::kFloat32)) return Status::kUnsupported;
+  if (out.dtype != x.dtype || (a.dtype != x.dtype && a.dtype != DType::kFloat32)) return Status::kBadDType;
   if (!s.batch || !s.keys || !s.head_dim) return Status::kOk;
   return with_type(x.dtype, [&](auto tag) {
     using T = decltype(tag);

@@ -53,7 +53,8 @@ struct Config {
   bool bounds = true;  // every View access inside its array and inside memory given to the launch
   bool dry = false;    // launches are recorded but not run: geometry of shapes too large to emulate
   size_t shared_limit =
-      99 << 10;  // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
+      99 << 10;         // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
+  bool refuse = false;  // every launch fails, as on a device that cannot run the kernel
 };
 Config& config();
 

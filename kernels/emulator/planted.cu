@@ -153,25 +153,23 @@ std::vector<float> run(const std::string& name, bool sound, int kept) {
   View<float> out(d.out.data());
   View<const float> in(d.in.data());
   void* stream = nullptr;
-  if (name == "missing_syncthreads") launch(name.c_str(), reverse, dim3(1), 64, 256, stream, out, in, sound);
-  if (name == "missing_syncwarp") launch(name.c_str(), reverse_warp, dim3(1), 32, 0, stream, out, in, sound);
-  if (name == "missing_wait") launch(name.c_str(), copy_async, dim3(1), 32, 512, stream, out, in, sound);
+  if (name == "missing_syncthreads") launch(name.c_str(), reverse, 1, 64, 256, stream, out, in, sound);
+  if (name == "missing_syncwarp") launch(name.c_str(), reverse_warp, 1, 32, 0, stream, out, in, sound);
+  if (name == "missing_wait") launch(name.c_str(), copy_async, 1, 32, 512, stream, out, in, sound);
   if (name == "wrong_wait_group")
-    launch(name.c_str(), copy_async_wrong_group, dim3(1), 32, 1024, stream, out, in, sound);
-  if (name == "divergent_shuffle")
-    launch(name.c_str(), divergent_shuffle, dim3(1), 32, 0, stream, out, sound);
-  if (name == "divergent_barrier")
-    launch(name.c_str(), divergent_barrier, dim3(1), 64, 0, stream, out, sound);
-  if (name == "overflow_shared") launch(name.c_str(), overflow_shared, dim3(1), 64, 256, stream, out, sound);
-  if (name == "overflow_array") launch(name.c_str(), overflow_array, dim3(1), 64, 512, stream, out, sound);
-  if (name == "overflow_global") launch(name.c_str(), overflow_global, dim3(1), 64, 0, stream, out, sound);
-  if (name == "write_input") launch(name.c_str(), write_input, dim3(1), 64, 0, stream, out, in, sound);
-  if (name == "misaligned") launch(name.c_str(), misaligned, dim3(1), 16, 0, stream, out, in, sound);
+    launch(name.c_str(), copy_async_wrong_group, 1, 32, 1024, stream, out, in, sound);
+  if (name == "divergent_shuffle") launch(name.c_str(), divergent_shuffle, 1, 32, 0, stream, out, sound);
+  if (name == "divergent_barrier") launch(name.c_str(), divergent_barrier, 1, 64, 0, stream, out, sound);
+  if (name == "overflow_shared") launch(name.c_str(), overflow_shared, 1, 64, 256, stream, out, sound);
+  if (name == "overflow_array") launch(name.c_str(), overflow_array, 1, 64, 512, stream, out, sound);
+  if (name == "overflow_global") launch(name.c_str(), overflow_global, 1, 64, 0, stream, out, sound);
+  if (name == "write_input") launch(name.c_str(), write_input, 1, 64, 0, stream, out, in, sound);
+  if (name == "misaligned") launch(name.c_str(), misaligned, 1, 16, 0, stream, out, in, sound);
   if (name == "published_grad_b") {
     const View<const float> grad(d.grad.data());
     const View<const int> index(d.index.data());
-    launch(name.c_str(), published_grad_b, dim3(unsigned(64 * kept + 127) / 128), 128, 0, stream, out, grad,
-           index, 64, kept, sound);
+    launch(name.c_str(), published_grad_b, (64 * kept + 127) / 128, 128, 0, stream, out, grad, index, 64,
+           kept, sound);
   }
   return d.out;
 }

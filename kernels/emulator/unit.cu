@@ -1,6 +1,6 @@
 #include "unit.h"
 
-#include "../cuda/portable.cuh"
+#include "../cuda/device.cuh"
 
 namespace pft::unit {
 namespace {
@@ -47,10 +47,16 @@ std::vector<float> mma(int dtype, const std::vector<float>& a, const std::vector
   const View<float> to(out.data());
   const View<const float> from_a(a.data()), from_b(b.data());
   void* stream = nullptr;
-  if (dtype == 0) launch("multiply", multiply<half_t>, dim3(1), 32, 1024, stream, to, from_a, from_b);
-  if (dtype == 1) launch("multiply", multiply<bf16_t>, dim3(1), 32, 1024, stream, to, from_a, from_b);
-  if (dtype == 2) launch("multiply_tf32", multiply_tf32, dim3(1), 32, 0, stream, to, from_a, from_b);
+  if (dtype == 0) launch("multiply", multiply<half_t>, 1, 32, 1024, stream, to, from_a, from_b);
+  if (dtype == 1) launch("multiply", multiply<bf16_t>, 1, 32, 1024, stream, to, from_a, from_b);
+  if (dtype == 2) launch("multiply_tf32", multiply_tf32, 1, 32, 0, stream, to, from_a, from_b);
   return out;
+}
+
+int64_t head_offset(int64_t heads, int64_t stride_window, int64_t stride_head, int64_t b) {
+  const float* none = nullptr;
+  const cuda::Input x{{none, stride_window, stride_head, 1}, cuda::DType::kFloat32};
+  return cuda::strided<const float>(x.m, heads, 1).head(b).pointer() - none;
 }
 
 std::vector<uint16_t> round_trip(int dtype, const std::vector<float>& x) {

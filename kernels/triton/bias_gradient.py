@@ -14,7 +14,7 @@ import triton.language as tl
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .progressive_attention import layer_arguments
-from .tiles import added_logits, products_block
+from .tiles import INTERPRETED, added_logits, products_block
 
 PARTIAL_BYTES = 64 * 2**20
 """Limit on the tables together; it and the shapes alone decide how many there are, so results repeat exactly."""
@@ -125,7 +125,7 @@ def add_tables_kernel(partial, out, parts, H, T, COLS: tl.constexpr):
 
 def parts_of(windows: int, table_bytes: int) -> tuple[int, int]:
     """(parts, windows in each): as many parts as tables of table_bytes fit the limit."""
-    each = -(-windows // max(1, min(windows, PARTIAL_BYTES // table_bytes))) if windows else 1
+    each = -(-windows // max(1, min(windows, PARTIAL_BYTES // max(1, table_bytes)))) if windows else 1
     return -(-windows // each), each
 
 
@@ -162,7 +162,9 @@ def plan_bias_dense(
 ) -> Launch:
     """Launch for the dense part; partial [parts * window, H, T]. everything: all keys are kept."""
     unit = vector(q, k, v, grad_out)
-    config = choose("bias_dense", Config(cols=256, dim=16, registers=255), config)
+    # Under the interpreter the cost is per step of a loop.
+    default = Config(cols=1024, dim=64) if INTERPRETED.value else Config(cols=256, dim=16, registers=255)
+    config = choose("bias_dense", default, config)
     arguments = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
     arguments |= {"grad_out": grad_out, "delta": delta, "partial": partial, "penalty": region_penalty}
     arguments |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}

@@ -53,6 +53,17 @@ class Launch:
     constants: dict[str, Any]
     config: Config
 
+    def __post_init__(self) -> None:
+        """Refuse what the kernels' 32-bit offsets inside a window-head and CUDA's grids cannot hold."""
+        if self.grid >= 2**31:
+            raise RuntimeError(f"{self.name}: a launch has fewer than 2^31 programs, got {self.grid}")
+        for name, value in self.arguments.items():
+            if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] * value.shape[3] >= 2**31:
+                raise RuntimeError(
+                    f"{self.name}: {name} must have fewer than 2^31 elements in a window-head, "
+                    f"got {list(value.shape)}"
+                )
+
     @property
     def name(self) -> str:
         """The kernel's function name."""

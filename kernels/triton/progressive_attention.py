@@ -21,7 +21,7 @@ import triton.language as tl
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .sddmm import dense_pays
-from .selection import logit_of, order_kept, ordered_key, select, write_kept
+from .selection import logit_of, order_kept, row_keys, select, write_kept
 from .tiles import (
     INTERPRETED,
     added_logits,
@@ -109,11 +109,12 @@ def attention_select_kernel(
     z = tl.where(ok, z, float("-inf"))
     top = tl.where(rows_ok, tl.max(z, 1), 0.0)
     total = tl.where(rows_ok, tl.sum(tl.exp(z - top[:, None]), 1), 1.0)
-    tl.store(lse + both * N + rows, top + tl.log(total), mask=rows_ok)
+    logsumexp = top + tl.log(total)
+    tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
     j = keys[None, :] + tl.zeros([ROWS, KEYS], tl.int32)
     new_index += both * N * K
     new_logits += both * N * K
-    key = tl.where(ok, ordered_key(z), 0)
+    key = row_keys(z, ok, logsumexp)
     kept = select(key, j, ok, K, M) & ok
     write_kept(kept, j, logit_of(key) - top[:, None], rows, new_index, new_logits, K)
     tl.debug_barrier()
@@ -160,11 +161,12 @@ def attention_listed_kernel(
     z = tl.where(ok, z, float("-inf"))
     top = tl.where(rows_ok, tl.max(z, 1), 0.0)
     total = tl.where(rows_ok, tl.sum(tl.exp(z - top[:, None]), 1), 1.0)
-    tl.store(lse + both * N + rows, top + tl.log(total), mask=rows_ok)
+    logsumexp = top + tl.log(total)
+    tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
     d = tl.arange(0, DIM_V)
     if SELECT:
         new_index += both * N * K
-        key = tl.where(ok, ordered_key(z), 0)
+        key = row_keys(z, ok, logsumexp)
         kept = select(key, j, ok, K, M) & ok
         write_kept(kept, j, logit_of(key) - top[:, None], rows, new_index, new_logits, K)
         before = tl.load(index + place - 1, mask=ok & (t > 0)[None, :], other=-1).to(tl.int32)

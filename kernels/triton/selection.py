@@ -19,6 +19,17 @@ def ordered_key(z):
 
 
 @triton.jit
+def row_keys(z, ok, logsumexp):
+    """Ordered keys of rows of logits, 0 where not ok.
+
+    A row with NaN or plus infinity in it, or with minus infinity alone, has a NaN logsumexp and a NaN result; all its
+    keys are made that of a NaN, so that the first places are kept and every family of kernels keeps the same.
+    """
+    key = tl.where((logsumexp == logsumexp)[:, None], ordered_key(z), 0xFFFFFFFF)
+    return tl.where(ok, key, 0)
+
+
+@triton.jit
 def logit_of(key):
     """The float32 that ordered_key made `key` of: a tile of keys replaces the tile of logits in registers."""
     bits = tl.where((key >> 31) != 0, key ^ 0x80000000, key ^ 0xFFFFFFFF)

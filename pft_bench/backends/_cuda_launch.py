@@ -45,6 +45,13 @@ def _unit_stride(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def missing_module(error: Exception) -> str:
+    """Why a native module did not load: it was never built, or what the loader said."""
+    if isinstance(error, ModuleNotFoundError):
+        return "its kernels were not built with this installation"
+    return f"its kernels do not load: {error}"
+
+
 class CudaLaunches(Backend):
     """The ops on top of a native module; subclasses say which module and where a launch goes."""
 

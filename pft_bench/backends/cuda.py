@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ._cuda_launch import DTYPES, CudaLaunches
+from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 _BUILD = (
     "where there is an NVIDIA GPU, reinstall from source with nvcc (CUDA 13) on PATH, or without a toolkit: "
@@ -38,7 +38,7 @@ class CudaBackend(CudaLaunches):
     def available(self) -> str | None:
         """None where the module was built, the driver works, and torch sees the device."""
         if isinstance(self._native, Exception):
-            return f"{self._native}; {_BUILD}"
+            return f"{missing_module(self._native)}; {_BUILD}"
         reason = self._native.why_unavailable()
         if reason:
             return f"{reason}; needs an NVIDIA GPU and its driver"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ._cuda_launch import DTYPES, CudaLaunches
+from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 
 def _load() -> ModuleType | Exception:
@@ -33,7 +33,7 @@ class CudaEmulatorBackend(CudaLaunches):
     def available(self) -> str | None:
         """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""
         if isinstance(self._native, Exception):
-            return f"{self._native}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
+            return f"{missing_module(self._native)}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
         return None
 
     def native(self) -> Any:

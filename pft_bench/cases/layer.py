@@ -101,7 +101,8 @@ def run_layer(layer: Layer, backend: str) -> tuple[Tensor, ops.ChainState]:
     """The layer through the public op."""
     state = None
     if layer.index is not None:
-        state = ops.ChainState(index=layer.index, logits=layer.logits, num_keys=layer.k.shape[2])
+        keys = layer.k.shape[2]
+        state = ops.ChainState(index=layer.index, logits=layer.logits, num_keys=keys, checked=layer.index)
     return ops.progressive_attention(
         layer.q,
         layer.k,

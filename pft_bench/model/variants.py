@@ -105,7 +105,8 @@ def _hashed(layer: Layer) -> tuple[Tensor, ChainState]:
             own = layer.region.repeat(windows // layer.region.shape[0], 1)[:, None].expand(-1, heads, -1)
             seen = own.gather(2, index.flatten(2)).view(index.shape)
             logits -= REGION_PENALTY * (seen != own.unsqueeze(-1))
-        state = ChainState(index=index.to(index_dtype(layer.tokens)), logits=logits, num_keys=layer.tokens)
+        index = index.to(index_dtype(layer.tokens)).contiguous()
+        state = ChainState(index=index, logits=logits, num_keys=layer.tokens, checked=index)
     return layer.attend(topk=layer.topk, state=state)[0], ChainState()
 
 

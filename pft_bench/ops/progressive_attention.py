@@ -62,6 +62,8 @@ class ChainState:
     """Sparse: accumulated logits of the kept keys [W, H, N, K], relative to the row's maximum."""
     num_keys: int = 0
     """Sparse: M, the number of keys that the index was checked against."""
+    checked: Tensor | None = None
+    """Sparse: the index itself where it is known to be good. Any other one is checked by the layer that gets it."""
 
     @property
     def is_dense(self) -> bool:
@@ -86,11 +88,9 @@ class ChainState:
         require_shape("logits", logits, index.shape, "[W, H, N, K]")
         require_count("num_keys", num_keys, 1)
         order = index.argsort(-1)
-        return cls(
-            index=checked_index(index.gather(-1, order), num_keys),
-            logits=logits.gather(-1, order).contiguous(),
-            num_keys=num_keys,
-        )
+        index = checked_index(index.gather(-1, order), num_keys)
+        logits = logits.gather(-1, order).contiguous()
+        return cls(index=index, logits=logits, num_keys=num_keys, checked=index)
 
 
 def progressive_attention(
@@ -141,6 +141,10 @@ def progressive_attention(
         q, k, bias = state.queries, state.keys, state.bias
         region = region if state.masked_layers else None
     else:
+        if state.checked is not state.index:  # made by hand
+            assert state.index is not None
+            assert state.logits is not None
+            state = ChainState.sparse(state.index, state.logits, state.num_keys)
         region = None
     penalty = REGION_PENALTY * state.masked_layers
     layer = Layer(q, k, v, bias, region, state.index, state.logits, scale, penalty, topk)
@@ -155,8 +159,8 @@ def progressive_attention(
         out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*layer.arguments(), chosen.name)
     if logits.shape[-1] == 0:
         return out, state
-    unchanged = index.shape[-1] == 0
-    return out, ChainState(index=state.index if unchanged else index, logits=logits, num_keys=k.shape[2])
+    kept = state.index if index.shape[-1] == 0 else index
+    return out, ChainState(index=kept, logits=logits, num_keys=k.shape[2], checked=kept)
 
 
 _observer: Callable[[Layer], None] | None = None

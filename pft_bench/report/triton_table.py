@@ -43,6 +43,8 @@ class Resources:
     spilled_bytes: int
     """Stack of a thread: Triton has no arrays, so whatever is there was spilled."""
     shared_bytes: int
+    tf32: bool = False
+    """Whether its PTX multiplies in TF32, which no product of float32 inputs may."""
 
 
 def situations(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
@@ -121,10 +123,9 @@ def _measure(job: tuple[str, str, tuple[int, ...]]) -> list[Resources]:
     for launch, target in itertools.product(launches, targets):
         compiled = launch.compile(GPUTarget("cuda", target, 32))
         registers, stack = _usage(compiled.asm["cubin"])
-        shared = int(compiled.metadata.shared)
-        rows.append(
-            Resources(situation, launch.name, dtype, target, launch.config.warps, registers, stack, shared)
-        )
+        shared, tf32 = int(compiled.metadata.shared), "tf32" in compiled.asm["ptx"]
+        warps = launch.config.warps
+        rows.append(Resources(situation, launch.name, dtype, target, warps, registers, stack, shared, tf32))
     return rows
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from bad_rows import check_bad_rows
 
+import pft_bench
 from pft_bench.backends import Layer, get
+from pft_bench.check import within
 from pft_bench.check.bounds import gamma, output_rounding
-from pft_bench.check.operator import check_layer, check_product
+from pft_bench.check.operator import check_layer, check_product, exact_product
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
 
@@ -95,6 +98,58 @@ def test_shared_memory_too_small_for_all_keys(backend: Any, dtype: torch.dtype) 
         inputs = product(op, 1, 20, 200, 40, 24, dtype, 5, torch.int16)
         emu.configure(seed=1, shared_limit=41 << 10 if op == "spmm" else 20 << 10)
         assert_passed(check_product(backend, op, inputs, train=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtype) -> None:
+    """The backward pass adds the listed entries to a dense part; here with keys and columns in several blocks."""
+    b, n, m, d, kept = 2, 20, 200, 40, 24
+    inputs = product("spmm", b, n, m, d, kept, dtype, 5, torch.int16)
+    a, v, index = inputs["a"], inputs["v"], inputs["index"]
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn((b, n, d), generator=g).to(dtype)
+    before = [torch.randn((b, rows, d), generator=g) for rows in (n, m)]
+    scale = 0.375
+    for version, limit_kib in (("plain", 99), ("resident", 99), ("resident", 41), ("resident", 15)):
+        backend.version = version
+        emu.configure(seed=2, shared_limit=limit_kib << 10)
+        outs = [torch.full((b, rows, d), math.nan, dtype=dtype) for rows in (n, m)]
+        backend._spmm(a, v, index, before[0], outs[0], scale)
+        backend._spmm_transpose(a, x, index, before[1], outs[1], scale)
+        for op, right, keys, given, out in (
+            ("spmm", v, None, before[0], outs[0]),
+            ("spmm_transpose", x, m, before[1], outs[1]),
+        ):
+            value, bound = exact_product(op, a, right, index, keys)
+            wanted = given.double() + scale * value
+            bound = bound + gamma(3, 2.0**-24) * (given.double().abs() + value.abs())
+            assert_passed(
+                [within(f"{op} {version} {limit_kib}", out, wanted, bound + output_rounding(wanted, dtype))]
+            )
+
+
+def test_offsets_of_window_heads_need_64_bits() -> None:
+    """1440 window-heads of the x2 image are far apart once N*D*3*H elements lie between them."""
+    for window, head, stride_window, stride_head in (
+        (3, 1, 2**31 - 8, 40),
+        (1, 2, 40, 2**31 + 3),
+        (70_000, 5, 2**20, 2**16),
+        (2, 1, -(2**31), 7),
+        (5, 3, 0, -(2**33)),
+    ):
+        b = window * 6 + head
+        assert (
+            emu.head_offset(6, stride_window, stride_head, b) == window * stride_window + head * stride_head
+        )
+
+
+@pytest.mark.parametrize("version", ["plain", "resident"])
+def test_lists_longer_than_a_staged_tile(backend: Any, version: str) -> None:
+    """More than 2048 entries a row: spmm_transpose stages them in pieces."""
+    backend.version = version
+    inputs = product("spmm", 1, 2, 2100, 4, 2070, torch.float32, 1, torch.int16)
+    emu.configure(seed=1)
+    assert_passed(check_product(backend, "spmm", inputs, train=True))
 
 
 def test_strides(backend: Any) -> None:
@@ -270,6 +325,19 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
         backend.attention_forward(case)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("topk", [16, 5])
+@pytest.mark.parametrize("kernel", ["dense", "gather", "tiles"])
+def test_a_bad_query_row_spoils_its_own_row_alone(
+    backend: Any, kernel: str, topk: int, dtype: torch.dtype
+) -> None:
+    if kernel == "tiles" and dtype == torch.float32:
+        return
+    backend.candidates = "auto" if kernel == "dense" else kernel
+    candidates = None if kernel == "dense" else 9
+    check_bad_rows(backend, layer(windows=1, side=4, dim=8, topk=topk, candidates=candidates, dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ["selection", "sparse"])
 def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
     case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
@@ -288,6 +356,31 @@ def test_layer_with_keys_in_pieces(backend: Any, dtype: torch.dtype) -> None:
     case = layer(windows=1, heads=1, side=12, dim=40, topk=20, dtype=dtype)
     emu.configure(seed=3, shared_limit=64 << 10)
     assert_passed(check_layer(backend, case, train=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("limit_kib", [14, 16, 20])
+def test_sparse_layer_with_keys_and_table_outside_of_shared_memory(
+    backend: Any, dtype: torch.dtype, limit_kib: int
+) -> None:
+    """Ranges of keys pass by several warps once per tile, and every head reads its own column of the bias table."""
+    case = layer(windows=1, heads=2, side=10, dim=40, candidates=20, topk=9, dtype=dtype)
+    emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
+    assert_passed(check_layer(backend, case, train=True))
+
+
+def test_dense_layer_with_the_table_outside_of_shared_memory(backend: Any) -> None:
+    for dtype in DTYPES:
+        for limit_kib in (6, 7):
+            case = layer(windows=1, heads=3, side=8, dim=13, topk=11, dtype=dtype)
+            emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
+            assert_passed(check_layer(backend, case, train=False))
+
+
+def test_bias_gradient_of_more_windows_than_groups(backend: Any) -> None:
+    """Windows beyond the 64th are added to a table that already holds one."""
+    for options in ({"topk": 4}, {"topk": 2}, {"candidates": 3, "topk": 2}):
+        assert_passed(check_layer(backend, layer(windows=70, side=2, dim=4, **options), train=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -353,6 +446,69 @@ def test_empty_batches(backend: Any) -> None:
     empty = torch.empty(0, 4, 3, dtype=torch.int16)
     assert backend.sddmm(torch.empty(0, 4, 8), torch.empty(0, 5, 8), empty).shape == (0, 4, 3)
     assert backend.spmm_transpose(torch.empty(0, 4, 3), torch.empty(0, 4, 8), empty, 5).shape == (0, 5, 8)
+
+
+@pytest.mark.parametrize("version", ["plain", "resident"])
+@pytest.mark.parametrize("shape", [(1, 4, 0, 8, 0), (1, 0, 5, 8, 3), (2, 4, 5, 8, 0)], ids=str)
+def test_products_of_nothing(backend: Any, version: str, shape: tuple[int, ...]) -> None:
+    """Without keys, queries or entries: zeros, or nothing; a crash would end Python."""
+    backend.version = version
+    b, n, m, d, kept = shape
+    for op in ("sddmm", "spmm"):
+        assert_passed(
+            check_product(backend, op, product(op, *shape, torch.float32, 0, torch.int16), train=True)
+        )
+    index = torch.zeros((b, n, kept), dtype=torch.int64)
+    q, k = torch.zeros((b, n, d), requires_grad=True), torch.zeros((b, m, d), requires_grad=True)
+    a = pft_bench.sddmm(q, k, index[..., : min(1, kept)], backend="cuda-emu")
+    pft_bench.spmm(a, k, index[..., : min(1, kept)], backend="cuda-emu").sum().backward()
+    assert not q.grad.any()
+    assert not k.grad.any()
+
+
+@pytest.mark.parametrize("sizes", [(2, 0, 25), (2, 3, 0), (0, 3, 25)], ids=["heads", "queries", "windows"])
+def test_layers_of_nothing(sizes: tuple[int, int, int]) -> None:
+    q = torch.zeros((*sizes, 8), requires_grad=True)
+    k = torch.ones((*sizes[:2], 25, 8), requires_grad=True)
+    bias = torch.zeros((81, sizes[1]), requires_grad=True) if sizes[2] else None
+    state = None
+    for topk in (25, 6, 6, 4):
+        out, state = pft_bench.progressive_attention(
+            q, k, k, topk=topk, bias=bias, state=state, backend="cuda-emu"
+        )
+    out.sum().backward()
+    for x in (q, k, bias):
+        assert x is None or (x.grad is not None and not x.grad.any())
+
+
+def test_what_a_device_refuses_is_an_error_that_names_op_shape_and_kernel(backend: Any) -> None:
+    emu.configure(refuse=True)
+    a, v = torch.ones(1, 4, 2), torch.ones(1, 8, 4)
+    with pytest.raises(
+        RuntimeError, match=r"^spmm \[1, 4, 8, 4, 2\]: spmm_resident: the emulator was told to"
+    ):
+        backend.spmm(a, v, torch.tensor([0, 1], dtype=torch.int16).expand(1, 4, 2).contiguous())
+
+
+def test_tiles_of_float32_are_refused_for_their_dtype(backend: Any) -> None:
+    backend.candidates = "tiles"
+    with pytest.raises(
+        RuntimeError, match=r"attention_forward \[.*\]: this kernel does not take these dtypes"
+    ):
+        backend.attention_forward(layer(candidates=12, topk=5))
+
+
+def test_more_blocks_than_a_grid_has_are_refused() -> None:
+    """Nothing is run: sizes alone, with strides of zero."""
+    emu.configure(dry=True)
+    none, few, many = (0, 0), (0, 0, (0, 0, 0)), 2**31
+    place, sizes = (0, 0), (many, 1, 4, 8, 4, 0)
+    with pytest.raises(
+        RuntimeError, match=r"spmm \[2147483648, 4, 8, 4, 0\]: shape is too large for this kernel"
+    ):
+        emu.spmm(sizes, few, (64, 0, (0, 0, 0)), none, 0, (64, 0, (0, 0, 0)), 1.0, -1, place)
+    with pytest.raises(RuntimeError, match="shape is too large for this kernel"):
+        emu.spmm((1, 1, many, 8, 4, 0), few, (64, 0, (0, 0, 0)), none, 0, (64, 0, (0, 0, 0)), 1.0, -1, place)
 
 
 def test_an_impossible_shape_is_an_error_that_names_kernel_and_shape(backend: Any) -> None:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from pft_bench.report import kernel_table as table
 
@@ -113,15 +114,39 @@ def test_names_are_parsed() -> None:
     assert table.parse_name("_ZN3foo3barEv") is None
 
 
+LOAD = (
+    "import importlib.util as u, sys; s = u.spec_from_file_location('_cuda', sys.argv[1]);"
+    "m = u.module_from_spec(s); s.loader.exec_module(m)"
+)
+LAUNCH = """
+why = m.why_unavailable()
+x = (64, 0, (4, 4, 4))
+try:
+    m.spmm((1, 1, 1, 1, 4, 1), x, x, (64, 2), 0, x, 1.0, -1, (0, 0))
+except RuntimeError as error:
+    print(str(error).startswith("spmm [1, 1, 1, 4, 1]: "), why in str(error), "/", why, "/", error)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the launch would run")
+def test_a_launch_without_a_driver_says_what_cuda_says() -> None:
+    binary = table.find_binary()
+    if binary is None:
+        pytest.skip("no compiled CUDA module")
+    with table.module_of(binary) as module:
+        if sys.implementation.cache_tag.removeprefix("cpython-") not in module.name:
+            pytest.skip(f"{module.name} is for another Python")
+        command = [sys.executable, "-c", f"{LOAD}{LAUNCH}", str(module)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("True True"), done.stdout + done.stderr
+
+
 def test_the_module_imports_without_a_driver() -> None:
     """The runtime is linked statically: where there is no GPU the module says so instead of failing to load."""
     binary = table.find_binary()
     if binary is None:
         pytest.skip("no compiled CUDA module")
-    code = (
-        "import importlib.util as u, sys; s = u.spec_from_file_location('_cuda', sys.argv[1]);"
-        "m = u.module_from_spec(s); s.loader.exec_module(m); print('reason:', m.why_unavailable())"
-    )
+    code = f"{LOAD}; print('reason:', m.why_unavailable())"
     with table.module_of(binary) as module:
         if sys.implementation.cache_tag.removeprefix("cpython-") not in module.name:
             pytest.skip(f"{module.name} is for another Python")

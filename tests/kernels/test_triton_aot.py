@@ -22,8 +22,9 @@ EVERY_KERNEL = (
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Every kernel in half precision for all targets; every situation in float32 for one."""
+    """Every kernel in float16 for all targets and in bfloat16 for the oldest; every situation in float32 for one."""
     rows = triton_table.triton_resources(dtypes=["float16"], names=EVERY_KERNEL)
+    rows += triton_table.triton_resources([80], ["bfloat16"], names=EVERY_KERNEL)
     rows += triton_table.triton_resources([90], ["float32"])
     return rows
 
@@ -38,6 +39,15 @@ def test_every_kernel_compiles_for_every_target(compiled):
     }  # fmt: skip
     for kernel in kernels:
         assert {row.target for row in compiled if row.kernel == kernel} >= set(triton_table.TARGETS), kernel
+        assert {row.dtype for row in compiled if row.kernel == kernel} >= {"float16", "bfloat16"}, kernel
+
+
+@pytest.mark.slow
+def test_float32_is_never_multiplied_in_tf32(compiled):
+    """The interpreter computes in IEEE arithmetic whatever is asked for: only the PTX shows what a GPU would do."""
+    found = {(row.dtype, row.kernel) for row in compiled if row.tf32}
+    assert ("float16", "attention_all") in found  # weights in three TF32 products, on purpose
+    assert not [kernel for dtype, kernel in found if dtype == "float32"]
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from bad_rows import check_bad_rows
 from triton_cases import DEVICE, DTYPES, INTERPRETED, assert_passed, normal, random_layer, runs_kernels
 
+import pft_bench
 from pft_bench import reference
 from pft_bench.backends import get
 from pft_bench.check import Layer, check_layer
@@ -14,11 +16,12 @@ CASES = {
     "dense, all kept, shifted windows": {"windows": 2, "queries": 25, "topk": 99, "patterns": 2},
     "dense, K = N, D = 40, views of a projection": {"queries": 36, "dim": 40, "topk": 36, "projected": True},
     "third dense layer of a chain": {"heads": 1, "queries": 16, "dim": 120, "dim_v": 40, "topk": 16},
-    "dense, select": {"windows": 2, "queries": 25, "dim": 40, "topk": 9, "patterns": 1},
+    "dense, select": {"windows": 2, "heads": 1, "queries": 25, "dim": 40, "topk": 9, "patterns": 1},
     "dense, select, D and Dv beyond one tile": {"heads": 1, "queries": 16, "dim": 70, "dim_v": 70, "topk": 3},
     "dense, keep one, no bias, N is not M": {"queries": 19, "keys": 37, "topk": 1, "bias": False},
     "listed, select": {
         "windows": 2,
+        "heads": 1,
         "queries": 25,
         "dim": 40,
         "candidates": 12,
@@ -55,6 +58,27 @@ def test_selection_from_rows_wider_than_1024(dtype, monkeypatch):
         monkeypatch.setenv("PFT_TRITON_CONFIG", '{"attention_select": {"dim": 0}}')
     case = random_layer(dtype, heads=1, queries=3, keys=1100, dim=20, topk=7, bias=False)
     assert_passed(check_layer(get("triton"), case, train=True))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what is tested here
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("topk", [16, 5])
+@pytest.mark.parametrize("candidates", [0, 9])
+def test_a_bad_query_row_spoils_its_own_row_alone(candidates, topk, dtype):
+    check_bad_rows(
+        get("triton"), random_layer(dtype, heads=1, queries=16, dim=8, candidates=candidates, topk=topk)
+    )
+
+
+def test_no_heads():
+    q, table = torch.zeros(2, 0, 25, 8, device=DEVICE), torch.zeros(81, 0, device=DEVICE, requires_grad=True)
+    out, state = pft_bench.progressive_attention(q, q, q, topk=25, bias=table, backend="triton")
+    for topk in (6, 4):
+        out, state = pft_bench.progressive_attention(
+            q, q, q, topk=topk, bias=table, state=state, backend="triton"
+        )
+    out.sum().backward()
+    assert table.grad.shape == (81, 0)
 
 
 def forward(layer):

@@ -1,6 +1,7 @@
 """Tile sizes: overrides win, tuning measures once and only what fits; and the backend says when it can run."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -51,6 +52,19 @@ def test_an_override_reaches_the_kernel(monkeypatch):
         get("triton").spmm(a, v, torch.empty(1, 9, 3, dtype=torch.int16, device="meta"))
     (launch,) = launches
     assert (launch.constants["ROWS"], launch.config.warps, launch.grid) == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "kept", "refused"),
+    [(1, 2**16, 2**15, True), (2**31, 1, 3, True), (1, 2**16, 2**15 - 1, False), (2**30, 1, 3, False)],
+)
+def test_what_32_bit_offsets_or_a_grid_cannot_hold_is_refused(batch, rows, kept, refused):
+    q, k = torch.empty(batch, rows, 13, device="meta"), torch.empty(batch, 2**15, 13, device="meta")
+    index = torch.empty(batch, rows, kept, dtype=torch.int16, device="meta")
+    refusal = pytest.raises(RuntimeError, match=r"sddmm_\w+: .* fewer than 2\^31")
+    with recording() as launches, refusal if refused else nullcontext():
+        get("triton").sddmm(q, k, index)
+    assert len(launches) == (not refused)
 
 
 def test_tuning_takes_the_fastest_that_fits_and_remembers(monkeypatch, tmp_path):

@@ -43,6 +43,30 @@ def test_products(dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("candidates", "topk"), [(0, 16), (0, 5), (9, 9), (9, 4)])
+def test_gradients_of_layers(dtype, candidates, topk):
+    """Both get the same results of one forward pass, so that only the backward pass may differ."""
+    layer = random_layer(dtype, queries=16, candidates=candidates, topk=topk)
+    out, new_index, new_logits, lse = get(CUDA).attention_forward(layer)
+    grad_out = normal(*out.shape, dtype=dtype, seed=7)
+    handed = normal(*new_logits.shape, seed=8) if new_logits.shape[-1] else None
+    ours, theirs = (
+        get(name).attention_backward(layer, grad_out, handed, new_index, out, lse)
+        for name in (CUDA, "triton")
+    )
+    kept = new_index if new_index.shape[-1] else layer.index
+    done = oracle.forward(layer, kept)
+    if handed is not None:
+        handed = torch.zeros_like(done.attn.value).scatter_(-1, kept.long(), handed.double())
+    exact = oracle.backward(layer, done, grad_out, handed)
+    bounds = (exact.q, exact.k, exact.v, exact.bias, exact.logits)
+    for name, one, other, part in zip(("q", "k", "v", "bias", "logits"), ours, theirs, bounds, strict=True):
+        assert (one is None) == (other is None) == (part is None)
+        if part is not None:
+            agree(f"gradient of {name}", one, other, part.bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("candidates", "topk"), [(0, 25), (0, 5), (11, 11), (11, 4)])
 def test_layers(dtype, candidates, topk):
     layer = random_layer(dtype, candidates=candidates, topk=topk)

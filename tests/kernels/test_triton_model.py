@@ -12,6 +12,10 @@ from triton_cases import DEVICE, INTERPRETED, runs_kernels
 from pft_bench.model import PFT, generated_weights
 
 pytestmark = runs_kernels
+long = pytest.mark.skipif(
+    INTERPRETED and "PFT_LONG_TESTS" not in os.environ,
+    reason="minutes a model under the interpreter: set PFT_LONG_TESTS=1",
+)
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -37,10 +41,31 @@ def test_output(name):
     assert relative_error(output, arrays["output"]) <= max(2 * facts["official_fp32_rel_error"], 1e-6)
 
 
-@pytest.mark.skipif(
-    INTERPRETED and "PFT_LONG_TESTS" not in os.environ,
-    reason="several minutes a model under the interpreter: set PFT_LONG_TESTS=1",
+@pytest.mark.parametrize(
+    "name",
+    [
+        "light_small_x4_odd",
+        pytest.param("classical_small_x2", marks=long),
+    ],
 )
+def test_training_step_of_one_window(name):
+    """A golden's model on a corner of its input: loss and every gradient against plain PyTorch in float64."""
+    facts, arrays, model = load(name)
+    exact = PFT(**facts["config"], backend="dense").double()
+    exact.load_state_dict(generated_weights(exact))
+    x, gradients = arrays["input"][:1, :, :5, :8], []
+    for trained in (model, exact.to(DEVICE)):
+        given = x.to(next(trained.parameters()).dtype, copy=True).requires_grad_()
+        output = trained.train()(given)
+        target = arrays["target"][:1, :, : output.shape[2], : output.shape[3]].to(output)
+        torch.nn.functional.l1_loss(output, target).backward()
+        gradients.append({"input": given.grad, **{key: p.grad for key, p in trained.named_parameters()}})
+    errors = {key: relative_error(got, gradients[1][key]) for key, got in gradients[0].items()}
+    worst = max(errors, key=errors.__getitem__)
+    assert errors[worst] <= 1e-5, f"{worst}: {errors[worst]:.1e}"
+
+
+@long
 @pytest.mark.parametrize("name", ["classical_small_x2", "light_small_x4_odd"])
 def test_training_step(name):
     """Loss and every stored gradient: within 1e-4, as for the other backends in float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -394,6 +395,19 @@ def test_a_state_patched_together_is_an_error(changes: dict[str, Any]) -> None:
     values = {"index": given.index, "logits": given.logits, "num_keys": 16} | changes
     with pytest.raises(Errors, match="state must"):
         attention(state=ChainState(**values))
+
+
+@pytest.mark.parametrize("value", [-1, 16, 3])
+def test_a_state_made_by_hand_holds_distinct_keys_in_range(value: int) -> None:
+    given = state_of()
+    places = given.index.clone()
+    places[..., 0], places[..., 1] = value, 3
+    for state in (
+        ChainState(index=places, logits=given.logits, num_keys=16),
+        dataclasses.replace(given, index=places),
+    ):
+        with pytest.raises(ValueError, match=r"index must hold distinct keys in 0\.\.15"):
+            attention(state=state, bias=None)
 
 
 def test_dense_layers_of_a_chain_share_their_scale_and_their_mask() -> None:

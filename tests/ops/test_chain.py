@@ -270,3 +270,33 @@ def test_every_layer_of_a_real_model_passes_its_check(backend: str) -> None:
     assert not failures(check_layers(backend, layers, train=True))
     oracle = ModelOracle(model, x)
     assert oracle.yardstick < 1e-5
+
+
+def one_layer(topk: int, state: ChainState | None, backend: str = "cpu") -> tuple[Tensor, ChainState]:
+    made = make(1).to("cpu", torch.float32).layers[0]
+    return pft_bench.progressive_attention(**made, topk=topk, state=state, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "dense"])
+def test_a_state_made_by_hand_may_lie_in_memory_in_any_order(backend: str) -> None:
+    given = one_layer(7, None)[1]
+    assert given.index is not None
+    assert given.logits is not None
+    wanted, after = one_layer(3, given, backend)
+    strided = given.index.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not strided.is_contiguous()
+    for index, logits in ((strided, given.logits), (given.index.flip(-1), given.logits.flip(-1))):
+        out, state = one_layer(3, ChainState(index=index, logits=logits, num_keys=16), backend)
+        assert torch.equal(out, wanted)
+        assert torch.equal(state.index, after.index)
+        assert torch.equal(state.logits, after.logits)
+
+
+def test_the_states_of_a_chain_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's inner loop pays nothing for the check of states made by hand."""
+    monkeypatch.setattr(ChainState, "sparse", lambda *_: pytest.fail("checked again"))
+    state = None
+    for topk in (16, 5, 5, 4):
+        state = one_layer(topk, state)[1]
+    with pytest.raises(pytest.fail.Exception, match="checked again"):
+        one_layer(4, ChainState(index=state.index, logits=state.logits, num_keys=16))

@@ -71,7 +71,7 @@ enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
                                 void* stream);
-// What kTiles runs: float16 and bfloat16 only, kUnsupported where a warp's rows do not fit.
+// What kTiles runs: float16 and bfloat16 only (else kBadDType), kUnsupported where a warp's rows do not fit.
 Status attention_forward_tiled(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
