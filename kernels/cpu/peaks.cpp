@@ -50,8 +50,8 @@ int64_t peak_load_bytes(const float* block, int64_t floats, int64_t rounds) {
 
 // Rows of 40 floats, 5 x 32 bytes, as PFT's keys; the order is that of a linear congruential generator.
 int64_t peak_gather_bytes(const float* block, int64_t floats, int64_t rows) {
-  // Two rows at a time, so that the latencies of an addition and of the generator do not show; with four lanes
-  // they do not anyway.
+  // Two rows at a time, so that the latencies of an addition and of the generator do not show; with four
+  // lanes they do not anyway.
   constexpr int kRow = 40, kVectors = kRow / row::kLanes, kSets = row::kLanes > 4 ? 2 : 1;
   row::F acc[kSets][kVectors];
   for (int s = 0; s < kSets; ++s)
