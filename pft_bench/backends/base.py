@@ -7,8 +7,10 @@ a backend that cannot run says why and what to do.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -171,11 +173,28 @@ def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
 
 
 def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
+    passed: list[str] = []
     for name in _PREFERENCE.get(device.type, ("reference",)):
         backend = get(name)
-        if dtype in backend.dtypes and device.type in backend.devices and backend.available() is None:
+        if dtype not in backend.dtypes or device.type not in backend.devices:
+            continue
+        reason = backend.available()
+        if reason is None:
+            _tell_passed(name, passed)
             return backend
+        passed.append(f"{name!r} is not available: {reason}")
     raise BackendUnavailable(f"no backend takes {dtype} tensors on {device}; see pft_bench.backends()")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _tell_passed(name: str, passed: Sequence[str]) -> None:
+    """Nobody gets a slower backend without a word: one warning a process for each reason."""
+    if passed:
+        _warn_once(f"backend 'auto' takes {name!r}: {'; '.join(passed)}")
 
 
 def _either(values: Sequence[str] | Iterator[str] | frozenset[str]) -> str:

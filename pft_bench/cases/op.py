@@ -83,10 +83,7 @@ class OpGroup(Group):
         return lambda: function(*operands.values(), backend=candidate.name)
 
     def flops(self, name: str) -> Flops:
-        """The roofline's counts of the problem; of reads alone, an addition per element read."""
-        if name == ROW_READS:
-            additions = self.problem.kernel_flops() // 2
-            return Flops(kernel_flops=additions, kernel_bytes=self.problem.kernel_bytes())
+        """The roofline's counts of the problem; `row_reads` has those of the problem whose reads it makes."""
         return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
 
 

@@ -26,7 +26,9 @@ def statuses(folder: Path) -> dict[tuple[str, str], str]:
     }
 
 
-def test_a_run_writes_its_folder_and_prints_its_tables(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_run_writes_its_folder_and_prints_its_tables(
+    tiny_run: Run, pft_bench_command: Run, tmp_path: Path
+) -> None:
     from skimage import io
 
     folder = tmp_path / "made" / "here"
@@ -41,6 +43,7 @@ def test_a_run_writes_its_folder_and_prints_its_tables(tiny_run: Run, tmp_path: 
         assert title in ended.out
     assert str(folder) in ended.out.replace("\n", "")
 
+    assert pft_bench_command("verify", folder).code == 0
     scan = read_records(folder / "records.jsonl")
     assert not scan.truncated
     for record in scan.records:

@@ -46,6 +46,19 @@ def test_an_unknown_instruction_set_makes_the_backend_unavailable_and_says_why()
     assert "scalar" in done.stdout
 
 
+def test_auto_says_what_it_passed_over():
+    """A misspelt instruction set must not end as slow attention without a word; said once."""
+    code = (
+        "import torch, pft_bench\n"
+        "x, i = torch.ones(1, 2, 3), torch.zeros(1, 2, 1, dtype=torch.int32)\n"
+        "for _ in range(2): pft_bench.sddmm(x, x, i)\n"
+    )
+    done = run_python("-c", code, isa="AVX2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("backend 'auto' takes 'dense': 'cpu' is not available: PFT_CPU_ISA=AVX2") == 1
+    assert not run_python("-c", code, isa="").stderr
+
+
 def test_build_info_names_the_compiler_and_the_flags_of_every_instruction_set():
     info = _cpu.build_info()
     assert info["compiler"].split()[0] in ("gcc", "clang")
