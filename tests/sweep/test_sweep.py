@@ -152,7 +152,7 @@ def test_torchrun_yields_the_same_set_of_records_as_one_process(tmp_path: Path) 
         check=True,
     )
     planned = [line.split() for line in listed.stdout.splitlines()[1:] if line.strip()]
-    assert len(planned) == 12
+    assert len(planned) == 16
     assert {words[0] for words in planned} == {"done"}
     records = read_records(tmp_path / "records.jsonl").records
     assert [record.case_id for record in records] == [words[1] for words in planned]
