@@ -25,9 +25,9 @@ def test_prediction_within_a_tenth(preset: str, schedule: str, size_hw: tuple[in
     config = config.with_topk(parsed.num_topk)
     case = footprint_case(preset, config, schedule, size_hw, "cpu", 2)
     peaks = []
-    # What the allocator leaves lying between pieces differs from run to run, by up to a tenth at these sizes, and only
+    # What the allocator leaves lying between pieces differs from run to run, by a tenth at these sizes, and only
     # ever adds: six runs of the second case peaked at 597 to 667 MB. So the least of a few is held against the sum.
-    for _ in range(3):
+    for _ in range(8):
         record = measure_footprint(case, config, "test")
         assert record.status is Status.OK, record.reason
         measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
