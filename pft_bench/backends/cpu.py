@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,33 @@ def _workspace(bytes_needed: int) -> Tensor:
     return empty((bytes_needed,), torch.uint8, _CPU)
 
 
+def _over_index(
+    kernel: Callable[..., None],
+    workspace_bytes: Callable[[tuple[int, int, int, int, int], int], int],
+    operands: Sequence[Tensor],
+    index: Tensor,
+    matrix: Sequence[int],
+    out: Tensor,
+) -> Tensor:
+    """Run a kernel over `index` [B, N, K] into `out`; `matrix` is (M, D) of what the index points into."""
+    batch, queries, kept = index.shape
+    keys, dim = matrix
+    sizes = (batch, queries, keys, dim, kept)
+    threads = torch.get_num_threads()
+    workspace = _workspace(workspace_bytes(sizes, threads))
+    kernel(
+        *(part for operand in operands for part in _rows(operand)),
+        index.data_ptr(),
+        index.element_size(),
+        out.data_ptr(),
+        sizes,
+        workspace.data_ptr(),
+        workspace.numel(),
+        threads,
+    )
+    return out
+
+
 class CpuBackend(Backend):
     """One thread owns a window-head, so results do not depend on the number of threads (torch.get_num_threads())."""
 
@@ -76,87 +104,31 @@ class CpuBackend(Backend):
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
-        batch, queries, dim = q.shape
-        sizes = (batch, queries, k.shape[1], dim, index.shape[2])
-        threads = torch.get_num_threads()
         out = empty(index.shape, _F32, _CPU)
-        workspace = _workspace(_cpu.sddmm_workspace_bytes(sizes, threads))
-        _cpu.sddmm(
-            *_rows(q),
-            *_rows(k),
-            index.data_ptr(),
-            index.element_size(),
-            out.data_ptr(),
-            sizes,
-            workspace.data_ptr(),
-            workspace.numel(),
-            threads,
-        )
-        return out
+        return _over_index(_cpu.sddmm, _cpu.sddmm_workspace_bytes, (q, k), index, k.shape[1:], out)
 
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
-        batch, queries, kept = a.shape
-        keys, dim = v.shape[1:]
-        sizes = (batch, queries, keys, dim, kept)
-        threads = torch.get_num_threads()
-        out = empty((batch, queries, dim), _F32, _CPU)
-        workspace = _workspace(_cpu.spmm_workspace_bytes(sizes, threads))
-        _cpu.spmm(
-            *_rows(a),
-            *_rows(v),
-            index.data_ptr(),
-            index.element_size(),
-            out.data_ptr(),
-            sizes,
-            workspace.data_ptr(),
-            workspace.numel(),
-            threads,
-        )
-        return out
+        out = empty((*a.shape[:2], v.shape[2]), _F32, _CPU)
+        return _over_index(_cpu.spmm, _cpu.spmm_workspace_bytes, (a, v), index, v.shape[1:], out)
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
-        batch, queries, kept = a.shape
-        sizes = (batch, queries, num_keys, x.shape[2], kept)
-        threads = torch.get_num_threads()
-        out = empty((batch, num_keys, x.shape[2]), _F32, _CPU)
-        workspace = _workspace(_cpu.spmm_transpose_workspace_bytes(sizes, threads))
-        _cpu.spmm_transpose(
-            *_rows(a),
-            *_rows(x),
-            index.data_ptr(),
-            index.element_size(),
-            out.data_ptr(),
-            sizes,
-            workspace.data_ptr(),
-            workspace.numel(),
-            threads,
+        matrix = (num_keys, x.shape[2])
+        out = empty((a.shape[0], *matrix), _F32, _CPU)
+        return _over_index(
+            _cpu.spmm_transpose, _cpu.spmm_transpose_workspace_bytes, (a, x), index, matrix, out
         )
-        return out
 
     def row_reads(self, rows: Tensor, index: Tensor) -> Tensor:
         """[B, D]: every row of `rows` [B, M, D] that `index` [B, N, K] names, added up.
 
         No op: the reads of the sparse products and nothing else, which no kernel that takes row after row beats.
         """
-        batch, queries, kept = index.shape
-        keys, dim = rows.shape[1:]
-        sizes = (batch, queries, keys, dim, kept)
-        threads = torch.get_num_threads()
-        out = empty((batch, dim), _F32, _CPU)
-        workspace = _workspace(_cpu.row_reads_workspace_bytes(sizes, threads))
-        _cpu.row_reads(
-            *_rows(rows),
-            index.data_ptr(),
-            index.element_size(),
-            out.data_ptr(),
-            sizes,
-            workspace.data_ptr(),
-            workspace.numel(),
-            threads,
+        out = empty((rows.shape[0], rows.shape[2]), _F32, _CPU)
+        return _over_index(
+            _cpu.row_reads, _cpu.row_reads_workspace_bytes, (rows,), index, rows.shape[1:], out
         )
-        return out
 
     def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
