@@ -10,7 +10,7 @@ from ..measure.roof import Roof
 from ..record import Record
 from .series import Figure, Point, Quality, figures, pareto_front, setting_text, unknown
 from .svg import ticks
-from .tables import ordered_stages, step_text
+from .tables import candidate_text, ordered_stages, step_text
 from .words import tick
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _quartile_bars(points: Sequence[Point]) -> Any:
 def _reference_line(axes: Axes, figure: Figure) -> None:
     """The roofline, or the front, where the figure has one."""
     line: list[tuple[float, float]] = list(figure.floor)
-    label = "roofline of this machine (measured)"
+    label = "roofline of this machine (measured)" if figure.floor_name == "roofline" else figure.floor_name
     if figure.roof is not None:
         ridge, last = figure.roof.flops_per_s / figure.roof.bytes_per_s, max(p.x for p in figure.points)
         first = min(p.x for p in figure.points)
@@ -130,7 +130,7 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     if not chosen:
         return None
     figure, axes = _figure(9.0, 1.6 + 0.55 * len(chosen))
-    names = [f"{step_text(record)}\n{record.case.backend}" for record in chosen]
+    names = [f"{step_text(record)}\n{candidate_text(record)}" for record in chosen]
     left = [0.0] * len(chosen)
     for position, stage in enumerate(ordered_stages(chosen)):
         widths = [(record.stages_s or {}).get(stage, 0.0) * 1e3 for record in chosen]
