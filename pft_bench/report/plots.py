@@ -27,11 +27,14 @@ _LOOKS = {
     "reference": ("#CC79A7", "v", ":"),
     "official": ("#E69F00", "P", "-."),
 }
+# What is no backend of these (a plug-in, a composition, a layer) takes the next of each.
+_MARKERS, _DASHES = "x*h<>pd", ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "..", "xx", "--", "++", "oo", "\\\\", "**", "||", "O")
 
 
 def _look(name: str, position: int) -> tuple[str, str, str]:
-    return _LOOKS.get(name, (_PALETTE[position % len(_PALETTE)], "x", "-"))
+    colour, marker, dash = (items[position % len(items)] for items in (_PALETTE, _MARKERS, _DASHES))
+    return _LOOKS.get(name, (colour, marker, dash))
 
 
 def _figure(width: float = 8.0, height: float = 5.0) -> tuple[mpl.Figure, Axes]:
@@ -94,10 +97,11 @@ def picture(figure: Figure) -> mpl.Figure:
 
 
 def _quartile_bars(points: Sequence[Point]) -> Any:
-    if any(point.low is None or point.high is None for point in points):
+    """Lengths below and above each point, 0 where it has no bar; None where none has one."""
+    if all(point.low is None for point in points):
         return None
-    low = [point.y - (point.low or 0.0) for point in points]
-    return low, [(point.high or 0.0) - point.y for point in points]
+    ends = [(point.y if point.low is None else point.low, point.y, point.high or point.y) for point in points]
+    return [y - low for low, y, _ in ends], [high - y for _, y, high in ends]
 
 
 def _reference_line(axes: Axes, figure: Figure) -> None:
