@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from made import product
 
 from pft_bench.backends import get
 from pft_bench.cases import Settings, plan_groups
@@ -239,12 +242,23 @@ def test_what_is_wrong_on_one_thread_is_timed_on_none(
         assert all(isinstance(outcome, Refused) for outcome in checked(group).values())
 
 
-def test_the_pool_has_its_size_before_the_timed_call() -> None:
+def test_no_thread_is_started_inside_of_a_timed_call() -> None:
+    """The pool grows in its first parallel region on more threads: `use_threads` runs one."""
+    q, k, index = product("sddmm", 6, 16, 16, 8, 5).values()
+
+    def started() -> int:
+        """OS threads that one call of a kernel adds to this process."""
+        found = len(os.listdir("/proc/self/task"))
+        get("cpu").sddmm(q, k, index)
+        return len(os.listdir("/proc/self/task")) - found
+
     before = torch.get_num_threads()
     try:
-        for count in (2, 1, 3):
+        for count in (3, 2, 3, 1, 3):
             use_threads(count)
             assert torch.get_num_threads() == count
+            assert started() <= 0, f"on {count} threads"
+            time.sleep(0.05)  # those that are too many end by themselves
     finally:
         torch.set_num_threads(before)
 
