@@ -14,11 +14,13 @@ from made import product
 
 from pft_bench.backends import get
 from pft_bench.cases import Settings, plan_groups
+from pft_bench.cases import group as group_module
 from pft_bench.cases import settings as settings_module
 from pft_bench.cases.threads import ThreadsGroup, thread_counts, unlike, use_threads
 from pft_bench.insight.counts import formula_counts
 from pft_bench.measure.candidate import Refused, Verified, verify
 from pft_bench.measure.rounds import Plan
+from pft_bench.measure.timer import CpuTimer
 from pft_bench.model import PFT, PRESETS, PFTConfig
 from pft_bench.record import Status
 
@@ -138,8 +140,20 @@ def test_dense_attention_only_where_it_is_all(settings: Make) -> None:
 def test_layer_and_model_are_checked_and_timed_on_their_threads(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
-    on_two_threads(monkeypatch, "cpu", lambda out: seen.append(torch.get_num_threads()) or out)  # type: ignore[func-returns-value]
+    timed: set[tuple[str, int]] = set()
+    counted: list[int] = []
+    sample_s, count_flops = CpuTimer.sample_s, group_module.counted_flops
+
+    def watched_sample_s(timer: CpuTimer, subject: Verified, repeats: int) -> float:
+        timed.add((subject.name, torch.get_num_threads()))
+        return sample_s(timer, subject, repeats)
+
+    def watched_flops(call: Any) -> int:
+        counted.append(torch.get_num_threads())
+        return count_flops(call)
+
+    monkeypatch.setattr(CpuTimer, "sample_s", watched_sample_s)
+    monkeypatch.setattr(group_module, "counted_flops", watched_flops)
     before = torch.get_num_threads()
     monkeypatch.setattr(gc, "collect", lambda: 0)  # a tenth of a second in a full process, every round
     for group in layer_and_model(settings()):
@@ -161,7 +175,8 @@ def test_layer_and_model_are_checked_and_timed_on_their_threads(
             assert told["attention as on 1 thread"] == f"{LAYERS} layers, the same bits"
             assert one.stages_s
             assert two.stages_s
-    assert set(seen) == {2}, "what was called neither on one thread nor on two"
+    assert timed == {("1 thread", 1), ("2 threads", 2)}
+    assert counted == [1, 2, 1, 2], "FLOPs, memory and stages on other threads"
     assert torch.get_num_threads() == before
 
 

@@ -38,6 +38,8 @@ def test_from_the_run_to_its_report_and_on(
     assert pft_bench_command("report", folder).code == 0
     verified = pft_bench_command("verify", folder)
     assert verified.code == 0, verified.out
+    assert "not checked" not in verified.out
+    assert "not counted again" not in verified.out
     for name in ("summary.csv", "report.html", "report.md", "threads.svg"):
         assert name in verified.out
     (folder / "threads.svg").write_text((folder / "threads.svg").read_text().replace("ideal", "idea1"))

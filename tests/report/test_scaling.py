@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ def test_no_figure_without_a_comparison() -> None:
     assert made([record(LAYER, 1)]) == []
     assert made([record(LAYER, 1), failed(LAYER, 2)]) == []
     assert made([]) == []
-    (figure,) = made([failed(LAYER, 1), *RECORDS[3:]])
+    alone = record(LAYER, 2)
+    assert alone.timing is not None
+    lost = Record.ok(alone.case, "here", alone.checks, timing=replace(alone.timing, baseline=None))
+    (figure,) = made([failed(LAYER, 1), lost, *RECORDS[3:]])
     assert [series.name for series in figure.series] == ["model 1024,64"]
 
 
