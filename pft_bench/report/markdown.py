@@ -9,7 +9,7 @@ from . import words
 from .amdahl import ceilings
 from .folder import RunFolder, command_text, commit_text, machine_text
 from .page import LEVELS, SIGNS, generator, title_of
-from .tables import candidate_text, ordered_stages, problem_lines, step_text
+from .tables import candidate_text, ordered_stages, problem_lines, step_text, work_text
 
 
 def _cell(text: str) -> str:
@@ -24,7 +24,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> li
 
 def _verdict_row(record: Record) -> list[str]:
     derived, memory = record.derived, record.memory.peak_allocated_bytes
-    row = [step_text(record).replace("->", "→"), candidate_text(record)]
+    row = [work_text(record).replace("->", "→"), candidate_text(record)]
     if record.status is not Status.OK:
         return [*row, f"✕ {record.status.value}", "–", "–", "–", "–"]
     verdict, gain, interval, latency = "baseline" if record.timing else "checked", "", "", "–"

@@ -20,7 +20,7 @@ from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
 from .folder import RunFolder, command_text, commit_text, machine_text
 from .series import Figure, figures, setting_text
-from .tables import candidate_text, ordered_stages, step_text
+from .tables import candidate_text, ordered_stages, step_text, work_text
 
 LEVELS = {
     "model": ("Whole model", "schedule"),
@@ -77,7 +77,7 @@ def speedup(record: Record) -> dict[str, Any] | None:
 
 def step_markup(record: Record) -> Markup:
     """The step or schedule, with an arrow, and with places to break a long one."""
-    return escape(step_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
+    return escape(work_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
 
 
 def verdict_rows(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:

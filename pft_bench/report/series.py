@@ -11,7 +11,7 @@ import numpy as np
 from ..measure.roof import Roof
 from ..record import Record, Status, threads_text
 from . import words
-from .tables import candidate_text, step_text
+from .tables import candidate_text, step_text, work_text
 
 Value = Callable[[Record], float | None]
 Quality = Callable[[Record], float | None]
@@ -255,7 +255,9 @@ def _scaling(records: Sequence[Record], backend: str) -> Figure | None:
     if most == 1:
         return None
     series = [
-        Series(_work_name(points[0].record), tuple(sorted(points, key=lambda point: point.x)))
+        Series(
+            work_text(points[0].record).replace("->", "→"), tuple(sorted(points, key=lambda point: point.x))
+        )
         for points in works.values()
     ]
     case = records[0].case
@@ -273,11 +275,6 @@ def _scaling(records: Sequence[Record], backend: str) -> Figure | None:
         floor=((1.0, 1.0), (float(most), float(most))),
         floor_name="ideal",
     )
-
-
-def _work_name(record: Record) -> str:
-    text = step_text(record).replace("->", "→")
-    return f"model {text}" if record.case.work == "model" else text
 
 
 def pareto_figure(records: Sequence[Record], quality_db: Quality) -> Figure | None:

@@ -67,6 +67,12 @@ def step_text(record: Record) -> str:
     return f"{case.op} K={case.k}"
 
 
+def work_text(record: Record) -> str:
+    """`step_text` where layers and models stand in one table: at level threads it says which is a model."""
+    case = record.case
+    return f"{'model ' if case.level == 'threads' and case.work == 'model' else ''}{step_text(record)}"
+
+
 def candidate_text(record: Record) -> str:
     """What ran it: the backend, at level threads with their number."""
     case = record.case
@@ -89,7 +95,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "op": "Sparse products",
         "layer": "One attention layer (candidates -> kept)",
         "model": "Whole model",
-        "threads": "Threads (a layer's candidates -> kept, or the model's schedule)",
+        "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
     table = Table(
         title=titles[level], title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
@@ -106,7 +112,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for record in chosen:
-        step = step_text(record)
+        step = work_text(record)
         if previous not in (None, step):
             table.add_section()
         derived = record.derived

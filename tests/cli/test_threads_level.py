@@ -25,7 +25,7 @@ def test_from_the_run_to_its_report_and_on(
     assert "threads, layer 5 -> 5 on cpu" in listed
     ended = tiny_run(*ARGUMENTS, "--out", folder)
     assert ended.code == 0, ended
-    assert "Threads (a layer's candidates -> kept, or the model's schedule)" in ended.out
+    assert "Threads (candidates -> kept of a layer, or the model)" in ended.out
     assert ended.out.count("cpu, 2 threads ") == 3 + 1, "three rows and the column of the model's stages"
     assert (folder / "threads.png").is_file()
     records = read_records(folder / "records.jsonl").records
