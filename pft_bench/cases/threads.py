@@ -39,7 +39,10 @@ def thread_counts(most: int) -> list[int]:
 
 
 def use_threads(count: int) -> None:
-    """Have torch and the kernels use `count` threads, the pool resized by a first parallel region."""
+    """Have torch and the kernels use `count` threads.
+
+    A first parallel region starts those that are missing and wakes the others, which the next call would pay for.
+    """
     torch.set_num_threads(count)
     torch.empty(count * GRAIN).fill_(0.0)
 
@@ -49,8 +52,8 @@ class ThreadsGroup(Group):
 
     The usual check is made once, on one thread. It holds on n threads if the result has the same bits; kernels that
     promise them (`Backend.same_bits`) fail without. A whole model may have other bits all the same: PyTorch's matrix
-    products divide their sums by the number of threads. Then its attention is still held to the bits, layer by layer
-    on the activations of the run, and the whole to the usual check again, on n threads.
+    products give a few output channels others on some numbers of threads. Then its attention is still held to the bits,
+    layer by layer on the activations of the run, and the whole to the usual check again, on n threads.
     """
 
     baseline = threads_text(1)
