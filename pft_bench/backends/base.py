@@ -46,6 +46,8 @@ class Backend:
     """True: plain PyTorch that differentiates itself. False: raw kernels behind the torch.library ops."""
     timed: bool = True
     """False for what is only ever checked: an emulator's time says nothing about the kernel."""
+    same_bits: bool = False
+    """Whether results are bitwise the same for any number of CPU threads: a promise that level threads holds it to."""
 
     def available(self) -> str | None:
         """None when the backend can run here, else the reason and what to do."""

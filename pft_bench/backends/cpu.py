@@ -92,6 +92,7 @@ class CpuBackend(Backend):
     name = "cpu"
     dtypes = frozenset({torch.float32})
     devices = frozenset({"cpu"})
+    same_bits = True
 
     @property
     def summary(self) -> str:  # type: ignore[override]

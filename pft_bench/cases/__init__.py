@@ -1,4 +1,4 @@
-"""What is measured at each level (op, layer, model): groups of candidates that run interleaved against one baseline."""
+"""What is measured at each level: groups of candidates that run interleaved against one baseline."""
 
 from .attention import attention_groups
 from .group import Group, GroupResult, explained, run_or_explain
@@ -6,6 +6,7 @@ from .layer import layer_groups
 from .model import check_inputs, model_groups
 from .op import op_groups
 from .settings import LEVELS, Settings, left_out
+from .threads import thread_groups
 
 __all__ = [
     "LEVELS",
@@ -21,6 +22,7 @@ __all__ = [
     "op_groups",
     "plan_groups",
     "run_or_explain",
+    "thread_groups",
 ]
 
 
@@ -35,4 +37,6 @@ def plan_groups(settings: Settings) -> list[Group]:
         groups += layer_groups(settings)
     if "model" in settings.levels:
         groups += model_groups(settings)
+    if "threads" in settings.levels:
+        groups += thread_groups(settings)
     return groups

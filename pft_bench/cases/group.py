@@ -98,6 +98,7 @@ class Group(ABC):
         if result.candidates[name].rejection is None:
             turn(name, "memory, FLOPs and stages")
             try:
+                candidate.prepare()
                 counted = counted_flops(self.counted(candidate)) or None  # 0: nothing it knows
                 device = torch.device(self.settings.device)
                 memory = _memory(candidate.call, device, self.predicted_bytes(name))

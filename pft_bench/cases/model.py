@@ -201,8 +201,10 @@ def _double_dense(model: PFT) -> PFT:
 def check_inputs(settings: Settings) -> None:
     """Raise before anything is measured when the image or the weights cannot be used, or would not be."""
     for name, given in (("image", settings.image), ("weights", settings.weights)):
-        if given is not None and "model" not in settings.levels:
-            raise ValueError(f"{name} is used at level model only, got levels {', '.join(settings.levels)}")
+        if given is not None and not {"model", "threads"} & set(settings.levels):
+            raise ValueError(
+                f"{name} is used at levels model and threads only, got levels {', '.join(settings.levels)}"
+            )
     if settings.image is not None:
         low_resolution(settings.lr_hw, settings.image)
     if settings.weights is not None:

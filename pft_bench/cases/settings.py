@@ -21,9 +21,14 @@ from ..schedule import FocusSchedule, parse_schedule
 MAX_THREADS = 4 * (os.cpu_count() or 1)
 """More is a mistake, and far more ends the OpenMP runtime with a crash."""
 
-LEVELS = ("op", "layer", "model")
+LEVELS = ("op", "layer", "model", "threads")
 BASELINE = "dense"
 """The backend that every speed-up is measured against: masked dense attention."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str) -> str:
@@ -99,6 +104,9 @@ class Settings:
         for level in levels:
             if level not in LEVELS:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+        threads = threads or torch.get_num_threads()
+        if "threads" in levels:
+            _require_scaling(device, threads)
         if mode not in ("infer", "train"):
             raise ValueError(f"mode must be infer or train, got {mode!r}")
         weights = None if weights is None else weights_file(weights, "--weights")
@@ -118,7 +126,7 @@ class Settings:
             device=device,
             dtype=dtype,
             mode=mode,  # type: ignore[arg-type]
-            threads=threads or torch.get_num_threads(),
+            threads=threads,
             seed=seed,
             lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
             image=image,
@@ -185,12 +193,27 @@ class Settings:
         }
 
 
+def _require_scaling(device: str, threads: int) -> None:
+    """Threads beyond the cores would measure the scheduler."""
+    if device != "cpu":
+        raise ValueError(f"level threads is about CPU threads: it needs --device cpu, got {device}")
+    cores = usable_cores()
+    if cores < 2:
+        raise ValueError("level threads needs at least 2 cores, got a process that may use 1")
+    if not 2 <= threads <= cores:
+        raise ValueError(
+            f"threads must be 2 to {cores}, the cores there are, at level threads, got {threads}"
+        )
+
+
 def _checked_attentions(names: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in ATTENTIONS:
             raise ValueError(f"attention must be of {', '.join(ATTENTIONS)}, got {name!r}")
     if len(names) == 1:
         raise ValueError(f"attention must name at least two variants to compare, got {names[0]!r}")
+    if names and "threads" in levels:
+        raise ValueError("attention variants and threads are two comparisons: leave out one, got both")
     if names and "model" not in levels:
         raise ValueError(f"attention is used at level model only, got levels {', '.join(levels)}")
     return tuple(dict.fromkeys(names))

@@ -67,6 +67,10 @@ def compare(
         raise ValueError(f"--margin must be a fraction between 0 and 1, got {margin}")
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")
+    if "threads" in level:
+        raise ValueError(
+            "compare takes levels op, layer and model, got threads: `run --level threads` compares them"
+        )
     recorded = a is not None or b is not None
     if recorded and (a is None or b is None or backends is not None or baseline is not None):
         raise ValueError("compare takes two run folders, or --backends A,B, or --baseline REV")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from ..cases import Group
 from ..record import Record, Status
+from ..report.tables import candidate_text
 
 REFRESHES_PER_SECOND = 2
 """Few, for the bar is drawn on the processors that are being timed."""
@@ -62,7 +63,7 @@ class Display:
         self._bar.update(self._task, completed=self._done)
         for record in records:
             if record.status is not Status.OK:
-                self.say(f"{group.title} on {record.case.backend}: {record.status.value}: {record.reason}")
+                self.say(f"{group.title} on {candidate_text(record)}: {record.status.value}: {record.reason}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

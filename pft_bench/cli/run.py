@@ -33,7 +33,11 @@ def run(
     weights: options.Weights = None,
     backend: options.Backends = [],  # noqa: B006
     level: Annotated[
-        list[str], typer.Option(help="op, layer or model. Repeatable. Default: layer and model.")
+        list[str],
+        typer.Option(
+            help="op, layer, model, or threads (a dense layer, a sparse one and the model on 1 to --threads threads). "
+            "Repeatable. Default: layer and model."
+        ),
     ] = ["layer", "model"],  # noqa: B006
     attention: Annotated[
         str | None,

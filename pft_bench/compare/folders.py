@@ -127,7 +127,8 @@ def describe(record: Record) -> str:
     candidates = case.shapes.get("candidates")
     step = f" {candidates} -> {case.k}" if candidates is not None else kept
     schedule = "" if case.schedule is None else " " + ",".join(map(str, dict.fromkeys(case.schedule)))
-    return f"{case.op}{step}{schedule}, {case.backend}"
+    threads = f", {case.threads} threads against 1" if case.level == "threads" else ""
+    return f"{case.op}{step}{schedule}, {case.backend}{threads}"
 
 
 def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = False) -> Table:

@@ -27,12 +27,12 @@ def model_config(case: Case) -> PFTConfig | None:
 
 
 def problems(case: Case) -> list[Problem]:
-    """The attention or product problems of a case: one at level op and layer, one a layer of a model."""
-    if case.level != "model":
+    """The attention or product problems of a case: one of an operator or a layer, one a layer of a model."""
+    if case.work != "model":
         if case.k is None:
             return []
         sizes = {name: case.shapes[name] for name in ("windows", "heads", "tokens", "head_dim")}
-        op = "attention" if case.level == "layer" else case.op
+        op = "attention" if case.work == "layer" else case.op
         candidates = case.shapes.get("candidates", case.k)
         return [_problem(case, op, sizes, candidates, case.k)]
     config = model_config(case)
@@ -61,7 +61,7 @@ def formula_counts(case: Case) -> Flops | None:
     if not found:
         return None
     macs = None
-    config = model_config(case) if case.level == "model" else None
+    config = model_config(case) if case.work == "model" else None
     if config is not None:
         macs = published_macs(config, case.shapes["height"], case.shapes["width"])
     return Flops(
@@ -83,7 +83,7 @@ def recount(case: Case) -> int | None:
     usable = case.device in backend.devices and backend.available() is None
     if case.mode != "infer" or case.device != "cpu" or not usable:
         return None
-    call = _model_call(case) if case.level == "model" else partial(_product_or_layer, case)
+    call = _model_call(case) if case.work == "model" else partial(_product_or_layer, case)
     if call is None:
         return None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -92,7 +92,7 @@ def recount(case: Case) -> int | None:
 
 def _product_or_layer(case: Case) -> object:
     problem = problems(case)[0]
-    if case.level == "layer":
+    if case.work == "layer":
         return run_layer(problem_layer(problem), case.backend)
     return getattr(ops, problem.op)(*problem.inputs().values(), backend=case.backend)
 

@@ -33,18 +33,25 @@ class CheckOutcome(Protocol):
 Check = Callable[[Call], Sequence[CheckOutcome]]
 
 
+def _as_it_is() -> None:
+    """Most candidates run in the process as they find it."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A named callable and the check it must pass before it is timed.
 
     `check` gets the very callable that will be timed. `rotations` are equivalent callables on other buffers
     of the same shapes, for the graph timer (kernels so short that their inputs would stay in the cache).
+    `prepare` is called before the check, the warm-up and each sample, outside of what is timed: it brings the process
+    into the state in which this candidate runs, such as its number of threads.
     """
 
     name: str
     call: Call
     check: Check
     rotations: Sequence[Call] = ()
+    prepare: Call = _as_it_is
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Verified:
             raise TypeError("Verified comes from verify(candidate) only: nothing unchecked is timed")
         self.name = candidate.name
         self.call = candidate.call
+        self.prepare = candidate.prepare
         self.rotations = (candidate.call, *candidate.rotations)
         self.checks = checks
 
@@ -94,6 +102,7 @@ def rejection_of(error: Exception) -> Rejection:
 def verify(candidate: Candidate) -> Verified | Refused:
     """Run the candidate's check. No outcome at all counts as failed; an exception becomes a reason."""
     try:
+        candidate.prepare()
         checks = tuple(candidate.check(candidate.call))
     except Exception as error:
         return Refused(candidate.name, (), rejection_of(error))

@@ -165,6 +165,7 @@ class _Run:
         for name, subject in list(self.subjects.items()):
             self.on_turn(name, "warm-up")
             try:
+                subject.prepare()
                 self.timer.warm_up(subject)
                 self.repeats[name] = self.timer.calibrate(subject)
             except Exception as error:
@@ -181,6 +182,7 @@ class _Run:
                 continue
             self.on_turn(name, "timing")
             try:
+                self.subjects[name].prepare()
                 times[slot] = self.timer.sample_s(self.subjects[name], self.repeats[name])
             except Exception as error:
                 self.reject(name, error)

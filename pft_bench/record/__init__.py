@@ -31,6 +31,7 @@ from .parts import (
     Status,
     Timing,
     derive,
+    threads_text,
 )
 from .schema import SCHEMA, Record, recompute, timing_of
 
@@ -65,6 +66,7 @@ __all__ = [
     "remember_environment",
     "scan_records",
     "seal",
+    "threads_text",
     "timing_of",
     "to_frame",
 ]

@@ -14,9 +14,14 @@ from pft_bench.measure.candidate import CheckOutcome
 from pft_bench.measure.rounds import DroppedRound
 from pft_bench.measure.statistics import Verdict, compare, mad, median
 
-Level = Literal["op", "layer", "model"]
+Level = Literal["op", "layer", "model", "threads"]
 Mode = Literal["infer", "train"]
 Scalar = str | int | float | bool | None
+
+
+def threads_text(count: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 class Status(StrEnum):
@@ -46,7 +51,8 @@ class Case:
     """What was measured: everything that, if changed, makes it another measurement.
 
     `op` names the operator or layer ("sddmm", "progressive_attention"; "model" at level model), `shapes` its
-    sizes by their field names, `options` whatever else tells two cases apart (image, scale, ISA).
+    sizes by their field names, `options` whatever else tells two cases apart (image, scale, ISA). At level threads it
+    is a layer or a model, held against itself on one thread.
     """
 
     level: Level
@@ -64,7 +70,9 @@ class Case:
     options: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.level in get_args(Level), f"level must be op, layer or model, got {self.level!r}")
+        require(
+            self.level in get_args(Level), f"level must be op, layer, model or threads, got {self.level!r}"
+        )
         require(self.mode in get_args(Mode), f"mode must be infer or train, got {self.mode!r}")
         for name in ("op", "backend", "device", "dtype"):
             require(bool(getattr(self, name)), f"{name} must not be empty")
@@ -73,6 +81,13 @@ class Case:
         object.__setattr__(self, "options", dict(self.options))
         if self.schedule is not None:
             object.__setattr__(self, "schedule", tuple(self.schedule))
+
+    @property
+    def work(self) -> Literal["op", "layer", "model"]:
+        """What runs: that of its level, at level threads a layer or a model."""
+        if self.level != "threads":
+            return self.level
+        return "layer" if self.preset is None else "model"
 
     @property
     def case_id(self) -> str:

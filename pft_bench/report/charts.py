@@ -20,6 +20,9 @@ Href = Callable[[Record], str]
 
 def draw(figure: Figure, size: tuple[float, float], names: Sequence[str], href: Href) -> Markup:
     """The figure as one <svg>; `names` are all backends of the report, so that each keeps its look."""
+    names = list(
+        dict.fromkeys([*names, *(series.name for series in figure.series)])
+    )  # or of works, not backends
     drawn = {"curves": _curves, "roofline": _roofline, "pareto": _pareto}[figure.kind](
         figure, size, names, href
     )
@@ -106,13 +109,13 @@ def _last(series: Series) -> Point:
 
 
 def _curves(figure: Figure, size: tuple[float, float], names: Sequence[str], href: Href) -> list[Markup]:
-    """A curve against K for each backend."""
+    """A curve against K for each backend, or against threads for each work."""
     points = figure.points
     values = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     values += [y for _, y in figure.floor]
     longest = max(text_width(series.name, 14.0) for series in figure.series)
     if figure.floor:
-        longest = max(longest, text_width("roofline", 13.0))
+        longest = max(longest, text_width(figure.floor_name, 13.0))
     frame = _frame(figure, size, [p.x for p in points], values, longest + 16)
     kept = sorted({p.x for p in points})
     drawn = frame.axes(
@@ -129,7 +132,9 @@ def _curves(figure: Figure, size: tuple[float, float], names: Sequence[str], hre
     for series in figure.series:
         kind = look(series.name, names)
         drawn += [_linked(point, kind, figure, frame, href) for point in series.points]
-    return drawn + _end_labels(labels, frame, ("roofline", figure.floor[-1][1]) if figure.floor else None)
+    return drawn + _end_labels(
+        labels, frame, (figure.floor_name, figure.floor[-1][1]) if figure.floor else None
+    )
 
 
 def _roofline(figure: Figure, size: tuple[float, float], names: Sequence[str], href: Href) -> list[Markup]:

@@ -57,7 +57,8 @@ def _quality(path: Path, records: Sequence[Record]) -> dict[str, float]:
 
     averages = means(read_rows(path))
     found = {}
-    for variant, record in by_variant(r for r in records if "sched" in r.case.options).items():
+    models = (r for r in records if r.case.level == "model" and "sched" in r.case.options)
+    for variant, record in by_variant(models).items():
         values = [mean.psnr_db for mean in averages.get(variant, {}).values()]
         if values and all(map(math.isfinite, values)):
             found[record.case_id] = fmean(values)

@@ -9,7 +9,7 @@ from . import words
 from .amdahl import ceilings
 from .folder import RunFolder, command_text, commit_text, machine_text
 from .page import LEVELS, SIGNS, generator, title_of
-from .tables import ordered_stages, problem_lines, step_text
+from .tables import candidate_text, ordered_stages, problem_lines, step_text, work_text
 
 
 def _cell(text: str) -> str:
@@ -24,7 +24,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> li
 
 def _verdict_row(record: Record) -> list[str]:
     derived, memory = record.derived, record.memory.peak_allocated_bytes
-    row = [step_text(record).replace("->", "→"), record.case.backend]
+    row = [work_text(record).replace("->", "→"), candidate_text(record)]
     if record.status is not Status.OK:
         return [*row, f"✕ {record.status.value}", "–", "–", "–", "–"]
     verdict, gain, interval, latency = "baseline" if record.timing else "checked", "", "", "–"
@@ -50,11 +50,11 @@ def _stages(records: Sequence[Record]) -> list[str]:
             seconds = (record.stages_s or {}).get(stage)
             row.append("–" if seconds is None else f"{words.seconds(seconds)} ({seconds / total:.0%})")
         rows.append(row)
-    heads = ["stage", *(f"{record.case.backend} {step_text(record)}" for record in chosen)]
+    heads = ["stage", *(f"{candidate_text(record)} {step_text(record)}" for record in chosen)]
     lines = ["## Where the model's time goes", "", *_table(heads, rows, 1), ""]
     for found in ceilings(records):
         lines.append(
-            f"- {found.record.case.backend}, schedule {step_text(found.record)}: attention takes {found.share:.0%}; "
+            f"- {candidate_text(found.record)}, schedule {step_text(found.record)}: attention takes {found.share:.0%}; "
             f"with attention free, the model gains at most {words.times(found.gain)}."
         )
     return [*lines, ""]

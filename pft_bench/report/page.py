@@ -20,12 +20,13 @@ from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
 from .folder import RunFolder, command_text, commit_text, machine_text
 from .series import Figure, figures, setting_text
-from .tables import ordered_stages, step_text
+from .tables import candidate_text, ordered_stages, step_text, work_text
 
 LEVELS = {
     "model": ("Whole model", "schedule"),
     "layer": ("One attention layer", "step"),
     "op": ("Sparse products", "operator"),
+    "threads": ("Thread scaling", "work"),
 }
 
 SIGNS = {
@@ -76,7 +77,7 @@ def speedup(record: Record) -> dict[str, Any] | None:
 
 def step_markup(record: Record) -> Markup:
     """The step or schedule, with an arrow, and with places to break a long one."""
-    return escape(step_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
+    return escape(work_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
 
 
 def verdict_rows(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -122,12 +123,15 @@ def swatch(kind: int) -> Markup:
 def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One card for each backend and level: its geometric mean against the baseline, with the counts."""
     cards = []
-    for level, (title, _) in LEVELS.items():
+    for level in LEVELS:
         compared = [r for r in records if r.case.level == level and r.derived and r.derived.ratio is not None]
+        if level == "threads":  # a mean over different numbers of them means nothing
+            most = max((record.case.threads for record in compared), default=0)
+            compared = [record for record in compared if record.case.threads == most]
         groups: dict[tuple[str, str], list[Record]] = {}
         for record in compared:
             groups.setdefault((record.case.backend, record.case.op), []).append(record)
-        for (backend, op), group in groups.items():
+        for (_, op), group in groups.items():
             speedups = [1 / r.derived.ratio for r in group if r.derived and r.derived.ratio is not None]
             mean = geometric_mean(speedups)
             verdicts = [r.derived.verdict for r in group if r.derived]
@@ -135,8 +139,8 @@ def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
             assert group[0].timing.baseline is not None
             cards.append(
                 {
-                    "title": op if level == "op" else title,
-                    "backend": backend,
+                    "title": op if level == "op" else LEVELS[group[0].case.work][0],
+                    "backend": candidate_text(group[0]),
                     "baseline": group[0].timing.baseline.name,
                     "value": data(mean.value, words.times(mean.value)),
                     "one": group[0] if mean.count == 1 else None,
@@ -194,16 +198,22 @@ def flames(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
+def _column(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
+
+
 def raw_text(record: Record) -> str:
     """The samples of a record as CSV, every digit of them."""
     timing = record.timing
     assert timing is not None
-    columns: dict[str, Sequence[float]] = {f"{record.case.backend}_s": timing.samples_s}
+    name = _column(candidate_text(record))
+    columns: dict[str, Sequence[float]] = {f"{name}_s": timing.samples_s}
     if timing.baseline is not None:
-        columns[f"{timing.baseline.name}_s"] = timing.baseline.samples_s
-        columns[f"{timing.baseline.name}_again_s"] = timing.baseline.control_s
+        base = _column(timing.baseline.name)
+        columns[f"{base}_s"] = timing.baseline.samples_s
+        columns[f"{base}_again_s"] = timing.baseline.control_s
     elif timing.control_s:
-        columns[f"{record.case.backend}_again_s"] = timing.control_s
+        columns[f"{name}_again_s"] = timing.control_s
     out = io.StringIO()
     out.write(",".join(["round", *columns]) + "\n")
     for i, number in enumerate(timing.rounds):
@@ -222,13 +232,13 @@ def drawn(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
 
 def title_of(records: Sequence[Record]) -> tuple[str, str]:
     """What the run was about, and its setting."""
-    models = [record for record in records if record.case.level == "model"]
+    models = [record for record in records if record.case.work == "model"]
     case = (models or list(records))[0].case
     if models:
         size = f"{case.shapes['height']}×{case.shapes['width']} input"
         name = (case.preset or "model").replace("_x", " ×")
         return f"PFT {name}", f"{size}, {case.mode}, {case.dtype}"
-    what = {"layer": "Attention layer"}.get(case.level, "Sparse products")
+    what = {"layer": "Attention layer"}.get(case.work, "Sparse products")
     return what, setting_text((models or list(records))[0])
 
 
@@ -247,6 +257,7 @@ def _environment() -> jinja2.Environment:
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
         style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
         machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
+        who=candidate_text,
         margin=f"{DELTA_MIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
     )  # fmt: skip
     made.filters["percent"] = lambda share: f"{share:.0%}"

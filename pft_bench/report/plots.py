@@ -10,7 +10,7 @@ from ..measure.roof import Roof
 from ..record import Record
 from .series import Figure, Point, Quality, figures, pareto_front, setting_text, unknown
 from .svg import ticks
-from .tables import ordered_stages, step_text
+from .tables import candidate_text, ordered_stages, step_text
 from .words import tick
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ _LOOKS = {
     "reference": ("#CC79A7", "v", ":"),
     "official": ("#E69F00", "P", "-."),
 }
+# What is no backend of these (a plug-in, a composition, a layer) takes the next of each.
+_MARKERS, _DASHES = "x*h<>pd", ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "..", "xx", "--", "++", "oo", "\\\\", "**", "||", "O")
 
 
 def _look(name: str, position: int) -> tuple[str, str, str]:
-    return _LOOKS.get(name, (_PALETTE[position % len(_PALETTE)], "x", "-"))
+    colour, marker, dash = (items[position % len(items)] for items in (_PALETTE, _MARKERS, _DASHES))
+    return _LOOKS.get(name, (colour, marker, dash))
 
 
 def _figure(width: float = 8.0, height: float = 5.0) -> tuple[mpl.Figure, Axes]:
@@ -94,16 +97,17 @@ def picture(figure: Figure) -> mpl.Figure:
 
 
 def _quartile_bars(points: Sequence[Point]) -> Any:
-    if any(point.low is None or point.high is None for point in points):
+    """Lengths below and above each point, 0 where it has no bar; None where none has one."""
+    if all(point.low is None for point in points):
         return None
-    low = [point.y - (point.low or 0.0) for point in points]
-    return low, [(point.high or 0.0) - point.y for point in points]
+    ends = [(point.y if point.low is None else point.low, point.y, point.high or point.y) for point in points]
+    return [y - low for low, y, _ in ends], [high - y for _, y, high in ends]
 
 
 def _reference_line(axes: Axes, figure: Figure) -> None:
     """The roofline, or the front, where the figure has one."""
     line: list[tuple[float, float]] = list(figure.floor)
-    label = "roofline of this machine (measured)"
+    label = "roofline of this machine (measured)" if figure.floor_name == "roofline" else figure.floor_name
     if figure.roof is not None:
         ridge, last = figure.roof.flops_per_s / figure.roof.bytes_per_s, max(p.x for p in figure.points)
         first = min(p.x for p in figure.points)
@@ -130,7 +134,7 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     if not chosen:
         return None
     figure, axes = _figure(9.0, 1.6 + 0.55 * len(chosen))
-    names = [f"{step_text(record)}\n{record.case.backend}" for record in chosen]
+    names = [f"{step_text(record)}\n{candidate_text(record)}" for record in chosen]
     left = [0.0] * len(chosen)
     for position, stage in enumerate(ordered_stages(chosen)):
         widths = [(record.stages_s or {}).get(stage, 0.0) * 1e3 for record in chosen]

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from ..measure.roof import Roof
-from ..record import Record, Status
+from ..record import Record, Status, threads_text
 from . import words
-from .tables import step_text
+from .tables import candidate_text, step_text, work_text
 
 Value = Callable[[Record], float | None]
 Quality = Callable[[Record], float | None]
@@ -20,7 +20,8 @@ Quality = Callable[[Record], float | None]
 
 @dataclass(frozen=True)
 class Point:
-    """One measured value. `low` and `high` are the quartiles of its samples where it is a time."""
+    """One measured value. `low` and `high` are the quartiles of its samples where it is a time, the 95% interval where
+    it is a ratio of times."""
 
     record: Record
     x: float
@@ -34,7 +35,7 @@ class Point:
     @property
     def label(self) -> str:
         """What was measured, in words."""
-        return f"{step_text(self.record)} on {self.record.case.backend}"
+        return f"{step_text(self.record)} on {candidate_text(self.record)}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: its series, how to write its values, and the curve of the roofline where there is one."""
+    """One figure: its series, how to write its values, and the line of what is possible (`floor`), if any."""
 
     key: str
     kind: Literal["curves", "roofline", "pareto"]
@@ -59,6 +60,7 @@ class Figure:
     x_text: Callable[[float], str]
     y_text: Callable[[float], str]
     floor: tuple[tuple[float, float], ...] = ()
+    floor_name: str = "roofline"
     roof: Roof | None = None
 
     @property
@@ -84,8 +86,8 @@ def setting_text(record: Record) -> str:
     case = record.case
     sizes = ", ".join(f"{size} {name}" for name, size in case.shapes.items() if name != "candidates")
     words = [sizes, case.dtype, case.mode]
-    if case.device == "cpu":
-        words.append(f"{case.threads} thread{'s' if case.threads != 1 else ''}")
+    if case.device == "cpu" and case.level != "threads":
+        words.append(threads_text(case.threads))
     return ", ".join(word for word in words if word)
 
 
@@ -93,7 +95,7 @@ def panels(records: Sequence[Record]) -> list[list[Record]]:
     """Measured operators and layers, one list for each setting, in their order."""
     found: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        if record.case.level != "model" and record.derived is not None and record.case.k is not None:
+        if record.case.level in ("op", "layer") and record.derived is not None and record.case.k is not None:
             found.setdefault(same_setting(record), []).append(record)
     return list(found.values())
 
@@ -225,6 +227,56 @@ def roofline_figure(records: Sequence[Record], roof: Roof | None, key: str) -> F
     )
 
 
+def scaling_figures(records: Sequence[Record]) -> list[Figure]:
+    """Speed-up over one thread against threads, a figure for each backend, a line for each layer or model."""
+    measured = [r for r in records if r.case.level == "threads" and r.derived is not None]
+    backends = list(dict.fromkeys(record.case.backend for record in measured))
+    made = [_scaling([r for r in measured if r.case.backend == name], name) for name in backends]
+    found = [figure for figure in made if figure is not None]
+    return [replace(figure, key="threads") for figure in found] if len(found) == 1 else found
+
+
+def _scaling(records: Sequence[Record], backend: str) -> Figure | None:
+    works: dict[tuple[object, ...], list[Point]] = {}
+    for record in records:
+        case, derived = record.case, record.derived
+        assert derived is not None
+        point = Point(record, case.threads, 1.0)
+        if derived.ratio is not None:
+            low, high = derived.ratio_high, derived.ratio_low
+            ends = (None, None) if low is None or high is None else (1 / low, 1 / high)
+            point = Point(record, case.threads, 1 / derived.ratio, *ends)
+        elif case.threads != 1:
+            continue  # one thread has no time: nothing to hold it against
+        # Everything but the threads; the name alone would join the layers of two models.
+        shapes = tuple(case.shapes.items())
+        works.setdefault((step_text(record), case.preset, shapes, case.dtype, case.mode), []).append(point)
+    most = int(max((point.x for points in works.values() for point in points), default=1))
+    if most == 1:
+        return None
+    series = [
+        Series(
+            work_text(points[0].record).replace("->", "→"), tuple(sorted(points, key=lambda point: point.x))
+        )
+        for points in works.values()
+    ]
+    case = records[0].case
+    return Figure(
+        f"threads_{backend}",
+        "curves",
+        f"Threads: {backend}",
+        "Speed-up over one thread in the same rounds, bars its 95% interval. The dotted line is the ideal, "
+        f"as many times as threads. {case.dtype}, {case.mode}.",
+        "threads",
+        "times as fast as 1 thread",
+        tuple(series),
+        words.whole,
+        words.digits,
+        floor=((1.0, 1.0), (float(most), float(most))),
+        floor_name="ideal",
+    )
+
+
 def pareto_figure(records: Sequence[Record], quality_db: Quality) -> Figure | None:
     """Latency against memory of whole models: fewer milliseconds left, fewer bytes below; PSNR where it is known."""
     chosen = [r for r in records if r.case.level == "model" and r.status is Status.OK]
@@ -297,5 +349,6 @@ def figures(
             memory_figure(group, key),
             roofline_figure(group, roof, key),
         ]
+    found += scaling_figures(records)
     found.append(pareto_figure(records, quality_db))
     return [figure for figure in found if figure is not None]

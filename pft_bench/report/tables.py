@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..measure.statistics import Verdict
-from ..record import Record, Status, to_frame
+from ..record import Record, Status, threads_text, to_frame
 from ..stages import STAGES
 
 _VERDICT_STYLE = {
@@ -59,12 +59,24 @@ def speedup_text(record: Record) -> str:
 def step_text(record: Record) -> str:
     """What was run: the schedule, the step of a chain, or the op and its K."""
     case = record.case
-    if case.level == "model":
+    if case.work == "model":
         schedule = str(case.options.get("sched", case.schedule))
         return f"{schedule} {case.options['attention']}" if "attention" in case.options else schedule
-    if case.level == "layer":
+    if case.work == "layer":
         return f"{case.shapes['candidates']} -> {case.k}"
     return f"{case.op} K={case.k}"
+
+
+def work_text(record: Record) -> str:
+    """`step_text` where layers and models stand in one table: at level threads it says which is a model."""
+    case = record.case
+    return f"{'model ' if case.level == 'threads' and case.work == 'model' else ''}{step_text(record)}"
+
+
+def candidate_text(record: Record) -> str:
+    """What ran it: the backend, at level threads with their number."""
+    case = record.case
+    return f"{case.backend}, {threads_text(case.threads)}" if case.level == "threads" else case.backend
 
 
 def _check_cell(record: Record) -> Text:
@@ -83,11 +95,16 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "op": "Sparse products",
         "layer": "One attention layer (candidates -> kept)",
         "model": "Whole model",
+        "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
     table = Table(
         title=titles[level], title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column({"op": "op", "layer": "step", "model": "schedule"}[level], min_width=12, overflow="fold")
+    table.add_column(
+        {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],
+        min_width=12,
+        overflow="fold",
+    )
     for name in ("backend", "check"):
         table.add_column(name, no_wrap=True)
     with_flops = width >= 96
@@ -95,7 +112,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for record in chosen:
-        step = step_text(record)
+        step = work_text(record)
         if previous not in (None, step):
             table.add_section()
         derived = record.derived
@@ -104,7 +121,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
             verdict = Text(derived.verdict.value, style=_VERDICT_STYLE[derived.verdict])
         table.add_row(
             step if step != previous else "",
-            record.case.backend,
+            candidate_text(record),
             _check_cell(record),
             "-" if derived is None else seconds_text(derived.median_s),
             speedup_text(record),
@@ -126,7 +143,7 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     )
     table.add_column("stage")
     for record in chosen:
-        table.add_column(f"{record.case.backend}\n{step_text(record)}", justify="right")
+        table.add_column(f"{candidate_text(record)}\n{step_text(record)}", justify="right")
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     for stage in ordered_stages(chosen):
         cells = []
@@ -150,7 +167,7 @@ def ordered_stages(records: Iterable[Record]) -> list[str]:
 def problem_lines(records: Sequence[Record]) -> list[str]:
     """One line for each record without a result: what it was, its status and why."""
     return [
-        f"{record.case.level} {step_text(record)} on {record.case.backend}: {record.status.value}: {record.reason}"
+        f"{record.case.level} {step_text(record)} on {candidate_text(record)}: {record.status.value}: {record.reason}"
         for record in records
         if record.status is not Status.OK
     ]

@@ -91,7 +91,7 @@ def test_an_image_that_no_level_uses_is_refused(tmp_path):
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"")
     made = Settings.make(schedules=["dense"], levels=["layer"], device="cpu", image=picture)
-    with pytest.raises(ValueError, match="image is used at level model only"):
+    with pytest.raises(ValueError, match="image is used at levels model and threads only"):
         check_inputs(made)
 
 

@@ -235,7 +235,7 @@ WRONG = {
     "digits": (("--sched", "1_0"), "must be integers"),
     "unreadable image": (("--level", "model", "--image", __file__), "image must be a picture"),
     "backend": (("--backend", "numpy"), "backend must be"),
-    "level": (("--level", "kernel"), "level must be one of op, layer, model, got 'kernel'"),
+    "level": (("--level", "kernel"), "level must be one of op, layer, model, threads, got 'kernel'"),
     "mode": (("--mode", "test"), "mode must be infer or train"),
     "dtype": (("--dtype", "int8"), "dtype must be"),
     "dtype without a kernel": (

@@ -175,6 +175,50 @@ def test_every_check_runs_before_anything_is_timed() -> None:
     assert log.count("check") == 2
 
 
+def test_each_candidate_is_prepared_before_its_check_its_warm_up_and_each_sample_outside_of_them() -> None:
+    log: list[str] = []
+
+    class Logging(ScriptedTimer):
+        def warm_up(self, subject: Verified) -> None:
+            log.append(f"warm-up {subject.name}")
+
+        def sample_s(self, subject: Verified, repeats: int) -> float:
+            log.append(f"sample {subject.name}")
+            return super().sample_s(subject, repeats)
+
+    def made(name: str) -> Candidate:
+        def check(_: Call) -> list[CheckResult]:
+            log.append(f"check {name}")
+            return [PASSED]
+
+        return Candidate(name, lambda: None, check, prepare=lambda: log.append(f"prepare {name}"))
+
+    found = measure([made("A"), made("B")], "A", Plan(rounds=6, max_rounds=6), timer=Logging())
+    prepared, done = log[::2], log[1::2]
+    assert [word.split()[1] for word in prepared] == [word.split()[1] for word in done]
+    assert all(word.startswith("prepare") for word in prepared)
+    assert Counter(done) == {
+        **{f"{what} {name}": 1 for what in ("check", "warm-up") for name in "AB"},
+        "sample A": 2 * len(found.rounds),
+        "sample B": len(found.rounds),
+    }
+
+
+def test_a_candidate_that_cannot_be_prepared_leaves_the_others_running() -> None:
+    calls = iter(range(1000))
+
+    def prepare() -> None:
+        if next(calls) == 5:
+            raise RuntimeError("no more threads")
+
+    both = [candidate("A"), Candidate("B", lambda: None, lambda _: [PASSED], prepare=prepare)]
+    found = measure(both, "A", timer=ScriptedTimer())
+    rejection = found.candidates["B"].rejection
+    assert rejection is not None
+    assert rejection.reason == "RuntimeError: no more threads"
+    assert len(found.candidates["A"].samples_s) == 20
+
+
 @pytest.mark.parametrize("victim", ["A", "B"])
 def test_a_candidate_that_raises_while_timed_leaves_the_others_running(victim: str) -> None:
     def raises_later(name: str, n: int) -> float:
