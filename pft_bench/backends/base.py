@@ -227,7 +227,7 @@ def poisoned() -> Iterator[None]:
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for an output or a workspace of a raw kernel, contiguous; poisoned while `poisoned()` is active."""
-    tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
+    tensor = torch.empty(shape, dtype=dtype, device=device)
     if _poison and tensor.numel():
         if dtype.is_floating_point:
             tensor.fill_(float("nan"))
@@ -244,12 +244,12 @@ def empty_token_major(shape: Sequence[int], dtype: torch.dtype, device: torch.de
 
 def empty_outputs(layer: Layer) -> AttentionForward:
     """Memory for what `attention_forward` returns: out, new index, new logits, logsumexp."""
-    device, wide = layer.q.device, accumulation_dtype(layer.q.dtype)
+    rows, device, wide = layer.rows, layer.q.device, accumulation_dtype(layer.q.dtype)
     return (
-        empty_token_major((*layer.rows, layer.v.shape[-1]), layer.v.dtype, device),
-        empty((*layer.rows, layer.kept), index_dtype(layer.keys), device),
-        empty((*layer.rows, layer.handed_on), wide, device),
-        empty(layer.rows, wide, device),
+        empty_token_major((*rows, layer.v.shape[-1]), layer.v.dtype, device),
+        empty((*rows, layer.kept), index_dtype(layer.keys), device),
+        empty((*rows, layer.handed_on), wide, device),
+        empty(rows, wide, device),
     )
 
 

@@ -42,12 +42,8 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _rows(tensor: Tensor) -> tuple[int, tuple[int, int]]:
-    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1))
-
-
-def _matrices(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
-    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1), tensor.stride(2))
+def _strided(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.stride()
 
 
 def _index(tensor: Tensor | None) -> tuple[int, int]:
@@ -74,7 +70,7 @@ def _over_index(
     threads = torch.get_num_threads()
     workspace = _workspace(workspace_bytes(sizes, threads))
     kernel(
-        *(part for operand in operands for part in _rows(operand)),
+        *map(_strided, operands),
         index.data_ptr(),
         index.element_size(),
         out.data_ptr(),
@@ -135,21 +131,21 @@ class CpuBackend(Backend):
         threads = torch.get_num_threads()
         out, new_index, new_logits, lse = empty_outputs(layer)
         bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
-        bytes_needed = _cpu.attention_forward_workspace_bytes(layer.sizes, index is not None, threads)
-        workspace = _workspace(bytes_needed)
+        sizes = layer.sizes
+        workspace = _workspace(_cpu.attention_forward_workspace_bytes(sizes, index is not None, threads))
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
-                layer.sizes,
+                sizes,
                 layer.scale,
                 layer.region_penalty,
-                _matrices(layer.q),
-                _matrices(layer.k),
-                _matrices(layer.v),
+                _strided(layer.q),
+                _strided(layer.k),
+                _strided(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),
                 _address(logits),
-                _matrices(out),
+                _strided(out),
                 _index(new_index),
                 _address(new_logits),
                 lse.data_ptr(),
@@ -181,28 +177,28 @@ class CpuBackend(Backend):
             grad_logits = None
         grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
-        bytes_needed = _cpu.attention_backward_workspace_bytes(layer.sizes, index is not None, threads)
-        workspace = _workspace(bytes_needed)
+        sizes = layer.sizes
+        workspace = _workspace(_cpu.attention_backward_workspace_bytes(sizes, index is not None, threads))
         with stages.stage("attention"):
             _cpu.attention_backward(
-                layer.sizes,
+                sizes,
                 layer.scale,
                 layer.region_penalty,
-                _matrices(grad_out),
+                _strided(grad_out),
                 _address(grad_logits),
-                _matrices(layer.q),
-                _matrices(layer.k),
-                _matrices(layer.v),
+                _strided(layer.q),
+                _strided(layer.k),
+                _strided(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),
                 _address(logits),
                 _index(new_index_),
-                _matrices(out),
+                _strided(out),
                 _address(lse_),
-                _matrices(grad_q),
-                _matrices(grad_k),
-                _matrices(grad_v),
+                _strided(grad_q),
+                _strided(grad_k),
+                _strided(grad_v),
                 _address(grad_bias),
                 _address(grad_logits_prev),
                 workspace.data_ptr(),
