@@ -77,6 +77,23 @@ _Index = tuple[int, int]
 # windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
 _AttentionSizes = tuple[int, int, int, int, int, int, int, int, int, int]
 
+# batch, height, width, channels, kernel, first_row, rows
+_ImageSizes = tuple[int, ...]
+
+def depthwise_workspace_bytes(sizes: _ImageSizes, threads: int) -> int: ...
+def depthwise_gelu_add(
+    x: _Tensor,
+    weight: int,
+    bias: int,
+    residual: _Tensor,
+    out: _Tensor,
+    sizes: _ImageSizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None:
+    """Images [batch, height, width, channels]; weight [kernel, kernel, channels]."""
+
 def attention_forward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...
 def attention_backward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...
 def attention_forward(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from ..reference import Layer, accumulation_dtype, index_dtype
 
@@ -82,6 +83,16 @@ class Backend:
         and `lse` are what it returned.
         """
         raise self._lacks("attention_backward")
+
+    def depthwise_gelu_add(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
+    ) -> Tensor:
+        """[B, rows, w, C] from images x [B, h, w, C], as `ops.depthwise_gelu_add` says; here by PyTorch's operators."""
+        # [B, C, h, w] as PyTorch wants it, without a copy: that is its channels-last format.
+        y = conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+        torch.ops.aten.gelu_(y)
+        made = y.permute(0, 2, 3, 1).contiguous()[:, first_row : first_row + residual.shape[1]]
+        return made.add_(residual)
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""

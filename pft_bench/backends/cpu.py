@@ -207,6 +207,29 @@ class CpuBackend(Backend):
             )
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
 
+    def depthwise_gelu_add(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
+    ) -> Tensor:
+        """[B, rows, w, C] from images x [B, h, w, C], in one pass."""
+        channels, _, kernel, _ = weight.shape
+        sizes = (*x.shape, kernel, first_row, residual.shape[1])
+        threads = torch.get_num_threads()
+        workspace = _workspace(_cpu.depthwise_workspace_bytes(sizes, threads))
+        out = empty(residual.shape, _F32, _CPU)
+        by_tap = weight.reshape(channels, -1).t().contiguous()
+        _cpu.depthwise_gelu_add(
+            _strided(x),
+            by_tap.data_ptr(),
+            _address(bias),
+            _strided(residual),
+            _strided(out),
+            sizes,
+            workspace.data_ptr(),
+            workspace.numel(),
+            threads,
+        )
+        return out
+
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Work buffers of the threads."""
         windows, heads, tokens, dim_qk, dim_v, candidates, kept = shape
