@@ -3,10 +3,12 @@
 // Values and shapes of tensors are validated in pft_bench/ops; these checks only keep a wrong call of the
 // module itself from touching memory: null pointers, negative sizes, and a launcher's own refusal.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "pft/tensor.h"
 
@@ -29,6 +31,20 @@ T* pointer(const char* kernel, const char* name, uintptr_t address, int64_t elem
   if (address == 0 && elements > 0)
     throw std::invalid_argument(std::string(kernel) + ": " + name + " is a null pointer");
   return reinterpret_cast<T*>(address);
+}
+
+// Address and strides, as Python tells them of a tensor whose rows the kernels read whole.
+template <size_t kDims>
+using Strided = std::pair<uintptr_t, std::array<int64_t, kDims>>;
+
+template <typename T, size_t kDims>
+T* rows_of(const char* kernel, const char* name, const Strided<kDims>& tensor, int64_t rows,
+           int64_t columns) {
+  const int64_t stride = tensor.second[kDims - 1];
+  if (stride != 1 && rows > 0 && columns > 1)
+    throw std::invalid_argument(std::string(kernel) + ": the last stride of " + name + " must be 1, got " +
+                                std::to_string(stride));
+  return pointer<T>(kernel, name, tensor.first, rows * columns);
 }
 
 inline void raise_on_failure(Status status, const char* kernel, std::initializer_list<int64_t> sizes) {

@@ -2,8 +2,8 @@
 
 # sizes of a sparse product: batch, queries, keys, head_dim, kept
 _Sizes = tuple[int, int, int, int, int]
-# strides: batch, row; of attention tensors: window, head, row
-_Strides = tuple[int, int]
+# address and strides: batch, row, column (which must be 1)
+_Matrix = tuple[int, tuple[int, ...]]
 
 def isa() -> str: ...
 def isas() -> list[str]: ...
@@ -25,10 +25,8 @@ def sddmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
 def spmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
 def spmm_transpose_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
 def sddmm(
-    q: int,
-    q_strides: _Strides,
-    k: int,
-    k_strides: _Strides,
+    q: _Matrix,
+    k: _Matrix,
     index: int,
     index_bytes: int,
     out: int,
@@ -38,10 +36,8 @@ def sddmm(
     threads: int,
 ) -> None: ...
 def spmm(
-    a: int,
-    a_strides: _Strides,
-    v: int,
-    v_strides: _Strides,
+    a: _Matrix,
+    v: _Matrix,
     index: int,
     index_bytes: int,
     out: int,
@@ -51,10 +47,8 @@ def spmm(
     threads: int,
 ) -> None: ...
 def spmm_transpose(
-    a: int,
-    a_strides: _Strides,
-    x: int,
-    x_strides: _Strides,
+    a: _Matrix,
+    x: _Matrix,
     index: int,
     index_bytes: int,
     out: int,
@@ -65,8 +59,7 @@ def spmm_transpose(
 ) -> None: ...
 def row_reads_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
 def row_reads(
-    rows: int,
-    row_strides: _Strides,
+    rows: _Matrix,
     index: int,
     index_bytes: int,
     out: int,
@@ -77,12 +70,29 @@ def row_reads(
 ) -> None:
     """[B, D]: every row that the index names, added up: the reads of the sparse products and nothing else."""
 
-# address and strides (window, head, row)
-_Tensor = tuple[int, tuple[int, int, int]]
+# address and strides: window, head, row, column (which must be 1)
+_Tensor = tuple[int, tuple[int, ...]]
 # address (0: none) and bytes per element
 _Index = tuple[int, int]
 # windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
 _AttentionSizes = tuple[int, int, int, int, int, int, int, int, int, int]
+
+# batch, height, width, channels, kernel, first_row, rows
+_ImageSizes = tuple[int, ...]
+
+def depthwise_workspace_bytes(sizes: _ImageSizes, threads: int) -> int: ...
+def depthwise_gelu_add(
+    x: _Tensor,
+    weight: int,
+    bias: int,
+    residual: _Tensor,
+    out: _Tensor,
+    sizes: _ImageSizes,
+    workspace: int,
+    workspace_bytes: int,
+    threads: int,
+) -> None:
+    """Images [batch, height, width, channels]; weight [kernel, kernel, channels]."""
 
 def attention_forward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...
 def attention_backward_workspace_bytes(sizes: _AttentionSizes, sparse: bool, threads: int) -> int: ...

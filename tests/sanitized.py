@@ -20,6 +20,7 @@ SITE = BUILD / "site"
 TESTS = [
     "tests/kernels/test_cpu_sparse.py",
     "tests/kernels/test_cpu_attention.py",
+    "tests/kernels/test_cpu_depthwise.py",
     "tests/kernels/test_cpu_module.py",
     "-k",
     "not instruction_set and not widest and not openmp",

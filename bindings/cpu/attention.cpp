@@ -13,9 +13,8 @@ namespace py = pybind11;
 namespace pft::bindings {
 namespace {
 
-using Strides = std::array<int64_t, 3>;        // window, head, row
-using Tensor = std::pair<uintptr_t, Strides>;  // address and strides
-using Index = std::pair<uintptr_t, int>;       // address (0: none) and bytes per element
+using Tensor = Strided<4>;                // window, head, row, column
+using Index = std::pair<uintptr_t, int>;  // address (0: none) and bytes per element
 // windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
 // region)
 using Sizes = std::array<int64_t, 10>;
@@ -37,9 +36,10 @@ AttentionShape shape_of(const char* kernel, const Sizes& n) {
 }
 
 template <typename T>
-Matrices<T> matrices(const char* kernel, const char* name, const Tensor& tensor, int64_t elements) {
-  const Strides& strides = tensor.second;
-  return {pointer<T>(kernel, name, tensor.first, elements), strides[0], strides[1], strides[2]};
+Matrices<T> matrices(const char* kernel, const char* name, const Tensor& tensor, int64_t rows,
+                     int64_t columns) {
+  T* data = rows_of<T>(kernel, name, tensor, rows, columns);
+  return {data, tensor.second[0], tensor.second[1], tensor.second[2]};
 }
 
 // The null pointer of an empty tensor would read as "no index".
@@ -56,9 +56,9 @@ cpu::AttentionInputs inputs_of(const char* kernel, const Sizes& sizes, float sca
   s.scale = scale;
   s.region_penalty = region_penalty;
   const int64_t items = s.windows * s.heads;
-  in.q = matrices<const float>(kernel, "q", q, items * s.queries * s.dim_qk);
-  in.k = matrices<const float>(kernel, "k", k, items * s.keys * s.dim_qk);
-  in.v = matrices<const float>(kernel, "v", v, items * s.keys * s.dim_v);
+  in.q = matrices<const float>(kernel, "q", q, items * s.queries, s.dim_qk);
+  in.k = matrices<const float>(kernel, "k", k, items * s.keys, s.dim_qk);
+  in.v = matrices<const float>(kernel, "v", v, items * s.keys, s.dim_v);
   in.bias = pointer<const float>(kernel, "bias", bias, s.window_size);
   in.region = pointer<const uint8_t>(kernel, "region", region, s.patterns);
   in.index = index_of(index);
@@ -82,7 +82,7 @@ std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, floa
   args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
   const AttentionShape& s = args.in.shape;
   const int64_t rows = s.windows * s.heads * s.queries;
-  args.out = matrices<float>(kernel, "out", out, rows * s.dim_v);
+  args.out = matrices<float>(kernel, "out", out, rows, s.dim_v);
   args.new_index = {reinterpret_cast<void*>(new_index.first), static_cast<cpu::IndexType>(new_index.second)};
   args.new_logits = reinterpret_cast<float*>(new_logits);
   args.lse = pointer<float>(kernel, "lse", lse, rows);
@@ -107,14 +107,14 @@ void bind_backward(Sizes sizes, float scale, float region_penalty, Tensor grad_o
   args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
   const AttentionShape& s = args.in.shape;
   const int64_t items = s.windows * s.heads, rows = items * s.queries;
-  args.grad_out = matrices<const float>(kernel, "grad_out", grad_out, rows * s.dim_v);
-  args.out = matrices<const float>(kernel, "out", out, rows * s.dim_v);
+  args.grad_out = matrices<const float>(kernel, "grad_out", grad_out, rows, s.dim_v);
+  args.out = matrices<const float>(kernel, "out", out, rows, s.dim_v);
   args.new_index = index_of(new_index);
   args.grad_logits = reinterpret_cast<const float*>(grad_logits);
   args.lse = pointer<const float>(kernel, "lse", lse, rows);
-  args.grad_q = matrices<float>(kernel, "grad_q", grad_q, rows * s.dim_qk);
-  args.grad_k = matrices<float>(kernel, "grad_k", grad_k, items * s.keys * s.dim_qk);
-  args.grad_v = matrices<float>(kernel, "grad_v", grad_v, items * s.keys * s.dim_v);
+  args.grad_q = matrices<float>(kernel, "grad_q", grad_q, rows, s.dim_qk);
+  args.grad_k = matrices<float>(kernel, "grad_k", grad_k, items * s.keys, s.dim_qk);
+  args.grad_v = matrices<float>(kernel, "grad_v", grad_v, items * s.keys, s.dim_v);
   args.grad_bias = reinterpret_cast<float*>(grad_bias);
   args.grad_logits_prev = reinterpret_cast<float*>(grad_logits_prev);
   Status status;

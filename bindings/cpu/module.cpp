@@ -5,6 +5,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels: addresses, strides (in elements) and sizes in; errors as exceptions.";
   pft::bindings::register_sparse(m);
   pft::bindings::register_attention(m);
+  pft::bindings::register_image(m);
   pft::bindings::register_index(m);
   pft::bindings::register_machine(m);
 }

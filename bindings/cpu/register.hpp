@@ -6,6 +6,7 @@ namespace pft::bindings {
 
 void register_sparse(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
+void register_image(pybind11::module_& m);
 void register_index(pybind11::module_& m);
 void register_machine(pybind11::module_& m);
 

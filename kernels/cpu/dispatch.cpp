@@ -166,6 +166,35 @@ Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads) {
   return run_sparse(args, kernels().row_reads, workspace, threads);
 }
 
+int64_t depthwise_items(const DepthwiseArgs& a) {
+  return a.batch * ((a.width + kDepthwiseColumns - 1) / kDepthwiseColumns) *
+         ((a.rows + kDepthwiseRows - 1) / kDepthwiseRows);
+}
+
+int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads) {
+  return total_bytes(padded(args.channels) * static_cast<int64_t>(sizeof(float)), depthwise_items(args),
+                     threads);
+}
+
+Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int threads) {
+  const DepthwiseArgs& a = args;
+  if (a.batch < 0 || a.height < 0 || a.width < 0 || a.channels < 0 || a.kernel < 1 || a.kernel % 2 == 0 ||
+      a.first_row < 0 || a.rows < 0 || a.rows > a.height - a.first_row || threads < 1)
+    return Status::kBadShape;
+  if (a.kernel > kMaxDepthwiseKernel) return Status::kUnsupported;
+  const int64_t items = depthwise_items(a);
+  if (items == 0 || a.channels == 0) return Status::kOk;
+  if (!a.x.data || !a.weight || !a.residual.data || !a.out.data || !workspace.data ||
+      workspace.bytes < depthwise_workspace_bytes(a, threads))
+    return Status::kBadShape;
+  const int64_t slice = padded(a.channels) * static_cast<int64_t>(sizeof(float));
+  char* base = aligned(workspace.data);
+  const auto item_function = kernels().depthwise;
+  for_each_item(items, static_cast<int>(used_threads(items, threads)),
+                [&](int64_t item, int thread) { item_function(args, item, base + thread * slice); });
+  return Status::kOk;
+}
+
 int64_t attention_forward_workspace_bytes(const AttentionShape& s, bool sparse, int threads) {
   return total_bytes(slice_bytes(s, sparse, false), s.windows * s.heads, threads);
 }

@@ -11,6 +11,7 @@ struct Kernels {
   void (*spmm)(const SpmmArgs&, int64_t, void*);
   void (*spmm_transpose)(const SpmmTransposeArgs&, int64_t, void*);
   void (*row_reads)(const RowReadsArgs&, int64_t, void*);
+  void (*depthwise)(const DepthwiseArgs&, int64_t, void*);
   void (*attention_forward)(const AttentionForwardArgs&, int64_t, void*, double*);
   void (*attention_backward)(const AttentionBackwardArgs&, int64_t, void*, float*);
   int64_t (*peak_fma_flops)(int64_t);

@@ -8,6 +8,7 @@
   void spmm_item(const SpmmArgs& args, int64_t item, void* workspace);                           \
   void spmm_transpose_item(const SpmmTransposeArgs& args, int64_t item, void* workspace);        \
   void row_reads_item(const RowReadsArgs& args, int64_t item, void* workspace);                  \
+  void depthwise_item(const DepthwiseArgs& args, int64_t item, void* workspace);                 \
   void attention_forward_item(const AttentionForwardArgs& args, int64_t item, void* workspace,   \
                               double* phase_seconds);                                            \
   void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace, \
@@ -22,6 +23,12 @@ PFT_CPU_DECLARE_ITEMS(PFT_ISA)
 #endif
 
 namespace pft::cpu {
+// What one owner computes of an image. So small that a strip of a PFT image has work for many cores, so large
+// that the rows and columns read twice stay few.
+constexpr int64_t kDepthwiseColumns = 16;
+constexpr int64_t kDepthwiseRows = 8;
+constexpr int64_t kMaxDepthwiseKernel = 15;
+
 // A monotonic clock; compiled with the baseline, for use in the kernels' phase timing.
 double seconds_now();
 }  // namespace pft::cpu

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from ..reference import Layer, accumulation_dtype, index_dtype
 
@@ -84,6 +85,16 @@ class Backend:
         and `lse` are what it returned.
         """
         raise self._lacks("attention_backward")
+
+    def depthwise_gelu_add(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
+    ) -> Tensor:
+        """[B, rows, w, C] from images x [B, h, w, C], as `ops.depthwise_gelu_add` says; here by PyTorch's operators."""
+        # [B, C, h, w] as PyTorch wants it, without a copy: that is its channels-last format.
+        y = conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+        torch.ops.aten.gelu_(y)
+        made = y.permute(0, 2, 3, 1).contiguous()[:, first_row : first_row + residual.shape[1]]
+        return made.add_(residual)
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""
@@ -229,7 +240,7 @@ def poisoned() -> Iterator[None]:
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for an output or a workspace of a raw kernel, contiguous; poisoned while `poisoned()` is active."""
-    tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
+    tensor = torch.empty(shape, dtype=dtype, device=device)
     if _poison and tensor.numel():
         if dtype.is_floating_point:
             tensor.fill_(float("nan"))
@@ -246,12 +257,12 @@ def empty_token_major(shape: Sequence[int], dtype: torch.dtype, device: torch.de
 
 def empty_outputs(layer: Layer) -> AttentionForward:
     """Memory for what `attention_forward` returns: out, new index, new logits, logsumexp."""
-    device, wide = layer.q.device, accumulation_dtype(layer.q.dtype)
+    rows, device, wide = layer.rows, layer.q.device, accumulation_dtype(layer.q.dtype)
     return (
-        empty_token_major((*layer.rows, layer.v.shape[-1]), layer.v.dtype, device),
-        empty((*layer.rows, layer.kept), index_dtype(layer.keys), device),
-        empty((*layer.rows, layer.handed_on), wide, device),
-        empty(layer.rows, wide, device),
+        empty_token_major((*rows, layer.v.shape[-1]), layer.v.dtype, device),
+        empty((*rows, layer.kept), index_dtype(layer.keys), device),
+        empty((*rows, layer.handed_on), wide, device),
+        empty(rows, wide, device),
     )
 
 

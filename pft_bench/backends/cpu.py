@@ -42,12 +42,8 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _rows(tensor: Tensor) -> tuple[int, tuple[int, int]]:
-    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1))
-
-
-def _matrices(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
-    return tensor.data_ptr(), (tensor.stride(0), tensor.stride(1), tensor.stride(2))
+def _strided(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.stride()
 
 
 def _index(tensor: Tensor | None) -> tuple[int, int]:
@@ -74,7 +70,7 @@ def _over_index(
     threads = torch.get_num_threads()
     workspace = _workspace(workspace_bytes(sizes, threads))
     kernel(
-        *(part for operand in operands for part in _rows(operand)),
+        *map(_strided, operands),
         index.data_ptr(),
         index.element_size(),
         out.data_ptr(),
@@ -136,21 +132,21 @@ class CpuBackend(Backend):
         threads = torch.get_num_threads()
         out, new_index, new_logits, lse = empty_outputs(layer)
         bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
-        bytes_needed = _cpu.attention_forward_workspace_bytes(layer.sizes, index is not None, threads)
-        workspace = _workspace(bytes_needed)
+        sizes = layer.sizes
+        workspace = _workspace(_cpu.attention_forward_workspace_bytes(sizes, index is not None, threads))
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
-                layer.sizes,
+                sizes,
                 layer.scale,
                 layer.region_penalty,
-                _matrices(layer.q),
-                _matrices(layer.k),
-                _matrices(layer.v),
+                _strided(layer.q),
+                _strided(layer.k),
+                _strided(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),
                 _address(logits),
-                _matrices(out),
+                _strided(out),
                 _index(new_index),
                 _address(new_logits),
                 lse.data_ptr(),
@@ -182,28 +178,28 @@ class CpuBackend(Backend):
             grad_logits = None
         grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
-        bytes_needed = _cpu.attention_backward_workspace_bytes(layer.sizes, index is not None, threads)
-        workspace = _workspace(bytes_needed)
+        sizes = layer.sizes
+        workspace = _workspace(_cpu.attention_backward_workspace_bytes(sizes, index is not None, threads))
         with stages.stage("attention"):
             _cpu.attention_backward(
-                layer.sizes,
+                sizes,
                 layer.scale,
                 layer.region_penalty,
-                _matrices(grad_out),
+                _strided(grad_out),
                 _address(grad_logits),
-                _matrices(layer.q),
-                _matrices(layer.k),
-                _matrices(layer.v),
+                _strided(layer.q),
+                _strided(layer.k),
+                _strided(layer.v),
                 _address(bias),
                 _address(region),
                 _index(index),
                 _address(logits),
                 _index(new_index_),
-                _matrices(out),
+                _strided(out),
                 _address(lse_),
-                _matrices(grad_q),
-                _matrices(grad_k),
-                _matrices(grad_v),
+                _strided(grad_q),
+                _strided(grad_k),
+                _strided(grad_v),
                 _address(grad_bias),
                 _address(grad_logits_prev),
                 workspace.data_ptr(),
@@ -211,6 +207,29 @@ class CpuBackend(Backend):
                 threads,
             )
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
+
+    def depthwise_gelu_add(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
+    ) -> Tensor:
+        """[B, rows, w, C] from images x [B, h, w, C], in one pass."""
+        channels, _, kernel, _ = weight.shape
+        sizes = (*x.shape, kernel, first_row, residual.shape[1])
+        threads = torch.get_num_threads()
+        workspace = _workspace(_cpu.depthwise_workspace_bytes(sizes, threads))
+        out = empty(residual.shape, _F32, _CPU)
+        by_tap = weight.reshape(channels, -1).t().contiguous()
+        _cpu.depthwise_gelu_add(
+            _strided(x),
+            by_tap.data_ptr(),
+            _address(bias),
+            _strided(residual),
+            _strided(out),
+            sizes,
+            workspace.data_ptr(),
+            workspace.numel(),
+            threads,
+        )
+        return out
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Work buffers of the threads."""

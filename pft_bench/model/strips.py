@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import ChainState
+from ..ops import ChainState, depthwise_gelu_add
 from ..stages import stage
 from .layers import DepthwiseConv
 
@@ -51,9 +51,9 @@ def infer_layer(
 ) -> Tensor:
     """Return what `layer` makes of x [B, h, w, C], in new memory; `chain` (one state a strip) is updated in place."""
     attended, values = _attend(layer, x, chain, region, backend, cuts)
-    _project(layer, x, attended, values, cuts)
+    _project(layer, x, attended, values, backend, cuts)
     del x
-    _feed_forward(layer, attended, values, cuts)
+    _feed_forward(layer, attended, values, backend, cuts)
     return values
 
 
@@ -88,18 +88,19 @@ def _attend(
     return attended, values
 
 
-def _project(layer: PFTLayer, x: Tensor, attended: Tensor, values: Tensor, cuts: Sequence[Strip]) -> None:
+def _project(
+    layer: PFTLayer, x: Tensor, attended: Tensor, values: Tensor, backend: str, cuts: Sequence[Strip]
+) -> None:
     """Write x + proj(attended + LePE) over `attended`."""
     for rows, halo, inner in _bands(layer.v_LePE, x.shape[1], layer.window_size, cuts):
         with stage("lepe"):
-            mixed = _depthwise(layer.v_LePE, values[:, halo])[:, inner]
-            mixed += attended[:, rows]
+            mixed = _depthwise(layer.v_LePE, values[:, halo], attended[:, rows], inner.start, backend)
         with stage("projection"):
             torch.add(layer.attn_win.proj(mixed), x[:, rows], out=attended[:, rows])
         del mixed
 
 
-def _feed_forward(layer: PFTLayer, x: Tensor, out: Tensor, cuts: Sequence[Strip]) -> None:
+def _feed_forward(layer: PFTLayer, x: Tensor, out: Tensor, backend: str, cuts: Sequence[Strip]) -> None:
     """Write x + ConvFFN(norm2(x)) over `out`."""
     ffn = layer.convffn
     for rows, halo, inner in _bands(ffn.dwconv, x.shape[1], layer.window_size, cuts):
@@ -108,8 +109,7 @@ def _feed_forward(layer: PFTLayer, x: Tensor, out: Tensor, cuts: Sequence[Strip]
         with stage("ffn"):
             hidden = gelu_(ffn.fc1(y))
             del y
-            mixed = _depthwise(ffn.dwconv, hidden)[:, inner]
-            mixed += hidden[:, inner]
+            mixed = _depthwise(ffn.dwconv, hidden, hidden[:, inner], inner.start, backend)
             del hidden
             torch.add(ffn.fc2(mixed), x[:, rows], out=out[:, rows])
             del mixed
@@ -126,11 +126,10 @@ def _bands(
         yield slice(top, bottom), slice(above, below), slice(top - above, bottom - above)
 
 
-def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
-    """`conv` on [B, h, w, C] with the GELU in place."""
+def _depthwise(conv: DepthwiseConv, x: Tensor, residual: Tensor, first_row: int, backend: str) -> Tensor:
+    """`conv` on [B, h, w, C], its rows from `first_row` on, and the residual [B, rows, w, C] added."""
     convolution = cast(nn.Conv2d, conv.depthwise_conv[0])
-    y = gelu_(convolution(x.permute(0, 3, 1, 2)))
-    return y.permute(0, 2, 3, 1).contiguous()
+    return depthwise_gelu_add(x, convolution.weight, convolution.bias, residual, first_row, backend)
 
 
 @functools.cache

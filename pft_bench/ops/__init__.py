@@ -1,5 +1,6 @@
 """The public ops: validated, differentiable, traceable; the backend argument chooses the kernels."""
 
+from .depthwise import depthwise_gelu_add
 from .index import checked_index
 from .progressive_attention import ChainState, compute_layers, observe_layers, progressive_attention
 from .sparse import sddmm, spmm, spmm_transpose
@@ -8,6 +9,7 @@ __all__ = [
     "ChainState",
     "checked_index",
     "compute_layers",
+    "depthwise_gelu_add",
     "observe_layers",
     "progressive_attention",
     "sddmm",

@@ -28,7 +28,8 @@ def run_python(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
 def test_every_other_instruction_set_passes_the_same_tests(isa):
     if isa not in _cpu.isas():
         pytest.skip(f"this processor has no {isa}")
-    tests = [str(HERE / "test_cpu_sparse.py"), str(HERE / "test_cpu_attention.py")]
+    names = ("test_cpu_sparse.py", "test_cpu_attention.py", "test_cpu_depthwise.py")
+    tests = [str(HERE / name) for name in names]
     done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, isa=isa)
     assert done.returncode == 0, done.stdout[-4000:]
 
@@ -123,22 +124,26 @@ def test_the_first_fault_of_many_rows_for_any_number_of_threads(threads):
     assert _cpu.index_error(rows.data_ptr(), 8, 5000, 9, 70, threads) == expected
 
 
-def test_refuses_null_pointers_and_small_workspaces():
+def test_refuses_null_pointers_strided_columns_and_small_workspaces():
     sizes = (1, 2, 2, 4, 1)
     x = torch.zeros(64)
     index = torch.zeros(2, dtype=torch.int16)
     p = x.data_ptr()
+    rows, columns = (p, (8, 4, 1)), (p, (8, 1, 2))
     with pytest.raises(ValueError, match="q is a null pointer"):
-        _cpu.sddmm(0, (8, 4), p, (8, 4), index.data_ptr(), 2, p, sizes, p, 1 << 20, 1)
+        _cpu.sddmm((0, (8, 4, 1)), rows, index.data_ptr(), 2, p, sizes, p, 1 << 20, 1)
+    with pytest.raises(ValueError, match="sddmm: the last stride of k must be 1, got 2"):
+        _cpu.sddmm(rows, columns, index.data_ptr(), 2, p, sizes, p, 1 << 20, 1)
     with pytest.raises(RuntimeError, match=r"sddmm \[1, 2, 2, 4, 1\]"):
-        _cpu.sddmm(p, (8, 4), p, (8, 4), index.data_ptr(), 2, p, sizes, p, 64, 1)
+        _cpu.sddmm(rows, rows, index.data_ptr(), 2, p, sizes, p, 64, 1)
     with pytest.raises(ValueError, match="negative"):
         _cpu.sddmm_workspace_bytes((1, 2, -2, 4, 1), 1)
 
 
 def test_refuses_window_heads_too_large_for_its_offsets():
+    anywhere = (64, (0, 0, 1))
     with pytest.raises(RuntimeError, match="too large"):
-        _cpu.sddmm(64, (0, 0), 64, (0, 0), 64, 4, 64, (1, 1, 2**27, 40, 1), 64, 2**62, 1)
+        _cpu.sddmm(anywhere, anywhere, 64, 4, 64, (1, 1, 2**27, 40, 1), 64, 2**62, 1)
 
 
 def test_workspace_grows_with_threads_but_not_beyond_the_window_heads():

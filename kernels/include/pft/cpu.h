@@ -1,9 +1,9 @@
 // Launchers of the CPU kernels: float32, pointers and strides in, a status out.
 //
-// Each call splits its work into window-heads, each with one owner, so that a result does not depend on the
-// number of threads. Nothing is allocated: the caller hands in `*_workspace_bytes(shape, threads)` bytes,
-// content arbitrary. The instruction set is chosen at the first call (environment variable PFT_CPU_ISA =
-// scalar, avx2 or avx512 forces it).
+// Each call splits its work into window-heads (or pieces of an image), each with one owner, so that a result
+// does not depend on the number of threads. Nothing is allocated: the caller hands in
+// `*_workspace_bytes(shape, threads)` bytes, content arbitrary. The instruction set is chosen at the first
+// call (environment variable PFT_CPU_ISA = scalar, avx2 or avx512 forces it).
 #pragma once
 #include <cstdint>
 
@@ -94,6 +94,21 @@ struct AttentionBackwardArgs {
   float* grad_logits_prev = nullptr;  // shape of logits, null while dense
 };
 
+// out = gelu(depthwise(x) + bias) + residual, zeros beyond the image. Images [batch, height, width, channels]
+// are described as Matrices: an image's rows are its "heads", and pixels the rows. `out` and `residual` hold
+// the output rows [first_row, first_row + rows) alone.
+struct DepthwiseArgs {
+  int64_t batch = 0, height = 0, width = 0, channels = 0;
+  int64_t kernel = 0;  // odd, at most 15
+  int64_t first_row = 0, rows = 0;
+  Matrices<const float> x;
+  const float* weight = nullptr;  // [kernel, kernel, channels], contiguous
+  const float* bias = nullptr;    // [channels], or null
+  Matrices<const float> residual;
+  Matrices<float> out;
+};
+
+int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads);
 int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads);
 int64_t spmm_workspace_bytes(const SparseShape& shape, int threads);
 int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads);
@@ -105,6 +120,7 @@ Status sddmm(const SddmmArgs& args, Workspace workspace, int threads);
 Status spmm(const SpmmArgs& args, Workspace workspace, int threads);
 Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads);
 Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads);
+Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int threads);
 Status attention_forward(const AttentionForwardArgs& args, Workspace workspace, int threads);
 Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace, int threads);
 
