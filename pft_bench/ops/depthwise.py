@@ -1,4 +1,4 @@
-"""The depthwise convolution of a PFT layer with what always follows it, as one op. It has no gradient: for inference."""
+"""The depthwise convolution of a PFT layer with what follows it, as one op. It has no gradient: it is for inference."""
 
 from __future__ import annotations
 
