@@ -17,7 +17,7 @@ from torch import Tensor
 from .reference import index_dtype
 
 OPS = ("sddmm", "spmm", "attention")
-MODES = ("infer", "train")
+MODES = ("infer", "train", "backward")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Problem:
     """`op` on `windows` x `heads` window-heads of `tokens` tokens, as PFT calls it (queries = keys = tokens).
 
     `candidates` are the entries a row comes with (tokens: dense), `kept` those it keeps; they are equal for sddmm
-    and spmm. `mode` "train" means forward and backward.
+    and spmm. `mode` "train" means forward and backward, "backward" the latter alone.
     """
 
     op: str
@@ -85,21 +85,21 @@ class Problem:
     def kernel_flops(self) -> int:
         """Floating-point operations the algorithm must do: 2 per multiply-add of the products.
 
-        Forward: q.k on the candidates, A.v on the kept entries. Backward (train): dq and dk on the candidates, dA and
-        dv on the kept entries. The exponentials and the selection are left out.
+        Forward: q.k on the candidates, A.v on the kept entries. Backward: dq and dk on the candidates, dA and dv on the
+        kept entries. The exponentials and the selection are left out.
         """
         rows = self.batch * self.tokens
         qk = 2 * rows * self.candidates * self.head_dim
         av = 2 * rows * self.kept * self.head_dim
         forward = {"sddmm": qk, "spmm": av, "attention": qk + av}[self.op]
-        return forward if self.mode == "infer" else 3 * forward
+        return {"infer": 1, "train": 3, "backward": 2}[self.mode] * forward
 
     def kernel_bytes(self) -> int:
         """Bytes that must move between memory and the chip: each operand and output once.
 
         q, k, v and out are `batch * tokens * head_dim` values; the index has 2 bytes an entry; the kept logits are
-        float32, read where the chain is sparse and written where it stays or becomes so. Train adds the gradients of
-        all of these, and reading the forward's operands again.
+        float32, read where the chain is sparse and written where it stays or becomes so. Backward has the gradients of
+        all of these, and reads the forward's operands again.
         """
         item = torch.empty(0, dtype=self.torch_dtype).element_size()
         rows = self.batch * self.tokens
@@ -120,8 +120,9 @@ class Problem:
         return self._with_backward(4 * matrix + table + read_logits + written, read_index + new_index)
 
     def _with_backward(self, values: int, index: int) -> int:
-        """Bytes of the forward, or of forward and backward: values again, their gradients, and the index again."""
-        return values + index if self.mode == "infer" else 3 * values + 2 * index
+        """Bytes of the forward, of the backward (values again, their gradients, the index again), or of both."""
+        forward, backward = values + index, 2 * values + index
+        return {"infer": forward, "train": forward + backward, "backward": backward}[self.mode]
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 

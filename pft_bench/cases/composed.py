@@ -2,8 +2,10 @@
 
 Two ways to the logits: `torch.sparse.sampled_addmm` on the kept positions (`composed-sampled`), or the dense product
 and a gather (`composed-dense`). The rest is the same: softmax by logsumexp, `topk`, `embedding_bag` over the kept
-values. What a chain can prepare once is not timed, so that the comparison errs on the side of the composition: the
-sparsity pattern, 64-bit indices, the flattened rows of the values, and the rows of the bias table.
+values. What depends on the index alone is prepared beforehand and not timed: the sparsity pattern with the earlier
+logits, 64-bit indices, the flattened rows of the values, and the rows of the bias table. That is as it is where the
+layer before kept all its entries, and errs on the side of the composition elsewhere. The `-fresh` ones prepare it in
+the timed call, from the same inputs as our layers get: as it is after a layer that has selected.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import cast
 
 import torch
@@ -22,11 +25,22 @@ from ..check.result import CheckResult, within
 from ..check.selection import check_selection
 from ..measure.candidate import Call
 from ..reference import Layer, relative_position
+from .gradients import gradient_call
 
 SAMPLED, DENSE = "composed-sampled", "composed-dense"
+_FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
+FORWARD = (SAMPLED, DENSE, *_FRESH)
+"""All compositions of a forward."""
 
 Output = tuple[Tensor, Tensor, Tensor]
 """out [W, H, N, D], kept positions [W, H, N, K] int64 (any order), their logits relative to the row's maximum."""
+
+
+@cache
+def _relative_positions(window_size: int) -> Tensor:
+    """Rows of the bias table for all pairs of tokens, which every model of this kind keeps."""
+    token = torch.arange(window_size**2)
+    return relative_position(window_size, token.unsqueeze(-1), token)
 
 
 class Composition:
@@ -40,8 +54,7 @@ class Composition:
         windows, heads, queries, _ = layer.q.shape
         self.first_row = torch.arange(windows * heads).view(windows, heads, 1, 1) * layer.k.shape[2]
         self.rows = (self.index + self.first_row).view(windows * heads * queries, -1)
-        token = torch.arange(queries)
-        relative = relative_position(math.isqrt(queries), token.unsqueeze(-1), token)
+        relative = _relative_positions(math.isqrt(queries))
         rows = relative.expand(windows, heads, -1, -1).gather(-1, self.index)
         self.table_rows = rows.transpose(0, 1).reshape(heads, -1)
 
@@ -72,7 +85,7 @@ class Composition:
         z = ((q * self.layer.scale) @ k.mT).gather(-1, self.index) + logits
         return self.finish(z if bias is None else z + self.bias_of(bias), v)
 
-    def sampled(self) -> Callable[[], Output]:
+    def sampled(self, *, check: bool = True) -> Callable[[], Output]:
         """`sampled_addmm` adds the products to the pattern's values, which are the earlier logits."""
         layer = self.layer
         windows, heads, queries, dim = layer.q.shape
@@ -86,7 +99,7 @@ class Composition:
                 self.index.int().view(batch, -1),
                 layer.logits.reshape(batch, -1).clone(),  # type: ignore[union-attr]
                 (batch, queries, keys),
-                check_invariants=True,
+                check_invariants=check,
             )
 
         def call() -> Output:
@@ -100,25 +113,34 @@ class Composition:
 
 
 def inference_call(name: str, layer: Layer) -> Call:
-    """The layer's forward by one of the two compositions."""
+    """The layer's forward by one of the compositions."""
+    if name in _FRESH:
+        return lambda: _prepared(_FRESH[name], layer, check=False)()
+    return _prepared(name, layer, check=True)
+
+
+def _prepared(name: str, layer: Layer, *, check: bool) -> Call:
+    """`check`: whether PyTorch looks through the sparsity pattern that it is given."""
     composed = Composition(layer)
     if name == SAMPLED:
-        return composed.sampled()
+        return composed.sampled(check=check)
     assert layer.logits is not None
     return lambda: composed.dense(layer.q, layer.k, layer.v, layer.bias, layer.logits)  # type: ignore[arg-type]
 
 
-def training_call(layer: Layer, grad_out: Tensor) -> Call:
-    """Forward and backward by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
+def gradients_call(layer: Layer, grad_out: Tensor, mode: str) -> Call:
+    """Its gradients by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
     composed = Composition(layer)
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
     leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
 
-    def call() -> object:
+    def forward() -> list[Tensor]:
         out, _, after = composed.dense(leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"])
-        return torch.autograd.grad((out, after), list(leaf.values()), (grad_out, torch.ones_like(after)))
+        return [out, after]
 
-    return call
+    return gradient_call(
+        mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
+    )
 
 
 def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
@@ -146,7 +168,7 @@ def check_training(layer: Layer, call: Call, grad_out: Tensor) -> Sequence[Check
     """Its forward as above, and its gradients against autograd of the same in float64, relative in norm."""
     tensors = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
     wide = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
-    exact = training_call(layer.with_tensors(**wide), grad_out.double())()
+    exact = gradients_call(layer.with_tensors(**wide), grad_out.double(), "train")()
     results = list(check_inference(layer, inference_call(DENSE, layer)))
     for number, (one, other) in enumerate(zip(call(), exact, strict=True)):  # type: ignore[call-overload]
         error = float((one.double() - other).norm() / other.norm())

@@ -76,7 +76,7 @@ class Group(ABC):
         """
         device = torch.device(self.settings.device)
         turn = on_turn or (lambda name, doing: None)
-        with thread_count(self.settings.threads), _grad(self.settings.mode == "train"):
+        with thread_count(self.settings.threads), _grad(self.settings.mode != "infer"):
             candidates = self.candidates()
             result = measure(
                 candidates,

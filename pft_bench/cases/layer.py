@@ -15,6 +15,7 @@ from ..problem import Problem
 from ..record import Case, Flops
 from ..reference import Layer
 from . import composed
+from .gradients import gradient_call
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
 
@@ -52,7 +53,7 @@ class LayerGroup(Group):
         self.peers: tuple[str, ...] = ()
         if settings.device == "cpu" and settings.dtype == "float32" and not self.problem.is_dense:
             infer = settings.mode == "infer"
-            self.peers = (composed.SAMPLED, composed.DENSE) if infer else (composed.DENSE,)
+            self.peers = composed.FORWARD if infer else (composed.DENSE,)
 
     @property
     def cases(self) -> dict[str, Case]:
@@ -63,23 +64,23 @@ class LayerGroup(Group):
         return settings.cases("layer", "progressive_attention", names, shapes=shapes, k=problem.kept)
 
     def candidates(self) -> list[Candidate]:
-        """Raw launchers for inference; the differentiable op, forward and backward, for training."""
-        layer, train = problem_layer(self.problem, self.settings.device), self.settings.mode == "train"
+        """Raw launchers for inference; the differentiable op where gradients are wanted."""
+        layer, train = problem_layer(self.problem, self.settings.device), self.settings.mode != "infer"
         found = []
         for name in self.settings.backends:
             backend = get(name)
             call: Call = partial(backend.attention_forward, layer)
             if train:
-                call = forward_backward(layer, name)
+                call = layer_gradients(layer, name, self.settings.mode)
             found.append(
                 Candidate(name, call, lambda _, b=backend: check_layer(b, layer, train=train))  # type: ignore[misc]
             )
         return found + [self._peer(name, layer) for name in self.peers]
 
     def _peer(self, name: str, layer: Layer) -> Candidate:
-        if self.settings.mode == "train":
+        if self.settings.mode != "infer":
             grad_out = output_gradient(layer)
-            call = composed.training_call(layer, grad_out)
+            call = composed.gradients_call(layer, grad_out, self.settings.mode)
             return Candidate(name, call, lambda c: composed.check_training(layer, c, grad_out))
         return Candidate(
             name, composed.inference_call(name, layer), lambda c: composed.check_inference(layer, c)
@@ -87,7 +88,7 @@ class LayerGroup(Group):
 
     def counted(self, candidate: Candidate) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
-        if candidate.name in self.peers or self.settings.mode == "train":
+        if candidate.name in self.peers or self.settings.mode != "infer":
             return candidate.call
         layer = problem_layer(self.problem, self.settings.device)
         return partial(run_layer, layer, candidate.name)
@@ -122,22 +123,20 @@ def output_gradient(layer: Layer) -> Tensor:
     return torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
 
 
-def forward_backward(layer: Layer, backend: str) -> Call:
-    """Forward and backward of a layer through the public op, gradients of everything that has one."""
+def layer_gradients(layer: Layer, backend: str, mode: str) -> Call:
+    """Forward and backward (or the latter alone) through the public op, gradients of everything that has one."""
     names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
     leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
     copy = layer.with_tensors(**leaf)
     grad_out = output_gradient(layer)
 
-    def call() -> object:
+    def forward() -> list[Tensor]:
         out, after = run_layer(copy, backend)
-        heads, seeds = [out], [grad_out]
-        if after.logits is not None:
-            heads.append(after.logits)
-            seeds.append(torch.ones_like(after.logits))
-        return torch.autograd.grad(heads, list(leaf.values()), seeds)
+        return [out] if after.logits is None else [out, after.logits]
 
-    return call
+    return gradient_call(
+        mode, forward, list(leaf.values()), lambda made: [grad_out, *map(torch.ones_like, made[1:])]
+    )
 
 
 def layer_groups(settings: Settings) -> list[Group]:

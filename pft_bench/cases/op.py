@@ -15,7 +15,9 @@ from ..backends import get
 from ..check.operator import check_product, exact_product
 from ..check.result import CheckResult, within
 from ..measure.candidate import Call, Candidate
+from ..problem import Problem
 from ..record import Case, Flops
+from .gradients import gradient_call
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
 
@@ -49,7 +51,7 @@ class OpGroup(Group):
         return settings.cases("op", problem.op, self.names, shapes=settings.shapes, k=problem.kept)
 
     def candidates(self) -> list[Candidate]:
-        """Raw launchers for inference; the differentiable op, forward and backward, for training."""
+        """Raw launchers for inference; the differentiable op where gradients are wanted."""
         inputs = self.problem.inputs(self.settings.device)
         left, right = (inputs["q"], inputs["k"]) if self.problem.op == "sddmm" else (inputs["a"], inputs["v"])
         found = []
@@ -61,10 +63,10 @@ class OpGroup(Group):
             elif name == ROW_READS:
                 found.append(Candidate(name, *_row_reads(right, inputs["index"])))
             else:
-                backend, train = get(name), self.settings.mode == "train"
+                backend, train = get(name), self.settings.mode != "infer"
                 call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
                 if train:
-                    call = _forward_backward(self.problem.op, left, right, inputs["index"], name)
+                    call = _gradients(self.problem, left, right, inputs["index"], name)
                 found.append(
                     Candidate(
                         name,
@@ -76,7 +78,7 @@ class OpGroup(Group):
 
     def counted(self, candidate: Candidate) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
-        if candidate.name in (*PEERS.values(), ROW_READS) or self.settings.mode == "train":
+        if candidate.name in (*PEERS.values(), ROW_READS) or self.settings.mode != "infer":
             return candidate.call
         operands = self.problem.inputs(self.settings.device)
         function = getattr(ops, self.problem.op)
@@ -87,17 +89,15 @@ class OpGroup(Group):
         return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
 
 
-def _forward_backward(op: str, left: Tensor, right: Tensor, index: Tensor, backend: str) -> Call:
-    function = getattr(ops, op)
+def _gradients(problem: Problem, left: Tensor, right: Tensor, index: Tensor, backend: str) -> Call:
+    function = getattr(ops, problem.op)
     left, right = left.detach().requires_grad_(), right.detach().requires_grad_()
     generator = torch.Generator().manual_seed(1)
-    width = index.shape[-1] if op == "sddmm" else right.shape[-1]
+    width = index.shape[-1] if problem.op == "sddmm" else right.shape[-1]
     grad = torch.randn((*index.shape[:2], width), generator=generator).to(left.dtype).to(left.device)
-
-    def call() -> object:
-        return torch.autograd.grad(function(left, right, index, backend=backend), (left, right), grad)
-
-    return call
+    return gradient_call(
+        problem.mode, lambda: [function(left, right, index, backend=backend)], [left, right], lambda _: [grad]
+    )
 
 
 PeerCheck = Callable[[Call], Sequence[CheckResult]]

@@ -14,7 +14,7 @@ from ..backends import get, registered, require
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset, weights_file
 from ..model.config import ATTENTIONS
-from ..problem import Problem
+from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
 from ..schedule import FocusSchedule, parse_schedule
 
@@ -107,8 +107,13 @@ class Settings:
         threads = threads or torch.get_num_threads()
         if "threads" in levels:
             _require_scaling(device, threads)
-        if mode not in ("infer", "train"):
-            raise ValueError(f"mode must be infer or train, got {mode!r}")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if mode == "backward" and not set(levels) <= {"op", "layer"}:
+            raise ValueError(
+                f"mode backward is for levels op and layer, got {', '.join(levels)}: a model's is the difference of "
+                f"train and infer"
+            )
         weights = None if weights is None else weights_file(weights, "--weights")
         if image is not None and not image.is_file():
             raise ValueError(f"--image must be a file, got {image}")

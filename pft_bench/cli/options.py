@@ -35,7 +35,9 @@ Backends = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
-Mode = Annotated[str, typer.Option(help="infer, or train (forward and backward).")]
+Mode = Annotated[
+    str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
+]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes by itself.")]
 Plugins = Annotated[
     list[str],

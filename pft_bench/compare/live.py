@@ -63,7 +63,7 @@ def compare_backends(
     groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
     design = Design(margin=margin, cases=max(1, len(groups)), budget_s=budget_s, seed=settings.seed)
     rows = []
-    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode == "train"):
+    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
         for group in groups:
             layout = local_layout(_sides(group, a, b), _timer(settings))
             rows.append(_measured(group.cases[b].case_id, group.title, layout, design, on_round))

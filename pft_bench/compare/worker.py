@@ -52,7 +52,7 @@ class Side:
         from pft_bench.measure.candidate import Refused, verify
 
         torch.set_num_threads(self.settings.threads)
-        torch.set_grad_enabled(self.settings.mode == "train")
+        torch.set_grad_enabled(self.settings.mode != "infer")
         group, name = self.groups[case_id]
         candidate = next(item for item in group.candidates() if item.name == name)
         found = verify(candidate)

@@ -15,7 +15,7 @@ from pft_bench.measure.rounds import DroppedRound
 from pft_bench.measure.statistics import Verdict, compare, mad, median
 
 Level = Literal["op", "layer", "model", "threads"]
-Mode = Literal["infer", "train"]
+Mode = Literal["infer", "train", "backward"]
 Scalar = str | int | float | bool | None
 
 
@@ -73,7 +73,9 @@ class Case:
         require(
             self.level in get_args(Level), f"level must be op, layer, model or threads, got {self.level!r}"
         )
-        require(self.mode in get_args(Mode), f"mode must be infer or train, got {self.mode!r}")
+        require(
+            self.mode in get_args(Mode), f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}"
+        )
         for name in ("op", "backend", "device", "dtype"):
             require(bool(getattr(self, name)), f"{name} must not be empty")
         # Own copies: a caller's dict that changes later must not change what was recorded.

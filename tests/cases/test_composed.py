@@ -17,7 +17,7 @@ def layer(candidates, kept):
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", [composed.SAMPLED, composed.DENSE])
+@pytest.mark.parametrize("name", composed.FORWARD)
 def test_forward_passes_its_check(name, step):
     made = layer(*step)
     results = composed.check_inference(made, composed.inference_call(name, made))
@@ -25,7 +25,7 @@ def test_forward_passes_its_check(name, step):
     assert all(result.passed for result in results), results
 
 
-@pytest.mark.parametrize("name", [composed.SAMPLED, composed.DENSE])
+@pytest.mark.parametrize("name", composed.FORWARD)
 def test_a_composition_without_the_bias_fails_its_check(name):
     made = layer(20, 9)
     results = composed.check_inference(made, composed.inference_call(name, made.with_tensors(bias=None)))
@@ -42,11 +42,22 @@ def test_a_composition_that_keeps_the_smallest_fails_its_check():
     assert not all(result.passed for result in composed.check_inference(made, smallest))
 
 
+@pytest.mark.parametrize("mode", ["train", "backward"])
 @pytest.mark.parametrize("step", STEPS)
-def test_gradients_pass_their_check_and_wrong_ones_do_not(step):
+def test_gradients_pass_their_check_and_wrong_ones_do_not(step, mode):
     made = layer(*step)
     grad_out = output_gradient(made)
-    call = composed.training_call(made, grad_out)
-    assert all(result.passed for result in composed.check_training(made, call, grad_out))
-    wrong = composed.training_call(made, grad_out + 1e-3)
+    call = composed.gradients_call(made, grad_out, mode)
+    for _ in range(2):  # backward alone goes through the same graph again
+        assert all(result.passed for result in composed.check_training(made, call, grad_out))
+    wrong = composed.gradients_call(made, grad_out + 1e-3, mode)
     assert not all(result.passed for result in composed.check_training(made, wrong, grad_out))
+
+
+@pytest.mark.parametrize(("name", "prepared"), [(name, "fresh" not in name) for name in composed.FORWARD])
+def test_only_the_fresh_ones_read_the_index_when_called(name, prepared):
+    made = layer(20, 9)
+    call = composed.inference_call(name, made)
+    before = call()[0]
+    made.index.copy_(made.index.flip(-2))  # other keys for each row
+    assert (call()[0] == before).all() == prepared

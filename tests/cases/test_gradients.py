@@ -1,0 +1,57 @@
+"""Calls that compute gradients: what runs in which mode, and what they return."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pft_bench.cases.gradients import gradient_call
+from pft_bench.cases.layer import layer_gradients, problem_layer
+from pft_bench.cases.settings import Settings
+from pft_bench.problem import Problem
+
+
+def test_backward_alone_runs_the_forward_once():
+    runs = []
+    x = torch.randn(5, requires_grad=True)
+
+    def forward():
+        runs.append(1)
+        return [x.square(), x.sin()]
+
+    def ones(made):
+        return [torch.ones_like(t) for t in made]
+
+    expected = 2 * x.detach() + x.detach().cos()
+    for mode, counted in (("backward", 1), ("train", 3)):
+        runs.clear()
+        call = gradient_call(mode, forward, [x], ones)
+        for _ in range(3):
+            (found,) = call()
+            torch.testing.assert_close(found, expected)
+        assert len(runs) == counted
+
+
+@pytest.mark.parametrize("step", [(36, 36), (36, 9), (20, 9), (16, 16)])
+def test_a_layers_backward_alone_gives_the_gradients_of_both(step):
+    layer = problem_layer(Problem("attention", 2, 3, 36, 8, *step))
+    for one, other in zip(
+        layer_gradients(layer, "cpu", "backward")(), layer_gradients(layer, "dense", "train")(), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("op", ["sddmm", "spmm", "attention"])
+def test_counts_of_both_are_the_sum(op):
+    kept = 9 if op == "attention" else 20
+    counts = {
+        mode: (problem.kernel_flops(), problem.kernel_bytes())
+        for mode in ("infer", "backward", "train")
+        for problem in [Problem(op, 2, 3, 36, 8, 20, kept, mode=mode)]
+    }
+    assert counts["train"] == tuple(map(sum, zip(counts["infer"], counts["backward"], strict=True)))
+
+
+def test_a_model_has_no_backward_alone():
+    with pytest.raises(ValueError, match="mode backward is for levels op and layer, got layer, model"):
+        Settings.make(schedules=["1024,256"], levels=["layer", "model"], mode="backward")
