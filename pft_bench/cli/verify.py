@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from ..insight.counts import formula_counts, recount
+from ..insight.crossover import CROSSOVER, answers_that_differ
 from ..measure.environment import environment
-from ..record import ENVIRONMENTS, RecordError, known_environments
+from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
 from ..report.folder import RECORDS
 from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
 from ..selftest.trials import TRIALS, Trial
@@ -45,6 +46,8 @@ def verify(
             recount=recount if count else None,
             processor=environment()["cpu"],
         )
+    if (folder / CROSSOVER).is_file():
+        hold_crossover(found, folder)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
     for mismatch in found.mismatches:
@@ -55,6 +58,18 @@ def verify(
         console.print(f"{len(found.mismatches)} do not agree with the raw samples", style="bold red")
         raise typer.Exit(1)
     console.print("everything agrees with the raw samples", style="green")
+
+
+def hold_crossover(result: Verification, folder: Path) -> None:
+    """The answers of `pft-bench crossover`, by the same bisection over the folder's records."""
+    try:
+        records = read_folder(folder).records
+    except RecordError:
+        return  # said already
+    count, wrong = answers_that_differ(folder / CROSSOVER, records)
+    result.files.append(CROSSOVER)
+    result.values += count
+    result.mismatches += [Mismatch(CROSSOVER, "an answer", text, "what the records give") for text in wrong]
 
 
 def verify_trials(folder: Path) -> Verification:

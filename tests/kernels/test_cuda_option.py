@@ -30,4 +30,6 @@ def test_another_word_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("PFT_CUDA", raising=False)
     ended = read_option("perhaps")
     assert ended.returncode != 0
-    assert "PFT_CUDA must be off, auto, all, pypi or pypi-all, got 'perhaps'" in " ".join(ended.stderr.split())
+    assert "PFT_CUDA must be off, auto, all, pypi or pypi-all, got 'perhaps'" in " ".join(
+        ended.stderr.split()
+    )
