@@ -20,8 +20,11 @@ help: ## what there is
 bench: $(VENV)/.bench ## set up, then check and measure the default schedule inside PFT
 	$(VENV)/bin/pft-bench run $(BENCH_ARGS)
 
+# Workers for the tests that may run side by side; those that read a clock or a peak of memory follow by themselves.
+TEST_WORKERS ?= 2
 test: $(VENV)/.test ## set up, then all tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not alone"
+	$(PY) -m pytest -m alone
 
 lint: $(VENV)/.dev ## ruff, mypy, clang-format
 	$(PY) -m ruff check .
@@ -107,4 +110,5 @@ $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "== installing PyTorch and tools, and building the kernels (one to three minutes the first time)"
 	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
-	@touch $@ $(VENV)/.bench
+	@# dev has all of test in it
+	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)

@@ -29,6 +29,7 @@ from pft_bench.record import (
     Status,
     Timing,
     derive,
+    known_settings,
     lock_folder,
     merge_shares,
     read_folder,
@@ -36,6 +37,7 @@ from pft_bench.record import (
     recompute,
     record_file,
     remember_environment,
+    remember_settings,
     scan_records,
     timing_of,
     to_frame,
@@ -100,6 +102,54 @@ def test_round_trip_keeps_everything() -> None:
     assert Record.from_json(line) == record
     assert json.loads(line)["case_id"] == record.case_id
     assert next(iter(json.loads(line))) == "schema"
+
+
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [
+        ('"samples_s":[1.1,', '"samples_s":[1.1000001,'),  # a raw sample that moves no median
+        ('"rounds":[0,', '"rounds":[9,'),
+        ('"created":"2', '"created":"1'),
+        ('"detail":"teacher-forced"', '"detail":"by hand"'),
+        ('"peak_allocated_bytes":1048576', '"peak_allocated_bytes":1048577'),
+    ],
+)
+def test_a_line_that_was_changed_after_it_was_written_is_no_record(written: str, changed: str) -> None:
+    line = ok(memory=MEMORY).to_json()
+    assert written in line
+    with pytest.raises(RecordError, match="changed after it was written"):
+        Record.from_json(line.replace(written, changed))
+
+
+def test_a_line_of_an_older_version_has_no_seal_and_gets_none_when_it_is_merged(tmp_path: Path) -> None:
+    older, now = ok(), Record.ok(case(seed=1), "abc", [PASSED], timing=timing())
+    with RecordWriter(record_file(tmp_path, "1of2")) as writer:
+        writer.append(older, sealed=False)
+        writer.append(now)
+    before = record_file(tmp_path, "1of2").read_text()
+    assert '"seal"' not in before.splitlines()[0]
+    assert read_folder(tmp_path).unsealed == {older.case_id}
+    merge_shares(tmp_path)
+    assert record_file(tmp_path).read_text() == before
+    assert scan_records(record_file(tmp_path)).unsealed == {older.case_id}
+
+
+def test_changed_settings_and_emptied_files_are_named(tmp_path: Path) -> None:
+    assert remember_settings(tmp_path, {"rounds": "6"}, begin=True) == {"rounds": "6"}
+    path = tmp_path / "settings.json"
+    assert known_settings(tmp_path) == ({"rounds": "6"}, True)
+    path.write_text(path.read_text().replace("6", "7", 1))
+    with pytest.raises(RecordError, match=r"settings\.json was changed after it was written"):
+        known_settings(tmp_path)
+    path.write_text('{"rounds": "6"}')
+    assert known_settings(tmp_path) == ({"rounds": "6"}, False)
+    for text in ("", "[]"):
+        path.write_text(text)
+        with pytest.raises(RecordError, match=r"settings\.json must be the settings of a run as .*, got"):
+            known_settings(tmp_path)
+        (tmp_path / "environment.json").write_text(text)
+        with pytest.raises(RecordError, match=r"environment\.json must be environments .*, got"):
+            remember_environment(tmp_path, {"fingerprint": "a"})
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
@@ -236,7 +286,7 @@ def test_derived_values_are_those_of_the_raw_samples() -> None:
 def test_recompute_finds_a_changed_digit() -> None:
     record = ok()
     assert recompute(record) == []
-    line = record.to_json()
+    line = record.to_json(sealed=False)  # the numbers have to tell by themselves
     assert '"median_s":1.15,' in line
     changed = Record.from_json(line.replace('"median_s":1.15,', '"median_s":1.16,'))
     assert recompute(changed) == [f"{record.case_id}: median_s is stored as 1.16, raw samples give 1.15"]
@@ -355,13 +405,13 @@ def test_writing_after_a_truncated_line_keeps_both_apart(tmp_path: Path) -> None
         ("[1, 2]", "schema None"),
         ("hello", "not JSON"),
         ("\x00\x00\x00", "not JSON"),
-        (ok().to_json().replace('"median_s":1.15', '"median_s":NaN'), "NaN is no number"),
-        (ok().to_json().replace('"median_s":1.15', '"median_s":1.1.5'), "not JSON"),
-        (ok().to_json().replace('"mad_s"', '"mad"'), "lacks or adds"),
-        (ok().to_json().replace('"ok"', '"fine"'), "fine"),
-        (ok().to_json().replace('"ok"', '"failed"'), "needs a reason"),
-        (ok().to_json().replace('"threads":2', '"threads":4'), "does not belong to its case"),
-        (ok().to_json().replace("[1.1,", '["x",'), "invalid record"),
+        (ok().to_json(sealed=False).replace('"median_s":1.15', '"median_s":NaN'), "NaN is no number"),
+        (ok().to_json(sealed=False).replace('"median_s":1.15', '"median_s":1.1.5'), "not JSON"),
+        (ok().to_json(sealed=False).replace('"mad_s"', '"mad"'), "lacks or adds"),
+        (ok().to_json(sealed=False).replace('"ok"', '"fine"'), "fine"),
+        (ok().to_json(sealed=False).replace('"ok"', '"failed"'), "needs a reason"),
+        (ok().to_json(sealed=False).replace('"threads":2', '"threads":4'), "does not belong to its case"),
+        (ok().to_json(sealed=False).replace("[1.1,", '["x",'), "invalid record"),
     ],
 )
 def test_foreign_and_damaged_lines_are_errors_that_name_them(tmp_path: Path, line: str, message: str) -> None:

@@ -11,6 +11,7 @@ set(PFT_CUDA auto CACHE STRING "off, auto, all, pypi or pypi-all")
 if(NOT "$ENV{PFT_CUDA}" STREQUAL "")
   set(PFT_CUDA "$ENV{PFT_CUDA}" CACHE STRING "off, auto, all, pypi or pypi-all" FORCE)
 endif()
+string(TOLOWER "${PFT_CUDA}" PFT_CUDA)  # OFF is how CMake itself writes it
 if(NOT PFT_CUDA MATCHES "^(off|auto|all|pypi|pypi-all)$")
   message(FATAL_ERROR "PFT_CUDA must be off, auto, all, pypi or pypi-all, got '${PFT_CUDA}'")
 endif()

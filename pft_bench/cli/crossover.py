@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from ..cases import Settings
 from ..cases.group import thread_count
-from ..insight.crossover import Crossover, crossover
+from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
 from ..measure.environment import environment
 from ..measure.rounds import Plan
+from ..record import RecordWriter, lock_folder, record_file, record_files, remember_environment
 from . import options
 
 
@@ -33,14 +34,17 @@ def crossover_command(
         float, typer.Option(help="Factor to which each end of the interval is narrowed.")
     ] = 1.1,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for the comparisons and their raw samples.")
+        Path | None, typer.Option(help="Folder of the records. Default: runs/<date-time>-crossover.")
     ] = None,
 ) -> None:
     """Bisect K between a sparse layer (K -> K) and a dense one (all tokens) of the same backend and shape.
 
     Both are checked first. The crossover lies between the last K where sparse was surely faster and the first where
-    dense was.
+    dense was. Writes a record of each comparison, with the raw samples of both, and the answers (crossover.json);
+    `pft-bench verify` finds these again from the records.
     """
+    if out is not None and out.exists() and (not out.is_dir() or record_files(out)):
+        raise ValueError(f"--out must be a new folder, got {out}")
     settings = Settings.make(
         schedules=["dense"],
         preset_name=preset,
@@ -52,28 +56,32 @@ def crossover_command(
         threads=threads,
         seed=seed,
         lr_hw=options.parse_size(lr),
+        plan=Plan(rounds=rounds, max_rounds=2 * rounds, min_rounds=min(6, rounds), budget_s=20.0, seed=seed),
     )
-    shape = settings.problem("attention", settings.config.window_size**2, settings.config.window_size**2)
-    plan = Plan(rounds=rounds, max_rounds=2 * rounds, min_rounds=min(6, rounds), budget_s=20.0, seed=seed)
+    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-crossover")
     console = Console(highlight=False)
+    sizes = settings.shapes
     console.print(
-        f"{shape.windows} windows, {shape.heads} heads, {shape.tokens} tokens, head_dim {shape.head_dim}, {dtype}, "
-        f"{settings.device}, {settings.threads} threads"
+        f"{sizes['windows']} windows, {sizes['heads']} heads, {sizes['tokens']} tokens, head_dim {sizes['head_dim']}, "
+        f"{dtype}, {settings.device}, {settings.threads} threads"
     )
+    names = backend or [other for other in settings.backends if other != "dense"]
+    _find(settings, names, resolution, folder, console)
+    console.print(f"written to {folder}: records.jsonl, environment.json, {CROSSOVER}", markup=False)
+
+
+def _find(
+    settings: Settings, names: Sequence[str], resolution: float, folder: Path, console: Console
+) -> None:
+    """Measure and print each backend's crossover; every comparison is in the folder before the next begins."""
     found: dict[str, Crossover] = {}
-    with thread_count(settings.threads):
-        for name in backend or [other for other in settings.backends if other != "dense"]:
-            found[name] = crossover(name, shape, plan, device=settings.device, resolution=resolution)
-            _print(console, name, found[name])
-    if out is not None:
-        written = {name: asdict(result) for name, result in found.items()}
-        out.write_text(
-            json.dumps(
-                {"shape": shape.describe(), "environment": environment(), "backends": written}, indent=1
-            )
-            + "\n"
-        )
-        console.print(f"written to {out}", markup=False)
+    with lock_folder(folder), thread_count(settings.threads):
+        fingerprint = remember_environment(folder, environment())
+        with RecordWriter(record_file(folder)) as writer:
+            for name in names:
+                found[name] = crossover(name, settings, fingerprint, writer.append, resolution)
+                _print(console, name, found[name])
+                write_answers(folder / CROSSOVER, found, resolution)
 
 
 def _print(console: Console, name: str, found: Crossover) -> None:

@@ -40,6 +40,8 @@ def fit(
 ) -> None:
     """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
 
+    --lr is height x width, as everywhere; what is printed is width x height, as pictures are described.
+
     With --measure, also run it and write its record. Exit code 1 if the run failed.
     """
     limit = available_bytes() if memory is None else parse_memory(memory)
@@ -76,7 +78,9 @@ def fit(
     if lr:
         word = "fits" if predict(size) <= limit else "does not fit"
         console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB", highlight=False)
-    found = "none" if largest is None else f"{_size(largest)}, {predict(largest) / 1e9:.2f} GB"
+    found = "none"
+    if largest is not None:
+        found = f"{_size(largest)} (--lr {largest[0]}x{largest[1]}), {predict(largest) / 1e9:.2f} GB"
     console.print(f"largest {aspect} input within {limit / 1e9:.2f} GB: {found}", highlight=False)
     if measure:
         folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")

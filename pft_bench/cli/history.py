@@ -20,7 +20,10 @@ def history(
     margin: Annotated[float, typer.Option(help="Practical equivalence.")] = MARGIN,
     plot: Annotated[Path | None, typer.Option(help="Also draw the series to this PNG or SVG.")] = None,
 ) -> None:
-    """Show each case's time over the baseline's, run by run, and the verdict of each step against the one before."""
+    """Show each case's time over the baseline's, run by run, and the verdict of each step against the one before.
+
+    Yardsticks, such as compositions of PyTorch's own operators, are shown and not judged.
+    """
     if not root.is_dir():
         raise ValueError(f"history needs a folder with run folders, got {root}")
     found = [
@@ -55,6 +58,13 @@ def history(
         f"{len(changed)} of {steps} comparable steps changed; verdicts are corrected for all of them (Holm)",
         highlight=False,
     )
+    yardsticks = sum(item.yardstick for item in found)
+    if yardsticks:
+        console.print(
+            f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is to make "
+            "faster: not judged",
+            highlight=False,
+        )
     if plot is not None:
         draw(found, plot)
         console.print(f"written to {plot}", markup=False)
@@ -64,11 +74,12 @@ def step(point: Point) -> str:
     """What happened between the run before and this one."""
     if point.incomparable:
         return "not comparable: " + "; ".join(point.incomparable)
-    if point.change is None or point.evidence is None:
+    if point.evidence is None:
         return ""
     found = point.evidence
     interval = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{point.change.value} {found.ratio:.3f}{interval}"
+    word = "not judged:" if point.change is None else point.change.value
+    return f"{word} {found.ratio:.3f}{interval}"
 
 
 def draw(found: list[Series], path: Path) -> None:

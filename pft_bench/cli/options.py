@@ -22,7 +22,12 @@ Preset = Annotated[
     ),
 ]
 Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
-Size = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="Size of the low-resolution input.")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--lr", metavar="HxW", help="Height x width of the low-resolution input: 360x640 is a wide picture."
+    ),
+]
 Image = Annotated[
     Path | None, typer.Option(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
 ]
@@ -67,5 +72,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise ValueError(f"--lr must be HxW with positive integers, e.g. 64x64, got {text!r}")
+        raise ValueError(
+            f"--lr must be HxW, height first, with positive integers, e.g. 360x640, got {text!r}"
+        )
     return int(height), int(width)

@@ -18,7 +18,7 @@ from ..measure.statistics import Verdict
 from ..record import lock_folder, remember_environment
 from ..selftest.builds import run_builds
 from ..selftest.mutation import false_alarms, run_mutants
-from ..selftest.trials import BUILDS, KINDS, Rates, Trial, rates, read_trials, run_trials
+from ..selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
 from . import options
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}
@@ -95,7 +95,7 @@ def judge_verdicts(
     folder: Path, verdicts: int, builds: int, threads: int, stop_after_s: float, console: Console
 ) -> bool:
     """Run the comparisons that the folder lacks, and print the rates."""
-    path = folder / "trials.jsonl"
+    path = folder / TRIALS
     with lock_folder(folder):
         fingerprint = remember_environment(folder, environment())
         made = [run_trials(path, verdicts, fingerprint, threads, stop_after_s)] if verdicts else []

@@ -9,29 +9,45 @@ import typer
 from rich.console import Console
 
 from ..insight.counts import formula_counts, recount
+from ..insight.crossover import CROSSOVER, answers_that_differ
 from ..measure.environment import environment
-from ..report.verify import verify_folder
+from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
+from ..report.folder import RECORDS
+from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
+from ..selftest.trials import TRIALS, Trial
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR")],
+    folder: Annotated[
+        Path, typer.Argument(help="Run folder, or the comparisons of `selftest --verdicts`.", metavar="DIR")
+    ],
     count: Annotated[
         bool, typer.Option("--recount/--no-recount", help="Count FLOPs again; takes seconds for each model.")
     ] = True,
 ) -> None:
     """Recompute medians, intervals, verdicts, operations and rates, and make the report's texts again.
 
-    Pictures (PNG) are not read. Exit code 1 if any number or text is not what the raw samples give.
+    What carries a digest (records, settings, environments, since they do) must be what was written. Pictures (PNG) are
+    not read. Exit code 1 if any number or text is not what the raw samples give.
     """
     if not folder.is_dir():
         raise ValueError(f"DIR must be a run folder, got {folder}")
     console = Console(highlight=False, soft_wrap=True)
-    found = verify_folder(
-        folder,
-        formula=formula_counts,
-        recount=recount if count else None,
-        processor=environment()["cpu"],
-    )
+    if (folder / TRIALS).is_file():
+        found = verify_trials(folder)
+    elif not (folder / RECORDS).is_file():
+        raise ValueError(
+            f"DIR must hold {RECORDS} (a run) or {TRIALS} (comparisons of `pft-bench selftest`), got {folder}"
+        )
+    else:
+        found = verify_folder(
+            folder,
+            formula=formula_counts,
+            recount=recount if count else None,
+            processor=environment()["cpu"],
+        )
+    if (folder / CROSSOVER).is_file():
+        hold_crossover(found, folder)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
     for mismatch in found.mismatches:
@@ -42,3 +58,50 @@ def verify(
         console.print(f"{len(found.mismatches)} do not agree with the raw samples", style="bold red")
         raise typer.Exit(1)
     console.print("everything agrees with the raw samples", style="green")
+
+
+def hold_crossover(result: Verification, folder: Path) -> None:
+    """The answers of `pft-bench crossover`, by the same bisection over the folder's records."""
+    try:
+        records = read_folder(folder).records
+    except RecordError:
+        return  # said already
+    count, wrong = answers_that_differ(folder / CROSSOVER, records)
+    result.files.append(CROSSOVER)
+    result.values += count
+    result.mismatches += [Mismatch(CROSSOVER, "an answer", text, "what the records give") for text in wrong]
+
+
+def verify_trials(folder: Path) -> Verification:
+    """Each verdict of a folder of `pft-bench selftest --verdicts`, judged again from its raw samples."""
+    result, seen, bare, count = Verification(files=[TRIALS]), set(), 0, 0
+    try:
+        known = known_environments(folder)
+        hold_environments(result, known)
+    except RecordError as error:
+        known = {}
+        result.mismatches.append(Mismatch(ENVIRONMENTS, "the file", str(error), "environments"))
+    for number, line in enumerate((folder / TRIALS).read_text().splitlines(), start=1):
+        where = f"line {number}"
+        try:
+            trial = Trial.from_json(line)
+            fresh = trial.evidence.verdict(0.05)
+        except (ValueError, TypeError, KeyError) as error:
+            result.mismatches.append(Mismatch(TRIALS, where, str(error), "a comparison that was written"))
+            continue
+        bare, count = bare + ('"seal"' not in line), count + 1
+        result.values += 1
+        if trial.verdict != fresh:
+            result.mismatches.append(
+                Mismatch(TRIALS, f"{where}: the verdict", trial.verdict.value, fresh.value)
+            )
+        if trial.environment not in known:
+            wanted = f"one of {ENVIRONMENTS}"
+            result.mismatches.append(Mismatch(TRIALS, f"{where}: the environment", trial.environment, wanted))
+        if (trial.kind, trial.number) in seen:
+            wanted = "each comparison once"
+            result.mismatches.append(Mismatch(TRIALS, where, f"{trial.kind} {trial.number} again", wanted))
+        seen.add((trial.kind, trial.number))
+    if bare:
+        result.notes.append(f"{bare} of {count} comparisons carry no digest (older versions wrote none)")
+    return result

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from ..cases.composed import DENSE, SAMPLED
+from ..cases.op import PEERS, ROW_READS
+from ..cases.settings import BASELINE
 from ..measure.statistics import Verdict, log_ratios, median
 from ..record import Record
 from .folders import Run, between, describe, obstacles
 from .verdicts import MARGIN, Evidence, judge
+
+YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, SAMPLED, DENSE})
+"""What kernels are held against: PyTorch's own operators, the published extension, reads alone. No commit is to make
+these faster, so a step of theirs is one of the machine or of PyTorch: shown, not judged."""
 
 
 @dataclass(frozen=True)
 class Point:
     """One run of a case: where and when, its median, and its time over the baseline's in the same rounds.
 
-    `change` is the verdict against the point before, None for the first; `incomparable` says why there is none.
+    `change` is the verdict against the point before, None for the first and for a yardstick; `incomparable` says why
+    there is none.
     """
 
     folder: Path
@@ -38,6 +46,7 @@ class Series:
     case_id: str
     title: str
     points: tuple[Point, ...]
+    yardstick: bool = False
 
     @property
     def changes(self) -> tuple[Point, ...]:
@@ -51,33 +60,50 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def history(folders: Sequence[Path], margin: float = MARGIN) -> list[Series]:
-    """Every case that was timed next to a baseline, over all folders; verdicts corrected for all steps together."""
+    """Every case that was timed next to a baseline, over all folders; verdicts corrected for all steps together.
+
+    A run held to an instruction set (PFT_CPU_ISA) continues only runs held to the same. Yardsticks are shown without
+    verdicts, and their steps take no part in the correction.
+    """
     found: dict[str, list[tuple[Run, Record]]] = {}
     for run in map(Run, folders):
         for record in run.records.values():
             if record.timing is not None and record.timing.baseline is not None:
-                found.setdefault(record.case_id, []).append((run, record))
+                found.setdefault(record.case_id + _forced(run, record), []).append((run, record))
     for points in found.values():
         points.sort(key=lambda item: item[1].created)
     steps: dict[str, Evidence] = {}
     blocked: dict[str, tuple[str, ...]] = {}
-    for case_id, points in found.items():
+    for key, points in found.items():
         for number, ((a, one), (b, other)) in enumerate(pairwise(points), start=1):
             why = obstacles(a, b, one, other) + _other_baseline(one, other)
             if why:
-                blocked[f"{case_id}/{number}"] = tuple(why)
+                blocked[f"{key}/{number}"] = tuple(why)
             else:
-                steps[f"{case_id}/{number}"] = between(one, other, margin)
-    verdicts = judge(steps)
+                steps[f"{key}/{number}"] = between(one, other, margin)
+    judged = {
+        step: evidence
+        for step, evidence in steps.items()
+        if found[step.rpartition("/")[0]][0][1].case.backend not in YARDSTICKS
+    }
+    verdicts = judge(judged)
     series = []
-    for case_id, points in found.items():
+    for key, points in found.items():
         made = []
         for number, (run, record) in enumerate(points):
-            step = f"{case_id}/{number}"
+            step = f"{key}/{number}"
             change = verdicts[step].verdict if step in verdicts else None
             made.append(_point(run, record, steps.get(step), change, blocked.get(step, ())))
-        series.append(Series(case_id, describe(points[-1][1]), tuple(made)))
+        run, last = points[-1]
+        title = describe(last) + _forced(run, last)
+        series.append(Series(last.case_id, title, tuple(made), last.case.backend in YARDSTICKS))
     return sorted(series, key=lambda item: item.title)
+
+
+def _forced(run: Run, record: Record) -> str:
+    """The instruction set that the run was held to; its times are a series of their own, not a step of the others."""
+    isa = (run.environment(record).get("variables") or {}).get("PFT_CPU_ISA")
+    return "" if isa is None else f" ({isa})"
 
 
 def _other_baseline(one: Record, other: Record) -> list[str]:

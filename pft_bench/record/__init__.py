@@ -1,20 +1,27 @@
-"""Results: a record (`schema`) and its parts, the folder of a run (`folder`), records as a table (`frame`)."""
+"""Results: a record (`schema`) and its parts, the folder of a run (`folder`) with what lies beside its records
+(`beside`), records as a table (`frame`).
+"""
 
+from .beside import (
+    ENVIRONMENTS,
+    SETTINGS,
+    known_environments,
+    known_settings,
+    remember_environment,
+    remember_settings,
+)
 from .folder import (
     FolderLocked,
     Problem,
     RecordWriter,
     Scan,
-    known_environments,
     lock_folder,
     merge_shares,
     read_folder,
     read_records,
     record_file,
     record_files,
-    remember_environment,
     scan_records,
-    seal,
 )
 from .frame import to_frame
 from .parts import (
@@ -31,12 +38,15 @@ from .parts import (
     Status,
     Timing,
     derive,
+    seal,
     threads_text,
 )
 from .schema import SCHEMA, Record, recompute, timing_of
 
 __all__ = [
+    "ENVIRONMENTS",
     "SCHEMA",
+    "SETTINGS",
     "Baseline",
     "Case",
     "CheckResult",
@@ -56,6 +66,7 @@ __all__ = [
     "Timing",
     "derive",
     "known_environments",
+    "known_settings",
     "lock_folder",
     "merge_shares",
     "read_folder",
@@ -64,6 +75,7 @@ __all__ = [
     "record_file",
     "record_files",
     "remember_environment",
+    "remember_settings",
     "scan_records",
     "seal",
     "threads_text",

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from .parts import RecordError
 from .schema import SCHEMA, Record
 
 _LINE_START = f'{{"schema":"{SCHEMA}"'
-_LINE_END = re.compile(r'"created":"[^"]*"\}$')
+_SEALED_END = re.compile(r'"seal":"[^"]*"\}$')
+_LINE_END = re.compile(r'"(created|seal)":"[^"]*"\}$')
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,13 @@ class Problem:
 @dataclass(frozen=True)
 class Scan:
     """All records of a file, and what was not one: lines cut short by a kill, and foreign or damaged
-    lines.
+    lines. `unsealed` are the ids of records of older versions, which wrote no digest.
     """
 
     records: tuple[Record, ...]
     truncated: tuple[Problem, ...]
     foreign: tuple[Problem, ...]
+    unsealed: frozenset[str] = frozenset()
 
 
 def scan_records(path: Path | str) -> Scan:
@@ -49,12 +49,15 @@ def scan_records(path: Path | str) -> Scan:
     records: list[Record] = []
     truncated: list[Problem] = []
     foreign: list[Problem] = []
+    unsealed: set[str] = set()
     for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not raw:
             continue
         text = raw.decode("utf-8", errors="replace")
         try:
             records.append(Record.from_json(text))
+            if not _SEALED_END.search(text):
+                unsealed.add(records[-1].case_id)
         except RecordError as error:
             # A killed writer's line begins like one of ours and lacks its end; with both it is damage.
             begun = text.startswith(_LINE_START) or _LINE_START.startswith(text)
@@ -62,7 +65,7 @@ def scan_records(path: Path | str) -> Scan:
                 truncated.append(Problem(path, number, "truncated line (its writer was interrupted)"))
             else:
                 foreign.append(Problem(path, number, str(error)))
-    return Scan(tuple(records), tuple(truncated), tuple(foreign))
+    return Scan(tuple(records), tuple(truncated), tuple(foreign), frozenset(unsealed))
 
 
 def read_records(path: Path | str) -> Scan:
@@ -100,9 +103,9 @@ class RecordWriter:
             data = data[os.write(self._descriptor, data) :]
         os.fsync(self._descriptor)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record, *, sealed: bool = True) -> None:
         """Write one line and force it to the disk."""
-        self._write(record.to_json().encode() + b"\n")
+        self._write(record.to_json(sealed=sealed).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -137,12 +140,16 @@ def read_folder(folder: Path | str) -> Scan:
     if foreign:
         raise RecordError("\n".join(map(str, foreign)))
     distinct: dict[str, Record] = {}
+    unsealed: set[str] = set()
     for scan in scans:
         for (
             record
         ) in scan.records:  # a merge that was killed leaves records both in the merged file and in a share's
+            if record.case_id not in distinct and record.case_id in scan.unsealed:
+                unsealed.add(record.case_id)
             distinct.setdefault(record.case_id, record)
-    return Scan(tuple(distinct.values()), tuple(problem for scan in scans for problem in scan.truncated), ())
+    truncated = tuple(problem for scan in scans for problem in scan.truncated)
+    return Scan(tuple(distinct.values()), truncated, (), frozenset(unsealed))
 
 
 def merge_shares(folder: Path | str, order: Sequence[str] = ()) -> None:
@@ -156,10 +163,11 @@ def merge_shares(folder: Path | str, order: Sequence[str] = ()) -> None:
         return
     known = {record.case_id for record in read_records(merged).records} if merged.exists() else set()
     position = {case_id: number for number, case_id in enumerate(order)}
-    new = [record for record in read_folder(folder).records if record.case_id not in known]
+    scan = read_folder(folder)
+    new = [record for record in scan.records if record.case_id not in known]
     with RecordWriter(merged) as writer:
         for record in sorted(new, key=lambda record: position.get(record.case_id, len(position))):
-            writer.append(record)
+            writer.append(record, sealed=record.case_id not in scan.unsealed)
     for path in shares:
         path.unlink()
 
@@ -222,34 +230,3 @@ def _holders(folder: Path) -> dict[str, str]:
 def _locked(folder: Path, holders: Mapping[str, str]) -> FolderLocked:
     who = ", ".join(pid if not share else f"{pid} (share {share})" for share, pid in sorted(holders.items()))
     return FolderLocked(f"{folder} is being written by process {who}; take another folder")
-
-
-def known_environments(folder: Path | str) -> dict[str, Any]:
-    """Fingerprint -> environment, of the folder's `environment.json`; empty without one."""
-    path = Path(folder) / "environment.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-def seal(found: Mapping[str, Any]) -> str:
-    """Digest of an environment with all that its fingerprint leaves out: the roof, the load, the command."""
-    text = json.dumps(
-        {key: value for key, value in found.items() if key != "seal"}, sort_keys=True, default=str
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
-    """Add an environment to the folder's `environment.json` (by fingerprint) and return its fingerprint.
-
-    A folder may have several, of shares on several machines: each record points at its own.
-    """
-    path = Path(folder) / "environment.json"
-    name = str(found["fingerprint"])
-    with (path.parent / ".lock-environment").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep write it at the same time
-        known = known_environments(folder)
-        known.setdefault(name, {**found, "seal": seal(found)})
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(known, indent=1) + "\n")
-        draft.replace(path)  # whole or not at all
-    return name

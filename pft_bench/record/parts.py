@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pft_bench.measure.candidate import CheckOutcome
 from pft_bench.measure.rounds import DroppedRound
@@ -44,6 +44,12 @@ def require(holds: bool, message: str) -> None:
     """RecordError with this message unless the condition holds."""
     if not holds:
         raise RecordError(message)
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """Digest of a JSON object as it is read back, its member "seal" apart."""
+    content = {key: value for key, value in values.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .parts import (
     Timing,
     derive,
     require,
+    seal,
 )
 
 SCHEMA = "pft_bench.record/1"
@@ -154,11 +155,13 @@ class Record:
             case, environment, found.checks, timing=timing, stages_s=stages_s, flops=flops, memory=memory
         )
 
-    def to_json(self) -> str:
+    def to_json(self, *, sealed: bool = True) -> str:
         """One line, without its newline. The schema comes first, so that even a cut line tells what it
-        was.
+        was; a seal of all the rest comes last (not for the line of an older version that had none).
         """
         values = {"schema": SCHEMA, "case_id": self.case_id, **asdict(self)}
+        if sealed:
+            values["seal"] = seal(values)
         return json.dumps(values, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -170,6 +173,12 @@ class Record:
             raise RecordError(f"not JSON: {error}") from None
         schema = values.get("schema") if isinstance(values, dict) else None
         require(schema == SCHEMA, f"schema {schema!r}, this version reads {SCHEMA!r}")
+        if "seal" in values:
+            written, fresh = values.pop("seal"), seal(values)
+            require(
+                written == fresh,
+                f"the line was changed after it was written: its seal is {written!r}, its content has {fresh!r}",
+            )
         try:
             record: Self = _record_of(cls, values)
         except (KeyError, TypeError, ValueError) as error:

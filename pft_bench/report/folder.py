@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from ..measure.roof import Roof
-from ..record import Record, RecordError, read_records
+from ..record import Record, RecordError, known_environments, read_records
 
-RECORDS, ENVIRONMENTS, QUALITY = "records.jsonl", "environment.json", "quality.jsonl"
+RECORDS, QUALITY = "records.jsonl", "quality.jsonl"
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class RunFolder:
     """Case id -> mean PSNR in dB over the images of all data sets, where `pft-bench evaluate` wrote it beside."""
     truncated: tuple[str, ...] = ()
     """Lines whose writer was interrupted: what they were cannot be known, so they are named."""
+    unsealed: frozenset[str] = frozenset()
+    """Ids of the records whose line carries no digest."""
 
     @property
     def name(self) -> str:
@@ -77,16 +78,9 @@ def read_folder(path: Path | str) -> RunFolder:
     scan = read_records(path / RECORDS)
     if not scan.records:
         raise RecordError(f"{path / RECORDS} holds no record")
-    known: Any = {}
-    if (path / ENVIRONMENTS).is_file():
-        try:
-            known = json.loads((path / ENVIRONMENTS).read_text())
-        except ValueError as error:
-            raise RecordError(f"{path / ENVIRONMENTS} is not JSON: {error}") from None
-        if not isinstance(known, dict) or not all(isinstance(value, dict) for value in known.values()):
-            raise RecordError(f"{path / ENVIRONMENTS} must map fingerprints to environments")
-    quality = _quality(path / QUALITY, scan.records)
-    return RunFolder(path, scan.records, known, quality, tuple(str(problem) for problem in scan.truncated))
+    known, quality = known_environments(path), _quality(path / QUALITY, scan.records)
+    truncated = tuple(str(problem) for problem in scan.truncated)
+    return RunFolder(path, scan.records, known, quality, truncated, scan.unsealed)
 
 
 def command_text(environment: Mapping[str, Any]) -> str | None:

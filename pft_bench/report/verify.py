@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.environment import fingerprint, machine_fingerprint
-from ..record import Case, Flops, Record, RecordError, derive, seal, to_frame
-from .folder import ENVIRONMENTS, RECORDS, RunFolder, read_folder
+from ..record import (
+    ENVIRONMENTS,
+    SETTINGS,
+    Case,
+    Flops,
+    Record,
+    RecordError,
+    derive,
+    known_settings,
+    seal,
+    to_frame,
+)
+from .folder import RECORDS, RunFolder, read_folder
 from .page import generator
 from .write import SUMMARY, texts
 
@@ -89,7 +100,8 @@ def verify_folder(
         return result
     result.files.append(RECORDS)
     result.notes += folder.truncated
-    _hold_environments(result, folder)
+    _hold_seals(result, folder)
+    hold_environments(result, folder.environments)
     for record in folder.records:
         if folder.environments and record.environment not in folder.environments:
             where = f"environment of {record.case_id}"
@@ -106,11 +118,32 @@ def verify_folder(
     return result
 
 
-def _hold_environments(result: Verification, folder: RunFolder) -> None:
+def _hold_seals(result: Verification, folder: RunFolder) -> None:
+    """The digests of the records, which reading them held already, and that of the settings."""
+    count, bare = len(folder.records), len(folder.unsealed)
+    result.values += count - bare
+    if bare:
+        result.notes.append(
+            f"{bare} of {count} records carry no digest (older versions wrote none): a raw sample changed so little "
+            "that no derived number moves would not be noticed"
+        )
+    try:
+        known = known_settings(folder.path)
+    except RecordError as error:
+        result.mismatches.append(Mismatch(SETTINGS, "the file", str(error), "the settings that were written"))
+        return
+    if known is not None:
+        result.files.append(SETTINGS)
+        result.values += known[1]
+        if not known[1]:
+            result.notes.append(f"{SETTINGS} carries no digest (older versions wrote none)")
+
+
+def hold_environments(result: Verification, environments: Mapping[str, Mapping[str, Any]]) -> None:
     """The digests of each environment; older versions wrote none of the parts that may vary (`seal`)."""
-    if folder.environments:
+    if environments:
         result.files.append(ENVIRONMENTS)
-    for name, found in folder.environments.items():
+    for name, found in environments.items():
         digests = {
             "its name": (name, fingerprint(found)),
             "fingerprint": (found.get("fingerprint"), fingerprint(found)),

@@ -27,6 +27,7 @@ from ..compare.verdicts import MARGIN, Evidence, paired
 from ..measure.candidate import Candidate
 from ..measure.statistics import Verdict
 from ..problem import Problem
+from ..record import seal
 
 Kind = Literal["A/A", "+5%", "A/A builds"]
 KINDS: tuple[Kind, ...] = ("A/A", "+5%")
@@ -34,6 +35,7 @@ KINDS: tuple[Kind, ...] = ("A/A", "+5%")
 BUILDS: Kind = "A/A builds"
 """One commit built twice, compared as `compare --baseline` does it (`builds`)."""
 SCHEMA = "pft_bench.trial/1"
+TRIALS = "trials.jsonl"
 WINDOW_HEADS: dict[Kind, int] = {"A/A": 80, "+5%": 84}
 """Window-heads of B; A and A' have 80. Both split evenly over two threads."""
 
@@ -67,6 +69,7 @@ class Trial:
         values = {"schema": SCHEMA, **asdict(self)}
         for name in ("a_s", "b_s", "control_s"):
             values[name] = [float(f"{value:.6g}") for value in values[name]]
+        values["seal"] = seal(values)
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
@@ -100,6 +103,11 @@ class Trial:
         values: dict[str, Any] = json.loads(line)
         if values.pop("schema", None) != SCHEMA:
             raise ValueError(f"not a {SCHEMA} line: {line[:80]}")
+        sealed = values.pop("seal", None)
+        if sealed not in (None, seal({"schema": SCHEMA, **values})):
+            raise ValueError(
+                f"the line was changed after it was written: its seal {sealed!r} is of another content"
+            )
         values["verdict"] = Verdict(values["verdict"])
         for name in ("a_s", "b_s", "control_s"):
             values[name] = tuple(values[name])

@@ -6,7 +6,6 @@ budget, the contents of the inputs, the code) must be the same, or the folder wo
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from ..cases import Settings
 from ..record import Record, Status
 from .isolation import Workers
 
-SETTINGS = "settings.json"
 LIMITS = {"timeout": Status.TIMEOUT, "memory-limit": Status.OOM}
 """Settings that decide nothing but whether a row ends with this status."""
 READ_ALONE = ("fingerprint", "machine", "seal", "host", "now", "threads")
@@ -63,25 +61,6 @@ def _content(path: Path | None, default: str) -> str:
     if path is None:
         return default
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
-
-
-def stored_settings(folder: Path) -> dict[str, str] | None:
-    """What the folder was begun with; None where nobody wrote it down."""
-    path = folder / SETTINGS
-    return dict(json.loads(path.read_text())) if path.is_file() else None
-
-
-def agree_on_settings(folder: Path, now: Mapping[str, str], *, begin: bool) -> dict[str, str]:
-    """The folder's settings. With `begin` they become those given; else only where there are none yet."""
-    with (folder / ".lock-settings").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep come at the same time
-        stored = None if begin else stored_settings(folder)
-        if stored is None:
-            stored = dict(now)
-            draft = folder / f".{SETTINGS}.tmp"
-            draft.write_text(json.dumps(stored, indent=1) + "\n")
-            draft.replace(folder / SETTINGS)
-    return stored
 
 
 def differences_of_settings(

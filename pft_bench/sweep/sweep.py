@@ -20,19 +20,19 @@ from ..record import (
     Record,
     RecordWriter,
     known_environments,
+    known_settings,
     read_folder,
     record_file,
     remember_environment,
+    remember_settings,
 )
 from .board import Board, Sight
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .resume import (
-    agree_on_settings,
     decisive,
     differences_of_environments,
     differences_of_settings,
     refuse,
-    stored_settings,
 )
 from .shard import Shard
 
@@ -101,9 +101,9 @@ class Sweep:
         """
         now = decisive(self.settings, self.workers)
         records = list(plan.done.values())
-        if records and stored_settings(self.folder) is None:
+        if records and known_settings(self.folder) is None:
             return f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
-        stored = agree_on_settings(self.folder, now, begin=not records and self.shard.name is None)
+        stored = remember_settings(self.folder, now, begin=not records and self.shard.name is None)
         found = differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         mine = records if self.shard.name is None else [r for r in records if r.case_id in own]

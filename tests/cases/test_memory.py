@@ -27,12 +27,14 @@ def test_prediction_within_a_tenth(preset: str, schedule: str, size_hw: tuple[in
     peaks = []
     # What the allocator leaves lying between pieces differs from run to run, by a tenth at these sizes, and only
     # ever adds: six runs of the second case peaked at 597 to 667 MB. So the least of a few is held against the sum.
-    for _ in range(8):
-        record = measure_footprint(case, config, "test")
+    for attempt in range(8):
+        # What the layers compute is checked once: it is the same in every run, and takes longer than the forward pass.
+        record = measure_footprint(case, config, "test", check=attempt == 0)
         assert record.status is Status.OK, record.reason
         measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
         assert measured
         assert predicted
+        assert len(record.checks) > 1 or attempt > 0
         peaks.append(measured)
         if predicted == pytest.approx(measured, rel=0.1):
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ from PIL import Image
 
 import pft_bench
 from pft_bench.backends import base, get
+from pft_bench.record import read_records, seal
+from pft_bench.selftest.trials import Trial
 
 Command = Callable[..., Any]
 
@@ -159,3 +163,90 @@ def test_weights_that_are_none(
     expected = "must be a checkpoint (.pth, .pt, .safetensors) or 'small_x2'"
     assert f"{command[-1]} {expected}, {found}" in ended.err
     assert not Path("b.png").exists()
+
+
+def test_fit_says_its_answer_as_lr_takes_it(pft_bench_command: Command) -> None:
+    """Pictures are described as width x height, --lr is height x width."""
+    arguments = ("fit", "--preset", "light", "--scale", 2, "--memory", "4GB", "--threads", 1)
+    ended = pft_bench_command(*arguments)
+    found = re.search(r"within 4\.00 GB: (\d+)x(\d+) \(--lr (\d+x\d+)\)", ended.out)
+    assert found, ended
+    assert found[3] == f"{found[2]}x{found[1]}"
+    ended = pft_bench_command(*arguments, "--lr", found[3])
+    assert f"{found[1]}x{found[2]} fits 4.00 GB" in ended.out
+    assert "Height x width" in pft_bench_command("fit", "--help").out
+
+
+def test_crossover_leaves_records_that_verify_finds_its_answer_in(
+    pft_bench_command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    arguments = (
+        "crossover",
+        "--preset",
+        "tiny_x2",
+        "--lr",
+        "8x8",
+        "--backend",
+        "cpu",
+        "--threads",
+        1,
+        "--rounds",
+        6,
+    )
+    ended = pft_bench_command(*arguments, "--out", folder)
+    assert ended.code == 0, ended
+    assert {path.name for path in folder.iterdir()} >= {"records.jsonl", "environment.json", "crossover.json"}
+    records = read_records(folder / "records.jsonl").records
+    assert {4, 15} <= {record.case.k for record in records}
+    assert all(record.case.options == {"against": "cpu, dense step"} for record in records)
+    ended = pft_bench_command("verify", folder)
+    assert (ended.code, "crossover.json read" in ended.out) == (0, True)
+    assert pft_bench_command("report", folder).code == 0
+    ended = pft_bench_command(*arguments, "--out", folder)
+    assert (ended.code, "--out must be a new folder" in ended.err) == (2, True)
+
+    path = folder / "crossover.json"
+    stored = json.loads(path.read_text())
+    stored["backends"]["cpu"]["faster"] = 12345
+    path.write_text(json.dumps({**stored, "seal": seal(stored)}))
+    ended = pft_bench_command("verify", folder)
+    assert (ended.code, "cpu is stored as {'faster': 12345" in ended.out) == (1, True)
+    path.write_text("")
+    assert pft_bench_command("verify", folder).code == 1
+    path.write_text(json.dumps(stored))  # its seal is of the first answer
+    assert "crossover.json: an answer is the file was changed" in pft_bench_command("verify", folder).out
+
+
+def test_verify_judges_comparisons_of_selftest_again(pft_bench_command: Command, tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "reports" / "data" / "2026-11-23_verdicts"
+    ended = pft_bench_command("verify", source)
+    assert (ended.code, "400 of 400 comparisons carry no digest" in ended.out) == (0, True)
+
+    for name in ("trials.jsonl", "environment.json"):
+        (tmp_path / name).write_text((source / name).read_text())
+    path = tmp_path / "trials.jsonl"
+    first, second, third, *_ = path.read_text().splitlines(keepends=True)
+    values = json.loads(second)
+    sealed = Trial.from_json(third).to_json() + "\n"
+    edits = {
+        "line 2: the verdict": first + json.dumps({**values, "verdict": "FASTER"}),
+        "line 2: the environment": first + json.dumps({**values, "environment": "0" * 12}),
+        "line 2 is A/A 0 again": first + first,
+        "line 1 is the line was changed": re.sub(r'"b_s":\[0\.000(\d)', r'"b_s":[0.001\1', sealed),
+        "line 2 is ": first + "[]",
+    }
+    assert values["verdict"] != "FASTER"
+    for told, text in edits.items():
+        path.write_text(text)
+        ended = pft_bench_command("verify", tmp_path)
+        assert (ended.code, told in ended.out) == (1, True), (told, ended)
+    path.write_text(sealed)
+    ended = pft_bench_command("verify", tmp_path)
+    assert (ended.code, "comparisons carry no digest" in ended.out) == (0, False)
+    path.unlink()
+    ended = pft_bench_command("verify", tmp_path)
+    assert (
+        ended.code,
+        "DIR must hold records.jsonl (a run) or trials.jsonl" in " ".join(ended.err.split()),
+    ) == (2, True)

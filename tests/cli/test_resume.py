@@ -72,6 +72,19 @@ def test_rows_of_an_older_version_go_on_with_a_warning(tiny_run: Run, tmp_path: 
     assert "do not say with which --rounds" in ended.out
 
 
+def test_emptied_and_changed_settings_are_refused_by_name(tiny_run: Run, tmp_path: Path) -> None:
+    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
+    assert tiny_run(*arguments).code == 0
+    path = tmp_path / "settings.json"
+    whole = path.read_text()
+    for text, told in (("", "must be the settings of a run"), (whole.replace('"6"', '"7"'), "was changed")):
+        path.write_text(text)
+        ended = tiny_run(*arguments, "--resume")
+        assert ended.code == 2
+        assert f"{path} {told}" in " ".join(ended.err.split()), ended.err
+        assert path.read_text() == text
+
+
 def test_shares_must_agree_even_without_resume(tiny_run: Run, tmp_path: Path) -> None:
     arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
     assert tiny_run(*arguments, "--shard", "1/2").code == 0

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pft_bench.cli.history import history as history_command
+from pft_bench.cli.history import step
 from pft_bench.compare.folders import compare_folders
 from pft_bench.compare.history import history, run_folders
 from pft_bench.measure.statistics import Verdict
-from pft_bench.record import Baseline, Case, CheckResult, Record, RecordWriter, Status, Timing
+from pft_bench.record import Baseline, Case, CheckResult, Record, RecordWriter, Status, Timing, read_records
 
 PASSED = CheckResult("operator", True)
 MACHINE = {
@@ -152,3 +154,46 @@ def test_history_marks_the_run_where_a_case_changed(tmp_path: Path) -> None:
         assert item.points[3].commit == "3" * 10 + "+"
         assert "devices differ" in item.points[4].incomparable[0]
         assert item.points[0].relative == pytest.approx(0.5, rel=0.01)
+
+
+def test_yardsticks_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer of PyTorch's that a day made slower is no news of a kernel, and does not enter its correction."""
+    names = {16: "sampled_addmm", 64: "composed-dense", 128: "row_reads"}
+    for number, ratio in enumerate((0.5, 0.8)):
+        path = tmp_path / f"2026-01-0{number + 1}"
+        folder(
+            path, ratio, seed=number, kept=(16, 64, 128, 256), created=f"2026-01-0{number + 1}T00:00:00+00:00"
+        )
+        records = [
+            replace(record, case=replace(record.case, backend=names.get(int(record.case.k or 0), "cpu")))
+            if record.case.backend == "cpu"
+            else record
+            for record in read_records(path / "records.jsonl").records
+        ]
+        (path / "records.jsonl").unlink()
+        with RecordWriter(path / "records.jsonl") as writer:
+            for record in records:
+                writer.append(record)
+    found = {item.title.split(", ")[1]: item for item in history(run_folders(tmp_path))}
+    assert set(found) == {*names.values(), "cpu"}
+    for name in names.values():
+        assert found[name].yardstick
+        assert not found[name].changes
+        assert found[name].points[1].relative == pytest.approx(0.8, rel=0.01)
+        assert step(found[name].points[1]).startswith("not judged: 1.")
+    assert [point.change for point in found["cpu"].points] == [None, Verdict.SLOWER]
+    history_command(tmp_path, "", 0.02, None)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 1 comparable steps changed" in told
+    assert "3 cases are yardsticks" in told
+
+
+def test_a_run_held_to_an_instruction_set_is_no_step_of_the_others(tmp_path: Path) -> None:
+    for number, ratio in enumerate((0.5, 0.9, 0.5, 0.9)):
+        variables = {"PFT_CPU_ISA": "scalar"} if number % 2 else {}
+        day = f"2026-01-0{number + 1}"
+        created = f"{day}T00:00:00+00:00"
+        folder(tmp_path / day, ratio, seed=number, kept=(16,), created=created, variables=variables)
+    found = history(run_folders(tmp_path))
+    assert [item.title for item in found] == ["sddmm K=16, cpu", "sddmm K=16, cpu (scalar)"]
+    assert [[point.change for point in item.points] for item in found] == [[None, Verdict.SAME]] * 2

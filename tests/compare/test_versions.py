@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,8 +57,26 @@ CpuBackend.spmm = spmm
 """
 
 
-def version(folder: Path, label: str, patch: str = "") -> Version:
-    """This package with a patch, as another Python would have it: applied before the worker's own lines."""
+TEMPLATE = Path(__file__).with_name("template.py")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that gives out forks of itself."""
+    path = tmp_path_factory.mktemp("template") / "socket"
+    command = [sys.executable, "-P", str(TEMPLATE), "serve", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        yield path
+        server.kill()
+
+
+def version(folder: Path, label: str, patch: str = "", template: Path | None = None) -> Version:
+    """This package with a patch, as another Python would have it: applied before the worker's own lines.
+
+    Each worker is a new interpreter, or, with `template`, a new fork of one that has only imported the package.
+    """
     folder.mkdir(exist_ok=True)
     script = folder / f"{label}.py"
     script.write_text(
@@ -66,7 +85,8 @@ def version(folder: Path, label: str, patch: str = "") -> Version:
         + "\nimport runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     launcher = folder / label
-    launcher.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -P {script} "$@"\n')
+    start = f"-P {script}" if template is None else f"-S -E {TEMPLATE} start {template} {script}"
+    launcher.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {start} "$@"\n')
     launcher.chmod(0o755)
     return Version(label, launcher)
 
@@ -79,9 +99,10 @@ def work(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed(
-    tmp_path: Path, work: Path
+    tmp_path: Path, work: Path, template: Path
 ) -> None:
-    before, after = version(tmp_path, "before"), version(tmp_path, "after", SLOWER + CRASHES)
+    before = version(tmp_path, "before", template=template)
+    after = version(tmp_path, "after", SLOWER + CRASHES, template)
     table = compare_versions(SETTINGS, before, after, ["cpu"], work, budget_s=1)
     found = {row.title: row for row in table.rows}
     assert set(found) == {f"{op} K={kept}, cpu" for op in ("sddmm", "spmm") for kept in (16, 5)}
@@ -153,6 +174,13 @@ def test_an_interrupted_build_is_begun_again(tmp_path: Path, monkeypatch: pytest
     def fails(*_: Path) -> None:
         raise revision.BuildFailed("no compiler")
 
+    run = revision._run
+
+    def without_pip(*command: str | Path, **more: Any) -> str:
+        """Nothing is installed here, and to unpack pip takes a new environment most of its time."""
+        return run(*command, *(["--without-pip"] if "venv" in command else []), **more)
+
+    monkeypatch.setattr(revision, "_run", without_pip)
     monkeypatch.setattr(revision, "install", fails)
     for _ in range(2):  # the second time finds the remains of the first
         with pytest.raises(revision.BuildFailed, match="no compiler"):

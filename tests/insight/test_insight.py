@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from pft_bench import stages
-from pft_bench.insight.crossover import Comparison, bisect, compare_at
+from pft_bench.backends import Layer
+from pft_bench.backends.reference import ReferenceBackend
+from pft_bench.cases import Settings
+from pft_bench.insight.crossover import Comparison, bisect, compare_at, crossover
 from pft_bench.insight.limits import published_limits
 from pft_bench.insight.ranges import model_ranges
 from pft_bench.insight.statistics import collect
 from pft_bench.measure.profile import marked, profiled, write_memory
 from pft_bench.measure.rounds import Plan
 from pft_bench.model import PFT, PRESETS, PFTConfig
-from pft_bench.problem import Problem
+from pft_bench.record import Record, Status
 from pft_bench.report.amdahl import ceilings
 
 TINY = PFTConfig(
@@ -35,7 +38,7 @@ def planted(crossing: float, blur: float = 1.0) -> tuple[list[int], object]:
     def compare(k: int) -> Comparison:
         asked.append(k)
         ratio = k / crossing
-        return Comparison(k, ratio, ratio / blur, ratio * blur, (), ())
+        return Comparison(k, ratio, ratio / blur, ratio * blur)
 
     return asked, compare
 
@@ -67,11 +70,47 @@ def test_no_crossover_is_said_to_be_none() -> None:
         bisect(planted(9.0)[1], 4, 1023, 1.0)  # type: ignore[arg-type]
 
 
-def test_a_comparison_times_two_checked_layers(one_thread: None) -> None:
-    shape = Problem(op="attention", windows=1, heads=1, tokens=16, head_dim=5, candidates=16, kept=16)
-    found = compare_at("reference", shape, Plan(rounds=6, max_rounds=6, budget_s=1.0), "cpu", 4)
-    assert len(found.sparse_s) == len(found.dense_s) == 6
+def tiny_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
+    plan = Plan(rounds=6, max_rounds=6, budget_s=1.0)
+    return Settings.make(
+        schedules=["dense"],
+        preset_name="tiny_x2",
+        levels=["layer"],
+        device="cpu",
+        threads=1,
+        lr_hw=(8, 8),
+        plan=plan,
+    )
+
+
+def test_a_comparison_times_two_checked_layers(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    record = compare_at("reference", tiny_settings(monkeypatch), "e", 4)
+    assert record.timing is not None
+    assert record.timing.baseline is not None
+    assert len(record.timing.samples_s) == len(record.timing.baseline.samples_s) == 6
+    found = Comparison.of(record)
     assert 0 < found.low <= found.ratio <= found.high
+    assert {check.name.partition(":")[0] for check in record.checks} == {"sparse", "dense step"}
+
+
+def test_a_step_that_fails_is_a_record_and_no_comparison(
+    monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """Whichever of the two it is."""
+    right = ReferenceBackend.attention_forward
+    for fails in (4, 16):
+
+        def planted(self: ReferenceBackend, layer: Layer, fails: int = fails) -> Any:
+            out, *rest = right(self, layer)
+            return (out * 1.01 if layer.candidates == fails else out, *rest)
+
+        monkeypatch.setattr(ReferenceBackend, "attention_forward", planted)
+        kept: list[Record] = []
+        with pytest.raises(RuntimeError, match="reference at K=4: failed: "):
+            crossover("reference", tiny_settings(monkeypatch), "e", kept.append)
+        assert [record.status for record in kept] == [Status.FAILED]
+        assert str(kept[0].reason).startswith("sparse: " if fails == 4 else "dense step: ")
 
 
 def test_limits_of_the_published_kernels() -> None:
@@ -100,7 +139,6 @@ def test_statistics_without_drops_miss_nothing(tiny: PFT) -> None:
 
 def test_statistics_count_what_would_have_come_back(tiny: PFT) -> None:
     """Layer 2 drops 11 of 16 keys. Held against the chain computed by hand from what each layer is given."""
-    from pft_bench.backends import Layer
     from pft_bench.insight.statistics import full_logits
     from pft_bench.ops import observe_layers
 

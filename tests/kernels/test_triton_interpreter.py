@@ -17,22 +17,24 @@ FOLDER = Path(__file__).parent
 FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py", "test_triton_cuda.py")
 
 
+def start(name):
+    """A process that runs one file."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rs"]
+    left = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+    return subprocess.Popen(
+        [*command, str(FOLDER / name)],
+        env={**left, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def interpreted():
-    """One process a file, side by side: file name -> process."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs"]
-    processes = {
-        name: subprocess.Popen(
-            [*command, str(FOLDER / name)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in FILES
-        if (FOLDER / name).exists()
-    }
+    """One process a file, side by side: file name -> process. Workers of pytest share the files, one at a time each."""
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    processes = {name: start(name) for name in FILES if not shared and (FOLDER / name).exists()}
     yield processes
     for process in processes.values():
         if process.poll() is None:
@@ -46,6 +48,8 @@ def interpreted():
 @pytest.mark.skipif(interpreter_limit() is not None, reason=str(interpreter_limit()))
 @pytest.mark.parametrize("name", FILES)
 def test_under_the_interpreter(interpreted, name):
+    if name not in interpreted:
+        interpreted[name] = start(name)
     output, _ = interpreted[name].communicate()
     assert interpreted[name].returncode == 0, output[-8000:]
     assert " passed" in output

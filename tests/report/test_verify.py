@@ -13,7 +13,7 @@ import pytest
 from recorded import copy, raw_records
 
 from pft_bench.insight.counts import formula_counts, recount
-from pft_bench.record import seal
+from pft_bench.record import RecordWriter, remember_settings, seal
 from pft_bench.report import read_folder, write_report
 from pft_bench.report.verify import Verification, verify_folder
 
@@ -58,11 +58,12 @@ def change(folder: Path, name: str, pattern: str, group: int = 1) -> None:
 
 
 def rewrite(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Edit the last record of records.jsonl."""
+    """Edit the last record of records.jsonl, and make a new seal, so that the numbers have to tell by themselves."""
     path = folder / "records.jsonl"
     lines = path.read_text().splitlines()
     record = json.loads(lines[-1])
     edit(record)
+    record["seal"] = seal(record)
     lines[-1] = json.dumps(record, separators=(",", ":"))
     path.write_text("\n".join(lines) + "\n")
 
@@ -103,6 +104,50 @@ def test_one_digit_of_a_derived_value_is_found(folder: Path, name: str, place: s
     rewrite(folder, edit)
     found = verify_folder(folder, processor=processor(folder))
     assert [m.where.split()[0] for m in found.mismatches if m.file == "records.jsonl"] == [name]
+
+
+def test_a_raw_sample_that_moves_no_derived_number_is_found_where_there_is_a_seal(folder: Path) -> None:
+    """Samples of a record whose order between them stays, so that median, interval and verdict do, too."""
+    assert any("records carry no digest" in note for note in verify(folder).notes)
+    path = folder / "records.jsonl"
+    records = read_folder(folder).records
+    with RecordWriter(folder / "sealed.jsonl") as writer:
+        for record in records:
+            writer.append(record)
+    path.write_text((folder / "sealed.jsonl").read_text())
+    found = verify(folder)
+    assert not found.mismatches
+    assert not any("digest" in note and "record" in note for note in found.notes)
+    text = path.read_text()
+    for name in ("report.html", "report.md", "summary.csv"):  # the records alone must tell
+        (folder / name).unlink()
+
+    largest = max(records[-1].timing.samples_s)  # type: ignore[union-attr]
+    text = text[: text.rindex("\n", 0, -1) + 1] + text.splitlines()[-1].replace(
+        repr(largest), repr(math.nextafter(largest, 1.0))
+    )
+    path.write_text(text + "\n")
+    (only,) = verify(folder).mismatches
+    assert f"records.jsonl:{len(records)}: the line was changed after it was written" in str(only)
+    unsealed = re.sub(r',"seal":"[0-9a-f]*"\}', "}", text)
+    path.write_text(unsealed + "\n")
+    assert not verify(folder).mismatches, "no derived number moved"
+
+
+@pytest.mark.parametrize("edit", [lambda text: "", lambda text: text.replace("6", "8", 1)])
+def test_settings_are_held_to_their_seal(folder: Path, edit: Callable[[str], str]) -> None:
+    remember_settings(folder, {"rounds": "6", "budget": "0.5 s"}, begin=True)
+    found = verify(folder)
+    assert not found.mismatches
+    assert "settings.json" in found.files
+    path = folder / "settings.json"
+    whole = path.read_text()
+    path.write_text(edit(whole))
+    assert [m.file for m in verify(folder).mismatches] == ["settings.json"]
+    path.write_text(json.dumps({"rounds": "6"}))
+    found = verify(folder)
+    assert not found.mismatches
+    assert "settings.json carries no digest (older versions wrote none)" in found.notes
 
 
 def test_verdict_and_check_are_recomputed(folder: Path) -> None:

@@ -5,16 +5,9 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import jobs
 import pytest
-
-PLANTED = str(Path(__file__).parent / "planted.py")
-TINY = (
-    *("run", "--plugin", PLANTED, "--preset", "tiny_x2", "--lr", "8x8", "--level", "op"),
-    *("--rounds", "6", "--budget", "0.1", "--threads", "1"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +17,7 @@ def start_program() -> Callable[..., BaseProcess]:
     context.set_forkserver_preload(["pft_bench.cli", "torch._dynamo"])
 
     def start(*arguments: object) -> BaseProcess:
-        process = context.Process(target=jobs.program, args=([*TINY, *map(str, arguments)],))
+        process = context.Process(target=jobs.program, args=([*jobs.TINY, *map(str, arguments)],))
         process.start()
         return process
 

@@ -7,10 +7,17 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
 TOUCHED: list[int] = []
+PLUGIN = str(Path(__file__).parent / "planted.py")
+TINY = (
+    *("run", "--plugin", PLUGIN, "--preset", "tiny_x2", "--lr", "8x8", "--level", "op"),
+    *("--rounds", "6", "--budget", "0.1", "--threads", "1"),
+)
+"""`pft-bench run` on the sparse products of a model so small that a sweep of it takes seconds."""
 
 
 def touch(board):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import TINY
+from jobs import TINY
 
 from pft_bench.record import Status, lock_folder, read_folder, read_records
 
