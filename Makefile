@@ -23,8 +23,9 @@ bench: $(VENV)/.bench ## set up, then check and measure the default schedule ins
 # Workers for the tests that may run side by side; those that read a clock or a peak of memory follow by themselves.
 TEST_WORKERS ?= 2
 test: $(VENV)/.test ## set up, then all tests
-	$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not alone"
-	$(PY) -m pytest -m alone
+	@# the second part runs, and tells, whatever came of the first
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not alone"; first=$$?; \
+	$(PY) -m pytest -m alone && exit $$first
 
 lint: $(VENV)/.dev ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

@@ -198,7 +198,9 @@ def test_crossover_leaves_records_that_verify_finds_its_answer_in(
     assert ended.code == 0, ended
     assert {path.name for path in folder.iterdir()} >= {"records.jsonl", "environment.json", "crossover.json"}
     records = read_records(folder / "records.jsonl").records
-    assert {4, 15} <= {record.case.k for record in records}
+    asked = {record.case.k for record in records}  # where it goes from the lowest K is a matter of times
+    assert 4 in asked
+    assert asked <= set(range(4, 16))
     assert all(record.case.options == {"against": "cpu, dense step"} for record in records)
     ended = pft_bench_command("verify", folder)
     assert (ended.code, "crossover.json read" in ended.out) == (0, True)
