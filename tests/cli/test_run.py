@@ -236,7 +236,7 @@ WRONG = {
     "unreadable image": (("--level", "model", "--image", __file__), "image must be a picture"),
     "backend": (("--backend", "numpy"), "backend must be"),
     "level": (("--level", "kernel"), "level must be one of op, layer, model, threads, got 'kernel'"),
-    "mode": (("--mode", "test"), "mode must be infer or train"),
+    "mode": (("--mode", "test"), "mode must be one of infer, train, backward"),
     "dtype": (("--dtype", "int8"), "dtype must be"),
     "dtype without a kernel": (
         ("--dtype", "float16", "--backend", "cpu"),
