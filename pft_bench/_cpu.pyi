@@ -77,6 +77,8 @@ _Index = tuple[int, int]
 # windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no region)
 _AttentionSizes = tuple[int, int, int, int, int, int, int, int, int, int]
 
+MAX_DEPTHWISE_KERNEL: int
+
 # batch, height, width, channels, kernel, first_row, rows
 _ImageSizes = tuple[int, ...]
 

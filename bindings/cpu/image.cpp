@@ -59,6 +59,7 @@ void bind_depthwise(Image x, uintptr_t weight, uintptr_t bias, Image residual, I
 }  // namespace
 
 void register_image(py::module_& m) {
+  m.attr("MAX_DEPTHWISE_KERNEL") = cpu::kMaxDepthwiseKernel;
   m.def("depthwise_gelu_add", bind_depthwise, py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("residual"), py::arg("out"), py::arg("sizes"), py::arg("workspace"),
         py::arg("workspace_bytes"), py::arg("threads"));

@@ -27,7 +27,6 @@ namespace pft::cpu {
 // that the rows and columns read twice stay few.
 constexpr int64_t kDepthwiseColumns = 16;
 constexpr int64_t kDepthwiseRows = 8;
-constexpr int64_t kMaxDepthwiseKernel = 15;
 
 // A monotonic clock; compiled with the baseline, for use in the kernels' phase timing.
 double seconds_now();

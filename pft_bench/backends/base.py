@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, gelu
 
 from ..reference import Layer, accumulation_dtype, index_dtype
 
@@ -92,9 +92,9 @@ class Backend:
         """[B, rows, w, C] from images x [B, h, w, C], as `ops.depthwise_gelu_add` says; here by PyTorch's operators."""
         # [B, C, h, w] as PyTorch wants it, without a copy: that is its channels-last format.
         y = conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
-        torch.ops.aten.gelu_(y)
-        made = y.permute(0, 2, 3, 1).contiguous()[:, first_row : first_row + residual.shape[1]]
-        return made.add_(residual)
+        y = gelu(y) if y.requires_grad else torch.ops.aten.gelu_(y)
+        made = y.permute(0, 2, 3, 1)[:, first_row : first_row + residual.shape[1]].contiguous()
+        return made + residual if made.requires_grad else made.add_(residual)
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
         """Most bytes that `attention_forward` holds beside its arguments and results (float32)."""

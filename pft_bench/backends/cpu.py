@@ -211,8 +211,10 @@ class CpuBackend(Backend):
     def depthwise_gelu_add(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
     ) -> Tensor:
-        """[B, rows, w, C] from images x [B, h, w, C], in one pass."""
+        """[B, rows, w, C] from images x [B, h, w, C], in one pass; kernels beyond 15x15 by PyTorch's operators."""
         channels, _, kernel, _ = weight.shape
+        if kernel > _cpu.MAX_DEPTHWISE_KERNEL:
+            return super().depthwise_gelu_add(x, weight, bias, residual, first_row)
         sizes = (*x.shape, kernel, first_row, residual.shape[1])
         threads = torch.get_num_threads()
         workspace = _workspace(_cpu.depthwise_workspace_bytes(sizes, threads))

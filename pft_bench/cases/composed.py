@@ -53,10 +53,14 @@ class Composition:
         self.index = layer.index.long()
         windows, heads, queries, _ = layer.q.shape
         self.first_row = torch.arange(windows * heads).view(windows, heads, 1, 1) * layer.k.shape[2]
-        self.rows = (self.index + self.first_row).view(windows * heads * queries, -1)
+        self.rows = None if self.selects else self._rows(self.index)
         relative = _relative_positions(math.isqrt(queries))
         rows = relative.expand(windows, heads, -1, -1).gather(-1, self.index)
         self.table_rows = rows.transpose(0, 1).reshape(heads, -1)
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        """Rows of all window-heads' values together, [W * H * N, K], for positions [W, H, N, K]."""
+        return (positions + self.first_row).view(-1, positions.shape[-1])
 
     def bias_of(self, table: Tensor) -> Tensor:
         """Bias of the candidates [W, H, N, C] from the table [T, H]."""
@@ -66,19 +70,21 @@ class Composition:
 
     def finish(self, z: Tensor, v: Tensor) -> Output:
         """Softmax, selection and the sum of values, from the logits [W, H, N, C]."""
-        positions, rows, kept = self.index, self.rows, z
-        if self.selects:
+        if self.rows is None:
             kept, places = z.topk(self.layer.topk, dim=-1, sorted=False)
             positions = self.index.gather(-1, places)
-            rows = (positions + self.first_row).view(len(rows), -1)
-        weights = (kept - z.logsumexp(-1, keepdim=True)).exp()
+            rows, relative = self._rows(positions), kept - kept.amax(-1, keepdim=True)
+            weights = (kept - z.logsumexp(-1, keepdim=True)).exp()
+        else:
+            positions, rows, relative = self.index, self.rows, z - z.amax(-1, keepdim=True)
+            weights = relative.softmax(-1)
         out = functional.embedding_bag(
             rows,
             v.reshape(-1, v.shape[-1]),
             per_sample_weights=weights.view_as(rows),
             mode="sum",
         )
-        return out.view(*z.shape[:3], -1), positions, kept - z.amax(-1, keepdim=True)
+        return out.view(*z.shape[:3], -1), positions, relative
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logits: Tensor) -> Output:
         """The dense product, then a gather; differentiable in all arguments."""
@@ -97,7 +103,7 @@ class Composition:
             pattern = torch.sparse_csr_tensor(
                 starts.expand(batch, -1).contiguous(),
                 self.index.int().view(batch, -1),
-                layer.logits.reshape(batch, -1).clone(),  # type: ignore[union-attr]
+                layer.logits.reshape(batch, -1),  # type: ignore[union-attr]
                 (batch, queries, keys),
                 check_invariants=check,
             )

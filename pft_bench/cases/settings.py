@@ -111,8 +111,8 @@ class Settings:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "backward" and not set(levels) <= {"op", "layer"}:
             raise ValueError(
-                f"mode backward is for levels op and layer, got {', '.join(levels)}: a model's is the difference of "
-                f"train and infer"
+                f"mode backward is for levels op and layer, got {', '.join(levels)}; mode train has a model's forward "
+                f"and backward together"
             )
         weights = None if weights is None else weights_file(weights, "--weights")
         if image is not None and not image.is_file():

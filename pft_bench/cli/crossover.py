@@ -79,7 +79,13 @@ def _find(
         fingerprint = remember_environment(folder, environment())
         with RecordWriter(record_file(folder)) as writer:
             for name in names:
-                found[name] = crossover(name, settings, fingerprint, writer.append, resolution)
+                try:
+                    found[name] = crossover(name, settings, fingerprint, writer.append, resolution)
+                except RuntimeError as error:  # a step failed; its record says why
+                    Console(stderr=True, highlight=False).print(
+                        f"[bold red]error:[/] {error}", soft_wrap=True
+                    )
+                    raise typer.Exit(1) from None
                 _print(console, name, found[name])
                 write_answers(folder / CROSSOVER, found, resolution)
 
@@ -96,7 +102,12 @@ def _print(console: Console, name: str, found: Crossover) -> None:
             {-1: "sparse", 0: "?", 1: "dense"}[comparison.side],
         )
     console.print(table)
-    if found.slower is None:
+    if found.slower is not None and found.faster is not None and found.slower < found.faster:
+        console.print(
+            f"{name}: no answer: dense was surely faster at K = {found.slower} and sparse at K = {found.faster}; the "
+            "machine was disturbed, measure again"
+        )
+    elif found.slower is None:
         console.print(f"{name}: sparse is never surely slower, up to K = {found.comparisons[-1].k}")
     elif found.faster is None:
         console.print(f"{name}: sparse is never surely faster, down to K = {found.comparisons[0].k}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ..cases.composed import DENSE, SAMPLED
+from ..cases.composed import FORWARD
 from ..cases.op import PEERS, ROW_READS
 from ..cases.settings import BASELINE
 from ..measure.statistics import Verdict, log_ratios, median
@@ -16,7 +16,7 @@ from ..record import Record
 from .folders import Run, between, describe, obstacles
 from .verdicts import MARGIN, Evidence, judge
 
-YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, SAMPLED, DENSE})
+YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, *FORWARD})
 """What kernels are held against: PyTorch's own operators, the published extension, reads alone. No commit is to make
 these faster, so a step of theirs is one of the machine or of PyTorch: shown, not judged."""
 

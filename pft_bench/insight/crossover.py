@@ -88,21 +88,23 @@ def bisect(compare: Callable[[int], Comparison], low: int, high: int, resolution
             known[k] = compare(k)
         return known[k].side
 
-    def search(belongs_below: Callable[[int], bool]) -> tuple[int | None, int | None]:
-        """(last K below, first K not below)."""
-        if not belongs_below(low):
-            return None, low
-        if belongs_below(high):
-            return high, None
+    def search(belongs_below: Callable[[int], bool]) -> None:
+        """Ask on both sides of the last K below."""
+        if not belongs_below(low) or belongs_below(high):
+            return
         a, b = low, high
         while b - a > 1 and b / a > resolution:
             middle = min(max(round(math.sqrt(a * b)), a + 1), b - 1)
             a, b = (middle, b) if belongs_below(middle) else (a, middle)
-        return a, b
 
-    faster, _ = search(lambda k: side(k) < 0)
-    _, slower = search(lambda k: side(k) <= 0)
-    return Crossover(faster, slower, tuple(known[k] for k in sorted(known)))
+    search(lambda k: side(k) < 0)
+    search(lambda k: side(k) <= 0)
+    # Of all comparisons, not of the searches: one at an end that could not tell must not hide what others said.
+    return Crossover(
+        max((k for k in known if side(k) < 0), default=None),
+        min((k for k in known if side(k) > 0), default=None),
+        tuple(known[k] for k in sorted(known)),
+    )
 
 
 def case_at(settings: Settings, backend: str, k: int) -> Case:

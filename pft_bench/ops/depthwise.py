@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
-from ._library import define
+from ._library import define, unit_last_stride
+from .validate import describe, require_count, require_same, require_shape, require_tensor
 
 
 def depthwise_gelu_add(
@@ -25,7 +28,32 @@ def depthwise_gelu_add(
 
     Returns:
         [B, rows, w, C], contiguous.
+
+    Raises:
+        ValueError, TypeError: an argument has the wrong shape, dtype or device.
+        pft_bench.BackendUnavailable: the backend cannot run here; the message says why.
+        NotImplementedError: on the way back, for a gradient through a backend's kernel.
     """
+    require_tensor("x", x, "[B, h, w, C]")
+    require_tensor("weight", weight, "[C, 1, k, k]")
+    require_tensor("residual", residual, "[B, rows, w, C]")
+    batch, height, width, channels = x.shape
+    kernel = weight.shape[-1]
+    require_shape("weight", weight, (channels, 1, kernel, kernel), "[C, 1, k, k]")
+    if kernel % 2 == 0:
+        raise ValueError(f"weight must have an odd side k, got {describe(weight)}")
+    require_shape("residual", residual, (batch, residual.shape[1], width, channels), "[B, rows, w, C]")
+    require_same("weight", weight, "x", x)
+    require_same("residual", residual, "x", x)
+    if bias is not None:
+        require_tensor("bias", bias, "[C]")
+        require_shape("bias", bias, (channels,), "[C]")
+        require_same("bias", bias, "x", x)
+    require_count("first_row", first_row, 0)
+    if first_row + residual.shape[1] > height:
+        raise ValueError(
+            f"first_row must leave the {residual.shape[1]} rows of residual inside the {height} of x, got {first_row}"
+        )
     chosen = require(backend, x.device, x.dtype)
     if chosen.composite:
         return chosen.depthwise_gelu_add(x, weight, bias, residual, first_row)
@@ -36,6 +64,8 @@ def depthwise_gelu_add(
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int, backend: str
 ) -> Tensor:
+    x, residual = unit_last_stride(x), unit_last_stride(residual)
+    bias = None if bias is None else bias.contiguous()
     return get(backend).depthwise_gelu_add(x, weight, bias, residual, first_row)
 
 
@@ -50,6 +80,15 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int, backend: str
 ) -> Tensor:
     return residual.new_empty(residual.shape)
+
+
+def _no_backward(ctx: Any, grad: Tensor) -> None:
+    raise NotImplementedError(
+        "depthwise_gelu_add has no gradient: a model computes it under torch.no_grad() alone; backend 'dense' has one"
+    )
+
+
+torch.library.register_autograd("pft_bench::depthwise_gelu_add", _no_backward)
 
 
 @register_flop_formula(torch.ops.pft_bench.depthwise_gelu_add)

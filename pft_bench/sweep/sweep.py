@@ -101,10 +101,12 @@ class Sweep:
         """
         now = decisive(self.settings, self.workers)
         records = list(plan.done.values())
+        found, unsure = [], None
         if records and known_settings(self.folder) is None:
-            return f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
-        stored = remember_settings(self.folder, now, begin=not records and self.shard.name is None)
-        found = differences_of_settings(stored, now, records)
+            unsure = f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
+        else:
+            stored = remember_settings(self.folder, now, begin=not records and self.shard.name is None)
+            found += differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         mine = records if self.shard.name is None else [r for r in records if r.case_id in own]
         if mine:
@@ -112,7 +114,7 @@ class Sweep:
             for name in dict.fromkeys(record.environment for record in mine):
                 found += differences_of_environments(known[name], here) if name in known else []
         refuse(self.folder, found)
-        return None
+        return unsure
 
     def describe_machine(self) -> str:
         """Record the environment, as a worker sees it, in the folder; its fingerprint.

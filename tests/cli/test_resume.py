@@ -70,6 +70,12 @@ def test_rows_of_an_older_version_go_on_with_a_warning(tiny_run: Run, tmp_path: 
     ended = tiny_run(*arguments, "--resume")
     assert ended.code == 0
     assert "do not say with which --rounds" in ended.out
+    path = tmp_path / "environment.json"
+    (known,) = json.loads(path.read_text()).values()
+    path.write_text(json.dumps({known["fingerprint"]: {**known, "code": "0" * 12}}))
+    ended = tiny_run(*arguments, "--resume")
+    assert ended.code == 2, "code and machine are known without the settings"
+    assert "code: stored" in ended.err
 
 
 def test_emptied_and_changed_settings_are_refused_by_name(tiny_run: Run, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_history_marks_the_run_where_a_case_changed(tmp_path: Path) -> None:
 
 def test_yardsticks_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A peer of PyTorch's that a day made slower is no news of a kernel, and does not enter its correction."""
-    names = {16: "sampled_addmm", 64: "composed-dense", 128: "row_reads"}
+    names = {16: "sampled_addmm", 64: "composed-sampled-fresh", 128: "row_reads"}
     for number, ratio in enumerate((0.5, 0.8)):
         path = tmp_path / f"2026-01-0{number + 1}"
         folder(

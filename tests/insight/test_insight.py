@@ -63,6 +63,20 @@ def test_a_blurred_measurement_widens_the_interval_and_never_decides() -> None:
     assert found.slower > 150
 
 
+@pytest.mark.parametrize(("unsure", "crossing"), [(1023, 60.0), (4, 60.0)])
+def test_an_end_that_could_not_tell_hides_nothing(unsure: int, crossing: float) -> None:
+    _, clear = planted(crossing)
+
+    def compare(k: int) -> Comparison:
+        return Comparison(k, 1.0, 0.5, 2.0) if k == unsure else clear(k)
+
+    found = bisect(compare, 4, 1023)  # type: ignore[arg-type]
+    sides = {c.k: c.side for c in found.comparisons}
+    assert found.faster == max((k for k in sides if sides[k] < 0), default=None)
+    assert found.slower == min((k for k in sides if sides[k] > 0), default=None)
+    assert (found.faster or found.slower) is not None
+
+
 def test_no_crossover_is_said_to_be_none() -> None:
     assert bisect(planted(5000.0)[1], 4, 1023).slower is None  # type: ignore[arg-type]
     assert bisect(planted(1.0)[1], 4, 1023).faster is None  # type: ignore[arg-type]

@@ -134,6 +134,64 @@ def test_the_op_is_traced_and_counted_as_the_convolution_it_is():
     assert counts == [2 * 8 * 9 * 16 * 9] * 2
 
 
+def test_the_op_names_what_is_wrong_with_an_argument():
+    x, weight, bias, residual = operands(1, 6, 7, 8, 3)
+    for change, error, told in (
+        ({"weight": weight.double()}, TypeError, "weight must be torch.float32 like x"),
+        ({"weight": weight[:7]}, ValueError, r"weight must be \[C, 1, k, k\] = \[8, 1, 3, 3\]"),
+        ({"weight": weight[..., :2, :2]}, ValueError, "weight must have an odd side k"),
+        ({"bias": bias.double()}, TypeError, "bias must be torch.float32 like x"),
+        ({"bias": bias[:7]}, ValueError, r"bias must be \[C\] = \[8\]"),
+        ({"residual": residual.double()}, TypeError, "residual must be torch.float32 like x"),
+        ({"residual": residual[..., :7]}, ValueError, r"residual must be \[B, rows, w, C\] = \[1, 6, 7, 8\]"),
+        (
+            {"first_row": 1},
+            ValueError,
+            "first_row must leave the 6 rows of residual inside the 6 of x, got 1",
+        ),
+        ({"first_row": -1}, ValueError, "first_row must be an integer >= 0"),
+        ({"x": x[0]}, ValueError, r"x must be \[B, h, w, C\]"),
+    ):
+        given = {"x": x, "weight": weight, "bias": bias, "residual": residual, "first_row": 0, **change}
+        for backend in ("cpu", "dense"):
+            with pytest.raises(error, match=told):
+                depthwise_gelu_add(**given, backend=backend)
+
+
+def test_the_op_takes_any_strides():
+    x, weight, bias, residual = operands(2, 6, 7, 8, 3)
+    expected = depthwise_gelu_add(x, weight, bias, residual, 0, "cpu")
+    x, weight, residual = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, weight, residual))
+    channels_first = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    every_other = bias.repeat_interleave(2)[::2]
+    assert torch.equal(depthwise_gelu_add(channels_first, weight, every_other, residual, 0, "cpu"), expected)
+
+
+def test_the_op_has_no_gradient_and_says_so():
+    x, weight, bias, residual = operands(1, 6, 7, 8, 3)
+    made = depthwise_gelu_add(x.requires_grad_(), weight, bias, residual, 0, "cpu")
+    with pytest.raises(NotImplementedError, match="no_grad"):
+        made.sum().backward()
+    depthwise_gelu_add(x, weight, bias, residual, 0, "dense").sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda-emu"])
+def test_some_rows_of_a_batch_come_contiguous(backend):
+    """cuda-emu has no kernel for it, so it takes what every backend without one takes."""
+    x, weight, bias, residual = operands(3, 9, 7, 8, 3)
+    if get(backend).available() is not None:
+        pytest.skip("not built")
+    given = (x, weight, bias, residual[:, 2:6], 2, backend)
+    made = torch.ops.pft_bench.depthwise_gelu_add(*given)
+    assert made.is_contiguous()
+    torch.library.opcheck(torch.ops.pft_bench.depthwise_gelu_add.default, given)
+
+
+def test_a_kernel_beyond_the_limit_is_computed_all_the_same():
+    check(*operands(1, 20, 21, 8, 17))
+
+
 def test_the_module_refuses_what_it_cannot_compute():
     p = torch.zeros(64).data_ptr()
     image = (p, (16, 8, 4, 1))

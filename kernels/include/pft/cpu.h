@@ -94,12 +94,14 @@ struct AttentionBackwardArgs {
   float* grad_logits_prev = nullptr;  // shape of logits, null while dense
 };
 
+constexpr int64_t kMaxDepthwiseKernel = 15;
+
 // out = gelu(depthwise(x) + bias) + residual, zeros beyond the image. Images [batch, height, width, channels]
 // are described as Matrices: an image's rows are its "heads", and pixels the rows. `out` and `residual` hold
 // the output rows [first_row, first_row + rows) alone.
 struct DepthwiseArgs {
   int64_t batch = 0, height = 0, width = 0, channels = 0;
-  int64_t kernel = 0;  // odd, at most 15
+  int64_t kernel = 0;  // odd, at most kMaxDepthwiseKernel
   int64_t first_row = 0, rows = 0;
   Matrices<const float> x;
   const float* weight = nullptr;  // [kernel, kernel, channels], contiguous
