@@ -47,6 +47,14 @@ T* rows_of(const char* kernel, const char* name, const Strided<kDims>& tensor, i
   return pointer<T>(kernel, name, tensor.first, rows * columns);
 }
 
+// A tensor of four dimensions; its last but one is the rows.
+template <typename T>
+Matrices<T> matrices(const char* kernel, const char* name, const Strided<4>& tensor, int64_t rows,
+                     int64_t columns) {
+  T* data = rows_of<T>(kernel, name, tensor, rows, columns);
+  return {data, tensor.second[0], tensor.second[1], tensor.second[2]};
+}
+
 inline void raise_on_failure(Status status, const char* kernel, std::initializer_list<int64_t> sizes) {
   if (status == Status::kOk) return;
   const char* what = status == Status::kBadShape      ? "shape, index type or workspace is not acceptable"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pft_bench
 from pft_bench.backends import get
+from pft_bench.model import PFTConfig
 from pft_bench.selftest.inputs import generator, index, layer, normal, product
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "layer",
     "normal",
     "product",
+    "tiny_config",
 ]
 
 BACKENDS = [row.name for row in pft_bench.backends() if row.available]
@@ -29,6 +31,21 @@ NATIVE = [name for name in BACKENDS if not get(name).composite]
 def device_of(backend: str) -> str:
     """Where tensors for this backend have to be."""
     return "cpu" if "cpu" in get(backend).devices else "cuda"
+
+
+def tiny_config(*kept: int) -> PFTConfig:
+    """A model of windows of 16 tokens and blocks of two layers that keep `kept` entries, one number a block."""
+    return PFTConfig(
+        embed_dim=12,
+        depths=(2,) * len(kept),
+        num_heads=3,
+        num_topk=tuple(k for k in kept for _ in range(2)),
+        window_size=4,
+        convffn_kernel_size=3,
+        mlp_ratio=2,
+        upscale=2,
+        upsampler="pixelshuffledirect",
+    )
 
 
 def failed(results: Any) -> list[str]:

@@ -35,13 +35,6 @@ AttentionShape shape_of(const char* kernel, const Sizes& n) {
   return s;
 }
 
-template <typename T>
-Matrices<T> matrices(const char* kernel, const char* name, const Tensor& tensor, int64_t rows,
-                     int64_t columns) {
-  T* data = rows_of<T>(kernel, name, tensor, rows, columns);
-  return {data, tensor.second[0], tensor.second[1], tensor.second[2]};
-}
-
 // The null pointer of an empty tensor would read as "no index".
 cpu::ConstIndex index_of(const Index& index) {
   return {reinterpret_cast<const void*>(index.first), static_cast<cpu::IndexType>(index.second)};

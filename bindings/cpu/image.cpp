@@ -14,15 +14,11 @@ namespace {
 using Image = Strided<4>;              // image, row, pixel, channel
 using Sizes = std::array<int64_t, 7>;  // batch, height, width, channels, kernel, first_row, rows
 
-template <typename T>
-Matrices<T> image(const char* name, const Image& tensor, int64_t pixels, int64_t channels) {
-  T* data = rows_of<T>("depthwise_gelu_add", name, tensor, pixels, channels);
-  return {data, tensor.second[0], tensor.second[1], tensor.second[2]};
-}
+constexpr const char* kKernel = "depthwise_gelu_add";
 
 cpu::DepthwiseArgs sized(const Sizes& sizes) {
   const auto [batch, height, width, channels, side, first_row, rows] = sizes;
-  require_sizes("depthwise_gelu_add", {batch, height, width, channels, side, first_row, rows});
+  require_sizes(kKernel, {batch, height, width, channels, side, first_row, rows});
   cpu::DepthwiseArgs args;
   args.batch = batch;
   args.height = height;
@@ -40,20 +36,19 @@ int64_t workspace_bytes(const Sizes& sizes, int threads) {
 
 void bind_depthwise(Image x, uintptr_t weight, uintptr_t bias, Image residual, Image out, Sizes sizes,
                     uintptr_t workspace, int64_t workspace_bytes, int threads) {
-  const char* kernel = "depthwise_gelu_add";
   cpu::DepthwiseArgs args = sized(sizes);
   const int64_t pixels = args.batch * args.rows * args.width;
-  args.x = image<const float>("x", x, args.batch * args.height * args.width, args.channels);
-  args.weight = pointer<const float>(kernel, "weight", weight, args.kernel * args.kernel * args.channels);
+  args.x = matrices<const float>(kKernel, "x", x, args.batch * args.height * args.width, args.channels);
+  args.weight = pointer<const float>(kKernel, "weight", weight, args.kernel * args.kernel * args.channels);
   args.bias = reinterpret_cast<const float*>(bias);
-  args.residual = image<const float>("residual", residual, pixels, args.channels);
-  args.out = image<float>("out", out, pixels, args.channels);
+  args.residual = matrices<const float>(kKernel, "residual", residual, pixels, args.channels);
+  args.out = matrices<float>(kKernel, "out", out, pixels, args.channels);
   Status status;
   {
     py::gil_scoped_release release;
     status = cpu::depthwise_gelu_add(args, {reinterpret_cast<void*>(workspace), workspace_bytes}, threads);
   }
-  raise_on_failure(status, kernel, {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]});
+  raise_on_failure(status, kKernel, {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]});
 }
 
 }  // namespace

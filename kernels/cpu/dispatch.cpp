@@ -71,6 +71,16 @@ int64_t slice_bytes(const AttentionShape& s, bool sparse, bool backward) {
   return carve(s, sparse, backward, nullptr, &buffers);
 }
 
+// A pixel of zeros, for what lies outside of the image.
+int64_t slice_bytes(const DepthwiseArgs& a) {
+  return padded(a.channels) * static_cast<int64_t>(sizeof(float));
+}
+
+int64_t items_of(const DepthwiseArgs& a) {
+  return a.batch * ((a.width + kDepthwiseColumns - 1) / kDepthwiseColumns) *
+         ((a.rows + kDepthwiseRows - 1) / kDepthwiseRows);
+}
+
 // grad_bias is summed over windows. A unit of work is one head of a group of windows, with a table of its
 // own; the tables are then added in order. The groups depend on the shape alone: about 256 units, so that the
 // tables stay small.
@@ -166,14 +176,8 @@ Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads) {
   return run_sparse(args, kernels().row_reads, workspace, threads);
 }
 
-int64_t depthwise_items(const DepthwiseArgs& a) {
-  return a.batch * ((a.width + kDepthwiseColumns - 1) / kDepthwiseColumns) *
-         ((a.rows + kDepthwiseRows - 1) / kDepthwiseRows);
-}
-
 int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads) {
-  return total_bytes(padded(args.channels) * static_cast<int64_t>(sizeof(float)), depthwise_items(args),
-                     threads);
+  return total_bytes(slice_bytes(args), items_of(args), threads);
 }
 
 Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int threads) {
@@ -182,12 +186,11 @@ Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int th
       a.first_row < 0 || a.rows < 0 || a.rows > a.height - a.first_row || threads < 1)
     return Status::kBadShape;
   if (a.kernel > kMaxDepthwiseKernel) return Status::kUnsupported;
-  const int64_t items = depthwise_items(a);
+  const int64_t items = items_of(a), slice = slice_bytes(a);
   if (items == 0 || a.channels == 0) return Status::kOk;
   if (!a.x.data || !a.weight || !a.residual.data || !a.out.data || !workspace.data ||
       workspace.bytes < depthwise_workspace_bytes(a, threads))
     return Status::kBadShape;
-  const int64_t slice = padded(a.channels) * static_cast<int64_t>(sizeof(float));
   char* base = aligned(workspace.data);
   const auto item_function = kernels().depthwise;
   for_each_item(items, static_cast<int>(used_threads(items, threads)),

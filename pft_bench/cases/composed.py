@@ -1,11 +1,11 @@
 """The same sparse layer composed of public operators: what someone without these kernels would write.
 
 Two ways to the logits: `torch.sparse.sampled_addmm` on the kept positions (`composed-sampled`), or the dense product
-and a gather (`composed-dense`). The rest is the same: softmax by logsumexp, `topk`, `embedding_bag` over the kept
-values. What depends on the index alone is prepared beforehand and not timed: the sparsity pattern with the earlier
-logits, 64-bit indices, the flattened rows of the values, and the rows of the bias table. That is as it is where the
-layer before kept all its entries, and errs on the side of the composition elsewhere. The `-fresh` ones prepare it in
-the timed call, from the same inputs as our layers get: as it is after a layer that has selected.
+and a gather (`composed-dense`). The rest is the same: bias, softmax, `topk` where entries are dropped, `embedding_bag`
+over the kept values. What depends on the index alone is prepared beforehand and not timed: the sparsity pattern with
+the earlier logits, 64-bit indices, the flattened rows of the values, and the rows of the bias table. That is as it is
+where the layer before kept all its entries, and errs on the side of the composition elsewhere. The `-fresh` ones
+prepare it in the timed call, from the same inputs as our layers get: as it is after a layer that has selected.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ class Composition:
     def __init__(self, layer: Layer) -> None:
         assert layer.index is not None
         self.layer = layer
-        self.selects = layer.topk < layer.index.shape[-1]
         self.index = layer.index.long()
         windows, heads, queries, _ = layer.q.shape
         self.first_row = torch.arange(windows * heads).view(windows, heads, 1, 1) * layer.k.shape[2]
-        self.rows = None if self.selects else self._rows(self.index)
+        self.rows = None if layer.selects else self._rows(self.index)  # of all candidates
         relative = _relative_positions(math.isqrt(queries))
         rows = relative.expand(windows, heads, -1, -1).gather(-1, self.index)
         self.table_rows = rows.transpose(0, 1).reshape(heads, -1)

@@ -199,10 +199,6 @@ def _layer_alone(settings: Settings, step: tuple[int, int]) -> LayerGroup:
     return group
 
 
-def _model(settings: Settings, schedule: FocusSchedule) -> ModelGroup:
-    return ModelGroup(settings, schedule)
-
-
 def usual_steps(settings: Settings, schedule: FocusSchedule) -> list[tuple[int, int]]:
     """The dense and the sparse step (candidates, kept) that most layers of the schedule are."""
     area = settings.config.window_size**2
@@ -216,6 +212,6 @@ def thread_groups(settings: Settings) -> list[Group]:
     schedules = {schedule.num_topk: schedule for schedule in settings.schedules}.values()
     steps = dict.fromkeys(step for schedule in schedules for step in usual_steps(settings, schedule))
     makes: list[Callable[[Settings], Workload]] = [partial(_layer_alone, step=step) for step in steps]
-    makes += [partial(_model, schedule=schedule) for schedule in schedules]
+    makes += [partial(ModelGroup, schedule=schedule) for schedule in schedules]
     backends = [name for name in settings.backends if name != BASELINE] or [BASELINE]
     return [ThreadsGroup(settings, backend, make) for make in makes for backend in backends]

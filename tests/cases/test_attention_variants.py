@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from made import tiny_config
 
 from pft_bench.cases import Settings, plan_groups
 from pft_bench.cases import model as level
 from pft_bench.measure.rounds import Plan
-from pft_bench.model import PRESETS, PFTConfig, published_macs
+from pft_bench.model import PRESETS, published_macs
 from pft_bench.record import Status
 from pft_bench.report.tables import step_text
 
-TINY = PFTConfig(
-    embed_dim=12,
-    depths=(2, 2, 2),
-    num_heads=3,
-    num_topk=(16, 16, 5, 5, 2, 2),
-    window_size=4,
-    convffn_kernel_size=3,
-    mlp_ratio=2,
-    upscale=2,
-    upsampler="pixelshuffledirect",
-)
+TINY = tiny_config(16, 5, 2)
 NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
 
 

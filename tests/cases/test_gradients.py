@@ -55,3 +55,9 @@ def test_counts_of_both_are_the_sum(op):
 def test_a_model_has_no_backward_alone():
     with pytest.raises(ValueError, match="mode backward is for levels op and layer, got layer, model"):
         Settings.make(schedules=["1024,256"], levels=["layer", "model"], mode="backward")
+
+
+def test_bytes_of_a_backward_are_counted_by_hand():
+    """216 rows: q, k and both gradients of 8 floats; the products and their gradient, of 20; the index."""
+    problem = Problem("sddmm", 2, 3, 36, 8, 20, 20, mode="backward")
+    assert problem.kernel_bytes() == 216 * (4 * 8 * 4 + 2 * 20 * 4 + 20 * 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import product
+from made import product, tiny_config
 
 from pft_bench.backends import get
 from pft_bench.cases import Settings, plan_groups
@@ -21,20 +21,10 @@ from pft_bench.insight.counts import formula_counts
 from pft_bench.measure.candidate import Refused, Verified, verify
 from pft_bench.measure.rounds import Plan
 from pft_bench.measure.timer import CpuTimer
-from pft_bench.model import PFT, PRESETS, PFTConfig
+from pft_bench.model import PFT, PRESETS
 from pft_bench.record import Status
 
-TINY = PFTConfig(
-    embed_dim=12,
-    depths=(2, 2, 2),
-    num_heads=3,
-    num_topk=(16, 16, 5, 5, 5, 5),
-    window_size=4,
-    convffn_kernel_size=3,
-    mlp_ratio=2,
-    upscale=2,
-    upsampler="pixelshuffledirect",
-)
+TINY = tiny_config(16, 5, 5)
 LAYERS = 6
 Make = Callable[..., Settings]
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -9,23 +9,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from made import tiny_config
 
 from pft_bench.backends import base
 from pft_bench.cli import main
 from pft_bench.measure import roof
-from pft_bench.model import PRESETS, PFTConfig
+from pft_bench.model import PRESETS
 
-TINY = PFTConfig(
-    embed_dim=12,
-    depths=(2, 2),
-    num_heads=3,
-    num_topk=(16, 16, 5, 5),
-    window_size=4,
-    convffn_kernel_size=3,
-    mlp_ratio=2,
-    upscale=2,
-    upsampler="pixelshuffledirect",
-)
+TINY = tiny_config(16, 5)
 
 
 class Ended(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from made import tiny_config
 
 from pft_bench import stages
 from pft_bench.backends import Layer
@@ -21,14 +22,11 @@ from pft_bench.insight.ranges import model_ranges
 from pft_bench.insight.statistics import collect
 from pft_bench.measure.profile import marked, profiled, write_memory
 from pft_bench.measure.rounds import Plan
-from pft_bench.model import PFT, PRESETS, PFTConfig
+from pft_bench.model import PFT, PRESETS
 from pft_bench.record import Record, Status
 from pft_bench.report.amdahl import ceilings
 
-TINY = PFTConfig(
-    embed_dim=12, depths=(2, 2, 2), num_heads=3, num_topk=(16, 16, 5, 5, 3, 3), window_size=4,
-    convffn_kernel_size=3, mlp_ratio=2, upscale=2, upsampler="pixelshuffledirect",
-)  # fmt: skip
+TINY = tiny_config(16, 5, 3)
 
 
 def planted(crossing: float, blur: float = 1.0) -> tuple[list[int], object]:
