@@ -2,7 +2,7 @@
 
 from .backends import BackendInfo, BackendUnavailable, backends
 from .model import PFT, load
-from .ops import ChainState, progressive_attention, sddmm, spmm, spmm_transpose
+from .ops import ChainState, Index, progressive_attention, sddmm, spmm, spmm_transpose
 
 __version__ = "0.1.0"
 
@@ -11,6 +11,7 @@ __all__ = [
     "BackendInfo",
     "BackendUnavailable",
     "ChainState",
+    "Index",
     "backends",
     "load",
     "progressive_attention",

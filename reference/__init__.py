@@ -1,6 +1,6 @@
 """The specification: every op in plain PyTorch, readable before fast, on any device and in any float dtype."""
 
-from .attention import attention, index_dtype, kept_positions, relative_position
+from .attention import attention, bias_and_region, index_dtype, kept_positions, relative_position
 from .layer import Layer
 from .sparse import accumulation_dtype, sddmm, spmm, spmm_transpose
 
@@ -8,6 +8,7 @@ __all__ = [
     "Layer",
     "accumulation_dtype",
     "attention",
+    "bias_and_region",
     "index_dtype",
     "kept_positions",
     "relative_position",

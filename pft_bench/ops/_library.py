@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("pft_bench", "DEF")
 
@@ -26,3 +27,31 @@ def full_precision(tensor: Tensor) -> torch.autocast:
 def unit_last_stride(tensor: Tensor) -> Tensor:
     """`tensor`, copied only when neighbours along its last dimension do not lie side by side."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def is_differentiated(inputs: Iterable[object]) -> bool:
+    """Whether a derivative of any kind is wanted with respect to one of the inputs."""
+    if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
+        return True
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+
+
+_DEFAULT_KEYS = (
+    torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+).raw_repr()
+
+
+def is_plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether an op on these may call its kernel at once, because nobody would see the difference.
+
+    What the dispatcher is there for must be absent: compilers and tracers, modes (fake tensors, FLOP counters),
+    transforms, profilers, derivatives, tensors of other classes. The way through it costs as much as a small kernel.
+    """
+    if torch.compiler.is_compiling() or torch._C._dispatch_tls_local_include_set().raw_repr() & ~_DEFAULT_KEYS:
+        return False
+    if torch._C._len_torch_function_stack() or torch.autograd._profiler_enabled():
+        return False
+    return all(type(x) is Tensor or type(x) is torch.nn.Parameter for x in tensors) and not is_differentiated(
+        tensors
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
-from ._library import define, unit_last_stride
+from ._autograd import one_by_one, register_derivatives
+from ._library import define, is_plain, unit_last_stride
 from .validate import describe, require_count, require_same, require_shape, require_tensor
 
 
@@ -57,7 +59,10 @@ def depthwise_gelu_add(
     chosen = require(backend, x.device, x.dtype)
     if chosen.composite:
         return chosen.depthwise_gelu_add(x, weight, bias, residual, first_row)
-    made: Tensor = torch.ops.pft_bench.depthwise_gelu_add(x, weight, bias, residual, first_row, chosen.name)
+    inputs = (x, weight, bias, residual, first_row, chosen.name)
+    if is_plain([x for x in inputs if isinstance(x, Tensor)]):
+        return _run(*inputs)
+    made: Tensor = torch.ops.pft_bench.depthwise_gelu_add(*inputs)
     return made
 
 
@@ -82,13 +87,21 @@ def _(
     return residual.new_empty(residual.shape)
 
 
-def _no_backward(ctx: Any, grad: Tensor) -> None:
+def _no_derivative(ctx: Any, *_: Tensor | None) -> Any:
     raise NotImplementedError(
         "depthwise_gelu_add has no gradient: a model computes it under torch.no_grad() alone; backend 'dense' has one"
     )
 
 
-torch.library.register_autograd("pft_bench::depthwise_gelu_add", _no_backward)
+register_derivatives(
+    "depthwise_gelu_add",
+    save=lambda ctx, inputs, output: None,
+    backward=_no_derivative,
+    jvp=_no_derivative,
+)
+torch.library.register_vmap(
+    "pft_bench::depthwise_gelu_add", partial(one_by_one, torch.ops.pft_bench.depthwise_gelu_add)
+)
 
 
 @register_flop_formula(torch.ops.pft_bench.depthwise_gelu_add)

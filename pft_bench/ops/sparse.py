@@ -6,26 +6,21 @@ entries a row (the ELL format: distinct keys, any order).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..backends import get, require
-from ._library import define, full_precision, unit_last_stride
-from .index import checked_index
-from .validate import (
-    require_count,
-    require_index,
-    require_nonempty,
-    require_same,
-    require_shape,
-    require_tensor,
-)
+from ..backends import Backend, get, require
+from ._autograd import Grads, InDims, in_front, register_derivatives
+from ._library import define, full_precision, is_plain, unit_last_stride
+from .index import Index, places_of
+from .validate import require_count, require_nonempty, require_same, require_shape, require_tensor
 
 
-def sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
+def sddmm(q: Tensor, k: Tensor, index: Tensor | Index, backend: str = "auto") -> Tensor:
     """Sampled dense-dense product (SDDMM): only the products of queries with the keys that `index` names.
 
     ``out[b,i,t] = sum_e q[b,i,e] * k[b, index[b,i,t], e]``
@@ -33,7 +28,7 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     Args:
         q: queries [B, N, D], floating point, any strides.
         k: keys [B, M, D], dtype and device of `q`.
-        index: kept keys [B, N, K], int16/int32/int64, distinct within a row.
+        index: kept keys [B, N, K], int16/int32/int64, distinct within a row; an `Index` is not checked again.
         backend: a name from `pft_bench.backends()`, or "auto".
 
     Returns:
@@ -45,21 +40,17 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     """
     require_tensor("q", q, "[B, N, D]")
     require_tensor("k", k, "[B, M, D]")
-    require_index(index, "[B, N, K]")
     require_same("k", k, "q", q)
-    require_same("index", index, "q", q, dtype=False)
-    require_shape("k", k, (q.shape[0], k.shape[1], q.shape[2]), "[B, M, D]")
-    require_shape("index", index, (*q.shape[:2], index.shape[2]), "[B, N, K]")
-    require_nonempty("the head_dim D of q", q.shape[2], q)
+    batch, queries, dim = q.shape
+    keys = k.shape[1]
+    require_shape("k", k, (batch, keys, dim), "[B, M, D]")
+    require_nonempty("the head_dim D of q", dim, q)
     chosen = require(backend, q.device, q.dtype)
-    index = checked_index(index, k.shape[1])
-    if chosen.composite:
-        with full_precision(q):
-            return chosen.sddmm(q, k, index)
-    return torch.ops.pft_bench.sddmm(q, k, index, chosen.name)
+    places = places_of(index, keys, "q", q, (batch, queries, None))
+    return _product("sddmm", chosen, q, k, places)
 
 
-def spmm(a: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
+def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> Tensor:
     """Sparse-dense product (SpMM): the rows of `v` that `index` names, weighted with `a` and summed.
 
     ``out[b,i,:] = sum_t a[b,i,t] * v[b, index[b,i,t], :]``
@@ -67,7 +58,7 @@ def spmm(a: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     Args:
         a: weights [B, N, K], floating point, any strides.
         v: values [B, M, D], dtype and device of `a`.
-        index: kept keys [B, N, K], int16/int32/int64, distinct within a row.
+        index: kept keys [B, N, K], int16/int32/int64, distinct within a row; an `Index` is not checked again.
         backend: a name from `pft_bench.backends()`, or "auto".
 
     Returns:
@@ -75,21 +66,18 @@ def spmm(a: Tensor, v: Tensor, index: Tensor, backend: str = "auto") -> Tensor:
     """
     require_tensor("a", a, "[B, N, K]")
     require_tensor("v", v, "[B, M, D]")
-    require_index(index, "[B, N, K]")
     require_same("v", v, "a", a)
-    require_same("index", index, "a", a, dtype=False)
-    require_shape("v", v, (a.shape[0], *v.shape[1:]), "[B, M, D]")
-    require_shape("index", index, a.shape, "[B, N, K]")
-    require_nonempty("the head_dim D of v", v.shape[2], v)
+    batch, keys, dim = v.shape
+    require_shape("v", v, (a.shape[0], keys, dim), "[B, M, D]")
+    require_nonempty("the head_dim D of v", dim, v)
     chosen = require(backend, a.device, a.dtype)
-    index = checked_index(index, v.shape[1])
-    if chosen.composite:
-        with full_precision(a):
-            return chosen.spmm(a, v, index)
-    return torch.ops.pft_bench.spmm(a, v, index, chosen.name)
+    places = places_of(index, keys, "a", a, a.shape)
+    return _product("spmm", chosen, a, v, places)
 
 
-def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int, backend: str = "auto") -> Tensor:
+def spmm_transpose(
+    a: Tensor, x: Tensor, index: Tensor | Index, num_keys: int | None = None, backend: str = "auto"
+) -> Tensor:
     """The transposed SpMM: every weighted row of `x` is added to the key that `index` names.
 
     ``out[b,j,:] = sum of a[b,i,t] * x[b,i,:] over (i,t) with index[b,i,t] == j``, in a fixed order, without atomics.
@@ -97,8 +85,8 @@ def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int, backend: 
     Args:
         a: weights [B, N, K], floating point, any strides.
         x: rows [B, N, D], dtype and device of `a`.
-        index: keys [B, N, K], int16/int32/int64, distinct within a row.
-        num_keys: M, the number of keys.
+        index: keys [B, N, K], int16/int32/int64, distinct within a row; an `Index` is not checked again.
+        num_keys: M, the number of keys; an `Index` knows it.
         backend: a name from `pft_bench.backends()`, or "auto".
 
     Returns:
@@ -106,19 +94,30 @@ def spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int, backend: 
     """
     require_tensor("a", a, "[B, N, K]")
     require_tensor("x", x, "[B, N, D]")
-    require_index(index, "[B, N, K]")
-    require_count("num_keys", num_keys, 0)
+    if num_keys is None and isinstance(index, Index):
+        num_keys = index.num_keys
+    num_keys = require_count("num_keys", num_keys, 0)
     require_same("x", x, "a", a)
-    require_same("index", index, "a", a, dtype=False)
-    require_shape("x", x, (*a.shape[:2], x.shape[2]), "[B, N, D]")
-    require_shape("index", index, a.shape, "[B, N, K]")
-    require_nonempty("the head_dim D of x", x.shape[2], x)
+    batch, queries, _ = a.shape
+    dim = x.shape[2]
+    require_shape("x", x, (batch, queries, dim), "[B, N, D]")
+    require_nonempty("the head_dim D of x", dim, x)
     chosen = require(backend, a.device, a.dtype)
-    index = checked_index(index, num_keys)
+    places = places_of(index, num_keys, "a", a, a.shape)
+    return _product("spmm_transpose", chosen, a, x, places, num_keys)
+
+
+def _product(
+    name: str, chosen: Backend, left: Tensor, right: Tensor, places: Tensor, *num_keys: int
+) -> Tensor:
     if chosen.composite:
-        with full_precision(a):
-            return chosen.spmm_transpose(a, x, index, num_keys)
-    return torch.ops.pft_bench.spmm_transpose(a, x, index, num_keys, chosen.name)
+        with full_precision(left):
+            made: Tensor = getattr(chosen, name)(left, right, places, *num_keys)
+    elif is_plain((left, right, places)):
+        made = _RUN[name](left, right, places, *num_keys, chosen.name)
+    else:
+        made = getattr(torch.ops.pft_bench, name)(left, right, places, *num_keys, chosen.name)
+    return made
 
 
 def _run_sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str) -> Tensor:
@@ -133,6 +132,11 @@ def _run_spmm_transpose(a: Tensor, x: Tensor, index: Tensor, num_keys: int, back
     return get(backend).spmm_transpose(unit_last_stride(a), unit_last_stride(x), index, num_keys)
 
 
+_RUN: dict[str, Callable[..., Tensor]] = {
+    "sddmm": _run_sddmm,
+    "spmm": _run_spmm,
+    "spmm_transpose": _run_spmm_transpose,
+}
 define("sddmm(Tensor q, Tensor k, Tensor index, str backend) -> Tensor", _run_sddmm)
 define("spmm(Tensor a, Tensor v, Tensor index, str backend) -> Tensor", _run_spmm)
 define(
@@ -157,37 +161,72 @@ def _(a: Tensor, x: Tensor, index: Tensor, num_keys: int, backend: str) -> Tenso
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.backend = inputs[-1]
-    ctx.save_for_backward(*inputs[:3])
+    *tensors, ctx.numbers = *inputs[:3], inputs[3:]
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
 
 
-def _sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _sddmm_backward(ctx: Any, grad: Tensor) -> Grads:
     q, k, index = ctx.saved_tensors
-    ops = torch.ops.pft_bench
-    grad_q = ops.spmm(grad, k, index, ctx.backend) if ctx.needs_input_grad[0] else None
-    grad_k = ops.spmm_transpose(grad, q, index, k.shape[1], ctx.backend) if ctx.needs_input_grad[1] else None
+    ops, (backend,) = torch.ops.pft_bench, ctx.numbers
+    grad_q = ops.spmm(grad, k, index, backend) if ctx.needs_input_grad[0] else None
+    grad_k = ops.spmm_transpose(grad, q, index, k.shape[1], backend) if ctx.needs_input_grad[1] else None
     return grad_q, grad_k, None, None
 
 
-def _spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _spmm_backward(ctx: Any, grad: Tensor) -> Grads:
     a, v, index = ctx.saved_tensors
-    ops = torch.ops.pft_bench
-    grad_a = ops.sddmm(grad, v, index, ctx.backend) if ctx.needs_input_grad[0] else None
-    grad_v = ops.spmm_transpose(a, grad, index, v.shape[1], ctx.backend) if ctx.needs_input_grad[1] else None
+    ops, (backend,) = torch.ops.pft_bench, ctx.numbers
+    grad_a = ops.sddmm(grad, v, index, backend) if ctx.needs_input_grad[0] else None
+    grad_v = ops.spmm_transpose(a, grad, index, v.shape[1], backend) if ctx.needs_input_grad[1] else None
     return grad_a, grad_v, None, None
 
 
-def _spmm_transpose_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _spmm_transpose_backward(ctx: Any, grad: Tensor) -> Grads:
     a, x, index = ctx.saved_tensors
-    ops = torch.ops.pft_bench
-    grad_a = ops.sddmm(x, grad, index, ctx.backend) if ctx.needs_input_grad[0] else None
-    grad_x = ops.spmm(a, grad, index, ctx.backend) if ctx.needs_input_grad[1] else None
+    ops, (_, backend) = torch.ops.pft_bench, ctx.numbers
+    grad_a = ops.sddmm(x, grad, index, backend) if ctx.needs_input_grad[0] else None
+    grad_x = ops.spmm(a, grad, index, backend) if ctx.needs_input_grad[1] else None
     return grad_a, grad_x, None, None, None
 
 
-torch.library.register_autograd("pft_bench::sddmm", _sddmm_backward, setup_context=_save)
-torch.library.register_autograd("pft_bench::spmm", _spmm_backward, setup_context=_save)
-torch.library.register_autograd("pft_bench::spmm_transpose", _spmm_transpose_backward, setup_context=_save)
+def _jvp_of(name: str) -> Callable[..., Tensor]:
+    """The product rule: each product is linear in its first argument and in its second."""
+
+    def jvp(ctx: Any, left: Tensor | None, right: Tensor | None, *_: object) -> Tensor:
+        first, second, index = ctx.saved_tensors
+        product = getattr(torch.ops.pft_bench, name)
+        parts = [
+            product(one, other, index, *ctx.numbers)
+            for one, other in ((left, second), (first, right))
+            if one is not None and other is not None
+        ]
+        tangent: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return tangent
+
+    return jvp
+
+
+def _vmap_of(name: str) -> Callable[..., tuple[Tensor, int]]:
+    """The batch is so many more window-heads."""
+
+    def rule(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Tensor, int]:
+        count = info.batch_size
+        tensors = (in_front(x, dim, count) for x, dim in zip(inputs[:3], in_dims[:3], strict=True))
+        flat = (x.flatten(0, 1) for x in tensors if x is not None)
+        out = getattr(torch.ops.pft_bench, name)(*flat, *inputs[3:])
+        return out.unflatten(0, (count, out.shape[0] // count)), 0
+
+    return rule
+
+
+for _name, _backward in (
+    ("sddmm", _sddmm_backward),
+    ("spmm", _spmm_backward),
+    ("spmm_transpose", _spmm_transpose_backward),
+):
+    register_derivatives(_name, save=_save, backward=_backward, jvp=_jvp_of(_name))
+    torch.library.register_vmap(f"pft_bench::{_name}", _vmap_of(_name))
 
 
 @register_flop_formula(

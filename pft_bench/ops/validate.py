@@ -42,7 +42,7 @@ def require_index(value: object, layout: str) -> Tensor:
 
 def require_shape(name: str, value: Tensor, expected: Sequence[int], layout: str) -> None:
     """Raise unless `value` has the shape `expected`, which `layout` names."""
-    if list(value.shape) != list(expected):
+    if value.shape != tuple(expected):
         raise ValueError(f"{name} must be {layout} = {list(expected)}, got {describe(value)}")
 
 
