@@ -17,9 +17,19 @@ def peak_per_second(what: str, block_bytes: int, threads: int) -> float:
     """
 
 def index_error(
-    index: int, index_bytes: int, rows: int, kept: int, keys: int, threads: int = 0
+    index: int,
+    index_bytes: int,
+    rows: int,
+    kept: int,
+    keys: int,
+    threads: int = 0,
+    to: int = 0,
+    to_bytes: int = 4,
 ) -> tuple[int, int, int, str] | None:
-    """First bad entry as (row, position, value, "range" or "duplicate"); threads 0: as many as OpenMP would use."""
+    """First bad entry as (row, position, value, "range" or "duplicate"); threads 0: as many as OpenMP would use.
+
+    `to` receives a copy in `to_bytes` an entry, 2 for up to 32767 keys, else 4; incomplete where something is wrong.
+    """
 
 def sddmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...
 def spmm_workspace_bytes(sizes: _Sizes, threads: int) -> int: ...

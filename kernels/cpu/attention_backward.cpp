@@ -3,7 +3,8 @@
 //   G = A (dA - delta) + grad_logits - [row's first maximum] sum(grad_logits)
 //   grad_q = scale G K, grad_k = scale G^T Q, grad_v = A_kept^T grad_out, grad_bias = sum of G,
 //   grad_logits_prev = G.
-// The last term of G is there because logits are handed on relative to their row's maximum.
+// The last term of G is there because logits are handed on relative to their row's maximum. A row whose
+// grad_out and grad_logits are zero adds nothing, whatever is in it: 0 times its NaN would be one.
 #include "attention_logits.hpp"
 #include "items.hpp"
 
@@ -92,6 +93,22 @@ Entries gradient_of_weights(const Pass& pass, int64_t first, int64_t rows) {
   return kept;
 }
 
+bool all_zero(const float* x, int64_t n) {
+  int64_t t = 0;
+  while (t < n && x[t] == 0.0f) ++t;
+  return t == n;
+}
+
+// Takes block row r out of all sums of the block.
+void leave_out(const Pass& pass, int64_t r) {
+  const AttentionShape& s = pass.item.s;
+  const AttentionBuffers& b = pass.item.buffers;
+  fill(b.z + r * ld_candidates(s), ld_candidates(s), 0.0f);
+  fill(b.grad_z + r * ld_candidates(s), ld_candidates(s), 0.0f);
+  fill(b.q + r * padded(s.dim_qk), padded(s.dim_qk), 0.0f);
+  if (!pass.keeps_all()) fill(b.kept_values + r * ld_kept(s), ld_kept(s), 0.0f);
+}
+
 // z becomes A, grad_z G. dA comes in grad_z where everything is kept, else in kept_values, which becomes A of
 // the kept entries.
 void gradient_of_row(const Pass& pass, int64_t i, int64_t r) {
@@ -102,6 +119,8 @@ void gradient_of_row(const Pass& pass, int64_t i, int64_t r) {
   float* z = b.z + r * ld_candidates(s);
   float* g = b.grad_z + r * ld_candidates(s);
   const float* grad_logits = pass.args.grad_logits ? pass.args.grad_logits + row * kept : nullptr;
+  if (all_zero(b.grad_out + r * padded(s.dim_v), s.dim_v) && (!grad_logits || all_zero(grad_logits, kept)))
+    return leave_out(pass, r);
   const int64_t largest = grad_logits ? first_maximum(z, nv) : 0;
   row_exp(z, nv, pass.args.lse[row], z);
   const float delta = delta_of(pass, i, r);

@@ -34,22 +34,40 @@ void write_index(const MutableIndex& index, int64_t row, int64_t count, const in
   }
 }
 
-// Softmax of one row; z is left as the exponentials of what is kept, or they go to the kept arrays.
-// Returns one over the sum of all exponentials.
-float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i, int64_t r,
+// Values are summed with exponentials as weights and divided afterwards. Where such a sum could overflow
+// although its mean does not, the exponentials are lowered by this power of two. 0 for values of usual size.
+int32_t lowering(const Item& item) {
+  const AttentionShape& s = item.s;
+  const Matrices<const float>& v = item.in.v;
+  const float* row = item_rows(v, item.window, item.head);
+  float most = 0.0f;
+  for (int64_t j = 0; j < s.keys; ++j, row += v.stride_row) {
+    const float m = row_magnitude(row, s.dim_v);
+    most = m > most ? m : most;
+  }
+  int32_t lowered = 0;
+  for (float sum = most * 0x1p-64f * static_cast<float>(s.candidates); sum >= 0x1p63f && lowered < 63;
+       sum *= 0.5f)
+    ++lowered;
+  return lowered;
+}
+
+// Softmax of one row; z is left as the exponentials of what is kept, or they go to the kept arrays, lowered
+// by a power of two. Returns one over the sum of all exponentials, raised by as much.
+float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i, int64_t r, int32_t lowered,
                   SearchStart* start) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
   const int64_t nv = vectors(s.candidates), row = item.row(i);
   float* z = b.z + r * ld_candidates(s);
-  const float max = row_max(z, nv);
+  const float max = row_max(z, nv), raised = static_cast<float>(uint64_t{1} << lowered);
   if (!selects(s)) {
     if (item.sparse()) {
       float* relative = args.new_logits + row * s.candidates;
       for (int64_t t = 0; t < s.candidates; ++t) relative[t] = z[t] - max;
     }
-    const float total = row_exp(z, nv, max, z);
-    args.lse[row] = max + logf(total);
+    const float total = row_exp(z, nv, max, z, lowered);
+    args.lse[row] = max + logf(total * raised);
     return 1.0f / total;
   }
   const float total = row_exp(z, nv, max, nullptr);
@@ -69,8 +87,8 @@ float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i,
   write_index(args.new_index, row, s.topk, kept);
   copy_row(values, s.topk, args.new_logits + row * s.topk);
   pad_row(values, s.topk);
-  row_exp(values, vectors(s.topk), 0.0f, values);
-  return 1.0f / total;
+  row_exp(values, vectors(s.topk), 0.0f, values, lowered);
+  return raised / total;
 }
 
 void dense_values(const Item& item, int64_t rows, const float* factors, float* out, int64_t stride) {
@@ -105,6 +123,7 @@ void attention_forward_item(const AttentionForwardArgs& args, int64_t number, vo
   };
   prepare(&item, workspace);
   SearchStart start;
+  const int32_t lowered = lowering(item);
   const int64_t block = block_rows(item.sparse());
   float factors[kSparseBlockRows];
   float* out = item_rows(args.out, item.window, item.head);
@@ -115,7 +134,7 @@ void attention_forward_item(const AttentionForwardArgs& args, int64_t number, vo
     else
       dense_logits(item, first, rows);
     phase(0);
-    for (int64_t r = 0; r < rows; ++r) factors[r] = softmax_row(args, item, first + r, r, &start);
+    for (int64_t r = 0; r < rows; ++r) factors[r] = softmax_row(args, item, first + r, r, lowered, &start);
     phase(1);
     if (item.sparse() || selects(s))
       kept_values(item, rows, factors, out, args.out.stride_row);

@@ -13,11 +13,11 @@ PFT_CPU_DECLARE_ITEMS(avx512)
 namespace pft::cpu {
 namespace {
 
-#define PFT_CPU_KERNELS(isa, supported)                                                                      \
-  Kernels {                                                                                                  \
-    #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item, isa::row_reads_item,         \
-        isa::depthwise_item, isa::attention_forward_item, isa::attention_backward_item, isa::peak_fma_flops, \
-        isa::peak_load_bytes, isa::peak_gather_bytes                                                         \
+#define PFT_CPU_KERNELS(isa, supported)                                                              \
+  Kernels {                                                                                          \
+    #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item, isa::row_reads_item, \
+        isa::depthwise_item, isa::attention_forward_item, isa::attention_backward_item,              \
+        isa::index_rows_item, isa::peak_fma_flops, isa::peak_load_bytes, isa::peak_gather_bytes      \
   }
 
 bool always() { return true; }

@@ -14,6 +14,7 @@ struct Kernels {
   void (*depthwise)(const DepthwiseArgs&, int64_t, void*);
   void (*attention_forward)(const AttentionForwardArgs&, int64_t, void*, double*);
   void (*attention_backward)(const AttentionBackwardArgs&, int64_t, void*, float*);
+  bool (*index_rows)(const IndexRowsArgs&, int64_t, int64_t);
   int64_t (*peak_fma_flops)(int64_t);
   int64_t (*peak_load_bytes)(const float*, int64_t, int64_t);
   int64_t (*peak_gather_bytes)(const float*, int64_t, int64_t);

@@ -13,6 +13,7 @@
                               double* phase_seconds);                                            \
   void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace, \
                                float* grad_bias);                                                \
+  bool index_rows_item(const IndexRowsArgs& args, int64_t first, int64_t rows);                  \
   int64_t peak_fma_flops(int64_t rounds);                                                        \
   int64_t peak_load_bytes(const float* block, int64_t floats, int64_t rounds);                   \
   int64_t peak_gather_bytes(const float* block, int64_t floats, int64_t rows);                   \

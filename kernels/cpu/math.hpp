@@ -11,10 +11,10 @@ constexpr float kMinusInfinity = -__builtin_inff();
 
 inline F max(F a, F b) { return a > b ? a : b; }
 
-// e^x to about 1 ulp for x <= 88.7; below -87.3, where the result would be subnormal, 0; NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two-part ln 2), e^r by the polynomial of Cephes'
-// expf.
-inline F exp(F x) {
+// e^x 2^-lowered to about 1 ulp for x <= 88.7; where the result would be subnormal, 0 (below -87.3 for
+// lowered = 0); NaN stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two-part ln 2), e^r by
+// the polynomial of Cephes' expf. The lowering costs nothing: it is part of the exponent.
+inline F exp(F x, int32_t lowered = 0) {
   const F limited = x > set1(88.7f) ? set1(88.7f) : x;
   const F magic =
       set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, found in the low bits of the sum
@@ -29,9 +29,9 @@ inline F exp(F x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(p, r * r, r) + set1(1.0f);
-  const I power = (reinterpret_cast<I>(shifted) << 23) + 0x3f800000;
+  const I power = (reinterpret_cast<I>(shifted) << 23) + (0x3f800000 - (lowered << 23));
   const F result = p * reinterpret_cast<F>(power);
-  return x < set1(-87.3f) ? set1(0.0f) : result;
+  return x < set1(-87.3f + 0.6931472f * static_cast<float>(lowered)) ? set1(0.0f) : result;
 }
 
 // Largest lane; a NaN may or may not show.
@@ -56,11 +56,11 @@ inline float row_max(const float* z, int64_t nv) {
   return max_lane(max(m0, m1));
 }
 
-// Sum of e^(z - shift); e receives the terms unless it is null.
-inline float row_exp(const float* z, int64_t nv, float shift, float* e) {
+// Sum of e^(z - shift) 2^-lowered; e receives the terms unless it is null.
+inline float row_exp(const float* z, int64_t nv, float shift, float* e, int32_t lowered = 0) {
   F total = set1(0.0f);
   for (int64_t c = 0; c < nv; ++c) {
-    const F x = exp(load(z + c * kLanes) - set1(shift));
+    const F x = exp(load(z + c * kLanes) - set1(shift), lowered);
     if (e) store(e + c * kLanes, x);
     total = total + x;
   }
@@ -70,6 +70,18 @@ inline float row_exp(const float* z, int64_t nv, float shift, float* e) {
 // Fills the row up to a whole number of vectors.
 inline void pad_row(float* z, int64_t n) {
   for (int64_t t = n; t < vectors(n) * kLanes; ++t) z[t] = kMinusInfinity;
+}
+
+// Largest magnitude of a row, NaN aside.
+inline float row_magnitude(const float* x, int64_t n) {
+  F most = set1(0.0f);
+  int64_t e = 0;
+  for (; e + kLanes <= n; e += kLanes) most = max(max(load(x + e), -load(x + e)), most);
+  if (e < n) {
+    const F last = load_n(x + e, static_cast<int>(n - e));
+    most = max(max(last, -last), most);
+  }
+  return max_lane(most);
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {

@@ -29,7 +29,7 @@ class WindowAttention(nn.Module):
         """Attend: `qkv` [W, N, 3*C] to ([W, N, C] before `proj`, the chain's next state)."""
         windows, tokens, width = qkv.shape
         heads, channels = self.num_heads, width // 3
-        q, k, v = qkv.view(windows, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(windows, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4).unbind()
         bias = self.relative_position_bias_table.expand(-1, heads)
         out, state = self.attend(Layer(q, k, v, bias, region, state, topk, backend))
         return out.transpose(1, 2).reshape(windows, tokens, channels), state
@@ -87,9 +87,7 @@ class PFTLayer(nn.Module):
             v = from_windows(qkv.chunk(3, dim=-1)[2], self.window_size, height, width, self.shift)
         del qkv
         with stage("lepe"):
-            mixed = self.v_LePE(v)
-            # In place: nothing keeps this output (see ConvFFN), and the attention's own output is kept.
-            mixed += attended
+            mixed = self.v_LePE(v) + attended
         del v, attended
         with stage("projection"):
             return self.attn_win.proj(mixed), state

@@ -17,11 +17,12 @@ def mirror_pad(x: Tensor, multiple: int) -> Tensor:
     is mirrored again until it is large enough.
     """
     for dim in (2, 3):
-        target = -(-x.shape[dim] // multiple) * multiple
-        while x.shape[dim] < target:
-            missing = min(target - x.shape[dim], x.shape[dim])
-            mirrored = x.narrow(dim, x.shape[dim] - missing, missing).flip(dim)
-            x = torch.cat([x, mirrored], dim)
+        size = x.shape[dim]
+        target = -(-size // multiple) * multiple
+        # A graph is to serve all sizes: it does not ask whether there is anything to pad.
+        if torch.compiler.is_compiling() or target != size:
+            place = torch.arange(target, device=x.device) % (2 * size)
+            x = x.index_select(dim, torch.minimum(place, 2 * size - 1 - place))
     return x
 
 
@@ -75,7 +76,7 @@ class DepthwiseConv(nn.Module):
         self.depthwise_conv = nn.Sequential(conv, nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return gelu(conv(x)), in new memory that the caller may write to."""
+        """Return gelu(conv(x))."""
         return convolve(self.depthwise_conv, x)
 
 
@@ -92,23 +93,25 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, h, w, dim] to [B, h, w, dim]."""
         hidden = self.act(self.fc1(x))
-        mixed = self.dwconv(hidden)
-        # In place: GELU's backward needs its input, not this output, and the hidden map is the largest of the layer.
-        mixed += hidden
+        mixed = self.dwconv(hidden) + hidden
         del hidden
         out: Tensor = self.fc2(mixed)
         return out
 
 
 def block_convolution(dim: int, kind: str) -> nn.Module:
-    """Make the convolution that closes a block, "1conv" or the bottleneck "3conv"."""
+    """Make the convolution that closes a block, "1conv" or the bottleneck "3conv".
+
+    Here and in the upsamplers activations are not in place, as the published ones are: a module's output belongs to
+    whoever hooks it.
+    """
     if kind == "1conv":
         return nn.Conv2d(dim, dim, 3, padding=1)
     return nn.Sequential(
         nn.Conv2d(dim, dim // 4, 3, padding=1),
-        nn.LeakyReLU(0.2, inplace=True),
+        nn.LeakyReLU(0.2),
         nn.Conv2d(dim // 4, dim // 4, 1),
-        nn.LeakyReLU(0.2, inplace=True),
+        nn.LeakyReLU(0.2),
         nn.Conv2d(dim // 4, dim, 3, padding=1),
     )
 

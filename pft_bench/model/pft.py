@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..backends import get as get_backend
 from ..ops import ChainState
 from ..stages import part, stage
 from .attention import PFTLayer
+from .block import Block
 from .config import PFTConfig
-from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
-from .strips import Chain, Strip, infer_layer, strips
+from .layers import block_convolution, mirror_pad, region_map, relative_position_index
+from .stock import may_infer
+from .strips import Chain, strips
 from .upsamplers import add_upsampler, reconstruct
 
 # The mean of DIV2K, which the published model subtracts from three-channel images.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-
-
-class LayerGroup(nn.Module):
-    """The layers of a block: a level that the published keys have, layers.B.residual_group.layers.L.*."""
-
-    def __init__(self, layers: Iterable[PFTLayer]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def __iter__(self) -> Iterator[PFTLayer]:
-        return cast(Iterator[PFTLayer], iter(self.layers))
-
-
-class Block(nn.Module):
-    """Some layers, a convolution, and the block's input added to its result."""
-
-    def __init__(self, config: PFTConfig, layers: Iterable[PFTLayer]) -> None:
-        super().__init__()
-        self.residual_group = LayerGroup(layers)
-        self.conv = block_convolution(config.embed_dim, config.resi_connection)
-        self.use_checkpoint = config.use_checkpoint
-
-    def forward(
-        self, x: Tensor, chains: list[ChainState | None], region: Tensor | None, backend: str
-    ) -> Tensor:
-        """Map [B, h, w, C] to itself; `chains` (unshifted, shifted) is read and updated in place."""
-        block_input = x
-        for layer in self.residual_group:
-            # Taken out of the list, so that the old state can be freed as soon as the layer has used it.
-            state, chains[layer.chain] = chains[layer.chain], None
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x, state = checkpoint(
-                    layer, x, state, region, backend, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                x, state = layer(x, state, region, backend)
-            chains[layer.chain] = state
-            del state
-        with stage("conv"):
-            return convolve(self.conv, x) + block_input
-
-    def infer(
-        self, x: Tensor, chains: Sequence[Chain], region: Tensor | None, backend: str, cuts: Sequence[Strip]
-    ) -> Tensor:
-        """The same without gradients, strip by strip; `chains` holds one state for each strip."""
-        block_input = x
-        for layer in self.residual_group:
-            with part(layer):
-                x = infer_layer(layer, x, chains[layer.chain], region if layer.chain else None, backend, cuts)
-        with stage("conv"):
-            x = convolve(self.conv, x)
-            x += block_input
-            return x
 
 
 class PatchEmbed(nn.Module):
@@ -187,7 +135,7 @@ class PFT(nn.Module):
         if max(self.config.chains):
             with stage("window"):
                 region = region_map(height, width, window_size, window_size // 2, x.device)
-        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        if not may_infer(self.layers, x):
             chains: list[ChainState | None] = [None, None]
             for block in self.layers:
                 with part(block):

@@ -34,7 +34,7 @@ def add_upsampler(model: nn.Module, config: PFTConfig) -> None:
         model.conv_last = nn.Conv2d(dim, channels, 3, padding=1)
         return
     model.conv_before_upsample = nn.Sequential(
-        nn.Conv2d(dim, FEATURES, 3, padding=1), nn.LeakyReLU(inplace=True)
+        nn.Conv2d(dim, FEATURES, 3, padding=1), nn.LeakyReLU()
     )
     if kind == "pixelshuffle":
         model.upsample = pixel_shuffle_steps(config.upscale)
@@ -42,7 +42,7 @@ def add_upsampler(model: nn.Module, config: PFTConfig) -> None:
         model.conv_up1 = nn.Conv2d(FEATURES, FEATURES, 3, padding=1)
         model.conv_up2 = nn.Conv2d(FEATURES, FEATURES, 3, padding=1)
         model.conv_hr = nn.Conv2d(FEATURES, FEATURES, 3, padding=1)
-        model.lrelu = nn.LeakyReLU(0.2, inplace=True)
+        model.lrelu = nn.LeakyReLU(0.2)
     model.conv_last = nn.Conv2d(FEATURES, channels, 3, padding=1)
 
 

@@ -1,5 +1,6 @@
 """The public ops: validated, differentiable, traceable; the backend argument chooses the kernels."""
 
+from ._library import is_eager
 from .chain import ChainState
 from .depthwise import depthwise_gelu_add
 from .index import Index, checked_index
@@ -12,6 +13,7 @@ __all__ = [
     "checked_index",
     "compute_layers",
     "depthwise_gelu_add",
+    "is_eager",
     "observe_layers",
     "progressive_attention",
     "sddmm",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ _DEFAULT_KEYS = (
 ).raw_repr()
 
 
-def is_plain(tensors: Iterable[Tensor]) -> bool:
+def is_plain(tensors: Collection[Tensor]) -> bool:
     """Whether an op on these may call its kernel at once, because nobody would see the difference.
 
     What the dispatcher is there for must be absent: compilers and tracers, modes (fake tensors, FLOP counters),
@@ -52,6 +52,17 @@ def is_plain(tensors: Iterable[Tensor]) -> bool:
         return False
     if torch._C._len_torch_function_stack() or torch.autograd._profiler_enabled():
         return False
-    return all(type(x) is Tensor or type(x) is torch.nn.Parameter for x in tensors) and not is_differentiated(
-        tensors
+    if any(type(x) is not Tensor and type(x) is not torch.nn.Parameter for x in tensors):
+        return False
+    return not is_differentiated(tensors)
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether `x` is a tensor like any other, and no compiler, tracer, transform or forward-mode derivative looks on."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return False
+    return not (
+        torch._C._get_tracing_state()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )

@@ -132,11 +132,17 @@ struct IndexError {
   int64_t row = 0, position = 0, value = 0;
 };
 
+// An index [rows, kept] to check, and a copy of it to make on the way (none where `to.data` is null).
+struct IndexRowsArgs {
+  ConstIndex index;  // also kInt64
+  MutableIndex to;   // kInt16 or kInt32, wide enough for keys - 1
+  int64_t rows = 0, kept = 0, keys = 0;
+};
+
 // Every value must lie in [0, keys) and be distinct within its row. `scratch` has index_scratch_bytes(keys,
-// threads).
+// threads). After an error the copy is incomplete.
 int64_t index_scratch_bytes(int64_t keys, int threads);
-IndexError index_error(const void* index, IndexType type, int64_t rows, int64_t kept, int64_t keys,
-                       Workspace scratch, int threads);
+IndexError index_error(const IndexRowsArgs& args, Workspace scratch, int threads);
 
 // What `threads` threads reach together with the instruction set in use: the best of a few trials of about
 // 10 ms. `block_bytes` is the size of each thread's own block, which decides the cache it comes from; a
