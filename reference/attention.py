@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from .layer import Layer
+from .layer import Layer, window_side
 from .sparse import accumulation_dtype, sddmm, spmm
 
 
@@ -27,7 +25,7 @@ def bias_and_region(layer: Layer) -> Tensor:
     key = torch.arange(layer.keys, device=q.device) if index is None else index.long()
     added = torch.zeros((), dtype=wide, device=q.device)
     if layer.bias is not None:
-        rows = relative_position(math.isqrt(layer.keys), query, key)  # [N, M] or [W, H, N, C]
+        rows = relative_position(window_side(layer.keys), query, key)  # [N, M] or [W, H, N, C]
         if index is None:
             added = added + layer.bias.to(wide)[rows].permute(2, 0, 1)
         else:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
+
+
+def window_side(tokens: int) -> int:
+    """Side of a square window of `tokens` tokens, rounded down.
+
+    A compiler may come with a symbol for `tokens`. It is to stand for that number alone: there is no root of a symbol.
+    """
+    return math.isqrt(operator.index(tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +78,7 @@ class Layer:
     @property
     def sizes(self) -> tuple[int, int, int, int, int, int, int, int, int, int]:
         """What native kernels are told: W, H, N, M, Dk, Dv, C, topk, window size (0: no bias), P (0: no regions)."""
-        window_size = 0 if self.bias is None else math.isqrt(self.keys)
+        window_size = 0 if self.bias is None else window_side(self.keys)
         patterns = 0 if self.region is None else self.region.shape[0]
         dims = self.q.shape[-1], self.v.shape[-1]
         return *self.rows, self.keys, *dims, self.candidates, self.topk, window_size, patterns

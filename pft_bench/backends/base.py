@@ -172,8 +172,13 @@ def get(name: str) -> Backend:
 
 def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
     """The backend `name` ("auto": the preferred one) for tensors of this device and dtype, or an error."""
+    return _loaded[_usable(name, device, dtype)]
+
+
+def _usable(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The name of that backend, which is loaded now."""
     if name == "auto":
-        return _preferred(device, dtype)
+        return _preferred(device, dtype).name
     backend = get(name)
     reason = backend.available()
     if reason is not None:
@@ -182,7 +187,11 @@ def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
         raise ValueError(f"backend {name!r} takes tensors on {_either(backend.devices)}, got {device}")
     if dtype not in backend.dtypes:
         raise TypeError(f"backend {name!r} takes {_either(map(str, backend.dtypes))}, got {dtype}")
-    return backend
+    return name
+
+
+# torch.compile calls it and keeps the answer, instead of looking into it: it could not follow the import.
+_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:

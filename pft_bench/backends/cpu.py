@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import stages
-from ..reference import Layer
+from ..reference import Layer, window_side
 from .base import (
     AttentionBackward,
     AttentionForward,
@@ -237,7 +236,7 @@ class CpuBackend(Backend):
         """Work buffers of the threads."""
         windows, heads, tokens, dim_qk, dim_v, candidates, kept = shape
         # A layer with regions, the larger case, for one pattern; how many there are does not matter.
-        sizes: Any = (windows, heads, tokens, tokens, dim_qk, dim_v, candidates, kept, math.isqrt(tokens), 1)
+        sizes: Any = (windows, heads, tokens, tokens, dim_qk, dim_v, candidates, kept, window_side(tokens), 1)
         bytes_needed: int = _cpu.attention_forward_workspace_bytes(sizes, candidates < tokens, threads)
         return bytes_needed
 

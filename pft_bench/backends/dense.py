@@ -7,7 +7,6 @@ one gets without sparse kernels, and so the baseline of every speed-up.
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ def dense_logits(layer: Layer) -> Tensor:
         # A fake or traced tensor must neither meet a cached real one nor stay in the cache.
         cached = type(q) is Tensor and not torch.compiler.is_compiling()
         positions = _relative_positions if cached else _relative_positions.__wrapped__
-        rows = positions(math.isqrt(layer.keys), q.device)
+        rows = positions(reference.window_side(layer.keys), q.device)
         z += bias.to(z.dtype).t()[:, rows]
     if region is not None:
         differs = region.unsqueeze(-1) != region.unsqueeze(-2)

@@ -26,6 +26,15 @@ def mirror_pad(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns of [B, C, h, w], contiguous: what `mirror_pad` added is taken off again."""
+    if not torch.compiler.is_compiling():
+        return x[..., :height, :width].contiguous()
+    # A graph is to serve all sizes, and a slice asks whether it is the whole.
+    rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+    return x.index_select(2, rows).index_select(3, columns)
+
+
 def region_map(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
     """Label each token of the shifted windows of one image with its region: [windows, window_size**2] uint8.
 
@@ -73,6 +82,9 @@ class DepthwiseConv(nn.Module):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        # The same memory, described as the gradient will be: DistributedDataParallel warns where the two differ.
+        shape, strides = conv.weight.shape, (kernel_size**2, 1, kernel_size, 1)
+        conv.weight = nn.Parameter(conv.weight.detach().as_strided(shape, strides))
         self.depthwise_conv = nn.Sequential(conv, nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:

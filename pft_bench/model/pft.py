@@ -14,7 +14,7 @@ from ..stages import part, stage
 from .attention import PFTLayer
 from .block import Block
 from .config import PFTConfig
-from .layers import block_convolution, mirror_pad, region_map, relative_position_index
+from .layers import block_convolution, crop, mirror_pad, region_map, relative_position_index
 from .stock import may_infer
 from .strips import Chain, strips
 from .upsamplers import add_upsampler, reconstruct
@@ -122,7 +122,7 @@ class PFT(nn.Module):
             x = reconstruct(self, self.config.upsampler, features, x)
         x = x / self.config.img_range + self.mean
         scale = self.config.output_scale
-        return x[..., : height * scale, : width * scale].contiguous()
+        return crop(x, height * scale, width * scale)
 
     def _body(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]

@@ -35,7 +35,6 @@ _GLOBAL_HOOKS = (
     nn_module._global_backward_hooks,
     nn_module._global_backward_pre_hooks,
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def may_infer(blocks: nn.ModuleList, x: Tensor) -> bool:
@@ -50,12 +49,13 @@ def may_infer(blocks: nn.ModuleList, x: Tensor) -> bool:
 def _untouched(root: nn.Module) -> bool:
     """Whether `root` and all modules inside are of known classes, with nothing attached to them."""
     waiting: list[nn.Module] = [root]
-    while waiting:
-        module = waiting.pop()
+    for module in waiting:
         kind, held = type(module), module.__dict__
         if kind not in _FORWARDS or kind.forward is not _FORWARDS[kind] or "forward" in held:
             return False
-        if any(held[name] for name in _HOOKS) or module._compiled_call_impl is not None:
+        if held["_forward_hooks"] or held["_forward_pre_hooks"] or module._compiled_call_impl is not None:
+            return False
+        if held["_backward_hooks"] or held["_backward_pre_hooks"]:
             return False
         waiting += [child for child in held["_modules"].values() if child is not None]
     return True

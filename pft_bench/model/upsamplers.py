@@ -33,9 +33,7 @@ def add_upsampler(model: nn.Module, config: PFTConfig) -> None:
     if kind == "":
         model.conv_last = nn.Conv2d(dim, channels, 3, padding=1)
         return
-    model.conv_before_upsample = nn.Sequential(
-        nn.Conv2d(dim, FEATURES, 3, padding=1), nn.LeakyReLU()
-    )
+    model.conv_before_upsample = nn.Sequential(nn.Conv2d(dim, FEATURES, 3, padding=1), nn.LeakyReLU())
     if kind == "pixelshuffle":
         model.upsample = pixel_shuffle_steps(config.upscale)
     else:

@@ -16,6 +16,7 @@ from ._autograd import Grads, InDims, in_front, one_by_one, register_derivatives
 from ._library import define, full_precision, unit_last_stride
 from ._tangents import Tangents, layer_tangents
 
+
 def _readable(layer: Layer) -> Layer:
     """As kernels read it: rows side by side in q, k and v, the rest contiguous."""
     products = ("q", "k", "v")
@@ -112,6 +113,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: AttentionForward) -> None:
     ctx.numbers = inputs[_TENSORS:]
     out, new_index, _, lse = output
+    ctx.mark_non_differentiable(new_index, lse)  # logsumexp is for the way back; nothing public returns it
     saved = (new_index, out, lse, *inputs[:_TENSORS])
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
@@ -133,14 +135,14 @@ def _backward(ctx: Any, *grads: Tensor | None) -> Grads:
     return grad_q, grad_k, grad_v, grad_bias, None, None, grad_previous, *(None for _ in ctx.numbers)
 
 
-def _jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None, Tensor, Tensor]:
+def _jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None, Tensor, None]:
     new_index, _, _, *tensors = ctx.saved_tensors
     *numbers, backend = ctx.numbers
     layer = Layer(*tensors, *numbers)
     q, k, v, bias, _, _, logits = tangents[:_TENSORS]
     with full_precision(layer.q):
-        out, relative, lse = layer_tangents(layer, Tangents(q, k, v, bias, logits), new_index, backend)
-    return out, None, relative, lse
+        out, relative = layer_tangents(layer, Tangents(q, k, v, bias, logits), new_index, backend)
+    return out, None, relative, None
 
 
 register_derivatives("progressive_attention", save=_save, backward=_backward, jvp=_jvp)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from ._library import LIBRARY, is_differentiated
@@ -45,7 +46,12 @@ def register_derivatives(
     class Derivatives(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, keys: Any, *inputs: Any) -> Any:
-            output = below(keys, inputs)
+            if torch._C._are_functorch_transforms_active():
+                # The levels outside of this one differentiate too. A Function switches that off while it runs.
+                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                    output = below(keys, inputs)
+            else:
+                output = below(keys, inputs)
             save(ctx, inputs, output)
             return output
 

@@ -48,7 +48,10 @@ def is_plain(tensors: Collection[Tensor]) -> bool:
     What the dispatcher is there for must be absent: compilers and tracers, modes (fake tensors, FLOP counters),
     transforms, profilers, derivatives, tensors of other classes. The way through it costs as much as a small kernel.
     """
-    if torch.compiler.is_compiling() or torch._C._dispatch_tls_local_include_set().raw_repr() & ~_DEFAULT_KEYS:
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._dispatch_tls_local_include_set().raw_repr() & ~_DEFAULT_KEYS
+    ):
         return False
     if torch._C._len_torch_function_stack() or torch.autograd._profiler_enabled():
         return False

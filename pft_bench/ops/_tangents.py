@@ -28,16 +28,15 @@ class Tangents:
 
 def layer_tangents(
     layer: Layer, given: Tangents, new_index: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tangents of out [W, H, N, Dv], the new logits [W, H, N, K] and logsumexp [W, H, N].
+) -> tuple[Tensor, Tensor]:
+    """Tangents of out [W, H, N, Dv] and the new logits [W, H, N, K].
 
     `new_index` is what the layer kept, of width 0 where it dropped nothing. A dense layer makes maps of
     [W, H, N, M]; a sparse one takes the sparse products of `backend`.
     """
     z, dz = _logits(layer, backend), _logits_tangent(layer, given, backend)
     attn = z.softmax(-1)
-    mean = (attn * dz).sum(-1, keepdim=True)
-    dattn = attn * (dz - mean)
+    dattn = attn * (dz - (attn * dz).sum(-1, keepdim=True))
     relative = dz - dz.gather(-1, z.argmax(-1, keepdim=True))
     kept = layer.index
     if layer.selects:
@@ -47,7 +46,7 @@ def layer_tangents(
     out = _weighted(dattn, layer.v, kept, backend)
     if given.v is not None:
         out = out + _weighted(attn, given.v, kept, backend)
-    return out.to(layer.v.dtype), relative if layer.handed_on else relative[..., :0], mean.squeeze(-1)
+    return out.to(layer.v.dtype), relative if layer.handed_on else relative[..., :0]
 
 
 def _logits(layer: Layer, backend: str) -> Tensor:
@@ -73,9 +72,9 @@ def _places(new_index: Tensor, layer: Layer) -> Tensor:
     if layer.index is None:
         return new_index.long()
     candidates = torch.arange(layer.candidates, device=new_index.device).expand(layer.index.shape)
-    place_of_key = torch.zeros(
-        (*layer.rows, layer.keys), dtype=torch.int64, device=new_index.device
-    ).scatter(-1, layer.index.long(), candidates)
+    place_of_key = torch.zeros((*layer.rows, layer.keys), dtype=torch.int64, device=new_index.device).scatter(
+        -1, layer.index.long(), candidates
+    )
     return place_of_key.gather(-1, new_index.long())
 
 
@@ -85,9 +84,7 @@ def _products(q: Tensor, k: Tensor, index: Tensor | None, backend: str) -> Tenso
     if index is None:
         return q.to(wide) @ k.to(wide).mT
     flat = (q.to(wide).flatten(0, 1), k.to(wide).flatten(0, 1), index.flatten(0, 1))
-    made: Tensor = (
-        torch.ops.pft_bench.sddmm(*flat, backend) if q.dtype == wide else reference.sddmm(*flat)
-    )
+    made: Tensor = torch.ops.pft_bench.sddmm(*flat, backend) if q.dtype == wide else reference.sddmm(*flat)
     return made.unflatten(0, index.shape[:2])
 
 

@@ -16,7 +16,12 @@ from .validate import INDEX_DTYPES, describe, require_count, require_index, requ
 
 try:
     from .. import _cpu
-except ImportError:  # a checkout that was never built: the check below is the same, slower
+
+    _cpu.isa()
+except (
+    ImportError,
+    RuntimeError,
+):  # never built, or for another processor: the check below is the same, slower
     _cpu = None  # type: ignore[assignment]
 
 
@@ -134,7 +139,15 @@ def checked_index(index: Tensor, num_keys: int) -> Tensor:
 
 def _checked_index(index: Tensor, num_keys: int) -> Tensor:
     index = index.contiguous()
-    fault = _find_fault(index, num_keys)
+    made = torch.empty(index.shape, dtype=index_dtype(num_keys), device=index.device)
+    if index.numel() == 0:
+        return made
+    if index.device.type == "cpu" and _cpu is not None:
+        fault = _copy_or_find_fault(index, num_keys, made)
+    else:
+        fault = _find_fault(index, num_keys)
+        if fault is None:
+            made.copy_(index)
     if fault is not None:
         row, place, kind = fault
         value = int(index.flatten(0, -2)[row, place])
@@ -143,22 +156,30 @@ def _checked_index(index: Tensor, num_keys: int) -> Tensor:
         raise ValueError(
             f"index must hold distinct keys in 0..{num_keys - 1}, got {value} at {where}: it {problem}"
         )
-    return index.to(index_dtype(num_keys), copy=True)
+    return made
 
 
-def _find_fault(index: Tensor, num_keys: int) -> tuple[int, int, str] | None:
-    """The first bad entry as (row, place, "range" or "duplicate"), rows counted over all leading dimensions."""
-    if index.numel() == 0:
-        return None
-    if index.device.type == "cpu" and _cpu is not None:
-        found = _cpu.index_error(
-            index.data_ptr(),
-            index.element_size(),
-            index.numel() // index.shape[-1],
-            index.shape[-1],
-            num_keys,
-        )
-        return None if found is None else (found[0], found[1], found[3])
+Fault = tuple[int, int, str]
+"""The first bad entry as (row, place, "range" or "duplicate"), rows counted over all leading dimensions."""
+
+
+def _copy_or_find_fault(index: Tensor, num_keys: int, to: Tensor) -> Fault | None:
+    """Check and copy in one pass."""
+    kept = index.shape[-1]
+    found = _cpu.index_error(
+        index.data_ptr(),
+        index.element_size(),
+        index.numel() // kept,
+        kept,
+        num_keys,
+        torch.get_num_threads(),
+        to.data_ptr(),
+        to.element_size(),
+    )
+    return None if found is None else (found[0], found[1], found[3])
+
+
+def _find_fault(index: Tensor, num_keys: int) -> Fault | None:
     rows = index.flatten(0, -2)
     outside = (rows < 0) | (rows >= num_keys)
     if bool(outside.any()):

@@ -8,7 +8,6 @@ and returns ``sum of kept A_j v_j``. Adding logits is the paper's multiplication
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..backends import require
 from ..backends.base import AttentionForward
-from ..reference import Layer, accumulation_dtype
+from ..reference import Layer, accumulation_dtype, window_side
 from ._attention import run_layer
 from ._library import full_precision, is_plain
 from .chain import ChainState, extended, validate_state
@@ -156,7 +155,7 @@ def _validate(
     if bias is not None:
         require_tensor("bias", bias, "[T, H]")
         require_same("bias", bias, "q", q, dtype=False)
-        side = math.isqrt(keys)
+        side = window_side(keys)
         if side * side != keys or queries != keys:
             raise ValueError(
                 f"bias needs windows of w x w tokens with N = M = w*w, got N = {queries}, M = {keys}"
