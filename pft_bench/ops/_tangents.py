@@ -26,9 +26,7 @@ class Tangents:
     logits: Tensor | None
 
 
-def layer_tangents(
-    layer: Layer, given: Tangents, new_index: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
+def layer_tangents(layer: Layer, given: Tangents, new_index: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """Tangents of out [W, H, N, Dv] and the new logits [W, H, N, K].
 
     `new_index` is what the layer kept, of width 0 where it dropped nothing. A dense layer makes maps of

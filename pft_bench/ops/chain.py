@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..reference import accumulation_dtype, index_dtype
-from .index import checked_index
+from .index import Index, checked_index
 from .validate import (
     describe,
     require_count,
@@ -58,20 +58,33 @@ class ChainState:
         return replace(self, queries=self.queries.clone(), keys=self.keys.clone())
 
     @classmethod
-    def sparse(cls, index: Tensor, logits: Tensor, num_keys: int) -> ChainState:
-        """A state from an index [W, H, N, K] (distinct keys, checked here) and logits of the same shape.
+    def sparse(cls, index: Tensor | Index, logits: Tensor, num_keys: int | None = None) -> ChainState:
+        """A state from an index [W, H, N, K] (distinct keys, checked here unless an `Index`) and logits of that shape.
 
-        The logits are float32 (float64 for layers in float64).
+        The logits are float32 (float64 for layers in float64). An `Index` knows `num_keys`; other indices need it.
         """
-        require_index(index, "[W, H, N, K]")
+        if isinstance(index, Index):
+            places, num_keys = index._places, _agreed(index, num_keys)
+        else:
+            places, num_keys = index, require_count("num_keys", num_keys, 1)
+        require_index(places, "[W, H, N, K]")
         require_tensor("logits", logits, "[W, H, N, K]")
-        require_same("logits", logits, "index", index, dtype=False)
-        require_shape("logits", logits, index.shape, "[W, H, N, K]")
-        require_count("num_keys", num_keys, 1)
-        order = index.argsort(-1)
-        index = checked_index(index.gather(-1, order), num_keys)
-        logits = logits.gather(-1, order).contiguous()
-        return cls(index=index, logits=logits, num_keys=num_keys, checked=index)
+        require_same("logits", logits, "index", places, dtype=False)
+        require_shape("logits", logits, places.shape, "[W, H, N, K]")
+        if isinstance(index, Index) and index.ascends:
+            logits = logits.contiguous()
+        else:
+            order = places.argsort(-1)
+            places, logits = places.gather(-1, order).contiguous(), logits.gather(-1, order).contiguous()
+            if not isinstance(index, Index):
+                places = checked_index(places, num_keys)
+        return cls(index=places, logits=logits, num_keys=num_keys, checked=places)
+
+
+def _agreed(index: Index, num_keys: int | None) -> int:
+    if num_keys is not None and num_keys != index.num_keys:
+        raise ValueError(f"num_keys must be that of the Index, {index.num_keys}, got {num_keys}")
+    return index.num_keys
 
 
 def extended(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,6 +77,11 @@ class Index:
     def device(self) -> torch.device:
         """Where it is."""
         return self._places.device
+
+    @cached_property
+    def ascends(self) -> bool:
+        """Whether the keys of every row ascend, as a chain hands them on."""
+        return bool((self._places[..., 1:] > self._places[..., :-1]).all())
 
     def tensor(self) -> Tensor:
         """A copy [..., N, K] of the index, int64, to do with as you like."""

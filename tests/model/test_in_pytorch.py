@@ -272,7 +272,9 @@ def test_backward_hooks_on_every_module(keywords, make_model, image):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("keywords", [{}, {"resi_connection": "3conv"}, {"upsampler": "nearest+conv", "upscale": 4}])
+@pytest.mark.parametrize(
+    "keywords", [{}, {"resi_connection": "3conv"}, {"upsampler": "nearest+conv", "upscale": 4}]
+)
 def test_what_a_hook_keeps_stays_as_it_was(keywords, grad, make_model, image):
     model = make_model(**(MAKE | keywords))
     kept: list[tuple[str, Tensor, Tensor]] = []
