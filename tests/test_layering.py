@@ -171,7 +171,7 @@ def test_registry_names_backends_without_importing_them() -> None:
 
 @pytest.mark.parametrize("module", [module for module in sources() if "reference" in module.split(".")[1:2]])
 def test_reference_knows_only_torch_and_the_standard_library(module: str) -> None:
-    allowed = {"torch", "math", "__future__", "collections", "dataclasses", "typing"}
+    allowed = {"torch", "math", "operator", "__future__", "collections", "dataclasses", "typing"}
     for node in ast.walk(ast.parse(sources()[module].read_text())):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed

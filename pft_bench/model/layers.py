@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 
 
+def _in_a_graph() -> bool:
+    """Whether this call is being compiled, exported or traced: it is to serve all sizes, not to ask for this one."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def mirror_pad(x: Tensor, multiple: int) -> Tensor:
     """Pad [B, C, h, w] on the right and the bottom to multiples of `multiple`.
 
@@ -19,18 +24,20 @@ def mirror_pad(x: Tensor, multiple: int) -> Tensor:
     for dim in (2, 3):
         size = x.shape[dim]
         target = -(-size // multiple) * multiple
-        # A graph is to serve all sizes: it does not ask whether there is anything to pad.
-        if torch.compiler.is_compiling() or target != size:
-            place = torch.arange(target, device=x.device) % (2 * size)
-            x = x.index_select(dim, torch.minimum(place, 2 * size - 1 - place))
+        if _in_a_graph() or target != size:
+            forth = torch.arange(size, device=x.device)
+            period = (
+                2 * forth[-1:] + 2
+            )  # a tensor, for ONNX has no remainder of a number that it does not know
+            place = torch.arange(target, device=x.device) % period
+            x = x.index_select(dim, torch.minimum(place, period - 1 - place))
     return x
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """The first rows and columns of [B, C, h, w], contiguous: what `mirror_pad` added is taken off again."""
-    if not torch.compiler.is_compiling():
+    if not _in_a_graph():
         return x[..., :height, :width].contiguous()
-    # A graph is to serve all sizes, and a slice asks whether it is the whole.
     rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
     return x.index_select(2, rows).index_select(3, columns)
 

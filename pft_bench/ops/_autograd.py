@@ -68,7 +68,7 @@ def register_derivatives(
             return below(keys, inputs)
         # Inside a transform this kernel is called for each of its levels in turn, on tensors of that level.
         with enable_single_level_autograd_function():
-            return Derivatives.apply(keys, *inputs)
+            return Derivatives.apply(keys, *inputs)  # type: ignore[attr-defined]
 
     LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
 
@@ -81,7 +81,7 @@ class _Shifted:
 
     @property
     def needs_input_grad(self) -> Sequence[bool]:
-        return self._ctx.needs_input_grad[1:]  # type: ignore[no-any-return]
+        return self._ctx.needs_input_grad[1:]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ctx, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,16 @@ def is_differentiated(inputs: Iterable[object]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
+def dispatched(name: str, *inputs: object) -> Any:
+    """What the op `name` returns, by way of PyTorch's dispatcher."""
+    if torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            f"ONNX has no operator for pft_bench::{name}: export a model with backend='dense', which is made of "
+            "PyTorch's own"
+        )
+    return getattr(torch.ops.pft_bench, name)(*inputs)
+
+
 _DEFAULT_KEYS = (
     torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
     | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
@@ -53,7 +64,7 @@ def is_plain(tensors: Collection[Tensor]) -> bool:
         or torch._C._dispatch_tls_local_include_set().raw_repr() & ~_DEFAULT_KEYS
     ):
         return False
-    if torch._C._len_torch_function_stack() or torch.autograd._profiler_enabled():
+    if torch._C._len_torch_function_stack() or torch._C._autograd._profiler_enabled():
         return False
     if any(type(x) is not Tensor and type(x) is not torch.nn.Parameter for x in tensors):
         return False
@@ -61,7 +72,7 @@ def is_plain(tensors: Collection[Tensor]) -> bool:
 
 
 def is_eager(x: Tensor) -> bool:
-    """Whether `x` is a tensor like any other, and no compiler, tracer, transform or forward-mode derivative looks on."""
+    """Whether `x` is a tensor like any other, and no compiler, tracer, transform or forward derivative looks on."""
     if torch.compiler.is_compiling() or type(x) is not Tensor:
         return False
     return not (

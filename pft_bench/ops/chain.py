@@ -112,6 +112,7 @@ def extended(
 
 
 def validate_state(state: ChainState, q: Tensor, keys: int) -> None:
+    """Raise unless a layer with queries q [W, H, N, D] and M = `keys` may go on from `state`."""
     if not isinstance(state, ChainState):
         raise TypeError(f"state must be a ChainState or None, got {describe(state)}")
     held = state.queries if state.is_dense else state.index

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import get, require
 from ._autograd import one_by_one, register_derivatives
-from ._library import define, is_plain, unit_last_stride
+from ._library import define, dispatched, is_plain, unit_last_stride
 from .validate import describe, require_count, require_same, require_shape, require_tensor
 
 
@@ -62,7 +62,7 @@ def depthwise_gelu_add(
     inputs = (x, weight, bias, residual, first_row, chosen.name)
     if is_plain([x for x in inputs if isinstance(x, Tensor)]):
         return _run(*inputs)
-    made: Tensor = torch.ops.pft_bench.depthwise_gelu_add(*inputs)
+    made: Tensor = dispatched("depthwise_gelu_add", *inputs)
     return made
 
 

@@ -100,7 +100,7 @@ class Index:
 pytree.register_pytree_node(
     Index,
     lambda index: ([index._places], index.num_keys),
-    lambda places, num_keys: Index._known(list(places)[0], num_keys),
+    lambda places, num_keys: Index._known(next(iter(places)), num_keys),
     serialized_type_name="pft_bench.Index",
 )
 

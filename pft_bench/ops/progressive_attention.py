@@ -18,7 +18,7 @@ from ..backends import require
 from ..backends.base import AttentionForward
 from ..reference import Layer, accumulation_dtype, window_side
 from ._attention import run_layer
-from ._library import full_precision, is_plain
+from ._library import dispatched, full_precision, is_plain
 from .chain import ChainState, extended, validate_state
 from .validate import (
     describe,
@@ -99,7 +99,7 @@ def progressive_attention(
     elif is_plain(layer.tensors().values()):
         out, index, logits, _ = run_layer(layer, chosen.name)
     else:
-        out, index, logits, _ = torch.ops.pft_bench.progressive_attention(*layer.arguments(), chosen.name)
+        out, index, logits, _ = dispatched("progressive_attention", *layer.arguments(), chosen.name)
     if logits.shape[-1] == 0:
         return out, state
     kept = state.index if index.shape[-1] == 0 else index

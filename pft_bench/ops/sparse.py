@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import Backend, get, require
 from ._autograd import Grads, InDims, in_front, register_derivatives
-from ._library import define, full_precision, is_plain, unit_last_stride
+from ._library import define, dispatched, full_precision, is_plain, unit_last_stride
 from .index import Index, places_of
 from .validate import require_count, require_nonempty, require_same, require_shape, require_tensor
 
@@ -67,7 +67,7 @@ def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> 
     require_tensor("a", a, "[B, N, K]")
     require_tensor("v", v, "[B, M, D]")
     require_same("v", v, "a", a)
-    batch, keys, dim = v.shape
+    _, keys, dim = v.shape
     require_shape("v", v, (a.shape[0], keys, dim), "[B, M, D]")
     require_nonempty("the head_dim D of v", dim, v)
     chosen = require(backend, a.device, a.dtype)
@@ -116,7 +116,7 @@ def _product(
     elif is_plain((left, right, places)):
         made = _RUN[name](left, right, places, *num_keys, chosen.name)
     else:
-        made = getattr(torch.ops.pft_bench, name)(left, right, places, *num_keys, chosen.name)
+        made = dispatched(name, left, right, places, *num_keys, chosen.name)
     return made
 
 

@@ -390,3 +390,27 @@ def test_export_with_dynamic_height_and_width(grad, make_model):
             same(exported(x), model(x))
         with pytest.raises(AssertionError, match="Guard failed"):  # one window: said in the README
             exported(torch.rand(1, 3, 4, 9))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["cpu", "dense"])
+def test_a_trace_serves_other_sizes_than_the_traced_one(backend, make_model):
+    """Traced where there was nothing to pad, which must not be taken for always."""
+    model = make_model(**(MAKE | {"backend": backend}), depths=(2,), num_topk=(16, 9)).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.rand(1, 3, 8, 8), check_trace=False)
+        for size in ((1, 10, 11), (2, 12, 12), (1, 33, 47), (1, 2, 3)):
+            x = torch.rand(size[0], 3, *size[1:])
+            same(traced(x), model(x))
+
+
+def test_onnx_is_told_which_backend_it_can_have(model, image, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with (
+        pytest.raises(
+            NotImplementedError, match="ONNX has no operator .* export a model with backend='dense'"
+        ),
+        torch.no_grad(),
+        FlopCounterMode(display=False),  # a call that goes through the dispatcher, as an exporter's does
+    ):
+        model(image())

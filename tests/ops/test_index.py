@@ -106,7 +106,7 @@ def test_one_that_does_not_fit_is_refused(change: Callable[[Tensor], Index], mes
     q, k, places = product("sddmm", 2, 5, 9, 13, 4).values()
     with pytest.raises(ValueError, match=message):
         pft_bench.sddmm(q, k, change(places), backend="cpu")
-    with pytest.raises(ValueError, match="an Index of 16 keys|num_keys"):
+    with pytest.raises(ValueError, match="num_keys must be that of the Index, 9, got 16"):
         ChainState.sparse(Index(index(2, 4, 9, 3).view(1, 2, 4, 3), 9), normal(1, 2, 4, 3), 16)
 
 
@@ -143,7 +143,7 @@ def test_pytorch_takes_it_apart_and_puts_it_together() -> None:
 @pytest.mark.parametrize("kept", [1, 3, 16, 17])
 def test_the_pass_that_checks_copies_every_entry(kept: int, keys: int, dtype: torch.dtype) -> None:
     """Short rows and long ones, ascending and not, several blocks and pieces of them."""
-    if keys > 32767 and dtype == torch.int16 or kept > keys:
+    if (keys > 32767 and dtype == torch.int16) or kept > keys:
         pytest.skip("no such index")
     for given in (index(3, 2500, min(keys, 60), kept), index(3, 2500, min(keys, 60), kept).sort(-1).values):
         given = (given + (keys - min(keys, 60))).to(dtype)
