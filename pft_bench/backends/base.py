@@ -196,13 +196,15 @@ _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
     passed: list[str] = []
-    for name in _PREFERENCE.get(device.type, ("reference",)):
-        backend = get(name)
-        if dtype not in backend.dtypes or device.type not in backend.devices:
+    kind = device.type
+    for name in _PREFERENCE.get(kind, ("reference",)):
+        backend = _loaded.get(name) or get(name)
+        if dtype not in backend.dtypes or kind not in backend.devices:
             continue
         reason = backend.available()
         if reason is None:
-            _tell_passed(name, passed)
+            if passed:
+                _tell_passed(name, passed)
             return backend
         passed.append(f"{name!r} is not available: {reason}")
     raise BackendUnavailable(f"no backend takes {dtype} tensors on {device}; see pft_bench.backends()")
@@ -215,8 +217,7 @@ def _warn_once(message: str) -> None:
 
 def _tell_passed(name: str, passed: Sequence[str]) -> None:
     """Nobody gets a slower backend without a word: one warning a process for each reason."""
-    if passed:
-        _warn_once(f"backend 'auto' takes {name!r}: {'; '.join(passed)}")
+    _warn_once(f"backend 'auto' takes {name!r}: {'; '.join(passed)}")
 
 
 def _either(values: Sequence[str] | Iterator[str] | frozenset[str]) -> str:

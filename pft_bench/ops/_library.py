@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -47,13 +47,16 @@ def dispatched(name: str, *inputs: object) -> Any:
     return getattr(torch.ops.pft_bench, name)(*inputs)
 
 
-_DEFAULT_KEYS = (
+_USUAL_KEYS = (
     torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
     | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
 ).raw_repr()
+_dispatched_keys = torch._C._dispatch_tls_local_include_set
+_function_modes = torch._C._len_torch_function_stack
+_is_profiled = torch._C._autograd._profiler_enabled
 
 
-def is_plain(tensors: Collection[Tensor]) -> bool:
+def is_plain(tensors: Iterable[Tensor]) -> bool:
     """Whether an op on these may call its kernel at once, because nobody would see the difference.
 
     What the dispatcher is there for must be absent: compilers and tracers, modes (fake tensors, FLOP counters),
@@ -61,14 +64,18 @@ def is_plain(tensors: Collection[Tensor]) -> bool:
     """
     if (
         torch.compiler.is_compiling()
-        or torch._C._dispatch_tls_local_include_set().raw_repr() & ~_DEFAULT_KEYS
+        or _dispatched_keys().raw_repr() & ~_USUAL_KEYS
+        or _function_modes()
+        or _is_profiled()
+        or forward_ad._current_level >= 0
     ):
         return False
-    if torch._C._len_torch_function_stack() or torch._C._autograd._profiler_enabled():
-        return False
-    if any(type(x) is not Tensor and type(x) is not torch.nn.Parameter for x in tensors):
-        return False
-    return not is_differentiated(tensors)
+    differentiates = torch.is_grad_enabled()
+    for x in tensors:
+        kind = type(x)
+        if (kind is not Tensor and kind is not torch.nn.Parameter) or (differentiates and x.requires_grad):
+            return False
+    return True
 
 
 def is_eager(x: Tensor) -> bool:

@@ -114,9 +114,14 @@ def places_of(
     """
     held = index._places if isinstance(index, Index) else require_index(index, "[B, N, K]")
     found = held.shape
-    if len(found) != 3 or held.device != like.device or found[:2] != tuple(shape[:2]):
-        _refuse(held, like_name, like, shape)
-    if shape[2] is not None and found[2] != shape[2]:
+    batch, queries, kept = shape
+    if (
+        len(found) != 3
+        or found[0] != batch
+        or found[1] != queries
+        or (kept is not None and found[2] != kept)
+        or held.device != like.device
+    ):
         _refuse(held, like_name, like, shape)
     if not isinstance(index, Index):
         return checked_index(held, num_keys)

@@ -17,7 +17,7 @@ from ..backends import Backend, get, require
 from ._autograd import Grads, InDims, in_front, register_derivatives
 from ._library import define, dispatched, full_precision, is_plain, unit_last_stride
 from .index import Index, places_of
-from .validate import require_count, require_nonempty, require_same, require_shape, require_tensor
+from .validate import require_count, require_nonempty, require_pair, require_shape
 
 
 def sddmm(q: Tensor, k: Tensor, index: Tensor | Index, backend: str = "auto") -> Tensor:
@@ -38,13 +38,13 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor | Index, backend: str = "auto") ->
         ValueError, TypeError: an argument has the wrong shape, dtype, device or values.
         pft_bench.BackendUnavailable: the backend cannot run here; the message says why.
     """
-    require_tensor("q", q, "[B, N, D]")
-    require_tensor("k", k, "[B, M, D]")
-    require_same("k", k, "q", q)
+    require_pair("q", q, "k", k, ("[B, N, D]", "[B, M, D]"))
     batch, queries, dim = q.shape
-    keys = k.shape[1]
-    require_shape("k", k, (batch, keys, dim), "[B, M, D]")
-    require_nonempty("the head_dim D of q", dim, q)
+    other_batch, keys, other_dim = k.shape
+    if other_batch != batch or other_dim != dim:
+        require_shape("k", k, (batch, keys, dim), "[B, M, D]")
+    if dim < 1:
+        require_nonempty("the head_dim D of q", dim, q)
     chosen = require(backend, q.device, q.dtype)
     places = places_of(index, keys, "q", q, (batch, queries, None))
     return _product("sddmm", chosen, q, k, places)
@@ -64,14 +64,15 @@ def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> 
     Returns:
         [B, N, D] in the dtype of `a`, accumulated in float32 (float64 for float64). Raises as `sddmm` does.
     """
-    require_tensor("a", a, "[B, N, K]")
-    require_tensor("v", v, "[B, M, D]")
-    require_same("v", v, "a", a)
-    _, keys, dim = v.shape
-    require_shape("v", v, (a.shape[0], keys, dim), "[B, M, D]")
-    require_nonempty("the head_dim D of v", dim, v)
+    require_pair("a", a, "v", v, ("[B, N, K]", "[B, M, D]"))
+    rows = a.shape
+    batch, keys, dim = v.shape
+    if batch != rows[0]:
+        require_shape("v", v, (rows[0], keys, dim), "[B, M, D]")
+    if dim < 1:
+        require_nonempty("the head_dim D of v", dim, v)
     chosen = require(backend, a.device, a.dtype)
-    places = places_of(index, keys, "a", a, a.shape)
+    places = places_of(index, keys, "a", a, rows)
     return _product("spmm", chosen, a, v, places)
 
 
@@ -92,16 +93,15 @@ def spmm_transpose(
     Returns:
         [B, M, D] in the dtype of `a`, accumulated in float32 (float64 for float64). Raises as `sddmm` does.
     """
-    require_tensor("a", a, "[B, N, K]")
-    require_tensor("x", x, "[B, N, D]")
+    require_pair("a", a, "x", x, ("[B, N, K]", "[B, N, D]"))
     if num_keys is None and isinstance(index, Index):
         num_keys = index.num_keys
     num_keys = require_count("num_keys", num_keys, 0)
-    require_same("x", x, "a", a)
     batch, queries, _ = a.shape
     dim = x.shape[2]
     require_shape("x", x, (batch, queries, dim), "[B, N, D]")
-    require_nonempty("the head_dim D of x", dim, x)
+    if dim < 1:
+        require_nonempty("the head_dim D of x", dim, x)
     chosen = require(backend, a.device, a.dtype)
     places = places_of(index, num_keys, "a", a, a.shape)
     return _product("spmm_transpose", chosen, a, x, places, num_keys)

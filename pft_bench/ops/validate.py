@@ -28,6 +28,28 @@ def require_tensor(name: str, value: object, layout: str) -> Tensor:
     return value
 
 
+_FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+
+
+def require_pair(
+    first_name: str, first: Tensor, second_name: str, second: Tensor, layouts: tuple[str, str]
+) -> None:
+    """Raise unless both are strided floating-point tensors of three dimensions, on one device, of one dtype."""
+    if (
+        type(first) is Tensor
+        and type(second) is Tensor
+        and first.ndim == second.ndim == 3
+        and first.dtype == second.dtype
+        and first.dtype in _FLOATS
+        and first.device == second.device
+        and first.layout == second.layout == torch.strided
+    ):
+        return  # the usual case, in the time that it may take
+    require_tensor(first_name, first, layouts[0])
+    require_tensor(second_name, second, layouts[1])
+    require_same(second_name, second, first_name, first)
+
+
 def require_index(value: object, layout: str) -> Tensor:
     """`value` if it is an integer tensor with the dimensions of `layout`; its values are checked elsewhere."""
     if (
