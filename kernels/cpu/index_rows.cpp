@@ -3,50 +3,56 @@
 // Rows lie one after the other, so that the pass need not stop at their ends: among all neighbours that do
 // not ascend, those at the ends of rows are counted apart and taken off. Short rows would cost as much to
 // begin and to end as to check.
+#include <type_traits>
+
 #include "items.hpp"
 
 namespace pft::cpu::PFT_ISA {
 namespace {
 
-// Few enough for the counts of int16_t entries, and for the first-level cache.
+// Few enough for counts in int16_t.
 constexpr int64_t kPiece = 2048;
 
-// Neighbours of from[0, n) that do not ascend, the first one with what is before it; `low` and `high` collect
-// signs and the largest entry.
-template <typename From, typename To>
-int64_t convert(const From* from, int64_t n, From* low, From* high, To* to) {
+// Copies from[0, n) unless `to` is null, and counts the neighbours that do not ascend. `wrong` is negative if
+// an entry is, or lies above `last`. In one pass over few enough lines to stay in the first-level cache.
+template <typename From, typename To, bool kCopy>
+int64_t convert(const From* __restrict from, int64_t n, From last, From* wrong, To* __restrict to) {
+  using Bits = std::make_unsigned_t<From>;  // a difference may wrap around; its sign counts only for x >= 0
   int64_t falls = 0;
+  From signs = 0;
   for (int64_t first = 0; first < n; first += kPiece) {
     const int64_t count = n - first < kPiece ? n - first : kPiece;
     const From* piece = from + first;
-    From signs = 0, most = 0, found = 0;
-    if (first == 0) {
-      signs = most = piece[0];
-    } else {
-      found = piece[0] <= piece[-1];
-      signs = most = piece[0];
-    }
+    const auto above = [last](From x) {
+      return static_cast<From>(static_cast<Bits>(last) - static_cast<Bits>(x));
+    };
+    From found = first ? piece[0] <= piece[-1] : 0;
+    From any = static_cast<From>(piece[0] | above(piece[0]));
+    if (kCopy) to[first] = static_cast<To>(piece[0]);
     for (int64_t e = 1; e < count; ++e) {
-      found = static_cast<From>(found + (piece[e] <= piece[e - 1]));
-      signs = static_cast<From>(signs | piece[e]);
-      most = piece[e] > most ? piece[e] : most;
+      const From x = piece[e];
+      found = static_cast<From>(found + (x <= piece[e - 1]));
+      any = static_cast<From>(any | x | above(x));
+      if (kCopy) to[first + e] = static_cast<To>(x);
     }
-    for (int64_t e = 0; to && e < count; ++e) to[first + e] = static_cast<To>(piece[e]);
     falls += found;
-    *low = static_cast<From>(*low | signs);
-    *high = most > *high ? most : *high;
+    signs = static_cast<From>(signs | any);
   }
+  *wrong = signs;
   return falls;
 }
 
 template <typename From, typename To>
 bool rows_ascend(const IndexRowsArgs& args, int64_t first, int64_t rows) {
   const From* from = static_cast<const From*>(args.index.data) + first * args.kept;
-  To* to = args.to.data ? static_cast<To*>(args.to.data) + first * args.kept : nullptr;
-  From low = 0, high = 0;
-  int64_t falls = convert(from, rows * args.kept, &low, &high, to);
+  constexpr int64_t kMost = static_cast<int64_t>((uint64_t{1} << (8 * sizeof(From) - 1)) - 1);
+  const From last = static_cast<From>(args.keys - 1 < kMost ? args.keys - 1 : kMost);
+  From wrong = 0;
+  int64_t falls = args.to.data ? convert<From, To, true>(from, rows * args.kept, last, &wrong,
+                                                         static_cast<To*>(args.to.data) + first * args.kept)
+                               : convert<From, To, false>(from, rows * args.kept, last, &wrong, nullptr);
   for (int64_t row = 1; row < rows; ++row) falls -= from[row * args.kept] <= from[row * args.kept - 1];
-  return falls == 0 && low >= 0 && static_cast<int64_t>(high) < args.keys;
+  return falls == 0 && wrong >= 0;
 }
 
 template <typename From>
