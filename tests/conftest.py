@@ -29,7 +29,13 @@ ALONE = (
     # `run` begins with an audit of its timer.
     *("cli/test_run.py", "cli/test_resume.py", "cli/test_evaluate.py", "cli/test_threads_level.py"),
     *("compare/test_design.py", "compare/test_versions.py"),
-    *("cases/test_memory.py", "cases/test_threads.py", "model/test_tiles.py", "model/test_strips.py"),
+    *(
+        "ops/test_cost.py",
+        "cases/test_memory.py",
+        "cases/test_threads.py",
+        "model/test_tiles.py",
+        "model/test_strips.py",
+    ),
 )
 """Files and folders whose tests read a clock against a limit, or the peak of memory: never beside another test."""
 

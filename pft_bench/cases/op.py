@@ -27,9 +27,12 @@ PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
 ROW_READS = "row_reads"
 """The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
 
+CALLED = ("cpu-op", "cpu-op-tensor")
+"""The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check."""
+
 
 class OpGroup(Group):
-    """One of sddmm and spmm at one K: every backend and, for inference on a CPU, the public peer."""
+    """One of sddmm and spmm at one K: every backend; for inference on a CPU the public peer and the whole op too."""
 
     baseline = BASELINE
 
@@ -42,7 +45,7 @@ class OpGroup(Group):
         if settings.device == "cpu" and settings.mode == "infer" and settings.dtype == "float32":
             self.names.append(PEERS[op])
             if "cpu" in settings.backends:
-                self.names.append(ROW_READS)
+                self.names += [ROW_READS, *CALLED]
 
     @property
     def cases(self) -> dict[str, Case]:
@@ -62,6 +65,8 @@ class OpGroup(Group):
                 found.append(Candidate(name, *_embedding_bag(left, right, inputs["index"])))
             elif name == ROW_READS:
                 found.append(Candidate(name, *_row_reads(right, inputs["index"])))
+            elif name in CALLED:
+                found.append(Candidate(name, *_called(name, self.problem.op, left, right, inputs["index"])))
             else:
                 backend, train = get(name), self.settings.mode != "infer"
                 call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
@@ -78,7 +83,7 @@ class OpGroup(Group):
 
     def counted(self, candidate: Candidate) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
-        if candidate.name in (*PEERS.values(), ROW_READS) or self.settings.mode != "infer":
+        if candidate.name in (*PEERS.values(), ROW_READS, *CALLED) or self.settings.mode != "infer":
             return candidate.call
         operands = self.problem.inputs(self.settings.device)
         function = getattr(ops, self.problem.op)
@@ -153,6 +158,13 @@ def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck
         return result.view(batch, queries, -1)
 
     return call, _peer_check("spmm", a, v, index, read)
+
+
+def _called(name: str, op: str, left: Tensor, right: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """The public op, whose index is checked beforehand ("cpu-op") or in the call ("cpu-op-tensor")."""
+    given = ops.Index(index, right.shape[1]) if name == CALLED[0] else index
+    call = partial(getattr(ops, op), left, right, given, backend="cpu")
+    return call, _peer_check(op, left, right, index, lambda result: cast(Tensor, result))
 
 
 def _row_reads(rows: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 def _in_a_graph() -> bool:
     """Whether this call is being compiled, exported or traced: it is to serve all sizes, not to ask for this one."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def mirror_pad(x: Tensor, multiple: int) -> Tensor:

@@ -73,6 +73,8 @@ def test_a_run_writes_its_folder_and_prints_its_tables(
         "sampled_addmm",
         "embedding_bag",
         "row_reads",
+        "cpu-op",
+        "cpu-op-tensor",
     }
     assert {(r.case.shapes["candidates"], r.case.k) for r in by_level["layer"]} == {(16, 16), (16, 5)}
     assert {r.case.schedule for r in by_level["model"]} == {(16, 16, 5, 5), (16, 16, 16, 16)}
