@@ -10,7 +10,7 @@ from skimage import data
 import pft_bench
 from pft_bench.images.resize import imresize
 from pft_bench.model import preset, weights_file
-from pft_bench.model.checkpoint import SHIPPED
+from pft_bench.model.files import SHIPPED
 from pft_bench.train.sample_photographs import SOURCES
 
 LUMA = np.array([65.481, 128.553, 24.966]) / 255
