@@ -29,8 +29,7 @@ STAGE_RUNS = 3
 def make_model(settings: Settings, schedule: FocusSchedule) -> PFT:
     """The model of the settings with this schedule, its weights generated or loaded."""
     if settings.weights is not None:
-        model = load(settings.weights)
-        model.num_topk = schedule.num_topk
+        model = load(settings.weights, num_topk=schedule.num_topk, num_heads=settings.config.num_heads)
     else:
         model = PFT.from_config(settings.config.with_topk(schedule.num_topk))
         model.load_state_dict(generated_weights(model))
@@ -209,6 +208,10 @@ def check_inputs(settings: Settings) -> None:
         low_resolution(settings.lr_hw, settings.image)
     if settings.weights is not None:
         make_model(settings, settings.schedules[0])
+        if settings.config.in_chans != 3:
+            raise ValueError(
+                f"weights must be of a model for colour here, got one of {settings.config.in_chans} channels"
+            )
 
 
 def model_groups(settings: Settings) -> list[Group]:

@@ -12,11 +12,11 @@ import torch
 
 from ..backends import get, registered, require
 from ..measure.rounds import Plan
-from ..model import PFTConfig, preset, weights_file
+from ..model import PFTConfig, preset, preset_of, weights_config, weights_file
 from ..model.config import ATTENTIONS
 from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
-from ..schedule import FocusSchedule, parse_schedule
+from ..schedule import FocusSchedule, ScheduleError, parse_schedule, schedule_of
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)
 """More is a mistake, and far more ends the OpenMP runtime with a crash."""
@@ -68,6 +68,7 @@ class Settings:
         cls,
         *,
         schedules: Sequence[str],
+        default_schedule: str = "1024,256,128",
         preset_name: str | None = None,
         scale: int | None = None,
         backends: Sequence[str] = (),
@@ -80,24 +81,21 @@ class Settings:
         lr_hw: tuple[int, int] | None = None,
         image: Path | None = None,
         weights: Path | None = None,
+        num_heads: int | None = None,
         plan: Plan | None = None,
         attentions: Sequence[str] = (),
     ) -> Settings:
-        """Settings with defaults filled in: PFT light on a CPU, the classical model on a GPU.
+        """Settings with defaults filled in: the model of the weights, else PFT light on a CPU, classical on a GPU.
+
+        Without schedules, the default one is taken, or the model's own where that does not fit.
 
         Raises ValueError (an argument cannot be right) or `pft_bench.BackendUnavailable`.
         """
         device = resolve_device(device)
-        family = preset_name or ("classical" if device == "cuda" else "light")
         if scale not in (None, 2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
-        name = family if "_x" in family else f"{family}_x{scale or 4}"
-        if scale is not None and not name.endswith(f"_x{scale}"):
-            raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
         if threads > MAX_THREADS:
             raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
-        config = preset(name)
-        area = config.window_size**2
         torch_dtype = getattr(torch, dtype, None)
         if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
             raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
@@ -114,7 +112,13 @@ class Settings:
                 f"mode backward is for levels op and layer, got {', '.join(levels)}; mode train has a model's forward "
                 f"and backward together"
             )
-        weights = None if weights is None else weights_file(weights, "--weights")
+        if weights is None:
+            if num_heads is not None:
+                raise ValueError(f"--num-heads is of the model in --weights, got {num_heads} without weights")
+            name, config = _preset_model(preset_name, scale, device)
+        else:
+            weights = weights_file(weights, "--weights")
+            name, config = _weights_model(weights, preset_name, scale, schedules, num_heads)
         if image is not None and not image.is_file():
             raise ValueError(f"--image must be a file, got {image}")
         chosen = tuple(dict.fromkeys((BASELINE, *(backends or _default_backends(device, torch_dtype)))))
@@ -125,7 +129,7 @@ class Settings:
         return cls(
             preset=name,
             config=config,
-            schedules=tuple(parse_schedule(text, config.depths, area) for text in schedules),
+            schedules=_schedules(schedules, default_schedule, config),
             backends=chosen,
             levels=tuple(levels),
             device=device,
@@ -196,6 +200,47 @@ class Settings:
             )
             for name in names
         }
+
+
+def _preset_model(preset_name: str | None, scale: int | None, device: str) -> tuple[str, PFTConfig]:
+    family = preset_name or ("classical" if device == "cuda" else "light")
+    name = family if "_x" in family else f"{family}_x{scale or 4}"
+    if scale is not None and not name.endswith(f"_x{scale}"):
+        raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
+    return name, preset(name)
+
+
+def _weights_model(
+    weights: Path, preset_name: str | None, scale: int | None, schedules: Sequence[str], num_heads: int | None
+) -> tuple[str, PFTConfig]:
+    """The model of the weights and its name, that of its preset or of the file; a preset that is given must be it."""
+    given = {"num_topk": schedules[0] if schedules else None, "num_heads": num_heads}
+    config = weights_config(weights, **{name: value for name, value in given.items() if value is not None})
+    known = preset_of(config)
+    if preset_name is not None:
+        name = preset_name if "_x" in preset_name else f"{preset_name}_x{scale or config.upscale}"
+        preset(name)
+        if name != known:
+            told = f"is a {known}" if known else "has the shape of no preset"
+            raise ValueError(
+                f"--preset must be that of --weights or be left out: {weights.name} {told}, got {preset_name!r}"
+            )
+    if scale not in (None, config.output_scale):
+        raise ValueError(
+            f"--scale must be that of --weights or be left out: {weights.name} enlarges {config.output_scale} times, "
+            f"got {scale}"
+        )
+    return known or weights.stem, config
+
+
+def _schedules(texts: Sequence[str], default: str, config: PFTConfig) -> tuple[FocusSchedule, ...]:
+    area = config.window_size**2
+    if texts:
+        return tuple(parse_schedule(text, config.depths, area) for text in texts)
+    try:
+        return (parse_schedule(default, config.depths, area),)
+    except ScheduleError:
+        return (schedule_of(config.num_topk, config.depths),)
 
 
 def _require_scaling(device: str, threads: int) -> None:

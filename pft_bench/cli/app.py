@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -31,6 +32,7 @@ from . import (
     verify,
 )
 from .exits import USAGE
+from .loading import show_notes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +63,9 @@ for _panel, _commands in {
 def main() -> None:
     """Run a command; an argument that cannot be right ends it with one line and exit code 2."""
     try:
-        app()
+        with warnings.catch_warnings():
+            show_notes()
+            app()
     except (
         ValueError,
         TypeError,

@@ -35,6 +35,7 @@ def attention(
         int | None, typer.Option(min=1, help="Show one head, from 1 on. Default: the mean of all.")
     ] = None,
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
     out: Annotated[Path, typer.Option(help="The figure to write (.png, .svg, .pdf).")] = Path(
@@ -59,7 +60,9 @@ def attention(
     picture = read_picture(image)
     pixels = (picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, 2)) / picture.peak
     place = parse_query(query, picture.size_hw)
-    model = load_model(weights, backend=backend, sched=sched, device=device, preset_name=preset_name)
+    model = load_model(
+        weights, backend=backend, sched=sched, heads=num_heads, device=device, preset_name=preset_name
+    )
     if model.config.in_chans != 3:
         raise ValueError(
             f"--weights must be of a model for colour, got one of {model.config.in_chans} channels"

@@ -19,7 +19,7 @@ from ..cases.settings import Settings, resolve_device
 from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
-from ..model import PFT, PRESETS, PFTConfig
+from ..model import PFT, preset_of
 from ..quality import (
     Dataset,
     QualityRow,
@@ -32,7 +32,7 @@ from ..quality import (
 )
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
-from ..schedule import FocusSchedule, parse_schedule
+from ..schedule import parse_schedule, schedule_of
 from . import options
 from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
@@ -54,6 +54,7 @@ def evaluate(
     backend: Annotated[
         list[str], typer.Option(help="Backend to evaluate. Repeatable. Default: the fastest.")
     ] = [],  # noqa: B006
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
@@ -73,7 +74,7 @@ def evaluate(
     checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
     code 1 if an image or a variant has no result.
     """
-    model = load_model(weights, device=device, dtype=dtype)
+    model = load_model(weights, sched=(sched or [None])[0], heads=num_heads, device=device, dtype=dtype)
     datasets = find_datasets(data, model.config.output_scale)
     settings = make_settings(
         model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
@@ -121,12 +122,12 @@ def make_settings(
             )
     area = config.window_size**2
     schedules = [parse_schedule(text, config.depths, area) for text in sched]
-    name = next((n for n, known in PRESETS.items() if _same_model(known, config)), weights.stem)
+    name = preset_of(config) or weights.stem
     plan = Plan(rounds=max(rounds, 6), max_rounds=max(60, rounds), budget_s=budget)
     return Settings(
         preset=name,
         config=config,
-        schedules=tuple(dict.fromkeys(schedules)) or (_own_schedule(config),),
+        schedules=tuple(dict.fromkeys(schedules)) or (schedule_of(config.num_topk, config.depths),),
         backends=tuple(dict.fromkeys(chosen)),
         levels=("model",),
         device=device,
@@ -139,18 +140,6 @@ def make_settings(
         weights=weights,
         plan=plan,
     )
-
-
-def _same_model(known: PFTConfig, config: PFTConfig) -> bool:
-    return known.depths == config.depths and known.with_topk(config.num_topk) == config
-
-
-def _own_schedule(config: PFTConfig) -> FocusSchedule:
-    """The model's own schedule, written by blocks where it can be."""
-    blocks = FocusSchedule("", config.num_topk).per_block(config.depths)
-    if all(len(set(block)) == 1 for block in blocks):
-        return FocusSchedule(",".join(str(block[0]) for block in blocks), config.num_topk)
-    return FocusSchedule("layers:" + ",".join(map(str, config.num_topk)), config.num_topk)
 
 
 def restore_all(

@@ -15,10 +15,20 @@ Schedules = Annotated[
         "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep.",
     ),
 ]
+OwnSchedules = Annotated[
+    list[str],
+    typer.Option(
+        "--sched",
+        help="Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
+        "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep. Default: 1024,256,128, or the model's own where "
+        "its windows have fewer tokens.",
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="classical or light, or with its scale: light_x4. Default: light on a CPU, classical on a GPU."
+        help="classical or light, or with its scale: light_x4. Default: that of --weights; else light on a CPU, "
+        "classical on a GPU."
     ),
 ]
 Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
@@ -33,6 +43,13 @@ Image = Annotated[
 ]
 Weights = Annotated[
     Path | None, typer.Option(help="Checkpoint (.pth, .safetensors). Default: generated weights.")
+]
+NumHeads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Attention heads of a model in --weights whose weights do not tell them and that is no published one.",
+    ),
 ]
 Backends = Annotated[
     list[str],

@@ -24,12 +24,18 @@ from . import options
 
 
 def profile(
-    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "1024,256,128",
+    sched: Annotated[
+        str | None,
+        typer.Option(
+            help="Focus schedule; see `pft-bench run --help`. Default: 1024,256,128, or the model's own."
+        ),
+    ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
     image: options.Image = None,
     weights: options.Weights = None,
+    num_heads: options.NumHeads = None,
     backend: Annotated[str, typer.Option(help="One backend.")] = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
@@ -45,7 +51,7 @@ def profile(
     Writes trace.json (open it in ui.perfetto.dev) and memory.csv, and prints the lines for NVIDIA's profilers.
     """
     settings = Settings.make(
-        schedules=[sched],
+        schedules=[] if sched is None else [sched],
         preset_name=preset,
         scale=scale,
         backends=[] if backend == "auto" else [backend],
@@ -56,6 +62,7 @@ def profile(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        num_heads=num_heads,
     )
     check_inputs(settings)
     made = make_model(settings, settings.schedules[0])

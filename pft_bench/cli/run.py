@@ -25,12 +25,13 @@ from .progress import Display
 
 
 def run(
-    sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
+    sched: options.OwnSchedules = [],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
     image: options.Image = None,
     weights: options.Weights = None,
+    num_heads: options.NumHeads = None,
     backend: options.Backends = [],  # noqa: B006
     level: Annotated[
         list[str],
@@ -119,6 +120,7 @@ def run(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        num_heads=num_heads,
         attentions=() if attention is None else [name.strip() for name in attention.split(",")],
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )

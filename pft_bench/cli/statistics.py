@@ -27,7 +27,11 @@ def statistics(
         Path | None, typer.Argument(help="Picture, resized to --lr. Default: a bundled photo.")
     ] = None,
     weights: options.Weights = None,
-    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "paper",
+    num_heads: options.NumHeads = None,
+    sched: Annotated[
+        str | None,
+        typer.Option(help="Focus schedule; see `pft-bench run --help`. Default: paper, or the model's own."),
+    ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
@@ -40,7 +44,8 @@ def statistics(
     Without --weights the model is random, and the figures show the method, not the published model.
     """
     settings = Settings.make(
-        schedules=[sched],
+        schedules=[] if sched is None else [sched],
+        default_schedule="paper",
         preset_name=preset,
         scale=scale,
         backends=["reference"],
@@ -50,6 +55,7 @@ def statistics(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        num_heads=num_heads,
     )
     check_inputs(settings)
     made = make_model(settings, settings.schedules[0])

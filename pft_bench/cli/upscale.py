@@ -55,6 +55,7 @@ def upscale(
     sched: Annotated[
         str | None, typer.Option(help="Focus schedule, e.g. 1024,256,128. Default: the model's own.")
     ] = None,
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
@@ -96,7 +97,7 @@ def upscale(
     if seams and tiles is None:
         raise ValueError("--seams compares tiles with the whole picture: it needs --tile")
     memory_bytes = None if memory is None else parse_memory(memory)
-    model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
+    model = load_model(weights, backend=backend, sched=sched, heads=num_heads, device=device, dtype=dtype)
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
     console = Console(highlight=False)

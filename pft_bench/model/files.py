@@ -161,7 +161,9 @@ def _has_modules(file: Path, blocked: list[str]) -> bool:
 def _line(error: Exception) -> str:
     """The line of an error that says something, as plain text."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    if text.startswith("Weights only load failed"):  # then it tells of weights_only, which is not our user's to set
+    if text.startswith(
+        "Weights only load failed"
+    ):  # then it tells of weights_only, which is not our user's to set
         text = text.partition("WeightsUnpickler error: ")[2] or text.partition("\n")[2]
     first = text.strip().partition("\n")[0]
     return f"{type(error).__name__}: {first if first.isprintable() else repr(first)}"
