@@ -74,7 +74,9 @@ def evaluate(
     checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
     code 1 if an image or a variant has no result.
     """
-    model = load_model(weights, sched=(sched or [None])[0], heads=num_heads, device=device, dtype=dtype)
+    model = load_model(
+        weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
+    )
     datasets = find_datasets(data, model.config.output_scale)
     settings = make_settings(
         model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget

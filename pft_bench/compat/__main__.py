@@ -42,17 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"SCRIPT must be a file, got {given.script!r}: there is no such file")
     if given.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for what of torch asks the driver itself
-    on_cpu = given.cpu or not torch.cuda.is_available()
-    if on_cpu:
-        stay_on_cpu()
     try:
         install(given.backend)
     except (BackendUnavailable, ValueError, TypeError, RuntimeError) as error:
         parser.error(str(error))
+    on_cpu = given.cpu or not torch.cuda.is_available()
     told = ["smm_cuda is pft_bench's"]
     if provide_fairscale():
         told.append("fairscale is not installed: its checkpoint_wrapper is PyTorch's checkpoint")
     if on_cpu:
+        stay_on_cpu()
         told.append("'cuda' means the CPU")
     print(f"pft_bench.compat: {'; '.join(told)}", file=sys.stderr)
     bring_children(given.backend, on_cpu)

@@ -154,8 +154,7 @@ def _restorer(choose: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
 
     def restore(storage: Any, place: str) -> Any:
         chosen = choose(storage, place)
-        if chosen is None:
-            chosen = on_cpu(place)
+        chosen = on_cpu(place if chosen is None else chosen)
         if not isinstance(chosen, str):
             return chosen
         return storage if chosen == "cpu" else torch.serialization.default_restore_location(storage, chosen)
@@ -202,9 +201,9 @@ def device_patches() -> Iterator[Patch]:
         yield kind, "to", reading_devices(kind.to, 1)
         yield kind, "cuda", _itself()
     yield nn.Module, "to_empty", reading_devices(nn.Module.to_empty)
-    for kind in (torch.UntypedStorage, torch.TypedStorage):
-        yield kind, "cuda", _itself()
-        yield kind, "pin_memory", _itself()
+    for storage in (torch.UntypedStorage, torch.TypedStorage):
+        yield storage, "cuda", _itself()
+        yield storage, "pin_memory", _itself()
     yield torch.Tensor, "pin_memory", _itself()
     yield nn.utils.rnn.PackedSequence, "pin_memory", _itself()
     yield torch, "load", _load(torch.load)
