@@ -17,6 +17,7 @@ from .config import OWN_PRESETS
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
 """How names of checkpoints end, in any case. What a file is, its content says."""
+_USUAL = ".pth, .pt, .safetensors"
 # Weights that come with the package; each has a card beside it.
 SHIPPED = Path(__file__).parent.parent / "data"
 # What stands in place of a file that did not arrive: how it begins, and what it is.
@@ -39,9 +40,7 @@ def weights_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     file, given = Path(path), os.fspath(path)
     if not file.is_file() and given in OWN_PRESETS:
         return SHIPPED / f"{given}.safetensors"
-    expected = (
-        f"{argument} must be a checkpoint ({', '.join(SUFFIXES)}) or {' or '.join(map(repr, OWN_PRESETS))}"
-    )
+    expected = f"{argument} must be a checkpoint ({_USUAL}) or {' or '.join(map(repr, OWN_PRESETS))}"
     if not file.is_file():
         raise FileNotFoundError(f"{expected}, got {given!r}: {_instead(file)}")
     if not file.name.lower().endswith(SUFFIXES):
