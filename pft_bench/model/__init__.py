@@ -5,6 +5,7 @@ from .config import PRESETS, PFTConfig, preset
 from .footprint import Footprint, forward_footprint
 from .infer import infer_config
 from .macs import PUBLISHED_LR, parameter_count, published_macs
+from .notes import noted_settings, settings_note
 from .pft import PFT
 from .tiles import (
     Seams,
@@ -33,6 +34,7 @@ __all__ = [
     "generated_weights",
     "infer_config",
     "load",
+    "noted_settings",
     "parameter_count",
     "parse_memory",
     "parse_tile",
@@ -40,6 +42,7 @@ __all__ = [
     "preset",
     "published_macs",
     "read_weights",
+    "settings_note",
     "upscale",
     "weights_file",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .config import OWN_PRESETS
 from .infer import infer_config, listed
+from .notes import noted_settings
 from .pft import PFT
 
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
@@ -35,8 +36,9 @@ def load(
         backend: kernels of the attention, see `PFT`.
         strict: refuse missing and unknown weights. Without it, unknown ones are skipped and missing ones keep
             their initial values.
-        overrides: constructor keywords that win over what the weights say. Weights do not tell num_topk (taken
-            from the published model of the same shape), num_heads where all heads share one bias, nor img_range.
+        overrides: constructor keywords that win over what the file says. Weights do not tell num_topk, num_heads
+            where all heads share one bias, nor img_range: these come from the header of a file that this package
+            trained, else from the published model of the same shape.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,6 +46,7 @@ def load(
             is missing and what the file seems to be.
     """
     weights = read_weights(path)
+    overrides = noted_settings(weights_file(path)) | overrides
     try:
         config = infer_config({name: tuple(value.shape) for name, value in weights.items()}, **overrides)
         model = PFT.from_config(config, backend)
