@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whatever happens while one is written, its name shows the old or the new content."""
+"""Files that are whole or not there: whatever happens while one is written, its name has the old or the new content."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ import torch
 
 from ..backends import get, registered, require
 from ..measure.rounds import Plan
-from ..model import PFTConfig, preset, weights_file
+from ..model import PFTConfig, noted_settings, preset, weights_file
 from ..model.config import ATTENTIONS
 from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
-from ..schedule import FocusSchedule, parse_schedule
+from ..schedule import FocusSchedule, parse_schedule, schedule_of
 
 MAX_THREADS = 4 * (os.cpu_count() or 1)
 """More is a mistake, and far more ends the OpenMP runtime with a crash."""
@@ -29,6 +29,15 @@ BASELINE = "dense"
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> int:
+    """The number of CPU threads to use, where 0 means torch's own choice; ValueError for one that cannot be right."""
+    if threads < 0:
+        raise ValueError(f"threads must be at least 0, got {threads}")
+    if threads > MAX_THREADS:
+        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+    return threads or torch.get_num_threads()
 
 
 def resolve_device(name: str) -> str:
@@ -82,8 +91,12 @@ class Settings:
         weights: Path | None = None,
         plan: Plan | None = None,
         attentions: Sequence[str] = (),
+        default_schedule: str = "1024,256,128",
     ) -> Settings:
         """Settings with defaults filled in: PFT light on a CPU, the classical model on a GPU.
+
+        Without `schedules`, there is one: that which the weights were trained with, where their file notes it, else
+        `default_schedule`.
 
         Raises ValueError (an argument cannot be right) or `pft_bench.BackendUnavailable`.
         """
@@ -94,8 +107,7 @@ class Settings:
         name = family if "_x" in family else f"{family}_x{scale or 4}"
         if scale is not None and not name.endswith(f"_x{scale}"):
             raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
-        if threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+        threads = check_threads(threads)
         config = preset(name)
         area = config.window_size**2
         torch_dtype = getattr(torch, dtype, None)
@@ -104,7 +116,6 @@ class Settings:
         for level in levels:
             if level not in LEVELS:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-        threads = threads or torch.get_num_threads()
         if "threads" in levels:
             _require_scaling(device, threads)
         if mode not in MODES:
@@ -125,7 +136,10 @@ class Settings:
         return cls(
             preset=name,
             config=config,
-            schedules=tuple(parse_schedule(text, config.depths, area) for text in schedules),
+            schedules=tuple(
+                parse_schedule(text, config.depths, area)
+                for text in schedules or [_trained_schedule(weights, config) or default_schedule]
+            ),
             backends=chosen,
             levels=tuple(levels),
             device=device,
@@ -196,6 +210,14 @@ class Settings:
             )
             for name in names
         }
+
+
+def _trained_schedule(weights: Path | None, config: PFTConfig) -> str | None:
+    """The schedule that the weights were trained with, where their file notes one for a model of this depth."""
+    noted = None if weights is None else noted_settings(weights).get("num_topk")
+    if noted is None or len(noted) != sum(config.depths):
+        return None
+    return schedule_of(noted, config.depths).text
 
 
 def _require_scaling(device: str, threads: int) -> None:

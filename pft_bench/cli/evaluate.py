@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..backends import get, require
 from ..cases.group import thread_count
-from ..cases.settings import Settings, resolve_device
+from ..cases.settings import Settings, check_threads, resolve_device
 from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
@@ -32,10 +32,10 @@ from ..quality import (
 )
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
-from ..schedule import FocusSchedule, parse_schedule
+from ..schedule import parse_schedule, schedule_of
 from . import options
 from .exits import FAILURE
-from .loading import check_threads, load_model, restorer
+from .loading import load_model, restorer
 from .run import make_console
 
 
@@ -126,7 +126,7 @@ def make_settings(
     return Settings(
         preset=name,
         config=config,
-        schedules=tuple(dict.fromkeys(schedules)) or (_own_schedule(config),),
+        schedules=tuple(dict.fromkeys(schedules)) or (schedule_of(config.num_topk, config.depths),),
         backends=tuple(dict.fromkeys(chosen)),
         levels=("model",),
         device=device,
@@ -143,14 +143,6 @@ def make_settings(
 
 def _same_model(known: PFTConfig, config: PFTConfig) -> bool:
     return known.depths == config.depths and known.with_topk(config.num_topk) == config
-
-
-def _own_schedule(config: PFTConfig) -> FocusSchedule:
-    """The model's own schedule, written by blocks where it can be."""
-    blocks = FocusSchedule("", config.num_topk).per_block(config.depths)
-    if all(len(set(block)) == 1 for block in blocks):
-        return FocusSchedule(",".join(str(block[0]) for block in blocks), config.num_topk)
-    return FocusSchedule("layers:" + ",".join(map(str, config.num_topk)), config.num_topk)
 
 
 def restore_all(

@@ -24,7 +24,13 @@ from . import options
 
 
 def profile(
-    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "1024,256,128",
+    sched: Annotated[
+        str | None,
+        typer.Option(
+            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+            "pft-bench train made them, else 1024,256,128."
+        ),
+    ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
@@ -45,7 +51,7 @@ def profile(
     Writes trace.json (open it in ui.perfetto.dev) and memory.csv, and prints the lines for NVIDIA's profilers.
     """
     settings = Settings.make(
-        schedules=[sched],
+        schedules=[] if sched is None else [sched],
         preset_name=preset,
         scale=scale,
         backends=[] if backend == "auto" else [backend],

@@ -27,7 +27,13 @@ def statistics(
         Path | None, typer.Argument(help="Picture, resized to --lr. Default: a bundled photo.")
     ] = None,
     weights: options.Weights = None,
-    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "paper",
+    sched: Annotated[
+        str | None,
+        typer.Option(
+            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+            "pft-bench train made them, else paper."
+        ),
+    ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
@@ -40,7 +46,8 @@ def statistics(
     Without --weights the model is random, and the figures show the method, not the published model.
     """
     settings = Settings.make(
-        schedules=[sched],
+        schedules=[] if sched is None else [sched],
+        default_schedule="paper",
         preset_name=preset,
         scale=scale,
         backends=["reference"],

@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from ..cases.settings import resolve_device
+from ..cases.settings import check_threads, resolve_device
 from ..model import PFT, PFTConfig, preset
 from ..schedule import parse_schedule
 from ..train import (
@@ -71,8 +71,7 @@ def train(
 
     The same seed gives the same losses, for one process or several that share the batch, killed and resumed or not.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(check_threads(threads))
     device = resolve_device(device)
     config = preset(preset_name)
     if sched is not None:
@@ -102,11 +101,11 @@ def train(
         model = _model(config, backend, init, seed)
         place = f"cuda:{group.local_rank}" if device == "cuda" else device
         trainer = Trainer(model.to(place), photographs, recipe, group)
-        started, already = time.perf_counter(), 0
+        started, already = 0.0, 0
 
         def start(lost: str | None) -> None:
-            nonlocal already
-            already = trainer.step
+            nonlocal started, already
+            started, already = time.perf_counter(), trainer.step
             console.print(
                 f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
                 f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
@@ -143,10 +142,9 @@ def train(
                 raise
             raise typer.Exit(USAGE) from None  # the first process says why
         if group.first:
-            seconds, steps = time.perf_counter() - started, iterations - already
-            console.print(
-                f"{steps} steps in {seconds:.0f} s; the moving average is in {out / WEIGHTS}", soft_wrap=True
-            )
+            steps, seconds = iterations - already, time.perf_counter() - started
+            done = f"{steps} steps in {seconds:.0f} s" if steps else "no step was left to do"
+            console.print(f"{done}; the moving average is in {out / WEIGHTS}", soft_wrap=True)
 
 
 def _model(config: PFTConfig, backend: str, init: str | None, seed: int) -> PFT:

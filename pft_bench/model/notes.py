@@ -26,17 +26,21 @@ def noted_settings(file: Path) -> dict[str, Any]:
     """
     if file.suffix.lower() != ".safetensors":
         return {}
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(file, "pt") as opened:
-        note = (opened.metadata() or {}).get(NOTE)
+    try:
+        with safe_open(file, "pt") as opened:
+            note = (opened.metadata() or {}).get(NOTE)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a safetensors file ({error})") from error
     if note is None:
         return {}
     try:
         found = json.loads(note)
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not set(found) <= set(UNTOLD):
+    right = isinstance(found, dict) and set(found) <= set(UNTOLD)
+    if not right or not isinstance(found.get("num_topk", []), list):
         raise ValueError(
             f"{file}: the entry {NOTE!r} of its header must be a JSON object of {', '.join(UNTOLD)}, got {note[:80]!r}"
         )

@@ -92,7 +92,11 @@ class Curve:
         missing = sorted(set(range(step)) - set(steps))
         if not missing:
             return None
-        span = f"step {missing[0]}" if len(missing) == 1 else f"{len(missing)} steps from {missing[0]} to {missing[-1]}"
+        span = (
+            f"step {missing[0]}"
+            if len(missing) == 1
+            else f"{len(missing)} steps from {missing[0]} to {missing[-1]}"
+        )
         what = "lacks" if existed else "is gone, and with it"
         return f"{self.path} {what} the losses of {span}; training is not affected, the file goes on at step {step}"
 

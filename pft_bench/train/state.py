@@ -60,7 +60,9 @@ def _undamaged(path: Path, device: torch.device | str) -> Any:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
         damaged = "its table of contents"
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint of pft-bench train: {damaged} is not whole")
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint of pft-bench train: {damaged} is not whole"
+        )
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except OSError:
