@@ -71,7 +71,8 @@ def train(
 
     The same seed gives the same losses, for one process or several that share the batch, killed and resumed or not.
     """
-    torch.set_num_threads(check_threads(threads))
+    if threads:
+        torch.set_num_threads(check_threads(threads))
     device = resolve_device(device)
     config = preset(preset_name)
     if sched is not None:
@@ -135,7 +136,9 @@ def train(
             )
         except KeyboardInterrupt as stop:
             if group.first:
-                console.print(f"interrupted: {stop}", style="yellow", soft_wrap=True)
+                console.print(
+                    ": ".join(filter(None, ("interrupted", str(stop)))), style="yellow", soft_wrap=True
+                )
             raise typer.Exit(INTERRUPTED) from None
         except (FirstStopped, Diverged):
             if group.first:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..storage import naming
 
@@ -23,13 +22,13 @@ class Curve:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._bytes, self._digest = 0, hashlib.sha256()
+        self._digest = hashlib.sha256()
 
     def begin(self) -> None:
         """Start a new file; what a run without a checkpoint left there goes."""
         with naming(self.path):
             self.path.write_bytes(b"")
-        self._bytes, self._digest = 0, hashlib.sha256()
+        self._digest = hashlib.sha256()
 
     def append(self, steps: Sequence[tuple[int, float, float]]) -> None:
         """Add (step, rate, loss) of the next steps."""
@@ -38,16 +37,15 @@ class Curve:
         ).encode()
         with naming(self.path), self.path.open("ab") as file:
             file.write(text)
-        self._bytes += len(text)
         self._digest.update(text)
 
-    def mark(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the file, all of which is on the disk then."""
+    def mark(self) -> str:
+        """The digest by which a checkpoint remembers the file, all of which is on the disk then."""
         with naming(self.path), self.path.open("ab") as file:
             os.fsync(file.fileno())
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+        return self._digest.hexdigest()
 
-    def resume(self, step: int, mark: dict[str, Any] | None) -> str | None:
+    def resume(self, step: int, mark: object) -> str | None:
         """Leave the lines before `step`: what a killed run wrote after its checkpoint is computed again.
 
         Returns a sentence where losses are missing that the run once wrote. Raises CurveError where the file holds
@@ -58,18 +56,18 @@ class Curve:
             content = self.path.read_bytes() if existed else b""
         steps, ends = self._parsed(content)
         kept = sum(number < step for number in steps)
-        self._bytes = ends[kept - 1] if kept else 0
-        self._digest = hashlib.sha256(content[: self._bytes])
+        end = ends[kept - 1] if kept else 0
+        self._digest = hashlib.sha256(content[:end])
         lost = None
-        if mark is None or mark != {"bytes": self._bytes, "sha256": self._digest.hexdigest()}:
+        if mark != self.mark():
             lost = self._lost(steps[:kept], step, existed)
-            if mark is not None and lost is None:
+            if isinstance(mark, str) and lost is None:
                 raise CurveError(
                     f"{self.path} was changed after it was written: its losses before step {step} are not those of "
                     f"the run; {self._way_out()}"
                 )
-        with naming(self.path), self.path.open("ab") as file:
-            file.truncate(self._bytes)
+        with naming(self.path):
+            os.truncate(self.path, end)
         return lost
 
     def _parsed(self, content: bytes) -> tuple[list[int], list[int]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..record import lock_folder
+from ..storage import naming
 from .folder import RunFolder
 from .trainer import Trainer
 
@@ -71,7 +72,7 @@ def fit(
     group = trainer.group
     files = RunFolder(folder, run, notes or {})
     with ExitStack() as stack:
-        group.lead(lambda: stack.enter_context(lock_folder(folder)))
+        group.lead(lambda: _lock(stack, folder))
         lost = _start(trainer, files, resume=resume)
         if on_start is not None and group.first:
             on_start(lost)
@@ -86,6 +87,11 @@ def fit(
                     on_checkpoint()
             elif trainer.step % report_every == 0:
                 report.write()
+
+
+def _lock(stack: ExitStack, folder: Path) -> None:
+    with naming(folder):
+        stack.enter_context(lock_folder(folder))
 
 
 def _start(trainer: Trainer, files: RunFolder, *, resume: bool) -> str | None:
