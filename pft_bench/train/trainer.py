@@ -103,9 +103,9 @@ class Trainer:
     def _values(self) -> Iterator[tuple[str, Iterable[tuple[str, Tensor]]]]:
         yield "weight", self.model.named_parameters()
         yield "moving average of weight", self.ema.named_parameters()
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for parameter, kept in self.optimizer.state.items():
-            yield "optimiser state of weight", ((names[parameter], value) for value in kept.values())
+        for name, parameter in self.model.named_parameters():
+            kept = self.optimizer.state.get(parameter, {})
+            yield "optimiser state of weight", ((name, value) for value in kept.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

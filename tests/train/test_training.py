@@ -192,7 +192,7 @@ class OldSequence(np.random.SeedSequence):
 
 
 def test_a_step_has_the_same_seed_with_every_version_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """numpy 1.26 is among those that the package declares; .ci/oldest runs all tests of training with it."""
+    """numpy 1.26 is among those that the package declares; with .ci/oldest.txt all tests of training run on it."""
     expected = [6233904063939786893, 5712964121383671236, 5737856171534892084]
     assert [_seed(3, step, 0) for step in range(3)] == expected
     monkeypatch.setattr("pft_bench.train.trainer.np.random.SeedSequence", OldSequence)
