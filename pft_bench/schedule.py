@@ -65,11 +65,12 @@ def parse_schedule(text: str, depths: Sequence[int], window_area: int) -> FocusS
 
 
 def schedule_of(num_topk: Sequence[int], depths: Sequence[int]) -> FocusSchedule:
-    """The schedule of a model, one value for each layer, written by blocks where it can be."""
-    blocks = FocusSchedule("", tuple(num_topk)).per_block(depths)
+    """The schedule of these kept entries for each layer, written by blocks where it can be."""
+    kept = tuple(num_topk)
+    blocks = FocusSchedule("", kept).per_block(depths)
     if all(len(set(block)) == 1 for block in blocks):
-        return FocusSchedule(",".join(str(block[0]) for block in blocks), tuple(num_topk))
-    return FocusSchedule("layers:" + ",".join(map(str, num_topk)), tuple(num_topk))
+        return FocusSchedule(",".join(str(block[0]) for block in blocks), kept)
+    return FocusSchedule("layers:" + ",".join(map(str, kept)), kept)
 
 
 def _block_values(text: str, name: str, rest: str, blocks: int, window_area: int) -> list[int]:

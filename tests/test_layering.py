@@ -52,7 +52,6 @@ FORBIDDEN: dict[str, set[str]] = {
         "check",
         "measure",
         "cases",
-        "record",
         *TOOLS - {"train", "images"},
     },
     "systems": {"backends", "ops", "problem", "schedule", "check", "measure", "cases", "record", *TOOLS},
@@ -67,7 +66,7 @@ EXCEPTIONS = {
     ("pft_bench.report.kernel_table", "backends"),
 }
 # Parts that import nothing of the project but themselves.
-ALONE = {"stages", "schedule", "reference"}
+ALONE = {"stages", "schedule", "storage", "reference"}
 # What adapters may take from one another: nothing. Shared are reference/, base.py, and the launches of one kernel
 # family that runs in two places (the same .cu files on a GPU and in the emulator).
 SHARED_BY_BACKENDS = {"base", "_cuda_launch"}

@@ -12,7 +12,7 @@ import torch
 
 from ..backends import get, registered, require
 from ..measure.rounds import Plan
-from ..model import PFTConfig, preset, preset_of, weights_config, weights_file
+from ..model import PFTConfig, noted_settings, preset, preset_of, weights_config, weights_file
 from ..model.config import ATTENTIONS
 from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
@@ -29,6 +29,15 @@ BASELINE = "dense"
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> int:
+    """The number of CPU threads to use, where 0 means torch's own choice; ValueError for one that cannot be right."""
+    if threads < 0:
+        raise ValueError(f"threads must be at least 0, got {threads}")
+    if threads > MAX_THREADS:
+        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+    return threads or torch.get_num_threads()
 
 
 def resolve_device(name: str) -> str:
@@ -68,7 +77,6 @@ class Settings:
         cls,
         *,
         schedules: Sequence[str],
-        default_schedule: str = "1024,256,128",
         preset_name: str | None = None,
         scale: int | None = None,
         backends: Sequence[str] = (),
@@ -84,25 +92,25 @@ class Settings:
         num_heads: int | None = None,
         plan: Plan | None = None,
         attentions: Sequence[str] = (),
+        default_schedule: str = "1024,256,128",
     ) -> Settings:
         """Settings with defaults filled in: the model of the weights, else PFT light on a CPU, classical on a GPU.
 
-        Without schedules, the default one is taken, or the model's own where that does not fit.
+        Without `schedules`, there is one: that which the weights were trained with, where their file notes it, else
+        `default_schedule`, or the model's own where that does not fit.
 
         Raises ValueError (an argument cannot be right) or `pft_bench.BackendUnavailable`.
         """
         device = resolve_device(device)
         if scale not in (None, 2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
-        if threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+        threads = check_threads(threads)
         torch_dtype = getattr(torch, dtype, None)
         if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
             raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
         for level in levels:
             if level not in LEVELS:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-        threads = threads or torch.get_num_threads()
         if "threads" in levels:
             _require_scaling(device, threads)
         if mode not in MODES:
@@ -129,7 +137,7 @@ class Settings:
         return cls(
             preset=name,
             config=config,
-            schedules=_schedules(schedules, default_schedule, config),
+            schedules=_schedules(schedules, _trained_schedule(weights, config) or default_schedule, config),
             backends=chosen,
             levels=tuple(levels),
             device=device,
@@ -241,6 +249,14 @@ def _schedules(texts: Sequence[str], default: str, config: PFTConfig) -> tuple[F
         return (parse_schedule(default, config.depths, area),)
     except ScheduleError:
         return (schedule_of(config.num_topk, config.depths),)
+
+
+def _trained_schedule(weights: Path | None, config: PFTConfig) -> str | None:
+    """The schedule that the weights were trained with, where their file notes one for a model of this depth."""
+    noted = None if weights is None else noted_settings(weights).get("num_topk")
+    if noted is None or len(noted) != sum(config.depths):
+        return None
+    return schedule_of(noted, config.depths).text
 
 
 def _require_scaling(device: str, threads: int) -> None:

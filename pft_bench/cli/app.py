@@ -11,6 +11,7 @@ from rich.console import Console
 from ..backends import BackendUnavailable
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
+from ..train import TrainingStopped
 from . import (
     attention,
     check,
@@ -73,6 +74,7 @@ def main() -> None:
         FolderLocked,
         RecordError,
         WorkersFailed,
+        TrainingStopped,
         OSError,
     ) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from ..cases.group import thread_count
+from ..cases.settings import check_threads
 from ..focus import LayerFocus, focus_of, view_around
 from ..images import SUFFIXES, read_picture
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
 from . import options
-from .loading import check_threads, load_model
+from .loading import load_model
 
 
 def attention(

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..backends import get, require
 from ..cases.group import thread_count
-from ..cases.settings import Settings, resolve_device
+from ..cases.settings import Settings, check_threads, resolve_device
 from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
@@ -35,7 +35,7 @@ from ..report.quality import images_table, means_table, write_quality_csv, write
 from ..schedule import parse_schedule, schedule_of
 from . import options
 from .exits import FAILURE
-from .loading import check_threads, load_model, restorer
+from .loading import load_model, restorer
 from .run import make_console
 
 

@@ -7,21 +7,26 @@ from typing import Annotated
 
 import typer
 
-Schedules = Annotated[
+from ..cases.settings import check_threads
+
+
+def _possible_threads(threads: int) -> int:
+    """Far too many end the OpenMP runtime with a crash, in whatever command: refused before any begins."""
+    check_threads(threads)
+    return threads
+
+
+_SCHEDULES = (
+    "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
+    "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
+)
+Schedules = Annotated[list[str], typer.Option("--sched", help=_SCHEDULES)]
+WeightsSchedules = Annotated[
     list[str],
     typer.Option(
         "--sched",
-        help="Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
-        "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep.",
-    ),
-]
-OwnSchedules = Annotated[
-    list[str],
-    typer.Option(
-        "--sched",
-        help="Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
-        "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep. Default: 1024,256,128, or the model's own where "
-        "its windows have fewer tokens.",
+        help=f"{_SCHEDULES} Default: what --weights were trained with, where pft-bench train made them; else "
+        "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
 ]
 Preset = Annotated[
@@ -60,7 +65,10 @@ Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Mode = Annotated[
     str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes by itself.")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, callback=_possible_threads, help="CPU threads; 0: as many as torch takes by itself."),
+]
 Plugins = Annotated[
     list[str],
     typer.Option(

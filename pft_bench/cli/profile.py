@@ -27,7 +27,8 @@ def profile(
     sched: Annotated[
         str | None,
         typer.Option(
-            help="Focus schedule; see `pft-bench run --help`. Default: 1024,256,128, or the model's own."
+            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+            "pft-bench train made them, else 1024,256,128, or the model's own where that does not fit."
         ),
     ] = None,
     preset: options.Preset = None,

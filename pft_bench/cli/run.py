@@ -25,7 +25,7 @@ from .progress import Display
 
 
 def run(
-    sched: options.OwnSchedules = [],  # noqa: B006 - typer reads it, nobody writes it
+    sched: options.WeightsSchedules = [],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,

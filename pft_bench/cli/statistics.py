@@ -30,7 +30,10 @@ def statistics(
     num_heads: options.NumHeads = None,
     sched: Annotated[
         str | None,
-        typer.Option(help="Focus schedule; see `pft-bench run --help`. Default: paper, or the model's own."),
+        typer.Option(
+            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+            "pft-bench train made them, else paper, or the model's own where that does not fit."
+        ),
     ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..cases.group import thread_count
+from ..cases.settings import check_threads
 from ..images import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -31,7 +32,7 @@ from ..images import (
 from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
 from . import options
 from .exits import FAILURE
-from .loading import check_threads, load_model, restorer
+from .loading import load_model, restorer
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from .files import weights_file
 from .footprint import Footprint, forward_footprint
 from .infer import infer_config
 from .macs import PUBLISHED_LR, parameter_count, published_macs
+from .notes import noted_settings, settings_note
 from .pft import PFT
 from .tiles import (
     Seams,
@@ -36,6 +37,7 @@ __all__ = [
     "generated_weights",
     "infer_config",
     "load",
+    "noted_settings",
     "parameter_count",
     "parse_memory",
     "parse_tile",
@@ -44,6 +46,7 @@ __all__ = [
     "preset_of",
     "published_macs",
     "read_weights",
+    "settings_note",
     "upscale",
     "weights_config",
     "weights_file",

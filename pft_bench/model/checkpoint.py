@@ -12,6 +12,7 @@ from torch import Tensor
 from .config import PFTConfig
 from .files import read_file, weights_file
 from .infer import infer_config, listed
+from .notes import noted_settings
 from .pft import PFT
 from .unwrap import OPTIONAL, CheckpointNote, find_weights
 
@@ -29,9 +30,10 @@ def load(
         backend: kernels of the attention, see `PFT`.
         strict: refuse missing and unknown weights, and values that are not finite. Without it, unknown ones are
             skipped and missing ones keep their initial values.
-        overrides: constructor keywords that win over what the weights say. Weights do not tell num_topk (taken
-            from the published model of the same shape), num_heads where all heads share one bias, nor img_range.
-            num_topk may be the text of a focus schedule, "512,128,32".
+        overrides: constructor keywords that win over what the file says. Weights do not tell num_topk, num_heads
+            where all heads share one bias, nor img_range: these come from the header of a file that this package
+            trained, else from the published model of the same shape. num_topk may be the text of a focus schedule,
+            "512,128,32".
 
     Warns:
         CheckpointNote: something in the file was left out: counters of other tools, parts beside the model.
@@ -72,10 +74,11 @@ def weights_config(path: str | os.PathLike[str], **overrides: Any) -> PFTConfig:
 
 
 def _configure(
-    path: str | os.PathLike[str], weights: Mapping[str, Tensor], overrides: Mapping[str, Any]
+    path: str | os.PathLike[str], weights: Mapping[str, Tensor], overrides: dict[str, Any]
 ) -> PFTConfig:
+    told = noted_settings(weights_file(path)) | overrides
     try:
-        return infer_config({name: tuple(value.shape) for name, value in weights.items()}, **overrides)
+        return infer_config({name: tuple(value.shape) for name, value in weights.items()}, **told)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
 

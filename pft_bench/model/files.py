@@ -68,9 +68,14 @@ def read_file(file: Path) -> Mapping[str, Any]:
         if head.lstrip().lower().startswith(mark):
             raise ValueError(f"{file}: not a checkpoint that holds weights only ({said})")
     by_name = file.name.lower().endswith(".safetensors") and not head.startswith((b"PK", b"\x80"))
-    # A .safetensors file begins with the length of its JSON header, 8 bytes little-endian.
-    by_content = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
-    return _read_safetensors(file) if by_name or by_content else _read_torch(file)
+    return _read_safetensors(file) if by_name or is_safetensors(file) else _read_torch(file)
+
+
+def is_safetensors(file: Path) -> bool:
+    """By its content: it begins with the length of its JSON header, 8 bytes little-endian."""
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:

@@ -1,7 +1,9 @@
 """Training with the published recipe: one process or many, resumable, and the same numbers from the same seed."""
 
-from .loop import Progress, fit
-from .parallel import Group, process_group
+from .curve import CurveError
+from .folder import require_new
+from .loop import Diverged, Progress, TrainingStopped, fit
+from .parallel import FirstStopped, Group, process_group
 from .photographs import Photographs
 from .recipe import Recipe
 from .start import start_as_interpolation, start_from
@@ -10,15 +12,20 @@ from .trainer import Trainer
 
 __all__ = [
     "CheckpointError",
+    "CurveError",
+    "Diverged",
+    "FirstStopped",
     "Group",
     "Photographs",
     "Progress",
     "Recipe",
     "Trainer",
+    "TrainingStopped",
     "export_weights",
     "fit",
     "process_group",
     "read_checkpoint",
+    "require_new",
     "start_as_interpolation",
     "start_from",
     "write_checkpoint",

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
+
+
+class FirstStopped(RuntimeError):
+    """The first process has stopped and told the user why; this one ends with it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,27 @@ class Group:
             dist.all_reduce(value)
             value /= self.size
         return value
+
+    def lead(self, action: Callable[[], T]) -> T | None:
+        """Carry out `action` in the first process alone, while the others wait; its result there, None elsewhere.
+
+        What it raises ends all of them: the others get a FirstStopped instead of waiting for one that is gone.
+        """
+        if self.size == 1:
+            return action()
+        result, error = None, None
+        if self.first:
+            try:
+                result = action()
+            except BaseException as raised:
+                error = raised
+        stopped = [error is not None]
+        dist.broadcast_object_list(stopped, src=0)
+        if error is not None:
+            raise error
+        if stopped[0]:
+            raise FirstStopped("the first process has stopped")
+        return result
 
 
 @contextmanager

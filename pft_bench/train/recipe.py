@@ -47,8 +47,8 @@ class Recipe:
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
     @classmethod
     def published(cls, *, light: bool, iterations: int = PUBLISHED_ITERATIONS, **others: object) -> Recipe:

@@ -14,7 +14,7 @@ from ..model import PFT, read_weights, weights_file
 def start_from(model: PFT, path: Path) -> None:
     """Take all weights of `path` that have the name and shape of the model's: x4 from x2 keeps all but the upsampler.
 
-    Raises ValueError where a layer's weights are not among them.
+    Raises ValueError where a layer's weights are not among them, or one is not finite.
     """
     weights, own = read_weights(weights_file(path, "--init")), model.state_dict()
     fitting = {
@@ -24,6 +24,11 @@ def start_from(model: PFT, path: Path) -> None:
     if missing:
         raise ValueError(
             f"--init must be weights of the same body, but {path} lacks {', '.join(missing[:3])}"
+        )
+    spoilt = [name for name, value in fitting.items() if not value.isfinite().all()]
+    if spoilt:
+        raise ValueError(
+            f"--init must be weights that are finite, but {path} has NaN or infinity in {', '.join(spoilt[:3])}"
         )
     model.load_state_dict(fitting, strict=False)
 

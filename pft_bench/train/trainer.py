@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from .misfit import misfits
 from .parallel import Group
 from .photographs import Photographs
 from .recipe import Recipe
@@ -56,7 +60,7 @@ class Trainer:
         for options in self.optimizer.param_groups:
             options["lr"] = self.recipe.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = functional.l1_loss(self._predict(low).float(), high)
+        loss = self._loss(self._run, low, high)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -64,17 +68,44 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def _predict(self, low: Tensor) -> Tensor:
+    def _loss(self, module: nn.Module, low: Tensor, high: Tensor) -> Tensor:
         precision = getattr(torch, self.recipe.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            out: Tensor = self._run(low)
-        return out
+            out: Tensor = module(low)
+        return functional.l1_loss(out.float(), high)
 
     @torch.no_grad()
     def _average(self) -> None:
         torch._foreach_lerp_(
             list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay
         )
+
+    @torch.no_grad()
+    def trouble(self, batch: tuple[Tensor, Tensor] | None = None) -> str | None:
+        """Why nobody could go on from the present state, or None: a value that is not finite, or, with the crops of
+        `batch`, a loss that is not. The same in every process. A step's own loss tells it one step too late.
+        """
+        for what, values in self._values():
+            for name, value in values:
+                if not value.isfinite().all():
+                    return f"{what} {name} is not finite"
+        if batch is None:
+            return None
+        low, high = (part.to(self.device, non_blocking=True) for part in batch)
+        self.model.eval()
+        losses = torch.stack([self._loss(module, low, high) for module in (self.model, self.ema)])
+        self.model.train()
+        for what, loss in zip(("weights", "moving average"), self.group.mean(losses).tolist(), strict=True):
+            if not math.isfinite(loss):
+                return f"the loss of the {what} is {loss}"
+        return None
+
+    def _values(self) -> Iterator[tuple[str, Iterable[tuple[str, Tensor]]]]:
+        yield "weight", self.model.named_parameters()
+        yield "moving average of weight", self.ema.named_parameters()
+        for name, parameter in self.model.named_parameters():
+            kept = self.optimizer.state.get(parameter, {})
+            yield "optimiser state of weight", ((name, value) for value in kept.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -87,13 +118,36 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Raises ValueError, before anything is changed, where `state` is not that of such a model.
+        """
+        own = self.state_dict() | {"optimizer": {"state": self._moments(state.get("optimizer"))}}
+        given = {name: state[name] for name in own if name in state}
+        if isinstance(given.get("optimizer"), dict):  # its settings are the recipe's
+            given["optimizer"] = {name: v for name, v in given["optimizer"].items() if name == "state"}
+        found = list(islice(misfits(given, own), 3))
+        if found:
+            raise ValueError("; ".join(found))
+        if not 0 <= state["step"] <= self.recipe.iterations:
+            raise ValueError(f"['step'] must be in 0..{self.recipe.iterations}, got {state['step']}")
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": given["optimizer"]["state"], "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
+    def _moments(self, stored: object) -> dict[int, dict[str, Tensor]]:
+        """What AdamW remembers of each weight, for its structure alone. A weight that had no gradient yet has none."""
+        known = stored.get("state") if isinstance(stored, dict) else None
+        return {
+            number: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+            for number, parameter in enumerate(self.model.parameters())
+            if not isinstance(known, dict) or number in known
+        }
+
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+    # int first: before version 2, numpy shifts no uint64 by a Python integer.
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]) >> 1
