@@ -109,6 +109,8 @@ def train(
                 f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
                 f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
             )
+            for note in photographs.notes():
+                console.print(note, soft_wrap=True)
         started = time.perf_counter()
 
         def show(progress: Progress) -> None:
