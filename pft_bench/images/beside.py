@@ -52,7 +52,7 @@ def _sound(suffix: str, block: bytes) -> bool:
 def _within_segments(metadata: Metadata) -> tuple[Metadata, list[str]]:
     """JPEG holds each in one segment."""
     exif, xmp, iptc = metadata.exif, metadata.xmp, metadata.iptc
-    lost = []
+    lost: list[str] = []
     if exif is not None and len(containers.jpeg_exif(exif)) > containers.JPEG_LONGEST:
         lost, exif = [*lost, f"EXIF of {len(exif)} bytes"], None
     if xmp is not None and len(containers.jpeg_xmp(xmp)) > containers.JPEG_LONGEST:

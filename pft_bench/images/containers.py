@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"IDAT", b"fdAT")
+_PNG_LONGEST = 1 << 24
+"""Bytes of a chunk of metadata, unpacked, beyond which it is passed over."""
 JPEG_LONGEST = 65533
 """Bytes that one segment of a JPEG file can hold."""
 _JPEG_EXIF, _JPEG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -20,19 +23,38 @@ _IIM = b"8BIM\x04\x04\0\0"
 """The resource of Photoshop, with an empty name, in which JPEG files hold IPTC."""
 
 
-def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, bytes]]:
-    """(name, length, first bytes) of each chunk up to the pixels; EOFError where the file ends before."""
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of each chunk but the pixels; EOFError where the file ends before its last chunk does."""
     file.seek(len(PNG_START))
-    while True:
+    name = b""
+    while name != b"IEND":
         head = file.read(8)
         if len(head) < 8:
             raise EOFError
         length, name = struct.unpack(">I4s", head)
-        if name in (b"IDAT", b"IEND"):
-            return
         at = file.tell()
-        yield name, length, file.read(min(length, 64))
+        if name not in _PNG_PIXELS and length <= _PNG_LONGEST:
+            yield name, file.read(length)
         file.seek(at + length + 4)
+
+
+def text_of_png(name: bytes, content: bytes) -> tuple[str, str] | None:
+    """The key and the text of a chunk that holds one; None for others, and for one that is damaged."""
+    key, _, rest = content.partition(b"\0")
+    packed = name == b"zTXt"
+    if name == b"iTXt" and len(rest) >= 2:
+        packed = rest[0] == 1
+        rest = b"\0" + rest[2:].split(b"\0", 2)[-1]
+    elif name not in (b"tEXt", b"zTXt"):
+        return None
+    if packed:
+        try:
+            rest = zlib.decompressobj().decompress(rest[1:], _PNG_LONGEST)
+        except zlib.error:
+            return None
+    elif name == b"iTXt":
+        rest = rest[1:]
+    return key.decode("latin-1"), rest.decode("utf-8" if name == b"iTXt" else "latin-1", "replace")
 
 
 def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .containers import iim_of, jpeg_segments, png_chunks
+from .containers import iim_of, jpeg_segments, png_chunks, text_of_png
 from .content import check_size, damaged
 from .exif import exif_density
 from .picture import Metadata
 from .tiff_tags import BROKEN, tags_of
 
 _GAMMA_SRGB = (45455).to_bytes(4, "big")
+_XMP = "XML:com.adobe.xmp"
 _JPEG_EXIF, _JPEG_IPTC, _JPEG_FRAMES = b"Exif\0\0", b"Photoshop 3.0\0", b"MPF\0"
 
 
@@ -49,8 +50,9 @@ def _length(file: BinaryIO) -> int:
 
 def _png(file: BinaryIO, path: Path) -> Facts:
     frames, exif, density, seen = 1, None, None, {}
+    text: list[tuple[str, str]] = []
     try:
-        for name, length, content in png_chunks(file):
+        for name, content in png_chunks(file):
             seen[name] = content
             if name == b"IHDR" and len(content) >= 8:
                 check_size(path, int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big"))
@@ -60,20 +62,17 @@ def _png(file: BinaryIO, path: Path) -> Facts:
                 sides = int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big")
                 density = (float(sides[0]), float(sides[1])) if min(sides) > 0 else None
             elif name == b"eXIf":
-                at = file.tell()
-                file.seek(at - len(content))
-                exif = file.read(length)
+                exif = content
+            elif (pair := text_of_png(name, content)) and pair[0] != _XMP:
+                text.append(pair)
     except EOFError as error:
         raise damaged(path, "PNG") from error
     notes = [f"only the first of {frames} frames"] if frames > 1 else []
     odd = b"cICP" in seen or seen.get(b"gAMA", _GAMMA_SRGB) != _GAMMA_SRGB
     if odd and b"iCCP" not in seen and b"sRGB" not in seen:
         notes.append("its description of the colours (cICP or gAMA) left out")
-    metadata = Metadata(exif=exif, density=density or exif_density(exif))
-    file.seek(max(_length(file) - 12, 0))
-    # Whole: it ends with the chunk that must be the last. Otherwise something may follow it, which decoding tells.
-    whole = file.read(12)[4:8] == b"IEND"
-    return Facts(metadata, tuple(notes), whole=whole or None, vips_density=False)
+    metadata = Metadata(exif=exif, density=density or exif_density(exif), text=tuple(text))
+    return Facts(metadata, tuple(notes), whole=True, vips_density=False)
 
 
 def _jpeg(file: BinaryIO, path: Path) -> Facts:

@@ -32,6 +32,7 @@ _CHANNELS = {
     "cmyk": (4, 5),
 }
 """How many channels there are without and with alpha."""
+_EXIF_AS_TEXT = ("Raw profile type exif", "Raw profile type APP1")
 _SWAPPED = 5
 """From this EXIF orientation on, width and height are exchanged."""
 
@@ -188,8 +189,8 @@ def _metadata(image: pyvips.Image, facts: Facts, swapped: bool) -> Metadata:
         density = (image.xres * 1000, image.yres * 1000)
     if density is not None and swapped:
         density = density[::-1]
-    text = facts.metadata.text
-    for name in sorted(image.get_fields()):
-        if name.startswith("png-comment-"):
-            text += ((name.split("-", 3)[3], image.get(name)),)
-    return replace(facts.metadata, density=density, text=text, xmp=_blob(image, "xmp-data"))
+    exif, text = facts.metadata.exif, facts.metadata.text
+    if exif is None and (exif := _blob(image, "exif-data")):
+        # Some versions of libvips find it in the texts of a PNG, and turn the picture as it says.
+        text = tuple(pair for pair in text if pair[0] not in _EXIF_AS_TEXT)
+    return replace(facts.metadata, density=density, exif=exif, text=text, xmp=_blob(image, "xmp-data"))

@@ -1,4 +1,4 @@
-"""The tags of a TIFF: read with Pillow's reader of tags, which decodes no pixels, and written beside libvips' pixels."""
+"""The tags of a TIFF: read with Pillow's reader of tags, which decodes nothing, and written beside libvips' pixels."""
 
 from __future__ import annotations
 
