@@ -6,6 +6,7 @@ libvips decodes, because Pillow reads 16-bit colour as 8-bit colour.
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,6 +77,8 @@ def read_picture(path: Path) -> Picture:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Vips | _Bmp]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise PictureError(f"{path} must be a file with a picture, got a folder, a pipe or a device")
     with path.open("rb") as file:
         kind = format_of(file, path)
         yield _Bmp(file, path) if kind == "BMP" else _Vips(file, path, kind)
@@ -175,6 +178,8 @@ class _Vips:
         try:
             return decode()
         except pyvips.Error as error:
+            if "out of memory" in str(error):
+                raise MemoryError(f"{self._path} is too large for the memory that is free") from error
             raise damaged(self._path, self._kind) from error
 
 

@@ -14,7 +14,15 @@ from pft_bench.train.photographs import picture_paths
 PICTURES = ("a.png", "b.JPG", "c.tiff", "d.bmp", "deep/e.webp", "deep/er/f.jpeg")
 OTHERS = (
     *("._a.png", ".hidden/g.png", "__MACOSX/a.png", "__MACOSX/._a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg"),
-    *("Thumbs.db", "notes.txt", "h.gif", "deep/.i.png", "$RECYCLE.BIN/j.png", ".DS_Store", "lost+found/k.png"),
+    *(
+        "Thumbs.db",
+        "notes.txt",
+        "h.gif",
+        "deep/.i.png",
+        "$RECYCLE.BIN/j.png",
+        ".DS_Store",
+        "lost+found/k.png",
+    ),
 )
 
 

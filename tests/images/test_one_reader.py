@@ -111,6 +111,10 @@ def cases() -> dict[str, tuple[bytes, np.ndarray]]:
         "RGBA.tif": (encoded(np.dstack([COLOUR, alpha]), "TIFF"), COLOUR),
         "grey and alpha.png": (encoded(Image.fromarray(np.dstack([GREY, alpha]), "LA"), "PNG"), grey),
         "one colour clear.png": (encoded(COLOUR, "PNG", transparency=(0, 255, 0)), COLOUR),
+        "one grey clear, 16 bits.png": (
+            encoded(Image.fromarray(GREY.astype(np.uint16) * 250), "PNG", transparency=1000),
+            grey.astype(np.uint16) * 250,
+        ),
         "palette.png": (encoded(palette, "PNG"), COLOUR),
         "palette with a clear colour.png": (encoded(palette, "PNG", transparency=8), COLOUR),
         "one bit.png": (encoded(Image.fromarray(bits), "PNG"), bits[..., None] * np.uint8(255)),
@@ -192,6 +196,34 @@ def test_an_embedded_profile_of_cmyk_is_used_and_one_of_rgb_is_not(tmp_path: Pat
 )
 def test_what_is_left_out_is_said(tmp_path: Path, name: str, note: str) -> None:
     assert read_picture(save(tmp_path, name, CASES[name][0])).notes == (note,)
+
+
+def test_other_pictures_in_a_jpeg_are_said(tmp_path: Path) -> None:
+    """Phones put previews and maps of gains behind the picture."""
+    second = Image.fromarray(255 - COLOUR)
+    content = encoded(Image.fromarray(COLOUR), "MPO", save_all=True, append_images=[second])
+    found = read_picture(save(tmp_path, "a.jpg", content))
+    assert found.notes == ("only the main one of the pictures in the file",)
+    assert np.abs(found.pixels.astype(int) - COLOUR).mean() < 20
+
+
+def test_the_profile_of_a_bmp_is_said(tmp_path: Path) -> None:
+    """Its latest header may hold one, which Pillow passes over."""
+    plain = encoded(COLOUR, "BMP")
+    header = (124).to_bytes(4, "little") + plain[18:54] + bytes(16) + b"DEBM" + bytes(64)
+    content = plain[:10] + (14 + 124).to_bytes(4, "little") + header + plain[54:]
+    found = read_picture(save(tmp_path, "a.bmp", content))
+    assert np.array_equal(found.pixels, COLOUR)
+    assert found.notes == ("the colour profile of the BMP left out",)
+
+
+def test_a_folder_is_no_picture_and_a_pipe_does_not_block(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(PictureError, match="must be a file with a picture"):
+            read_picture(path)
 
 
 NO_PICTURES = no_pictures()
