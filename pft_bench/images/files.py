@@ -70,20 +70,23 @@ def fit_to_file(path: Path, picture: Picture, size_hw: tuple[int, int]) -> tuple
         notes += [] if said is None else [said]
     metadata, lost = fitting_metadata(suffix, picture.metadata)
     fitted = replace(picture, alpha=alpha, icc=icc, metadata=metadata)
-    if icc is not None and not _can_encode(suffix, fitted):
+    if icc is not None and not _holds_profile(suffix, fitted):
         fitted = replace(fitted, icc=None)
         notes.append(f"the colour profile left out: {suffix} cannot hold it")
     return fitted, notes + lost
 
 
-def _can_encode(suffix: str, picture: Picture) -> bool:
-    """Try it on one pixel."""
+def _holds_profile(suffix: str, picture: Picture) -> bool:
+    """Try it on one pixel: some encoders fail for a profile that they do not like, others drop it without a word."""
+    import pyvips
+
     alpha = None if picture.alpha is None else picture.alpha[:1, :1]
     try:
-        _encoded(suffix, Picture(picture.pixels[:1, :1], alpha, picture.icc), 95)
+        content = _encoded(suffix, Picture(picture.pixels[:1, :1], alpha, picture.icc), 95)
     except PictureError:
         return False
-    return True
+    image = pyvips.Image.new_from_buffer(content, "")
+    return bool(image.get_typeof(ICC)) and bytes(image.get(ICC)) == picture.icc
 
 
 def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:

@@ -251,15 +251,31 @@ def test_a_profile_never_makes_writing_fail(tmp_path: Path, suffix: str, name: s
     assert read_picture(tmp_path / f"a{suffix}").icc == kept
 
 
-def test_a_profile_that_only_the_encoder_refuses(tmp_path: Path) -> None:
-    """Whatever else a format minds is found on one pixel, before a model has run."""
-    odd = (
-        SRGB[:8] + b"\xff" * 4 + SRGB[12:64] + b"\xff" * 4 + SRGB[68:]
-    )  # a version and an intent that do not exist
+ODD = {
+    "a length that is no multiple of four": (len(SRGB) + 1).to_bytes(4, "big") + SRGB[4:] + b"\0",
+    "an unknown intent": SRGB[:64] + b"\xff" * 4 + SRGB[68:],
+    "an unknown space between profiles": SRGB[:20] + b"Luv " + SRGB[24:],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_profile_that_only_the_encoder_refuses(tmp_path: Path, name: str) -> None:
+    """Whatever else a format minds is found on one pixel, before a model has run; what is kept is really there."""
     for suffix in SUFFIXES:
-        fitted, notes = fit_to_file(tmp_path / f"a{suffix}", Picture(PIXELS, icc=odd), (48, 60))
-        assert (fitted.icc is None) == any("cannot hold it" in note for note in notes)
+        fitted, notes = fit_to_file(tmp_path / f"a{suffix}", Picture(PIXELS, icc=ODD[name]), (48, 60))
+        lost = [f"the colour profile left out: {suffix} cannot hold it"]
+        assert notes == ([] if fitted.icc else lost)
         write_picture(tmp_path / f"a{suffix}", fitted)
+        assert read_picture(tmp_path / f"a{suffix}").icc == fitted.icc
+        assert (fitted.icc is None) == (suffix == ".png")
+
+
+def test_a_unit_without_a_density_is_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x128] = 2
+    for suffix in SUFFIXES:
+        path = save(tmp_path, f"a{suffix}", encoded(PIXELS, FORMATS[suffix], exif=exif))
+        assert read_picture(path).metadata.density is None, suffix
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
