@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,13 @@ def test_alpha_that_says_nothing_may_become_jpeg(tmp_path: Path, suffix: str) ->
     opaque.alpha[3, 4] = 254
     with pytest.raises(ValueError, match="cannot hold transparency"):
         fit_to_file(tmp_path / f"a{suffix}", opaque, (48, 60))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_a_density_in_damaged_exif_is_not_replaced_by_a_made_up_one(tmp_path: Path, suffix: str) -> None:
+    """libvips says 25.4 or 72 dots an inch there."""
+    entries = [(0x11A, 5, 1, 62), (0x11B, 5, 1, 62), (0x128, 3, 1, 2), (0x8769, 4, 1, 0xFFFFFF)]
+    folder = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 4) + folder + bytes(4) + struct.pack("<II", 300, 1)
+    path = save(tmp_path, f"a{suffix}", encoded(PIXELS, FORMATS[suffix], exif=b"Exif\0\0" + block))
+    assert read_picture(path).metadata.density is None

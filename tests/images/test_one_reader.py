@@ -230,7 +230,9 @@ NO_PICTURES = no_pictures()
 
 
 @pytest.mark.parametrize("name", NO_PICTURES)
-def test_what_is_no_picture_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_what_is_no_picture_is_told_in_one_line(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """By the header alone already, so that training does not begin with it, and the same to every command."""
     content, said = NO_PICTURES[name]
     path = save(tmp_path, name, content)
@@ -244,6 +246,7 @@ def test_what_is_no_picture_is_told_in_one_line(tmp_path: Path, name: str) -> No
         assert "vips" not in told.removeprefix(str(path)).lower()
     with pytest.raises(PictureError, match=f"{name} must"):
         Photographs(tmp_path, 2, 4)
+    assert not caplog.records  # they would stand on the terminal, beside that line
 
 
 GREY_A_X = np.dstack([GREY] * 3)
