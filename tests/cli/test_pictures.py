@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures import encoded, no_pictures, save
+from PIL import Image
 
 import pft_bench
 from pft_bench.images import read_picture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import chunk, encoded, save
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import IFDRational
-from pictures import chunk, encoded, save
 
 from pft_bench.images import Metadata, Picture, fit_to_file, read_picture, write_picture
 
