@@ -39,7 +39,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "quality", "compare"}},
     "compare": TOOLS - {"compare"},
     "selftest": TOOLS - {"selftest", "compare"},
-    "cases": TOOLS,
+    "cases": TOOLS - {"images"},  # the input of a model run is a picture
     "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
     "quality": {"backends", *TOOLS - {"quality", "images"}},
     "compat": {"model", "problem", "schedule", *ABOVE_OPS - {"compat"}},

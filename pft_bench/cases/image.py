@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..images import read_header, read_picture, rgb
+
 BUNDLED = "astronaut"
 """A photograph that scikit-image ships: E. Collins, NASA, public domain."""
 
@@ -18,22 +20,20 @@ def low_resolution(size_hw: tuple[int, int], image: Path | None = None) -> Tenso
     It serves as the model's input as it is; no high-resolution counterpart is implied.
 
     Raises:
-        ValueError: the file is not an image that can be read.
+        OSError, PictureError: the file is no picture that can be read.
     """
-    from skimage import color, data, io, transform, util
+    from skimage import data, transform, util
 
     if image is None:
         pixels = getattr(data, BUNDLED)()
     else:
-        try:
-            pixels = io.imread(image)
-        except Exception as error:  # imageio raises whatever its plugin does
-            raise ValueError(f"image must be a picture that can be read, got {image}: {error}") from error
-    if pixels.ndim == 2:
-        pixels = color.gray2rgb(pixels)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise ValueError(f"image must be grey, RGB or RGBA, got an array of shape {pixels.shape} in {image}")
-    pixels = util.img_as_float32(pixels[..., :3])
-    resized = transform.resize(pixels, size_hw, order=3, anti_aliasing=True)
+        pixels = rgb(read_picture(image))
+    resized = transform.resize(util.img_as_float32(pixels), size_hw, order=3, anti_aliasing=True)
     tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32))
     return tensor.clamp_(0, 1).unsqueeze(0)
+
+
+def image_notes(image: Path | None) -> list[str]:
+    """What was left out or converted while reading the user's file: at most one line."""
+    notes = () if image is None else read_header(image).notes
+    return [f"{image}: {'; '.join(notes)}"] if notes else []

@@ -13,7 +13,7 @@ from rich.console import Console
 from ..cases.group import thread_count
 from ..cases.settings import check_threads
 from ..focus import LayerFocus, focus_of, view_around
-from ..images import SUFFIXES, read_picture
+from ..images import READ_SUFFIXES, read_picture, rgb
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
 from . import options
@@ -54,12 +54,12 @@ def attention(
         raise ValueError(f"{out} exists: choose another name with --out, or add --overwrite")
     if not image.is_file():
         raise ValueError(
-            f"IMAGE must be a picture ({', '.join(SUFFIXES)}), got {image}: there is no such file"
+            f"IMAGE must be a picture ({', '.join(READ_SUFFIXES)}), got {image}: there is no such file"
         )
     if weights is None:
         preset(preset_name)
     picture = read_picture(image)
-    pixels = (picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, 2)) / picture.peak
+    pixels = rgb(picture) / picture.peak
     place = parse_query(query, picture.size_hw)
     model = load_model(
         weights, backend=backend, sched=sched, heads=num_heads, device=device, preset_name=preset_name
@@ -86,7 +86,8 @@ def attention(
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
-    Console(highlight=False).print(f"written: {out} ({name}; {where})", markup=False, soft_wrap=True)
+    notes = "".join(f"; {note}" for note in picture.notes)
+    Console(highlight=False).print(f"written: {out} ({name}; {where}{notes})", markup=False, soft_wrap=True)
 
 
 def panel_of(layer: LayerFocus, head: int | None) -> Panel:

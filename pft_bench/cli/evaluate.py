@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ..backends import get, require
 from ..cases.group import thread_count
 from ..cases.settings import Settings, check_threads, resolve_device
-from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
 from ..model import PFT, preset_of
@@ -158,10 +157,8 @@ def restore_all(
         highlight=False,
     )
     for dataset in datasets:
-        if dataset.left_out:
-            told = (
-                f"{dataset.name}: left out, of formats that are not read here: {name_files(dataset.left_out)}"
-            )
+        for remark in dataset.remarks:
+            told = f"{dataset.name}: {remark}"
             console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -177,7 +174,7 @@ def restore_all(
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
                 bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
-                for row in _image_rows(model, dataset, number, settings, about):
+                for row in _image_rows(model, dataset, number, settings, about, console):
                     file.write(row.to_json() + "\n")
                     file.flush()
                     rows.append(row)
@@ -189,7 +186,7 @@ def restore_all(
 
 
 def _image_rows(
-    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any]
+    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any], console: Console
 ) -> Iterator[QualityRow]:
     pair, scale = dataset.pairs[number], model.config.output_scale
     schedules = {schedule.text: schedule for schedule in settings.schedules}
@@ -201,6 +198,9 @@ def _image_rows(
         try:
             if image is None:
                 image = Restored.load(dataset.name, pair, scale)
+                for note in image.notes:
+                    told = f"{dataset.name}: {note}"
+                    console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
             if variant.backend:
                 model.backend = variant.backend
                 model.num_topk = schedules[variant.schedule].num_topk

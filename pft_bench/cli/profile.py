@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..cases import Settings, check_inputs
 from ..cases.group import thread_count
-from ..cases.image import low_resolution
+from ..cases.image import image_notes, low_resolution
 from ..cases.model import make_model
 from ..insight.ranges import model_ranges
 from ..measure.profile import Profile, marked, profiled, write_memory
@@ -71,6 +71,8 @@ def profile(
     model.load_state_dict(made.state_dict())
     x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
     console = Console(highlight=False, soft_wrap=True)
+    for note in image_notes(settings.image):
+        console.print(note, markup=False)
     with thread_count(settings.threads), torch.no_grad():
         model(x)
         with model_ranges(model, marked):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cases import Group, Settings, check_inputs, left_out, plan_groups
+from ..cases.image import image_notes
 from ..measure.roof import Roof
 from ..measure.rounds import Plan
 from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
@@ -126,6 +127,8 @@ def run(
     )
     check_inputs(settings)
     console = make_console(quiet=ranks is not None and not ranks.leads)
+    for note in image_notes(settings.image):
+        console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if list_cases:
         print_plan(plan_groups(settings), share, out, console)
         return

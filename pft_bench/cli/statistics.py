@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..cases import Settings, check_inputs
 from ..cases.group import thread_count
-from ..cases.image import low_resolution
+from ..cases.image import image_notes, low_resolution
 from ..cases.model import make_model
 from ..insight.statistics import LayerStatistics, collect
 from ..model import PFT
@@ -74,6 +74,8 @@ def statistics(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
+    for note in image_notes(settings.image):
+        console.print(note, markup=False, soft_wrap=True)
     console.print(_table(found))
     console.print(
         "kept mass: attention of the kept among the candidates, mean (5% of rows have less). missed: attention outside "

@@ -111,8 +111,8 @@ def train(
                 f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
                 f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
             )
-            if lost is not None:
-                console.print(lost, style="yellow", soft_wrap=True)
+            for note in (*([lost] if lost is not None else []), *photographs.notes()):
+                console.print(note, style="yellow", soft_wrap=True)
             if already:
                 console.print(f"{already} steps are done")
 

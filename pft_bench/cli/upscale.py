@@ -21,12 +21,14 @@ from ..cases.group import thread_count
 from ..cases.settings import check_threads
 from ..images import (
     OTHER_SUFFIXES,
+    READ_SUFFIXES,
     SUFFIXES,
     PictureError,
-    check_writable,
     enlarge,
+    fit_to_file,
     name_files,
     read_picture,
+    walk_pictures,
     write_picture,
 )
 from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
@@ -79,15 +81,17 @@ def upscale(
         str | None, typer.Option(help="Memory to use, e.g. 8GB. Default: 80% of what is free.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="png, jpg, webp or tif. Default: that of each picture.")
+        str | None,
+        typer.Option(help="png, jpg, webp or tif. Default: that of each picture, png where it is BMP."),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP and TIFF, 8 and 16 bits, grey, with alpha.
+    """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP, TIFF and BMP, 8 and 16 bits, grey, with alpha.
 
-    A picture that cannot be read or written is reported and the others go on; the exit code is 1 then. Files that exist
-    are left alone and counted; pictures of other formats in a folder are named.
+    The profile, EXIF, XMP, IPTC and the density are kept where the format has a place for them; the line of each
+    picture says what was not. A picture that cannot be read or written is reported and the others go on; the exit code
+    is 1 then. Files that exist are left alone and counted; pictures of other formats in a folder are named.
     """
     jobs = plan_jobs(source, target, format)
     if all(job.target.resolve() == job.source.resolve() for job in jobs):
@@ -102,7 +106,7 @@ def upscale(
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
     console = Console(highlight=False)
-    others = find_pictures(source, target, OTHER_SUFFIXES)
+    others = walk_pictures(source, OTHER_SUFFIXES, without=target) if source.is_dir() else []
     if others:
         console.print(_left_out(others), soft_wrap=True, markup=False)
     upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes, seams)
@@ -129,11 +133,13 @@ def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
     if source.is_dir():
         if target.is_file():
             raise ValueError(f"OUT must be a folder when IN is one, got the file {target}")
-        found = find_pictures(source, target, SUFFIXES)
+        found = walk_pictures(source, without=target)
         if not found:
-            others = find_pictures(source, target, OTHER_SUFFIXES)
+            others = walk_pictures(source, OTHER_SUFFIXES, without=target)
             told = f"; {_left_out(others)}" if others else ""
-            raise ValueError(f"IN must hold pictures ({', '.join(SUFFIXES)}), got {source} without any{told}")
+            raise ValueError(
+                f"IN must hold pictures ({', '.join(READ_SUFFIXES)}), got {source} without any{told}"
+            )
         return [Job(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
     if not source.exists():
         raise ValueError(f"IN must be a picture or a folder, got {source}: there is no such file")
@@ -146,23 +152,13 @@ def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
     return [Job(source, _renamed(target / source.name, suffix))]
 
 
-def find_pictures(folder: Path, target: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of these suffixes in `folder` and below, sorted, less what is hidden and what lies in `target`."""
-    found, own_output = [], target.resolve()
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        hidden = path.name.startswith(".")  # drafts of ours, and what some systems leave beside each file
-        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
-            inside = own_output in path.resolve().parents and own_output != folder.resolve()
-            if not inside:
-                found.append(path)
-    return sorted(found)
-
-
 def _left_out(others: Sequence[Path]) -> str:
     return f"left out, of formats that are not read here: {name_files(others)}"
 
 
 def _renamed(path: Path, suffix: str | None) -> Path:
+    if suffix is None and path.suffix.lower() in READ_SUFFIXES and path.suffix.lower() not in SUFFIXES:
+        suffix = ".png"  # what is read and not written
     return path if suffix is None else path.with_suffix(suffix)
 
 
@@ -241,9 +237,7 @@ class Upscaler:
         height, width = (side * self.model.config.output_scale for side in picture.size_hw)
         if job.target.exists() and job.target.samefile(job.source):
             raise PictureError(f"{job.target} is the picture itself, which is never replaced")
-        lost = check_writable(
-            job.target, (height, width), alpha=picture.alpha is not None, depth=picture.pixels.dtype.type
-        )
+        picture, lost = fit_to_file(job.target, picture, (height, width))
         _probe(job.target.parent)
         task = self._bar.add_task(f"{title} to {width}x{height}", total=1)
         result = enlarge(
@@ -258,7 +252,7 @@ class Upscaler:
         write_picture(job.target, result, quality=self.quality)
         worst = min(self._seams, key=lambda found: found.psnr_db, default=None)
         seams = [] if worst is None else [f"tiles against the whole: {worst}"]
-        notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else []), *seams))
+        notes = "".join(f"; {note}" for note in (*picture.notes, *lost, *seams))
         seconds = time.perf_counter() - started
         self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
 

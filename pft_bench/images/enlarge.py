@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .files import Picture
+from .picture import Picture
 from .resize import imresize
 
 Array = np.ndarray[Any, Any]
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G and B in the grey of BT.601."""
+FAINT = 1 / 32
+"""Alpha below which a pixel shows too little (8 levels of 255) for its colour to count where a clearer one is near.
+
+Colours that were multiplied by alpha and divided again, or never multiplied, say nothing there, and are often black.
+"""
+REACH = 8
+"""Pixels over which such a colour matters to the model: what is further from clear pixels keeps its own."""
 
 
 def enlarge(
@@ -29,10 +37,10 @@ def enlarge(
 ) -> Picture:
     """Enlarge a picture with `restore`, which maps [b, channels, h, w] in 0..1 to `scale` times the size.
 
-    Grey stays grey, 16 bits stay 16 bits, the profile stays. A model of three channels sees grey three times over, a
-    model of one channel sees the planes of a colour picture one by one. Alpha is enlarged bicubically; pixels that
-    cannot be seen at all take the colour of the nearest visible one before, so that no hidden colour bleeds into
-    the edge.
+    Grey stays grey, 16 bits stay 16 bits, the profile and the metadata stay. A model of three channels sees grey three
+    times over, a model of one channel sees the planes of a colour picture one by one. Alpha is enlarged bicubically;
+    pixels that cannot be seen, or hardly, take the colour of the nearest visible one before, so that no hidden colour
+    bleeds into the edge.
 
     Raises:
         ValueError: the model's output has another size, or is not finite (an overflow of float16).
@@ -55,17 +63,21 @@ def enlarge(
         y = torch.tensordot(torch.tensor(LUMA), y, dims=1).unsqueeze(0)
     pixels = (y.clamp(0, 1) * picture.peak).round().permute(1, 2, 0)
     alpha = None if picture.alpha is None else imresize(picture.alpha, (height, width), scale)
-    return Picture(
-        np.ascontiguousarray(pixels.numpy().astype(picture.pixels.dtype)), alpha, picture.icc, picture.notes
+    return replace(
+        picture, pixels=np.ascontiguousarray(pixels.numpy().astype(picture.pixels.dtype)), alpha=alpha
     )
 
 
 def _fill_hidden(pixels: Array, alpha: Array) -> Array:
-    """Give pixels with alpha 0 the colour of the nearest pixel that shows."""
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
-        return pixels
+    """Give faint pixels near clear ones the colour of the nearest clear one, then hidden ones that of the nearest."""
     from scipy.ndimage import distance_transform_edt
 
-    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    return pixels[rows, columns]
+    faint = alpha < FAINT * np.iinfo(alpha.dtype).max
+    if faint.any() and not faint.all():
+        distance, (rows, columns) = distance_transform_edt(faint, return_indices=True)
+        pixels = np.where((distance <= REACH)[..., None], pixels[rows, columns], pixels)
+    hidden = alpha == 0
+    if hidden.any() and not hidden.all():
+        rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+        pixels = pixels[rows, columns]
+    return pixels

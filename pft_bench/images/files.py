@@ -1,145 +1,33 @@
-"""Pictures from and to PNG, JPEG, WebP and TIFF, 8 and 16 bits a channel, grey or colour, with or without alpha.
+"""Pictures to PNG, JPEG, WebP and TIFF, with what stands beside their pixels as far as the format can hold it.
 
-libvips does the work, because Pillow reads and writes 16-bit colour as 8-bit colour. Files are read and written by
-Python itself, so that a missing file, a full disk or a read-only folder is an ordinary OSError, and a picture that
-could not be finished leaves nothing behind.
+libvips encodes. Files are written by Python itself, so that a full disk or a read-only folder is an ordinary OSError,
+and a picture that could not be finished leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import pyvips
+from .beside import fitting_metadata, with_metadata
+from .picture import Picture, PictureError, eight_bits
+from .profile import usable_profile
+from .read import ICC
 
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-OTHER_SUFFIXES = (
-    *(".gif", ".bmp", ".dib", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".jfif", ".svg"),
-    *(".ico", ".psd", ".xcf", ".exr", ".hdr", ".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".pcx"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
-)
-"""What pictures also come in, and what is not read here: such files in a folder are named, not passed over."""
+"""What is written."""
 _LONGEST = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
 _DEEP = (".png", ".tif", ".tiff")
-_ICC = "icc-profile-data"
-
-
-def name_files(paths: Sequence[Path], most: int = 5) -> str:
-    """`3 (a.gif, b.gif, c.gif)`: how many, and the names of the first ones."""
-    named = [path.name for path in paths[:most]] + (["..."] if len(paths) > most else [])
-    return f"{len(paths)} ({', '.join(named)})"
-
-
-class PictureError(ValueError):
-    """A file that is no picture, or a picture that cannot be held as asked."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Pixels as they are stored, upright.
-
-    `pixels` is [h, w, 1] or [h, w, 3], `alpha` [h, w] or None, both uint8 or uint16. `icc` is the embedded colour
-    profile, `notes` what was left out or converted while reading.
-    """
-
-    pixels: Array
-    alpha: Array | None = None
-    icc: bytes | None = None
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        shape, dtype = self.pixels.shape, self.pixels.dtype
-        if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape or dtype not in (np.uint8, np.uint16):
-            raise PictureError(f"pixels must be [h, w, 1 or 3] uint8 or uint16, got {shape} {dtype}")
-        if self.alpha is not None and (self.alpha.shape != shape[:2] or self.alpha.dtype != dtype):
-            raise PictureError(
-                f"alpha must be {shape[:2]} {dtype}, got {self.alpha.shape} {self.alpha.dtype}"
-            )
-
-    @property
-    def peak(self) -> int:
-        """The value of white: 255 or 65535."""
-        return int(np.iinfo(self.pixels.dtype).max)
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-
-def read_picture(path: Path) -> Picture:
-    """Read a picture, turned as its EXIF orientation says; CMYK and Lab become sRGB, of several frames the first stays.
-
-    Raises:
-        OSError: the file cannot be read.
-        PictureError: it is no picture, is damaged or cut short, or has pixels other than 8 or 16 bits.
-    """
-    import pyvips
-
-    content = path.read_bytes()
-    if not content:
-        raise PictureError(f"{path} must be a picture, got an empty file")
-    try:
-        # "error": a file that ends too early or is damaged is refused, not filled up with grey.
-        image = pyvips.Image.new_from_buffer(content, "", fail_on="error", access="sequential")
-        image, notes = _upright_rgb(image, path)
-        pixels = image.numpy()  # decodes: only now is all of the file read
-    except pyvips.Error as error:
-        raise PictureError(f"{path} must be a picture that can be read: {_reason(error)}") from error
-    pixels = pixels.reshape(image.height, image.width, image.bands)
-    alpha = np.ascontiguousarray(pixels[..., -1]) if image.bands in (2, 4) else None
-    icc = bytes(image.get(_ICC)) if image.get_typeof(_ICC) else None
-    colour = pixels if alpha is None else pixels[..., :-1]
-    return Picture(np.ascontiguousarray(colour), alpha, icc, tuple(notes))
-
-
-def _upright_rgb(image: pyvips.Image, path: Path) -> tuple[pyvips.Image, list[str]]:
-    notes = []
-    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    if frames > 1 and not image.get_typeof("n-subifds"):
-        notes.append(f"only the first of {frames} frames")
-    if image.interpretation == "cmyk":
-        # With the embedded profile, else with a common one; what comes out is sRGB and needs none.
-        image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=_bits(image))
-        notes.append("CMYK converted to sRGB")
-        image = _without_icc(image)
-    elif image.interpretation in ("lab", "labs"):
-        notes.append(f"{image.interpretation} converted to sRGB")
-        image = _without_icc(image.colourspace("srgb"))
-    if image.format not in ("uchar", "ushort"):
-        raise PictureError(f"{path} must have 8 or 16 bits a channel, got {image.format} pixels")
-    if not 1 <= image.bands <= 4:
-        raise PictureError(f"{path} must be grey or RGB, with or without alpha, got {image.bands} channels")
-    turned = image.get_typeof("orientation") and image.get("orientation") != 1
-    return (image.copy_memory().autorot() if turned else image), notes
-
-
-def _bits(image: pyvips.Image) -> int:
-    return 16 if image.format == "ushort" else 8
-
-
-def _without_icc(image: pyvips.Image) -> pyvips.Image:
-    image = image.copy()
-    if image.get_typeof(_ICC):
-        image.remove(_ICC)
-    return image
-
-
-def _reason(error: Exception) -> str:
-    """The first line that libvips gives, without its own function names in front."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("unable to")] or lines
-    return told[0] if told else "no reason given"
+_MOST_BYTES = {".tif": 1 << 31, ".tiff": 1 << 31}
+"""From so many bytes of pixels on, a TIFF may need offsets of more than four bytes."""
 
 
 def check_writable(
@@ -163,36 +51,84 @@ def check_writable(
     return f"16 bits written as 8 to {suffix}" if depth is np.uint16 and suffix not in _DEEP else None
 
 
-def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
-    """Write the picture in the format of the suffix, with its profile; `quality` is that of JPEG and WebP.
+def fit_to_file(path: Path, picture: Picture, size_hw: tuple[int, int]) -> tuple[Picture, list[str]]:
+    """What of `picture` a file of this name will hold, enlarged to `size_hw`, and notes about what it will not.
 
-    The file appears whole or not at all. Raises PictureError (see `check_writable`) and OSError.
+    Asked before anything is computed: what is left of the profile and of the metadata can be written. Alpha that is
+    opaque throughout says nothing, and goes where the format has no place for it.
+
+    Raises:
+        PictureError: the format cannot hold such a picture at all.
     """
-    depth = picture.pixels.dtype.type
-    check_writable(path, picture.size_hw, alpha=picture.alpha is not None, depth=depth)
-    write_bytes(path, _encoded(path.suffix.lower(), picture, quality))
+    suffix = path.suffix.lower()
+    alpha = picture.alpha if picture.transparent or suffix not in (".jpg", ".jpeg") else None
+    deep = check_writable(path, size_hw, alpha=alpha is not None, depth=picture.pixels.dtype.type)
+    notes = [] if deep is None else [deep]
+    icc = picture.icc
+    if icc is not None:
+        icc, said = usable_profile(icc, picture.pixels.shape[2])
+        notes += [] if said is None else [said]
+    metadata, lost = fitting_metadata(suffix, picture.metadata)
+    fitted = replace(picture, alpha=alpha, icc=icc, metadata=metadata)
+    if icc is not None and not _holds_profile(suffix, fitted):
+        fitted = replace(fitted, icc=None)
+        notes.append(f"the colour profile left out: {suffix} cannot hold it")
+    return fitted, notes + lost
+
+
+def _holds_profile(suffix: str, picture: Picture) -> bool:
+    """Try it on one pixel: some encoders fail for a profile that they do not like, others drop it without a word."""
+    import pyvips
+
+    alpha = None if picture.alpha is None else picture.alpha[:1, :1]
+    try:
+        content = _encoded(suffix, Picture(picture.pixels[:1, :1], alpha, picture.icc), 95)
+    except PictureError:
+        return False
+    image = pyvips.Image.new_from_buffer(content, "")
+    return bool(image.get_typeof(ICC)) and bytes(image.get(ICC)) == picture.icc
+
+
+def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
+    """Write the picture in the format of the suffix, with its profile and metadata; `quality` is that of JPEG and WebP.
+
+    What the format cannot hold is left out as `fit_to_file` says. The file appears whole or not at all. Raises
+    PictureError (see `check_writable`) and OSError.
+    """
+    fitted, _ = fit_to_file(path, picture, picture.size_hw)
+    suffix = path.suffix.lower()
+    content = _encoded(suffix, fitted, quality)
+    write_bytes(path, with_metadata(suffix, content, fitted.metadata, fitted.size_hw))
 
 
 def _encoded(suffix: str, picture: Picture, quality: int) -> bytes:
+    """The bare file, with its profile and no other metadata than what only libvips can put into a TIFF."""
     import pyvips
 
     planes = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha[..., None]]
     pixels = np.concatenate(planes, axis=2)
-    if pixels.dtype == np.uint16 and suffix not in _DEEP:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if suffix not in _DEEP:
+        pixels = eight_bits(pixels)
     wide = pixels.dtype == np.uint16
     kind = ("rgb16" if wide else "srgb") if pixels.shape[2] >= 3 else ("grey16" if wide else "b-w")
     image = pyvips.Image.new_from_array(pixels).copy(interpretation=kind)
     if picture.icc is not None:
-        image.set_type(pyvips.GValue.blob_type, _ICC, picture.icc)
-    options: dict[str, Any] = {
-        ".png": {},
-        ".tif": {"compression": "deflate", "predictor": "horizontal"},
-    }.get(".tif" if suffix == ".tiff" else suffix, {"Q": quality})
+        image.set_type(pyvips.GValue.blob_type, ICC, picture.icc)
+    tiff = {"compression": "deflate", "predictor": "horizontal"}
+    options: dict[str, Any] = {".png": {}, ".tif": tiff, ".tiff": tiff}.get(suffix, {"Q": quality})
+    if pixels.nbytes >= _MOST_BYTES.get(suffix, pixels.nbytes + 1):
+        options = {**options, "bigtiff": True}
     try:
-        return bytes(image.write_to_buffer(suffix, **options))
+        return bytes(image.write_to_buffer(suffix, keep="icc", **options))
     except pyvips.Error as error:
         raise PictureError(f"the picture cannot be written as {suffix}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line that libvips gives, without its own function names in front."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("unable to")] or lines
+    return told[0] if told else "no reason given"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

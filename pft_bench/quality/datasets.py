@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ..images import OTHER_SUFFIXES, SUFFIXES, PictureError, imresize, read_picture
+from ..images import (
+    OTHER_SUFFIXES,
+    TAKEN_AS_EIGHT,
+    PictureError,
+    imresize,
+    is_hidden,
+    list_pictures,
+    name_files,
+    read_picture,
+    rgb8,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -18,8 +28,8 @@ KNOWN = ("Set5", "Set14", "B100", "BSD100", "BSDS100", "Urban100", "Manga109")
 """The usual order of tables; other sets follow by name."""
 _HIGH = ("HR", "GT", "GTmod12", "GTmod{scale}", "original", "image_SRF_{scale}")
 _LOW = ("LR_bicubic/X{scale}", "LR_bicubic_X{scale}", "LRbicx{scale}", "LR/X{scale}", "image_SRF_{scale}")
-_PICTURES = (*SUFFIXES, ".bmp")
-_OTHERS = tuple(suffix for suffix in OTHER_SUFFIXES if suffix not in _PICTURES)
+_LOSSLESS_FIRST = (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg")
+"""Which of several files of one name is taken."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A test set at one scale."""
+    """A test set at one scale; `remarks` are lines about its files that take no part, or not as they might seem to."""
 
     name: str
     pairs: tuple[Pair, ...]
-    left_out: tuple[Path, ...] = ()
-    """Pictures beside them, of formats that are not read here."""
+    remarks: tuple[str, ...] = ()
 
 
 def find_datasets(folder: Path, scale: int) -> list[Dataset]:
@@ -54,7 +63,8 @@ def find_datasets(folder: Path, scale: int) -> list[Dataset]:
         what = "that is a file" if folder.exists() else "there is no such folder"
         raise ValueError(f"--data must be a folder, got {folder}: {what}")
     own = _dataset(folder, scale)
-    found = [own] if own else [_dataset(path, scale) for path in folder.iterdir() if path.is_dir()]
+    inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)]
+    found = [own] if own else [_dataset(path, scale) for path in inner]
     datasets = sorted((dataset for dataset in found if dataset), key=_place)
     if not datasets:
         raise ValueError(
@@ -71,18 +81,34 @@ def _dataset(folder: Path, scale: int) -> Dataset | None:
     places = [_inside(folder, name.format(scale=scale)) for name in (*_HIGH, ".")]
     places = [inner for place in places if place for inner in (place, _inside(place, f"X{scale}"))]
     for place in places:
-        highs = {stem: path for stem, path in _stems(place, scale, "HR") if stem}
+        highs, other_highs = _by_name(_stems(place, scale, "HR"))
         if highs:
             break
     else:
         return None
     assert place is not None
-    left_out = tuple(path for path in sorted(place.iterdir()) if path.suffix.lower() in _OTHERS)
-    lows: dict[str, Path] = {}
-    for name in _LOW:
-        lows |= dict(_stems(_inside(folder, name.format(scale=scale)), scale, "LR"))
+    low_places = [_inside(folder, name.format(scale=scale)) for name in _LOW]
+    lows, other_lows = _by_name(pair for low in low_places for pair in _stems(low, scale, "LR"))
     pairs = tuple(Pair(stem, highs[stem], lows.get(stem)) for stem in sorted(highs))
-    return Dataset(folder.resolve().name, pairs, left_out)
+    remarks = _remarks(
+        (
+            ("left out, of formats that are not read here", list_pictures(place, OTHER_SUFFIXES)),
+            ("left out, as another picture has the same name", other_highs + other_lows),
+            (
+                "low-resolution pictures left out, as there is no high-resolution one of their name",
+                [path for stem, path in lows.items() if stem not in highs],
+            ),
+            (
+                "made by bicubic reduction, as there is no low-resolution picture beside the others'",
+                [pair.high for pair in pairs if pair.low is None] if lows else [],
+            ),
+        )
+    )
+    return Dataset(folder.resolve().name, pairs, remarks)
+
+
+def _remarks(found: Iterable[tuple[str, list[Path]]]) -> tuple[str, ...]:
+    return tuple(f"{what}: {name_files(paths)}" for what, paths in found if paths)
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -99,9 +125,7 @@ def _stems(folder: Path | None, scale: int, kind: str) -> Iterable[tuple[str, Pa
     """(name without the marks of scale and kind, file) of the images in a folder."""
     if folder is None:
         return
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _PICTURES or not path.is_file() or path.name.startswith("."):
-            continue
+    for path in list_pictures(folder):
         stem = path.stem
         marked = re.fullmatch(r"(.+)_SRF_(\d+)_(HR|LR)", stem)
         if marked:
@@ -111,16 +135,34 @@ def _stems(folder: Path | None, scale: int, kind: str) -> Iterable[tuple[str, Pa
             yield (re.sub(rf"_?x{scale}$", "", stem, flags=re.IGNORECASE) if kind == "LR" else stem), path
 
 
+def _by_name(found: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[Path]]:
+    """One file for each name, a lossless one where there are several, and the files that are not taken."""
+    taken: dict[str, Path] = {}
+    others = []
+    for stem, path in sorted(found, key=lambda pair: _LOSSLESS_FIRST.index(pair[1].suffix.lower())):
+        if stem and taken.setdefault(stem, path) != path:
+            others.append(path)
+    return taken, sorted(others)
+
+
 def load_pair(pair: Pair, scale: int) -> tuple[Array, Array]:
     """The images as (low [h, w, 3], high [h*scale, w*scale, 3]), uint8; the high one is cropped to fit.
 
+    16 bits a channel are rounded to 8, as the field's metrics take them.
+
     Raises:
-        PictureError: one cannot be read, has 16 bits, or their sizes do not belong together.
+        PictureError: one cannot be read, or their sizes do not belong together.
     """
-    high = _rgb(pair.high)
+    return load_noted(pair, scale)[:2]
+
+
+def load_noted(pair: Pair, scale: int) -> tuple[Array, Array, list[str]]:
+    """What `load_pair` gives, and notes about what was left out or converted while reading."""
+    notes: list[str] = []
+    high = _rgb(pair.high, notes)
     height, width = (side // scale for side in high.shape[:2])
     if pair.low is not None:
-        low = _rgb(pair.low)
+        low = _rgb(pair.low, notes)
         if low.shape[:2] != (height, width):
             raise PictureError(
                 f"{pair.low} must be {width}x{height}, as {pair.high.name} ({high.shape[1]}x{high.shape[0]}) at scale "
@@ -131,24 +173,11 @@ def load_pair(pair: Pair, scale: int) -> tuple[Array, Array]:
     high = np.ascontiguousarray(high[: height * scale, : width * scale])
     if pair.low is None:
         low = imresize(high, (height, width), 1 / scale)
-    return low, high
+    return low, high, notes
 
 
-def _rgb(path: Path) -> Array:
-    if path.suffix.lower() == ".bmp":
-        return _bitmap(path)
-    pixels = read_picture(path).pixels
-    if pixels.dtype != np.uint8:
-        raise PictureError(f"{path} must have 8 bits a channel, as the field's metrics do, got 16")
-    return pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2)
-
-
-def _bitmap(path: Path) -> Array:
-    """Set5 and Set14 were first passed around as .bmp, which libvips' usual build does not read."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise PictureError(f"{path} must be a picture that can be read") from error
+def _rgb(path: Path, notes: list[str]) -> Array:
+    picture = read_picture(path)
+    deep = [TAKEN_AS_EIGHT] if picture.pixels.dtype != np.uint8 else []
+    notes += [f"{path.name}: {note}" for note in (*picture.notes, *deep)]
+    return rgb8(picture)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..images import imresize
-from .datasets import Pair, load_pair
+from .datasets import Pair, load_noted
 from .metrics import psnr_y, ssim_y
 
 Array = np.ndarray[Any, Any]
@@ -104,18 +104,20 @@ def read_rows(path: Path) -> list[QualityRow]:
 
 @dataclass(frozen=True)
 class Restored:
-    """Where an image came from, and what came out."""
+    """Where an image came from, what came out, and what was left out or converted while reading."""
 
     dataset: str
     pair: Pair
     scale: int
     low: Array
     high: Array
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, dataset: str, pair: Pair, scale: int) -> Self:
         """Read both images, or make the low-resolution one."""
-        return cls(dataset, pair, scale, *load_pair(pair, scale))
+        low, high, notes = load_noted(pair, scale)
+        return cls(dataset, pair, scale, low, high, tuple(notes))
 
     def row(self, pixels: Array, seconds: float, **about: Any) -> QualityRow:
         """Compare with the original."""

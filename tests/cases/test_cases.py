@@ -83,7 +83,7 @@ def test_pictures_of_any_kind_become_rgb(tmp_path: Path, shape: tuple[int, ...])
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a picture")
-    with pytest.raises(ValueError, match=r"image must be a picture that can be read, got .*notes\.txt"):
+    with pytest.raises(ValueError, match=r"notes\.txt must be a picture"):
         low_resolution((4, 4), path)
 
 

@@ -157,10 +157,10 @@ def test_pictures_of_other_formats_are_named(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for place in (folder / "b.GIF", folder / "sub" / "a.bmp", folder / ".c.bmp", out / "d.gif"):
+    for place in (folder / "b.GIF", folder / "sub" / "a.psd", folder / ".c.psd", out / "d.gif"):
         place.write_bytes(b"")
     ended = pft_bench_command("upscale", folder, out, "--weights", weights)
-    assert "left out, of formats that are not read here: 2 (b.GIF, a.bmp)" in ended.out
+    assert "left out, of formats that are not read here: 2 (b.GIF, a.psd)" in ended.out
     ended = pft_bench_command("upscale", out, tmp_path / "new", "--weights", weights, "--overwrite")
     assert ended.code == 0, ended  # what was written before; d.gif is named
     assert "1 (d.gif)" in ended.out
