@@ -8,24 +8,25 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from ..cases.group import thread_count
+from ..drafts import make_folder
 from ..focus import LayerFocus, focus_of, view_around
 from ..images import SUFFIXES, read_picture
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
+from ..terminal import Console
 from . import options
 from .loading import check_threads, load_model
 
 
 def attention(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A low-resolution picture.")],
+    image: Annotated[Path, options.argument("IMAGE", help="A low-resolution picture.")],
     query: Annotated[
         str | None, typer.Option(metavar="Y,X", help="The pixel that looks. Default: the middle.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="PFT checkpoint. Default: generated weights of --preset.")
+        Path | None, options.read(help="PFT checkpoint. Default: generated weights of --preset.")
     ] = None,
     preset_name: Annotated[
         str, typer.Option("--preset", help="Model for generated weights, e.g. classical_x4.")
@@ -37,7 +38,7 @@ def attention(
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
     device: options.Device = "auto",
     threads: options.Threads = 0,
-    out: Annotated[Path, typer.Option(help="The figure to write (.png, .svg, .pdf).")] = Path(
+    out: Annotated[Path, options.file(help="The figure to write (.png, .svg, .pdf).")] = Path(
         "attention.png"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
@@ -80,9 +81,9 @@ def attention(
     title = f"Progressive focus: {layers[0].keeps} tokens in the first layer, {layers[-1].keeps} in the last"
     where = f"pixel {place[0] + view.top},{place[1] + view.left} of {image.name}"
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
-    Console(highlight=False).print(f"written: {out} ({name}; {where})", markup=False, soft_wrap=True)
+    Console().print(f"written: {out} ({name}; {where})")
 
 
 def panel_of(layer: LayerFocus, head: int | None) -> Panel:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
 from ..backends import get, require
 from ..cases.group import thread_count
@@ -33,19 +32,20 @@ from ..quality import (
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from ..schedule import FocusSchedule, parse_schedule
+from ..terminal import Console, Words, progress_bar
 from . import options
 from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
-from .run import make_console
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Option(help="PFT checkpoint; it tells the model and its scale.")],
+    weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
-        typer.Option(
+        options.read(
+            metavar="DIR",
             help="A test set, or a folder of them (Set5, Urban100, ...): images in HR, GT or directly; low-resolution "
-            "ones in LR_bicubic/X4, or made by bicubic reduction."
+            "ones in LR_bicubic/X4, or made by bicubic reduction.",
         ),
     ],
     sched: Annotated[
@@ -64,7 +64,7 @@ def evaluate(
     ] = 60.0,
     images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Result folder. Default: runs/quality-<date-time>.")
+        Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
@@ -81,7 +81,7 @@ def evaluate(
     folder = out or Path("runs") / datetime.now().strftime("quality-%Y%m%d-%H%M%S")
     if (folder / "quality.jsonl").exists():
         raise ValueError(f"--out must be a new folder, got {folder} with results")
-    console = make_console()
+    console = Console.wide(120)
     with lock_folder(folder):
         with thread_count(settings.threads):
             rows = restore_all(model, datasets, settings, folder, console)
@@ -164,20 +164,19 @@ def restore_all(
     console.print(
         f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
         f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
-        highlight=False,
     )
     for dataset in datasets:
         if dataset.left_out:
             told = (
                 f"{dataset.name}: left out, of formats that are not read here: {name_files(dataset.left_out)}"
             )
-            console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
+            console.print(told, style="yellow")
+    bar = progress_bar(
+        console,
+        Words("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        Words("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        console=console,
         transient=True,
         disable=not console.is_terminal,
     )
@@ -192,7 +191,7 @@ def restore_all(
                     rows.append(row)
                     if row.reason:
                         told = f"no result: {row.dataset} {row.image}, {row.variant.name}: {row.reason}"
-                        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+                        console.print(told, style="red")
                 bar.advance(task)
     return rows
 
@@ -226,7 +225,6 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
     console.print(
         f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
         f"{settings.plan.budget_s:g} s ...",
-        highlight=False,
     )
     fingerprint = remember_environment(folder, environment())
     group = VariantsGroup(settings)
@@ -252,10 +250,10 @@ def report(
     console.print(means_table(rows, records))
     for record in records:
         if record.reason:
-            console.print(f"not measured: {record.case_id}: {record.reason}", style="red", markup=False)
+            console.print(f"not measured: {record.case_id}: {record.reason}", style="red")
     made = len({(row.dataset, row.image) for row in rows if row.low_made})
     if made:
-        console.print(f"{made} low-resolution images were made here by bicubic reduction", highlight=False)
+        console.print(f"{made} low-resolution images were made here by bicubic reduction")
     write_quality_csv(rows, folder / "quality.csv")
     plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
     files = [
@@ -264,4 +262,4 @@ def report(
         *(["records.jsonl"] if records else []),
         *([plot.name] if plot else []),
     ]
-    console.print(f"written to {folder}: {', '.join(files)}", markup=False, highlight=False)
+    console.print(f"written to {folder}: {', '.join(files)}")

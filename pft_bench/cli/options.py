@@ -2,10 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def given(context: typer.Context) -> dict[str, str]:
+    """Parameter -> how its option is written, for everything that the command line gives itself."""
+    options = {param.name: param.opts[0] for param in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in options}
+    return {
+        name: options[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"
+    }
+
+
+def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
+    """ValueError where one of these parameters is given, which would change nothing; `why` says so."""
+    found = [option for name, option in given(context).items() if name in names]
+    if found:
+        raise ValueError(f"{' and '.join(found)} {why}")
+
+
+def in_path(text: str) -> Path:
+    """What is read: any name but the empty one, which Python takes for the current folder."""
+    if not text:
+        raise typer.BadParameter("it must name a file or a folder, got an empty text")
+    return Path(text)
+
+
+def out_folder(text: str) -> Path:
+    """A folder to write to, which need not exist."""
+    path = in_path(text)
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"it must be a folder, got the file {path}")
+    return path
+
+
+def out_file(text: str) -> Path:
+    """A file to write, which need not exist."""
+    path = in_path(text)
+    if text.endswith("/") or path.is_dir():
+        raise typer.BadParameter(f"it must be a file, got the folder {text}")
+    return path
+
+
+def _option(parser: Any, metavar: str, names: tuple[str, ...], **about: Any) -> Any:
+    return typer.Option(*names, parser=parser, metavar=metavar, **about)
+
+
+def read(*names: str, **about: Any) -> Any:
+    """An option that names what is read."""
+    return _option(in_path, about.pop("metavar", "FILE"), names, **about)
+
+
+def folder(*names: str, **about: Any) -> Any:
+    """An option that names a folder to write to."""
+    return _option(out_folder, "DIR", names, **about)
+
+
+def file(*names: str, **about: Any) -> Any:
+    """An option that names a file to write."""
+    return _option(out_file, "FILE", names, **about)
+
+
+def argument(metavar: str, parser: Any = in_path, **about: Any) -> Any:
+    """A positional argument that names a file or a folder."""
+    return typer.Argument(parser=parser, metavar=metavar, **about)
+
 
 Schedules = Annotated[
     list[str],
@@ -29,11 +94,9 @@ Size = Annotated[
     ),
 ]
 Image = Annotated[
-    Path | None, typer.Option(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
+    Path | None, read(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="Checkpoint (.pth, .safetensors). Default: generated weights.")
-]
+Weights = Annotated[Path | None, read(help="Checkpoint (.pth, .safetensors). Default: generated weights.")]
 Backends = Annotated[
     list[str],
     typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from ..cases.settings import resolve_device
 from ..model import PFT, preset
 from ..schedule import parse_schedule
+from ..terminal import Console
 from ..train import (
     Photographs,
     Progress,
@@ -31,9 +31,12 @@ from . import options
 
 def train(
     data: Annotated[
-        Path, typer.Option(help="Folder of high-resolution photographs, searched to the bottom.")
+        Path,
+        options.read(metavar="DIR", help="Folder of high-resolution photographs, searched to the bottom."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")],
+    out: Annotated[
+        Path, options.folder(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")
+    ],
     preset_name: Annotated[
         str, typer.Option("--preset", help="small_x2, light_x2, classical_x4, ...")
     ] = "small_x2",
@@ -94,7 +97,7 @@ def train(
         "photographs": photographs.fingerprint(),
         "init": None if init is None else Path(init).name,
     }
-    console = Console(highlight=False, markup=False)
+    console = Console()
     with process_group(device) as group:
         torch.manual_seed(seed)
         model = PFT.from_config(config, backend)

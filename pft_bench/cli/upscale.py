@@ -13,9 +13,7 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
 from ..cases.group import thread_count
 from ..images import (
@@ -29,6 +27,7 @@ from ..images import (
     write_picture,
 )
 from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
+from ..terminal import Console, Words, line, progress_bar
 from . import options
 from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
@@ -43,13 +42,14 @@ class Job:
 
 
 def upscale(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A picture, or a folder (with its subfolders).")
+    source: Annotated[Path, options.argument("IN", help="A picture, or a folder (with its subfolders).")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="The file to write, or a folder (a name that ends in / is one)."),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, or a folder.")],
     weights: Annotated[
         Path,
-        typer.Option(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
+        options.read(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
     ],
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
     sched: Annotated[
@@ -99,10 +99,10 @@ def upscale(
     model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
-    console = Console(highlight=False)
+    console = Console()
     others = find_pictures(source, target, OTHER_SUFFIXES)
     if others:
-        console.print(_left_out(others), soft_wrap=True, markup=False)
+        console.print(_left_out(others))
     upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes, seams)
     with thread_count(check_threads(threads)), torch.no_grad():
         done = upscaler.run(jobs)
@@ -195,12 +195,12 @@ class Upscaler:
         self.overwrite = overwrite
         self._parameter = next(model.parameters())
         self._seams: list[Seams] = []  # of the picture under way: one, or one for each plane
-        self._bar = Progress(
-            TextColumn("{task.description}"),
+        self._bar = progress_bar(
+            console,
+            Words("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} tiles"),
+            Words("{task.completed}/{task.total} tiles"),
             TimeElapsedColumn(),
-            console=console,
             transient=True,
             disable=not console.is_terminal,
         )
@@ -220,15 +220,17 @@ class Upscaler:
                     if job.target.exists() and not self.overwrite:
                         done.left += 1
                         continue
-                    self._one(job, f"{number}/{len(jobs)} {escape(job.source.name)}")
+                    self._one(job, f"{number}/{len(jobs)} {job.source.name}")
                     written[job.target] = job.source
                     done.written += 1
                 except (ValueError, RuntimeError, OSError, MemoryError) as error:
                     done.failed += 1
-                    self._tell(f"[bold red]failed[/] {escape(_told(job, error))}")
+                    self.console.print(line(("failed", "bold red"), f" {_told(job, error)}"))
                     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                         done.failed += len(jobs) - number
-                        self._tell(f"[bold red]stopped[/]: no space left, {len(jobs) - number} not tried")
+                        self.console.print(
+                            line(("stopped", "bold red"), f": no space left, {len(jobs) - number} not tried")
+                        )
                         break
         return done
 
@@ -258,7 +260,7 @@ class Upscaler:
         seams = [] if worst is None else [f"tiles against the whole: {worst}"]
         notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else []), *seams))
         seconds = time.perf_counter() - started
-        self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
+        self.console.print(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}")
 
     def _restore(self, x: torch.Tensor, task: TaskID) -> torch.Tensor:
         def progress(done: int, total: int) -> None:
@@ -269,9 +271,6 @@ class Upscaler:
             whole = self.model(x.to(result.device, result.dtype))
             self._seams.append(Seams.between(result, whole))
         return result
-
-    def _tell(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
 
 
 def _told(job: Job, error: Exception) -> str:

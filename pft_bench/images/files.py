@@ -7,15 +7,14 @@ could not be finished leaves nothing behind.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..drafts import draft
 
 if TYPE_CHECKING:
     import pyvips
@@ -197,15 +196,5 @@ def _encoded(suffix: str, picture: Picture, quality: int) -> bytes:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a draft beside it, which is removed again when anything goes wrong."""
-    descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)  # mkstemp's own mode hides the file from everybody else
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
+    with draft(path) as made:
+        made.write_bytes(content)

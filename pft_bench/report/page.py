@@ -10,12 +10,14 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
 from ..measure.statistics import DELTA_MIN, Verdict, geometric_mean
 from ..record import Record, Status
+from ..text import plain
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
 from .folder import RunFolder, command_text, commit_text, machine_text
@@ -51,12 +53,13 @@ def generator() -> str:
 
 def anchor(record: Record) -> str:
     """Where the raw samples of a record stand in the page."""
-    return f"#{record.case_id}"
+    return f"#{quote(record.case_id)}"
 
 
 def data(value: float | int, text: str, record: Record | None = None, field: str = "") -> Markup:
     """A number as it is read, with its full value in the markup (what sorting, tests and `verify` read)."""
-    named = Markup("") if record is None else Markup(f' data-case="{record.case_id}" data-field="{field}"')
+    place = Markup(' data-case="{}" data-field="{}"')
+    named = Markup("") if record is None else place.format(record.case_id, field)
     return Markup('<data value="{}"{}>{}</data>').format(repr(value), named, text)
 
 
@@ -202,7 +205,7 @@ def _column(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")
 
 
-def raw_text(record: Record) -> str:
+def raw_text(record: Record) -> Markup:
     """The samples of a record as CSV, every digit of them."""
     timing = record.timing
     assert timing is not None
@@ -218,7 +221,7 @@ def raw_text(record: Record) -> str:
     out.write(",".join(["round", *columns]) + "\n")
     for i, number in enumerate(timing.rounds):
         out.write(",".join([str(number), *(repr(values[i]) for values in columns.values())]) + "\n")
-    return out.getvalue()
+    return escape(plain(out.getvalue(), lines=True))
 
 
 def drawn(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
@@ -242,6 +245,11 @@ def title_of(records: Sequence[Record]) -> tuple[str, str]:
     return what, setting_text((models or list(records))[0])
 
 
+def _visible(value: object) -> object:
+    """What a template shows: control characters of a text written out (`plain`), before it is escaped."""
+    return plain(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _environment() -> jinja2.Environment:
     def read(name: str) -> str:
         return (resources.files(__package__) / name).read_text(encoding="utf-8")
@@ -252,6 +260,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
     made.globals.update(
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ..drafts import draft
 from ..record import Record
 from .charts import WIDE, draw
 from .folder import RunFolder
@@ -23,7 +25,7 @@ PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.csv"
 
 def in_page(record: Record) -> str:
     """Where a figure that stands alone sends the reader for the samples of a point."""
-    return f"{PAGE}#{record.case_id}"
+    return f"{PAGE}#{quote(record.case_id)}"
 
 
 def svg_file(figure: Figure, names: list[str]) -> str:
@@ -55,9 +57,8 @@ def write_report(folder: RunFolder) -> list[Path]:
     written = []
     for name, text in texts(folder).items():
         path = folder.path / name
-        draft = path.with_name(f".{name}.tmp")
-        draft.write_text(text(), encoding="utf-8")
-        draft.replace(path)
+        with draft(path) as made:
+            made.write_text(text(), encoding="utf-8")
         written.append(path)
     write_summary(folder.records, folder.path / SUMMARY)
     roof = folder.roof(folder.records[-1])
