@@ -61,6 +61,12 @@ def told(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def in_short(error: BaseException) -> str:
+    """`told`, and of what torch and other libraries say over several lines the first."""
+    text = told(error)
+    return text if isinstance(error, ValueError | OSError) else text.partition("\n")[0]
+
+
 def in_figure(text: object) -> str:
     """`text` for matplotlib, which takes what stands between two dollars for a formula, and hides `_names`."""
     shown = plain(text, lines=True).replace("$", r"\$")

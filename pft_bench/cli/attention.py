@@ -21,6 +21,7 @@ from .loading import check_threads, load_model
 
 
 def attention(
+    context: typer.Context,
     image: Annotated[Path, options.argument("IMAGE", help="A low-resolution picture.")],
     query: Annotated[
         str | None, typer.Option(metavar="Y,X", help="The pixel that looks. Default: the middle.")
@@ -57,6 +58,12 @@ def attention(
         )
     if weights is None:
         preset(preset_name)
+    else:
+        options.refuse(
+            context, ("preset_name",), "is the model of generated weights: leave it out with --weights"
+        )
+    if out.exists() and any(out.samefile(path) for path in (image, weights) if path and path.exists()):
+        raise ValueError(f"--out must not be what is read, got {out}")
     picture = read_picture(image)
     pixels = (picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, 2)) / picture.peak
     place = parse_query(query, picture.size_hw)

@@ -23,8 +23,12 @@ from . import options
 
 STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}
 
+LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "threads", "seed", "budget")
+"""Parameters that two recorded runs have no use for."""
+
 
 def compare(
+    context: typer.Context,
     a: Annotated[
         Path | None, options.argument("A", help="Run folder: the one before.", show_default=False)
     ] = None,
@@ -78,6 +82,14 @@ def compare(
     recorded = a is not None or b is not None
     if recorded and (a is None or b is None or backends is not None or baseline is not None):
         raise ValueError("compare takes two run folders, or --backends A,B, or --baseline REV")
+    if recorded:
+        options.refuse(context, LIVE, "is of measuring now; two recorded runs are compared as they are")
+    else:
+        options.refuse(context, ("force",), "is of two recorded runs, got none")
+    if out is not None and any(
+        run and out.resolve().parent == run.resolve() and out.exists() for run in (a, b)
+    ):
+        raise ValueError(f"--out must not be a file of the compared runs, got {out}")
     console = Console(width=max(Console().width, 100))
     if a is not None and b is not None:
         table = compare_folders(a, b, margin=margin, force=force)

@@ -33,12 +33,14 @@ from ..record import Record, RecordWriter, Status, lock_folder, remember_environ
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from ..schedule import FocusSchedule, parse_schedule
 from ..terminal import Console, Words, progress_bar
+from ..text import in_short
 from . import options
 from .exits import FAILURE
 from .loading import check_threads, load_model, restorer
 
 
 def evaluate(
+    context: typer.Context,
     weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
@@ -73,6 +75,8 @@ def evaluate(
     checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
     code 1 if an image or a variant has no result.
     """
+    if not rounds:
+        options.refuse(context, ("lr", "budget"), "is of measuring latency, which --rounds 0 leaves out")
     model = load_model(weights, device=device, dtype=dtype)
     datasets = find_datasets(data, model.config.output_scale)
     settings = make_settings(
@@ -216,7 +220,7 @@ def _image_rows(
             else:
                 yield bicubic_row(image, **about)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = in_short(error)
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 

@@ -22,6 +22,7 @@ LARGEST_SIDE = 1 << 15
 
 
 def fit(
+    context: typer.Context,
     memory: Annotated[
         str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
     ] = None,
@@ -43,6 +44,8 @@ def fit(
 
     With --measure, also run it and write its record. Exit code 1 if the run failed.
     """
+    if not measure:
+        options.refuse(context, ("out",), "belongs to --measure: give it too")
     limit = available_bytes() if memory is None else parse_memory(memory)
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")

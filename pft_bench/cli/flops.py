@@ -25,6 +25,7 @@ LEFT_OUT = {
 
 
 def flops(
+    context: typer.Context,
     audit: Annotated[
         bool, typer.Option("--audit", help="The three counts of one model side by side.")
     ] = False,
@@ -35,8 +36,8 @@ def flops(
 ) -> None:
     """Print parameters and published GMACs of the six presets at the published resolutions."""
     console = Console.wide(120)
-    if lr is not None and not audit:
-        raise ValueError(f"--lr belongs to --audit, got --lr {lr} without it")
+    if not audit:
+        options.refuse(context, ("preset", "sched", "lr"), "belongs to --audit: give it too")
     if audit:
         _audit(console, preset, sched, options.parse_size(lr) or (64, 64))
     if limits:

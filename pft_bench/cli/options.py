@@ -25,14 +25,14 @@ def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
         raise ValueError(f"{' and '.join(found)} {why}")
 
 
-def in_path(text: str) -> Path:
+def in_path(text: str | Path) -> Path:
     """What is read: any name but the empty one, which Python takes for the current folder."""
-    if not text:
+    if text == "":
         raise typer.BadParameter("it must name a file or a folder, got an empty text")
     return Path(text)
 
 
-def out_folder(text: str) -> Path:
+def out_folder(text: str | Path) -> Path:
     """A folder to write to, which need not exist."""
     path = in_path(text)
     if path.exists() and not path.is_dir():
@@ -40,10 +40,10 @@ def out_folder(text: str) -> Path:
     return path
 
 
-def out_file(text: str) -> Path:
+def out_file(text: str | Path) -> Path:
     """A file to write, which need not exist."""
     path = in_path(text)
-    if text.endswith("/") or path.is_dir():
+    if str(text).endswith("/") or path.is_dir():
         raise typer.BadParameter(f"it must be a file, got the folder {text}")
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from . import options
 
 
 def profile(
+    context: typer.Context,
     sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "1024,256,128",
     preset: options.Preset = None,
     scale: options.Scale = None,
@@ -44,6 +46,8 @@ def profile(
 
     Writes trace.json (open it in ui.perfetto.dev) and memory.csv, and prints the lines for NVIDIA's profilers.
     """
+    if bare:
+        options.refuse(context, ("out",), "is for what --bare leaves out")
     settings = Settings.make(
         schedules=[sched],
         preset_name=preset,
@@ -92,9 +96,20 @@ def _print(console: Console, found: Profile, out: Path) -> None:
         for kernel in found.kernels[:20]:
             table.add_row(kernel.name[:70], str(kernel.launches), f"{kernel.total_us:.1f}")
         console.print(table)
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:], "--bare"])
+    command = _bare(sys.argv)
     console.print()
     console.print("On a machine with an NVIDIA GPU, the same ranges under its profilers:")
     nsys, ncu = (shlex.quote(str(out / name)) for name in ("nsys", "ncu"))
     console.print(f"  nsys profile --trace=cuda,nvtx,osrt -o {nsys} {command}")
     console.print(f'  ncu --nvtx --nvtx-include "model/" --set full -o {ncu} {command}')
+
+
+def _bare(arguments: Sequence[str]) -> str:
+    """The command line with --bare instead of --out."""
+    kept: list[str] = []
+    for argument in arguments[1:]:
+        if kept and kept[-1] == "--out":
+            kept.pop()
+        elif not argument.startswith("--out="):
+            kept.append(argument)
+    return shlex.join([Path(arguments[0]).name, *kept, "--bare"])

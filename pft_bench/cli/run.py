@@ -24,6 +24,7 @@ from .progress import Display
 
 
 def run(
+    context: typer.Context,
     sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
     scale: options.Scale = None,
@@ -96,6 +97,10 @@ def run(
     limit = options.parse_bytes("--memory-limit", memory_limit)
     if limit is not None and not isolate:
         raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
+    if not isolate:
+        options.refuse(context, ("timeout",), "needs a process for each case, got --no-isolate")
+    if attention is not None and set(level) != {"model"}:
+        options.refuse(context, ("level",), "must be model alone with --attention, which holds whole models")
     ranks = find_ranks()
     if ranks is not None and shard is not None:
         raise ValueError(f"--shard is what torchrun decides for its ranks, got {shard}")

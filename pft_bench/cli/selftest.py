@@ -24,6 +24,7 @@ WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of 
 
 
 def selftest(
+    context: typer.Context,
     verdicts: Annotated[
         int,
         typer.Option(
@@ -52,6 +53,10 @@ def selftest(
     Exit code 1 if anything survives, if more than 2% of the comparisons of identical code find a difference, if fewer
     than 75% of the planted slowdowns are found, or if one is called faster or the same.
     """
+    if not verdicts and not builds:
+        options.refuse(
+            context, ("threads", "out", "stop_after"), "belongs to --verdicts and --builds: give one of them"
+        )
     console = Console()
     with thread_count(1):
         sound = plant(console)

@@ -22,6 +22,7 @@ from . import options
 
 
 def systems(
+    context: typer.Context,
     lr: options.Size = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
@@ -36,6 +37,12 @@ def systems(
     SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. Exit code 1 if a
     system that is there could not be measured.
     """
+    if not measure:
+        options.refuse(
+            context,
+            ("lr", "device", "threads", "seed", "rounds", "budget", "out"),
+            "is of measuring latency, which --no-measure leaves out",
+        )
     console = Console.wide(120)
     settings = Settings.make(
         schedules=["paper"],
