@@ -6,6 +6,7 @@ direction of writing), bytes that are no text at all, or what a figure takes for
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -74,5 +75,9 @@ def in_figure(text: object) -> str:
 
 
 def file_name(text: str) -> str:
-    """`text` as a part of a file's name: what is neither a letter, a digit nor one of `.+-` becomes `_`."""
-    return re.sub(r"[^A-Za-z0-9.+-]", "_", text).lstrip(".") or "_"
+    """`text` as a part of a file's name.
+
+    What is neither a letter, a digit nor one of `.+-_` becomes `_`, and a digest tells apart what became equal.
+    """
+    clean = re.sub(r"[^A-Za-z0-9.+_-]", "_", text).lstrip(".")
+    return clean if clean == text else f"{clean}-{hashlib.sha256(repr(text).encode()).hexdigest()[:6]}"
