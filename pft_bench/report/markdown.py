@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from markupsafe import escape
+
 from ..record import Record, Status
 from ..text import plain
 from . import words
@@ -25,6 +27,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> li
     """A table whose first `left` columns are texts, the others numbers; all of them Markdown."""
     rule = ["---" if i < left else "---:" for i in range(len(heads))]
     return ["| " + " | ".join(row) + " |" for row in (heads, rule, *rows)]
+
+
+def _command(words: str) -> str:
+    """A command line as code; one with what could be an HTML tag in it, as the HTML of code."""
+    return f"<pre><code>{escape(plain(words))}</code></pre>" if "<" in words else f"    {plain(words)}"
 
 
 def _verdict_row(record: Record) -> list[str]:
@@ -75,7 +82,7 @@ def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
         environment = folder.environments.get(name, {})
         command, commit = command_text(environment), commit_text(environment)
         lines.append(f"{text(machine_text(environment))}{f'; commit {commit}' if commit else ''}.")
-        lines += ["", f"    {plain(command)}"] if command else []
+        lines += ["", _command(command)] if command else []
         lines.append("")
     heads = ["backend", "verdict", "speed-up", "95% interval", "latency", "memory"]
     for level, (heading, column) in LEVELS.items():

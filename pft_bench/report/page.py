@@ -53,7 +53,7 @@ def generator() -> str:
 
 def anchor(record: Record) -> str:
     """Where the raw samples of a record stand in the page."""
-    return f"#{quote(record.case_id)}"
+    return f"#{quote(plain(record.case_id, lines=True))}"
 
 
 def data(value: float | int, text: str, record: Record | None = None, field: str = "") -> Markup:
@@ -205,7 +205,7 @@ def _column(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")
 
 
-def raw_text(record: Record) -> Markup:
+def raw_text(record: Record) -> str:
     """The samples of a record as CSV, every digit of them."""
     timing = record.timing
     assert timing is not None
@@ -221,7 +221,7 @@ def raw_text(record: Record) -> Markup:
     out.write(",".join(["round", *columns]) + "\n")
     for i, number in enumerate(timing.rounds):
         out.write(",".join([str(number), *(repr(values[i]) for values in columns.values())]) + "\n")
-    return escape(plain(out.getvalue(), lines=True))
+    return out.getvalue()
 
 
 def drawn(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
@@ -245,11 +245,6 @@ def title_of(records: Sequence[Record]) -> tuple[str, str]:
     return what, setting_text((models or list(records))[0])
 
 
-def _visible(value: object) -> object:
-    """What a template shows: control characters of a text written out (`plain`), before it is escaped."""
-    return plain(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def _environment() -> jinja2.Environment:
     def read(name: str) -> str:
         return (resources.files(__package__) / name).read_text(encoding="utf-8")
@@ -260,7 +255,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_visible,
     )
     made.globals.update(
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
@@ -312,4 +306,4 @@ def render(folder: RunFolder) -> str:
         environments=[(name, _known(folder.environments.get(name, {}))) for name in used],
         generated=any(record.case.options.get("weights") == "generated" for record in records),
     )
-    return re.sub(r"\n\s*\n+", "\n", text)
+    return plain(re.sub(r"\n\s*\n+", "\n", text), lines=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from ..text import plain
 from .words import tick
 
 LOOKS = ("dense", "cpu", "cuda", "triton", "reference", "official")
@@ -36,9 +35,8 @@ def tag(name: str, *inside: str, **attributes: object) -> Markup:
     for key, value in attributes.items():
         if value is not None:
             text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
-            written.append(f' {key.rstrip("_").replace("_", "-")}="{escape(plain(text, lines=True))}"')
-    # Escaped by the join; `plain` adds no markup.
-    content = Markup(plain(Markup("").join(inside), lines=True))
+            written.append(f' {key.rstrip("_").replace("_", "-")}="{escape(text)}"')
+    content = Markup("").join(inside)
     body = "".join(written)
     return Markup(f"<{name}{body}>{content}</{name}>") if inside else Markup(f"<{name}{body}/>")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from urllib.parse import quote
 
 from markupsafe import Markup
 
 from ..drafts import draft
 from ..record import Record
+from ..text import plain
 from .charts import WIDE, draw
 from .folder import RunFolder
 from .markdown import render_markdown
-from .page import generator, render
+from .page import anchor, generator, render
 from .plots import write_plots
 from .series import Figure, figures
 from .svg import tag
@@ -25,7 +25,7 @@ PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.csv"
 
 def in_page(record: Record) -> str:
     """Where a figure that stands alone sends the reader for the samples of a point."""
-    return f"{PAGE}#{quote(record.case_id)}"
+    return f"{PAGE}{anchor(record)}"
 
 
 def svg_file(figure: Figure, names: list[str]) -> str:
@@ -38,7 +38,7 @@ def svg_file(figure: Figure, names: list[str]) -> str:
         "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE[0]:g}" height="{WIDE[1]:g}" ', 1
     )
     end = opened.index(">") + 1
-    return f"{opened[:end]}{head}{opened[end:]}\n"
+    return plain(f"{opened[:end]}{head}{opened[end:]}\n", lines=True)
 
 
 def texts(folder: RunFolder) -> dict[str, Callable[[], str]]:
