@@ -62,8 +62,7 @@ def attention(
         options.refuse(
             context, ("preset_name",), "is the model of generated weights: leave it out with --weights"
         )
-    if out.exists() and any(out.samefile(path) for path in (image, weights) if path and path.exists()):
-        raise ValueError(f"--out must not be what is read, got {out}")
+    options.refuse_what_is_read(out, image, weights)
     picture = read_picture(image)
     pixels = (picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, 2)) / picture.peak
     place = parse_query(query, picture.size_hw)

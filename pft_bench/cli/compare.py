@@ -86,10 +86,7 @@ def compare(
         options.refuse(context, LIVE, "is of measuring now; two recorded runs are compared as they are")
     else:
         options.refuse(context, ("force",), "is of two recorded runs, got none")
-    if out is not None and any(
-        run and out.resolve().parent == run.resolve() and out.exists() for run in (a, b)
-    ):
-        raise ValueError(f"--out must not be a file of the compared runs, got {out}")
+    options.refuse_what_is_read(out, *(path for run in (a, b) if run is not None for path in run.glob("*")))
     console = Console(width=max(Console().width, 100))
     if a is not None and b is not None:
         table = compare_folders(a, b, margin=margin, force=force)

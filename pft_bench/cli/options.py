@@ -22,7 +22,17 @@ def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
     """ValueError where one of these parameters is given, which would change nothing; `why` says so."""
     found = [option for name, option in given(context).items() if name in names]
     if found:
-        raise ValueError(f"{' and '.join(found)} {why}")
+        raise ValueError(f"{found[0]} {why}")
+
+
+def refuse_what_is_read(out: Path | None, *inputs: Path | None) -> None:
+    """ValueError where --out is a file that the command reads, by whatever name."""
+    if (
+        out is not None
+        and out.exists()
+        and any(path and path.exists() and out.samefile(path) for path in inputs)
+    ):
+        raise ValueError(f"--out must not be what is read, got {out}")
 
 
 def in_path(text: str | Path) -> Path:

@@ -39,6 +39,7 @@ def statistics(
 
     Without --weights the model is random, and the figures show the method, not the published model.
     """
+    options.refuse_what_is_read(out, image, weights)
     settings = Settings.make(
         schedules=[sched],
         preset_name=preset,

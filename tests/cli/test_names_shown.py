@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 NAMES = [
     "a[draft].png",
-    "b[/b].png",
+    "b[nosuchstyle].png",
     ":smile:.png",
     "d\x1b[31m.png",
     "e\nf.png",
@@ -34,7 +34,7 @@ NAMES = [
 ]
 SHOWN = [
     "a[draft].png",
-    "b[/b].png",
+    "b[nosuchstyle].png",
     ":smile:.png",
     "d\\x1b[31m.png",
     "e\\nf.png",
