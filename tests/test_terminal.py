@@ -98,6 +98,12 @@ def test_bars_and_what_is_waited_for(screen: Screen, monkeypatch: pytest.MonkeyP
     assert "\x1b[31m" not in screen.shown.replace("\\x1b[31m", "")
 
 
+TOOLS = {
+    # `python -m` of developers, and a line on standard error before a foreign program runs
+    "pft_bench/report/kernel_table.py",
+    "pft_bench/train/sample_photographs.py",
+    "pft_bench/compat/__main__.py",
+}
 HARMLESS = {"BarColumn", "TimeElapsedColumn", "TaskID", "box"}
 
 
@@ -120,7 +126,12 @@ def strangers(path: Path) -> set[str]:
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id == "typer"
     }
-    own = {"typer.echo", "typer.secho", "typer.style", "typer.confirm", "typer.prompt"}
+    called |= {
+        "print"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    own = {"print", "typer.echo", "typer.secho", "typer.style", "typer.confirm", "typer.prompt"}
     return (set(imported_from_rich(tree)) - HARMLESS) | (called & own)
 
 
@@ -128,6 +139,8 @@ def test_nothing_else_writes_to_the_terminal() -> None:
     """Rich's own console, tables and bars read markup; `typer.echo` and its like know nothing of names."""
     paths = {path.relative_to(PACKAGE.parent).as_posix(): path for path in PACKAGE.rglob("*.py")}
     assert strangers(paths.pop("pft_bench/terminal.py"))
+    for name in TOOLS:
+        assert strangers(paths.pop(name)) == {"print"}
     assert {name: found for name, path in paths.items() if (found := strangers(path))} == {}
 
 

@@ -94,6 +94,7 @@ def test_upscale(
     assert len(ended.out.splitlines()) == len(NAMES) + 1
 
 
+@pytest.mark.alone
 def test_evaluate(
     pft_bench_command: Command, speak: Callable[[str], None], weights: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -108,10 +109,12 @@ def test_evaluate(
     assert "no result: in[x] broken[b], bicubic: " in ended.out
     assert "\x1b" not in ended.out
     assert {f"{row.image}.png" for row in read_rows(out / "quality.jsonl")} == {*NAMES, "broken[b].png"}
-    assert {f"{name}.png" for name in pd.read_csv(out / "quality.csv")["image"]} == {*SHOWN, "broken[b].png"}
+    listed = {f"{name}.png".replace("\n", "\\n") for name in pd.read_csv(out / "quality.csv")["image"]}
+    assert listed == {*SHOWN, "broken[b].png"}
     assert (out / "quality_vs_latency.png").stat().st_size > 10_000
 
 
+@pytest.mark.alone
 def test_run_and_its_report(
     tiny_run: Callable[..., Any], pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -126,10 +129,9 @@ def test_run_and_its_report(
     assert pft_bench_command("verify", out, "--no-recount").code == 0
 
 
-def test_attention_and_statistics(
-    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
-) -> None:
-    for number, name in enumerate(NAMES):
+def test_attention(pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path) -> None:
+    for number in (0, 3, len(NAMES) - 1):
+        name = NAMES[number]
         out = tmp_path / f"{number}[fig].png"
         ended = pft_bench_command("attention", pictures / name, "--weights", weights, "--out", out)
         assert (ended.code, ended.err) == (0, "")
@@ -149,7 +151,7 @@ def test_train(pft_bench_command: Command, weights: Path, tmp_path: Path) -> Non
     assert (out / "weights.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", ["shot[draft].png", "nofile[/b].png", ":smile:.png", "\x1b[31m\n.png"])
+@pytest.mark.parametrize("name", ["shot[draft].png", "[/b]:smile:\x1b[31m\n.png"])
 @pytest.mark.parametrize(
     "command",
     [
@@ -208,6 +210,7 @@ class Mine(DenseBackend):
 """
 
 
+@pytest.mark.alone
 def test_plug_ins_of_odd_names(
     tiny_run: Callable[..., Any], pft_bench_command: Command, tmp_path: Path
 ) -> None:
