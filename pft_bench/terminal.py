@@ -106,7 +106,7 @@ class Table(rich.table.Table):
             **options,
         )
 
-    def add_column(self, header: str | Text = "", *more: Any, **options: Any) -> None:
+    def add_column(self, header: str | Text = "", *more: Any, **options: Any) -> None:  # type: ignore[override]
         """As rich's; a `Text` may have several lines."""
         super().add_column(line(header) if isinstance(header, str) else header, *more, **options)
 
@@ -191,7 +191,7 @@ def outlets() -> Iterator[tuple[Outlet | None, Outlet | None]]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         made.append(None if stream is None else Outlet(stream))
-    sys.stdout, sys.stderr = made  # type: ignore[assignment]
+    sys.stdout, sys.stderr = made
     try:
         yield made[0], made[1]
     finally:

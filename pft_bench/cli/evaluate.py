@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TimeElapsedColumn
 from ..backends import get, require
 from ..cases.group import thread_count
 from ..cases.settings import Settings, resolve_device
+from ..drafts import named
 from ..images import name_files
 from ..measure.environment import environment
 from ..measure.rounds import Plan
@@ -35,7 +36,7 @@ from ..schedule import FocusSchedule, parse_schedule
 from ..terminal import Console, Words, progress_bar
 from ..text import in_short
 from . import options
-from .exits import FAILURE
+from .exits import FAILURE, INTERRUPTED
 from .loading import check_threads, load_model, restorer
 
 
@@ -87,9 +88,14 @@ def evaluate(
         raise ValueError(f"--out must be a new folder, got {folder} with results")
     console = Console.wide(120)
     with lock_folder(folder):
-        with thread_count(settings.threads):
-            rows = restore_all(model, datasets, settings, folder, console)
-        records = measure_latency(settings, folder, console) if rounds else []
+        try:
+            with thread_count(settings.threads):
+                rows = restore_all(model, datasets, settings, folder, console)
+            records = measure_latency(settings, folder, console) if rounds else []
+        except KeyboardInterrupt:
+            what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
+            console.print(what, style="yellow")
+            raise typer.Exit(INTERRUPTED) from None
     report(rows, records, folder, console, images=images)
     if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
         raise typer.Exit(FAILURE)
@@ -184,7 +190,8 @@ def restore_all(
         transient=True,
         disable=not console.is_terminal,
     )
-    with (folder / "quality.jsonl").open("a") as file, bar, torch.no_grad():
+    path = folder / "quality.jsonl"
+    with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):

@@ -186,7 +186,8 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
     """
     folder = make_folder(folder)
     with ExitStack() as held:
-        whole = held.enter_context((folder / ".lock").open("a+"))
+        with named(folder, str(folder / ".lock")):
+            whole = held.enter_context((folder / ".lock").open("a+"))
         if not _flock(whole, fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH, wait=wait):
             raise _locked(folder, _holders(folder) or {"": _pid(whole)})
         mine = whole
@@ -197,7 +198,8 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
             }
             if others:
                 raise _locked(folder, others)
-            mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
+            with named(folder, str(folder / f".lock-{shard}")):
+                mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
             if not _flock(mine, fcntl.LOCK_EX, wait=wait):
                 raise _locked(folder, {shard: _pid(mine)})
         mine.truncate(0)

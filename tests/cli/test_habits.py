@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pft_bench
 from pft_bench.cli.app import app
 from pft_bench.images import enlarge
 from pft_bench.model import PRESETS, generated_weights
+from pft_bench.quality import bicubic_row, read_rows
 
 Command = Callable[..., Any]
 PACKAGE = Path(pft_bench.__file__).parent
@@ -176,6 +178,44 @@ def test_ctrl_c_tells_what_was_done(
     assert (ended.code, ended.err) == (130, "")
     assert ended.out.splitlines()[-1] == "2 written, interrupted, 2 not done"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "1.png"]
+
+
+def test_ctrl_c_keeps_the_images_that_were_evaluated(
+    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.cli import evaluate
+
+    done: list[object] = []
+
+    def stop(*given: Any, **more: Any) -> Any:
+        done.append(given)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return bicubic_row(*given, **more)
+
+    monkeypatch.setattr(evaluate, "bicubic_row", stop)
+    given = ("--weights", weights, "--data", pictures, "--rounds", 0, "--out", tmp_path / "out")
+    ended = pft_bench_command("evaluate", *given)
+    assert ended.code == 130
+    assert ended.out.splitlines()[-1].endswith(f"are in {tmp_path / 'out' / 'quality.jsonl'}")
+    assert len(read_rows(tmp_path / "out" / "quality.jsonl")) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder that was given, not the lock in it."""
+    plain_open = Path.open
+
+    def read_only(self: Path, *given: Any, **more: Any) -> Any:
+        if self.name == ".lock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return plain_open(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    given = ("--weights", weights, "--data", pictures, "--rounds", 0, "--out", tmp_path / "out")
+    ended = pft_bench_command("evaluate", *given)
+    assert (ended.code, ended.err) == (2, f"error: Permission denied: {tmp_path / 'out'}\n")
 
 
 def test_ctrl_c_anywhere_else(pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
