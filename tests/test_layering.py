@@ -58,6 +58,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "insight": TOOLS - {"insight", "images"},
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
+    "terminal": {"backends", "ops", "model", "problem", "schedule", *ABOVE_OPS},
 }
 # Known exceptions, each a debt: (module, part).
 EXCEPTIONS = {
@@ -66,7 +67,7 @@ EXCEPTIONS = {
     ("pft_bench.report.kernel_table", "backends"),
 }
 # Parts that import nothing of the project but themselves.
-ALONE = {"stages", "schedule", "storage", "reference"}
+ALONE = {"stages", "schedule", "reference", "text", "drafts"}
 # What adapters may take from one another: nothing. Shared are reference/, base.py, and the launches of one kernel
 # family that runs in two places (the same .cu files on a GPU and in the emulator).
 SHARED_BY_BACKENDS = {"base", "_cuda_launch"}

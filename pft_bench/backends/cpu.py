@@ -31,7 +31,7 @@ except (ImportError, RuntimeError) as error:
     _reason = (
         f"{error}; unset PFT_CPU_ISA or name an instruction set this processor has"
         if isinstance(error, RuntimeError)
-        else f"the compiled module is missing ({error}); install with `make setup` or `pip install -e .`"
+        else f"the compiled module is missing ({error}); install again from the source folder: pip install -e ."
     )
 
 _CPU = torch.device("cpu")

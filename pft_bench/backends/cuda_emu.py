@@ -33,7 +33,8 @@ class CudaEmulatorBackend(CudaLaunches):
     def available(self) -> str | None:
         """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""
         if isinstance(self._native, Exception):
-            return f"{missing_module(self._native)}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
+            what = missing_module(self._native)
+            return f"{what}; reinstall from source: pip install -C cmake.define.PFT_EMULATOR=ON -e ."
         return None
 
     def native(self) -> Any:

@@ -8,25 +8,27 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from ..cases.group import thread_count
 from ..cases.settings import check_threads
+from ..drafts import make_folder
 from ..focus import LayerFocus, focus_of, view_around
 from ..images import READ_SUFFIXES, read_picture, rgb
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
+from ..terminal import Console
 from . import options
 from .loading import load_model
 
 
 def attention(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A low-resolution picture.")],
+    context: typer.Context,
+    image: Annotated[Path, options.argument("IMAGE", help="A low-resolution picture.")],
     query: Annotated[
         str | None, typer.Option(metavar="Y,X", help="The pixel that looks. Default: the middle.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="PFT checkpoint. Default: generated weights of --preset.")
+        Path | None, options.read(help="PFT checkpoint. Default: generated weights of --preset.")
     ] = None,
     preset_name: Annotated[
         str, typer.Option("--preset", help="Model for generated weights, e.g. classical_x4.")
@@ -39,7 +41,7 @@ def attention(
     num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
-    out: Annotated[Path, typer.Option(help="The figure to write (.png, .svg, .pdf).")] = Path(
+    out: Annotated[Path, options.file(help="The figure to write (.png, .svg, .pdf).")] = Path(
         "attention.png"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
@@ -58,6 +60,11 @@ def attention(
         )
     if weights is None:
         preset(preset_name)
+    else:
+        options.refuse(
+            context, ("preset_name",), "is the model of generated weights: leave it out with --weights"
+        )
+    options.refuse_what_is_read(out, image, weights)
     picture = read_picture(image)
     pixels = rgb(picture) / picture.peak
     place = parse_query(query, picture.size_hw)
@@ -84,10 +91,10 @@ def attention(
     title = f"Progressive focus: {layers[0].keeps} tokens in the first layer, {layers[-1].keeps} in the last"
     where = f"pixel {place[0] + view.top},{place[1] + view.left} of {image.name}"
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
     notes = "".join(f"; {note}" for note in picture.notes)
-    Console(highlight=False).print(f"written: {out} ({name}; {where}{notes})", markup=False, soft_wrap=True)
+    Console().print(f"written: {out} ({name}; {where}{notes})")
 
 
 def panel_of(layer: LayerFocus, head: int | None) -> Panel:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
 from .. import __version__
 from ..backends import backends
 from ..measure.environment import environment
+from ..terminal import Console, Table, line
 
 
 def doctor() -> None:
     """Print this machine, and each backend: available, or why not and what to do."""
-    console = Console()
+    console = Console.wide(120)
     found = environment()
     cpu, gpu, libraries = found.get("cpu") or {}, found.get("gpu"), found["libraries"]
     console.print(f"pft-bench {__version__}, Python {found['python']}, {found['system']}")
@@ -22,9 +20,9 @@ def doctor() -> None:
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
     )
-    table = Table(title="Backends", title_justify="left", header_style="bold")
+    table = Table(title="Backends")
     for name in ("backend", "available", "what it is, or why not and what to do"):
         table.add_column(name)
     for row in backends():
-        table.add_row(row.name, "[green]yes[/]" if row.available else "[red]no[/]", row.reason)
+        table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)

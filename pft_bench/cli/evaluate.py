@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
 from ..backends import get, require
 from ..cases.group import thread_count
 from ..cases.settings import Settings, check_threads, resolve_device
+from ..drafts import named
 from ..measure.environment import environment
 from ..measure.rounds import Plan
 from ..model import PFT, preset_of
@@ -32,19 +32,22 @@ from ..quality import (
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from ..schedule import parse_schedule, schedule_of
+from ..terminal import Console, Words, progress_bar
+from ..text import in_short
 from . import options
-from .exits import FAILURE
+from .exits import FAILURE, INTERRUPTED
 from .loading import load_model, restorer
-from .run import make_console
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Option(help="PFT checkpoint; it tells the model and its scale.")],
+    context: typer.Context,
+    weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
-        typer.Option(
+        options.read(
+            metavar="DIR",
             help="A test set, or a folder of them (Set5, Urban100, ...): images in HR, GT or directly; low-resolution "
-            "ones in LR_bicubic/X4, or made by bicubic reduction."
+            "ones in LR_bicubic/X4, or made by bicubic reduction.",
         ),
     ],
     sched: Annotated[
@@ -64,7 +67,7 @@ def evaluate(
     ] = 60.0,
     images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Result folder. Default: runs/quality-<date-time>.")
+        Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
@@ -73,6 +76,8 @@ def evaluate(
     checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
     code 1 if an image or a variant has no result.
     """
+    if not rounds:
+        options.refuse(context, ("lr", "budget"), "is of measuring latency, which --rounds 0 leaves out")
     model = load_model(
         weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
     )
@@ -83,11 +88,16 @@ def evaluate(
     folder = out or Path("runs") / datetime.now().strftime("quality-%Y%m%d-%H%M%S")
     if (folder / "quality.jsonl").exists():
         raise ValueError(f"--out must be a new folder, got {folder} with results")
-    console = make_console()
+    console = Console.wide(120)
     with lock_folder(folder):
-        with thread_count(settings.threads):
-            rows = restore_all(model, datasets, settings, folder, console)
-        records = measure_latency(settings, folder, console) if rounds else []
+        try:
+            with thread_count(settings.threads):
+                rows = restore_all(model, datasets, settings, folder, console)
+            records = measure_latency(settings, folder, console) if rounds else []
+        except KeyboardInterrupt:
+            what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
+            console.print(what, style="yellow")
+            raise typer.Exit(INTERRUPTED) from None
     report(rows, records, folder, console, images=images)
     if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
         raise typer.Exit(FAILURE)
@@ -154,22 +164,21 @@ def restore_all(
     console.print(
         f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
         f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
-        highlight=False,
     )
     for dataset in datasets:
         for remark in dataset.remarks:
-            told = f"{dataset.name}: {remark}"
-            console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
+            console.print(f"{dataset.name}: {remark}", style="yellow")
+    bar = progress_bar(
+        console,
+        Words("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        Words("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    with (folder / "quality.jsonl").open("a") as file, bar, torch.no_grad():
+    path = folder / "quality.jsonl"
+    with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
@@ -180,7 +189,7 @@ def restore_all(
                     rows.append(row)
                     if row.reason:
                         told = f"no result: {row.dataset} {row.image}, {row.variant.name}: {row.reason}"
-                        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+                        console.print(told, style="red")
                 bar.advance(task)
     return rows
 
@@ -208,7 +217,7 @@ def _image_rows(
             else:
                 yield bicubic_row(image, **about)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = in_short(error)
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
@@ -217,7 +226,6 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
     console.print(
         f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
         f"{settings.plan.budget_s:g} s ...",
-        highlight=False,
     )
     fingerprint = remember_environment(folder, environment())
     group = VariantsGroup(settings)
@@ -243,10 +251,10 @@ def report(
     console.print(means_table(rows, records))
     for record in records:
         if record.reason:
-            console.print(f"not measured: {record.case_id}: {record.reason}", style="red", markup=False)
+            console.print(f"not measured: {record.case_id}: {record.reason}", style="red")
     made = len({(row.dataset, row.image) for row in rows if row.low_made})
     if made:
-        console.print(f"{made} low-resolution images were made here by bicubic reduction", highlight=False)
+        console.print(f"{made} low-resolution images were made here by bicubic reduction")
     write_quality_csv(rows, folder / "quality.csv")
     plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
     files = [
@@ -255,4 +263,4 @@ def report(
         *(["records.jsonl"] if records else []),
         *([plot.name] if plot else []),
     ]
-    console.print(f"written to {folder}: {', '.join(files)}", markup=False, highlight=False)
+    console.print(f"written to {folder}: {', '.join(files)}")

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..compare.history import Point, Series, run_folders
 from ..compare.history import history as series_of
 from ..compare.verdicts import MARGIN
+from ..drafts import draft, make_folder
+from ..terminal import Console, Table
+from ..text import in_figure
+from . import options
 
 
 def history(
-    root: Annotated[Path, typer.Argument(help="Folder with run folders below it.")] = Path("reports/data"),
+    root: Annotated[Path, options.argument("DIR", help="Folder with run folders below it.")] = Path(
+        "reports/data"
+    ),
     case: Annotated[str, typer.Option(help="Only cases whose title or id contains this.")] = "",
     margin: Annotated[float, typer.Option(help="Practical equivalence.")] = MARGIN,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the series to this PNG or SVG.")] = None,
+    plot: Annotated[Path | None, options.file(help="Also draw the series to this PNG or SVG.")] = None,
 ) -> None:
     """Show each case's time over the baseline's, run by run, and the verdict of each step against the one before.
 
@@ -34,7 +38,7 @@ def history(
             f"no case with a time next to a baseline below {root}" + (f" matches {case!r}" if case else "")
         )
     console = Console(width=max(Console().width, 110))
-    table = Table(title=f"{len(found)} cases below {root}", title_justify="left", header_style="bold")
+    table = Table(title=f"{len(found)} cases below {root}")
     for name in ("case", "date", "commit", "median", "/ baseline", "against the run before"):
         table.add_column(name, justify="right" if name in ("median", "/ baseline") else "left")
     for item in found:
@@ -50,24 +54,20 @@ def history(
     console.print(table)
     changed = [(item, point) for item in found for point in item.changes]
     for item, point in changed:
-        console.print(
-            f"{item.title}: {step(point)} at {point.commit} ({point.folder})", markup=False, highlight=False
-        )
+        console.print(f"{item.title}: {step(point)} at {point.commit} ({point.folder})")
     steps = sum(point.change is not None for item in found for point in item.points)
     console.print(
         f"{len(changed)} of {steps} comparable steps changed; verdicts are corrected for all of them (Holm)",
-        highlight=False,
     )
     yardsticks = sum(item.yardstick for item in found)
     if yardsticks:
         console.print(
             f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is to make "
             "faster: not judged",
-            highlight=False,
         )
     if plot is not None:
         draw(found, plot)
-        console.print(f"written to {plot}", markup=False)
+        console.print(f"written to {plot}")
 
 
 def step(point: Point) -> str:
@@ -90,7 +90,9 @@ def draw(found: list[Series], path: Path) -> None:
     axes = figure.subplots()
     for item in found:
         dates = [point.created[:16].replace("T", " ") for point in item.points]
-        (line,) = axes.plot(dates, [point.relative for point in item.points], marker=".", label=item.title)
+        (line,) = axes.plot(
+            dates, [point.relative for point in item.points], marker=".", label=in_figure(item.title)
+        )
         for point in item.changes:
             at = point.created[:16].replace("T", " ")
             axes.plot([at], [point.relative], "o", ms=10, mfc="none", color=line.get_color())
@@ -98,5 +100,6 @@ def draw(found: list[Series], path: Path) -> None:
     axes.set_ylabel("time / baseline's time")
     axes.tick_params(axis="x", rotation=30)
     axes.legend(fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    make_folder(path.parent)
+    with draft(path) as made:
+        figure.savefig(made, dpi=150)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ..backends import require
 from ..cases.settings import resolve_device
 from ..model import PFT, CheckpointNote, generated_weights, load, preset, upscale, weights_file
 from ..schedule import parse_schedule
+from ..terminal import Console
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""
@@ -77,7 +77,7 @@ def show_notes() -> None:
             others(message, category, *where, **more)
         elif str(message) not in said:
             said.add(str(message))
-            Console(stderr=True, highlight=False).print(f"note: {message}", soft_wrap=True, markup=False)
+            Console(stderr=True).print(f"note: {message}")
 
     warnings.showwarning = show
     warnings.simplefilter("always", CheckpointNote)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
 from ..cases import Group
 from ..record import Record, Status
 from ..report.tables import candidate_text
+from ..terminal import Console, Words, progress_bar
 
 REFRESHES_PER_SECOND = 2
 """Few, for the bar is drawn on the processors that are being timed."""
@@ -21,13 +21,13 @@ class Display:
 
     def __init__(self, console: Console, groups: Sequence[Group]) -> None:
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+        self._bar = progress_bar(
+            console,
+            Words("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
+            Words("{task.fields[left]}"),
+            spinner=True,
             refresh_per_second=REFRESHES_PER_SECOND,
         )
         self._count = len(groups)
@@ -67,7 +67,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, style="yellow", highlight=False, markup=False)
+        self._console.print(text, style="yellow")
 
     def _show(self, doing: str, share: float) -> None:
         assert self._group is not None

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from ..cases.settings import check_threads, resolve_device
 from ..model import PFT, PFTConfig, preset
 from ..schedule import parse_schedule
+from ..terminal import Console
 from ..train import (
     Diverged,
     FirstStopped,
@@ -34,9 +34,12 @@ from .exits import INTERRUPTED, USAGE
 
 def train(
     data: Annotated[
-        Path, typer.Option(help="Folder of high-resolution photographs, searched to the bottom.")
+        Path,
+        options.read(metavar="DIR", help="Folder of high-resolution photographs, searched to the bottom."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")],
+    out: Annotated[
+        Path, options.folder(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")
+    ],
     preset_name: Annotated[
         str, typer.Option("--preset", help="small_x2, light_x2, classical_x4, ...")
     ] = "small_x2",
@@ -97,7 +100,7 @@ def train(
         "photographs": photographs.fingerprint(),
         "init": None if init is None else Path(init).name,
     }
-    console = Console(highlight=False, markup=False)
+    console = Console()
     with process_group(device) as group:
         model = _model(config, backend, init, seed)
         place = f"cuda:{group.local_rank}" if device == "cuda" else device

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..insight.counts import formula_counts, recount
 from ..insight.crossover import CROSSOVER, answers_that_differ
@@ -15,11 +14,13 @@ from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
 from ..report.folder import RECORDS
 from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
 from ..selftest.trials import TRIALS, Trial
+from ..terminal import Console
+from . import options
 
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(help="Run folder, or the comparisons of `selftest --verdicts`.", metavar="DIR")
+        Path, options.argument("DIR", help="Run folder, or the comparisons of `selftest --verdicts`.")
     ],
     count: Annotated[
         bool, typer.Option("--recount/--no-recount", help="Count FLOPs again; takes seconds for each model.")
@@ -32,7 +33,7 @@ def verify(
     """
     if not folder.is_dir():
         raise ValueError(f"DIR must be a run folder, got {folder}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)
     elif not (folder / RECORDS).is_file():
@@ -49,9 +50,9 @@ def verify(
     if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)
     for note in found.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for mismatch in found.mismatches:
-        console.print(f"WRONG: {mismatch}", markup=False, style="bold red")
+        console.print(f"WRONG: {mismatch}", style="bold red")
     rounded = f", {found.rounded} of them but for the last place (another processor)" if found.rounded else ""
     console.print(f"{found.values} numbers recomputed{rounded}; {', '.join(found.files) or 'no file'} read")
     if found.mismatches:

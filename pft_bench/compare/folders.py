@@ -15,6 +15,7 @@ from typing import Any
 
 from ..measure.statistics import control_floor, hodges_lehmann_shift, log_ratios, median
 from ..record import Record, read_records
+from ..text import Lines
 from .table import Row, Table, with_verdicts
 from .verdicts import MARGIN, Evidence, unpaired
 
@@ -158,8 +159,10 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
         rows.append(_row(first, second, case_id, margin))
     if forced and not force:
         raise ValueError(
-            "these runs cannot be compared (--force does it all the same, and says so):\n  "
-            + "\n  ".join(forced)
+            Lines.of(
+                "these runs cannot be compared (--force does it all the same, and says so):",
+                *(f"  {text}" for text in forced),
+            )
         )
     warnings = [ONE_PROCESS]
     if drifts:

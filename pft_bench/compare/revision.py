@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..text import Lines
 from .remote import Version
 
 
@@ -23,7 +24,7 @@ def _run(*command: str | Path, cwd: Path | None = None) -> str:
     done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()[-15:]
-        raise BuildFailed(f"{' '.join(str(part) for part in command)} failed:\n" + "\n".join(told))
+        raise BuildFailed(Lines.of(f"{' '.join(str(part) for part in command)} failed:", *told))
     return done.stdout.strip()
 
 

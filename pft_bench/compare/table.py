@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..drafts import draft, make_folder
 from .design import Samples
 from .verdicts import Evidence, Judged, Summary, judge, summarise
 
@@ -61,8 +62,9 @@ class Table:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        make_folder(path.parent)
+        with draft(path) as made:
+            made.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def with_verdicts(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -6,15 +6,13 @@ and a picture that could not be finished leaves nothing behind.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..drafts import draft
 from .beside import fitting_metadata, with_metadata
 from .picture import Picture, PictureError, eight_bits
 from .profile import usable_profile
@@ -133,15 +131,5 @@ def _reason(error: Exception) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a draft beside it, which is removed again when anything goes wrong."""
-    descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)  # mkstemp's own mode hides the file from everybody else
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
+    with draft(path) as made:
+        made.write_bytes(content)

@@ -21,6 +21,7 @@ from ..backends import get
 from ..cases import Settings
 from ..cases.layer import problem_layer
 from ..check.operator import check_layer
+from ..drafts import draft
 from ..measure.candidate import Candidate, CheckOutcome
 from ..measure.rounds import RoundsResult, measure
 from ..measure.timer import CpuTimer, cuda_timer
@@ -171,7 +172,8 @@ def write_answers(path: Path, found: Mapping[str, Crossover], resolution: float)
     """Between which K each backend's crossover lies; what was measured is in the records beside."""
     answers = {name: {"faster": item.faster, "slower": item.slower} for name, item in found.items()}
     values = {"resolution": resolution, "backends": answers}
-    path.write_text(json.dumps({**values, "seal": seal(values)}, indent=1) + "\n")
+    with draft(path) as made:
+        made.write_text(json.dumps({**values, "seal": seal(values)}, indent=1) + "\n")
 
 
 def found_again(records: Iterable[Record], backend: str, resolution: float) -> Crossover:

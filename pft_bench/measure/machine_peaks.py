@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from .. import _cpu
+from ..drafts import make_folder
+from ..terminal import Console, Table
 from .environment import environment
 
 KIB = 1024
@@ -73,7 +73,7 @@ def main() -> None:
     peaks = measure_peaks(tuple(options.threads))
     Console().print(table(peaks))
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         here = {key: value for key, value in environment().items() if key != "host"}
         found = {"isa": _cpu.isa(), "peaks": [asdict(peak) for peak in peaks], "environment": here}
         (options.out / "machine_peaks.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ..drafts import draft
+
 
 @contextmanager
 def marked(name: str) -> Iterator[None]:
@@ -92,7 +94,7 @@ def _kernels(recorded: profile) -> tuple[Kernel, ...]:
 
 def write_memory(course: tuple[tuple[float, int], ...], path: Path) -> None:
     """The memory's course as CSV."""
-    with path.open("w", newline="") as file:
+    with draft(path) as made, made.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("time_us", "held_bytes"))
         writer.writerows((f"{time_us:.3f}", held) for time_us, held in course)

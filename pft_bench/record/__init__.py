@@ -23,7 +23,7 @@ from .folder import (
     record_files,
     scan_records,
 )
-from .frame import to_frame
+from .frame import shown, to_frame
 from .parts import (
     Baseline,
     Case,
@@ -78,6 +78,7 @@ __all__ = [
     "remember_settings",
     "scan_records",
     "seal",
+    "shown",
     "threads_text",
     "timing_of",
     "to_frame",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..drafts import draft
 from .parts import RecordError, seal
 
 ENVIRONMENTS, SETTINGS = "environment.json", "settings.json"
@@ -36,9 +37,8 @@ def _object(path: Path, what: str) -> dict[str, Any]:
 
 def _write_whole(path: Path, values: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(values, indent=1) + "\n")
-    draft.replace(path)
+    with draft(path) as made:
+        made.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def known_environments(folder: Path | str) -> dict[str, Any]:

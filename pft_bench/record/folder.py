@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from ..drafts import make_folder, named
+from ..text import Lines
 from .parts import RecordError
 from .schema import SCHEMA, Record
 
@@ -72,7 +74,7 @@ def read_records(path: Path | str) -> Scan:
     """As `scan_records`, but foreign or damaged lines are an error that names each of them."""
     scan = scan_records(path)
     if scan.foreign:
-        raise RecordError("\n".join(str(problem) for problem in scan.foreign))
+        raise RecordError(Lines.of(*scan.foreign))
     return scan
 
 
@@ -89,7 +91,7 @@ class RecordWriter:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         is_new = not self.path.exists()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if is_new:
@@ -99,9 +101,10 @@ class RecordWriter:
             self._write(b"\n")  # a killed writer's last line stays apart from the next one
 
     def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
+        with named(self.path):
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
 
     def append(self, record: Record, *, sealed: bool = True) -> None:
         """Write one line and force it to the disk."""
@@ -138,7 +141,7 @@ def read_folder(folder: Path | str) -> Scan:
     scans = [scan_records(path) for path in record_files(folder)]
     foreign = [problem for scan in scans for problem in scan.foreign]
     if foreign:
-        raise RecordError("\n".join(map(str, foreign)))
+        raise RecordError(Lines.of(*foreign))
     distinct: dict[str, Record] = {}
     unsealed: set[str] = set()
     for scan in scans:
@@ -181,10 +184,10 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
     Raises:
         FolderLocked: somebody else writes there; the message has the process id.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with ExitStack() as held:
-        whole = held.enter_context((folder / ".lock").open("a+"))
+        with named(folder, str(folder / ".lock")):
+            whole = held.enter_context((folder / ".lock").open("a+"))
         if not _flock(whole, fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH, wait=wait):
             raise _locked(folder, _holders(folder) or {"": _pid(whole)})
         mine = whole
@@ -195,7 +198,8 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
             }
             if others:
                 raise _locked(folder, others)
-            mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
+            with named(folder, str(folder / f".lock-{shard}")):
+                mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
             if not _flock(mine, fcntl.LOCK_EX, wait=wait):
                 raise _locked(folder, {shard: _pid(mine)})
         mine.truncate(0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..text import plain
 from .parts import Derived
 from .schema import Record
 
@@ -45,4 +46,9 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """
     import pandas as pd  # here: half a second that a worker, or a run that is resumed, need not pay
 
-    return pd.DataFrame([_row(record) for record in records])
+    return pd.DataFrame([shown(_row(record)) for record in records])
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose texts can be written to any file: what is not to be seen in them is written out."""
+    return {key: plain(value, lines=True) if isinstance(value, str) else value for key, value in row.items()}

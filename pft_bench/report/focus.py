@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..drafts import draft
+from ..text import in_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -57,8 +60,8 @@ def write_focus_plot(
         """Axes at inches from the left and the top."""
         return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
 
-    figure.text(0.12 / width, 1 - 0.14 / height, title, fontsize=12, weight="bold", va="top")
-    figure.text(0.12 / width, 1 - 0.4 / height, subtitle, fontsize=8.5, color="#444444", va="top")
+    figure.text(0.12 / width, 1 - 0.14 / height, in_figure(title), fontsize=12, weight="bold", va="top")
+    figure.text(0.12 / width, 1 - 0.4 / height, in_figure(subtitle), fontsize=8.5, color="#444444", va="top")
     box = _box(panels)
     _overview(place(0.12, top + 0.2, left - 0.4, left - 0.4), picture, query, box)
     _key(place(0.2, top + left + 0.25, left - 0.56, 0.12))
@@ -66,7 +69,8 @@ def write_focus_plot(
         for column, (number, panel) in enumerate(block):
             axes = place(left + column * cell, top + row * (cell + 0.2) + 0.2, cell - 0.1, cell - 0.1)
             _panel(axes, panel, number, picture, query, box)
-    figure.savefig(path, facecolor="white")
+    with draft(path) as made:
+        figure.savefig(made, facecolor="white")
     return path
 
 

@@ -10,12 +10,14 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
 from ..measure.statistics import DELTA_MIN, Verdict, geometric_mean
 from ..record import Record, Status
+from ..text import plain
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
 from .folder import RunFolder, command_text, commit_text, machine_text
@@ -51,12 +53,13 @@ def generator() -> str:
 
 def anchor(record: Record) -> str:
     """Where the raw samples of a record stand in the page."""
-    return f"#{record.case_id}"
+    return f"#{quote(plain(record.case_id, lines=True))}"
 
 
 def data(value: float | int, text: str, record: Record | None = None, field: str = "") -> Markup:
     """A number as it is read, with its full value in the markup (what sorting, tests and `verify` read)."""
-    named = Markup("") if record is None else Markup(f' data-case="{record.case_id}" data-field="{field}"')
+    place = Markup(' data-case="{}" data-field="{}"')
+    named = Markup("") if record is None else place.format(record.case_id, field)
     return Markup('<data value="{}"{}>{}</data>').format(repr(value), named, text)
 
 
@@ -303,4 +306,4 @@ def render(folder: RunFolder) -> str:
         environments=[(name, _known(folder.environments.get(name, {}))) for name in used],
         generated=any(record.case.options.get("weights") == "generated" for record in records),
     )
-    return re.sub(r"\n\s*\n+", "\n", text)
+    return plain(re.sub(r"\n\s*\n+", "\n", text), lines=True)

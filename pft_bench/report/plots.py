@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..drafts import draft
 from ..measure.roof import Roof
 from ..record import Record
+from ..text import in_figure
 from .series import Figure, Point, Quality, figures, pareto_front, setting_text, unknown
 from .svg import ticks
 from .tables import candidate_text, ordered_stages, step_text
@@ -69,12 +71,12 @@ def picture(figure: Figure) -> mpl.Figure:
                     linestyle=dash if joined else "none",
                     markerfacecolor="white" if hollow else colour,
                     capsize=3,
-                    label=f"{series.name}, selecting" if hollow else series.name,
+                    label=in_figure(f"{series.name}, selecting" if hollow else series.name),
                 )
         if figure.kind == "pareto":
             for point in series.points:
                 axes.annotate(
-                    step_text(point.record),
+                    in_figure(step_text(point.record)),
                     (point.x, point.y),
                     (6, 4),
                     textcoords="offset points",
@@ -91,7 +93,8 @@ def picture(figure: Figure) -> mpl.Figure:
     axes.minorticks_off()
     axes.set_xlabel(figure.x_title)
     axes.set_ylabel(figure.y_title)
-    axes.set_title(f"{figure.title}\n{setting_text(figure.points[0].record)}", loc="left", fontsize=10)
+    title = in_figure(f"{figure.title}\n{setting_text(figure.points[0].record)}")
+    axes.set_title(title, loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     return made
 
@@ -124,7 +127,7 @@ def _reference_line(axes: Axes, figure: Figure) -> None:
             linewidth=1,
             linestyle=style,
             drawstyle=step,
-            label=label,
+            label=in_figure(label),
         )
 
 
@@ -134,7 +137,7 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     if not chosen:
         return None
     figure, axes = _figure(9.0, 1.6 + 0.55 * len(chosen))
-    names = [f"{step_text(record)}\n{candidate_text(record)}" for record in chosen]
+    names = [in_figure(f"{step_text(record)}\n{candidate_text(record)}") for record in chosen]
     left = [0.0] * len(chosen)
     for position, stage in enumerate(ordered_stages(chosen)):
         widths = [(record.stages_s or {}).get(stage, 0.0) * 1e3 for record in chosen]
@@ -142,7 +145,7 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
             names,
             widths,
             left=left,
-            label=stage,
+            label=in_figure(stage),
             color=_PALETTE[position % len(_PALETTE)],
             hatch=_HATCHES[position % len(_HATCHES)],
             edgecolor="white",
@@ -153,7 +156,8 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     axes.set_xlabel("time (ms)")
     case = chosen[0].case
     axes.set_title(
-        f"Where the time goes: {case.preset}, {case.shapes['height']}x{case.shapes['width']} input, {case.mode}",
+        f"Where the time goes: {in_figure(case.preset)}, {case.shapes['height']}x{case.shapes['width']} input, "
+        f"{case.mode}",
         loc="left",
         fontsize=10,
     )
@@ -186,7 +190,7 @@ def speedups(records: Sequence[Record]) -> mpl.Figure | None:
         error: Any = None
         if derived.ratio_low is not None and derived.ratio_high is not None:
             error = [[speedup - 1 / derived.ratio_high], [1 / derived.ratio_low - speedup]]
-        name = f"{step_text(record)}\n{record.case.backend}"
+        name = in_figure(f"{step_text(record)}\n{record.case.backend}")
         axes.barh([name], [speedup], xerr=error, color=colour, capsize=4, height=0.6)
         axes.annotate(
             f" {speedup:.2f}x {derived.verdict.value if derived.verdict else ''}",
@@ -202,7 +206,7 @@ def speedups(records: Sequence[Record]) -> mpl.Figure | None:
     axes.set_xlabel("times faster than masked dense attention (dashed), whole model")
     case = chosen[0].case
     axes.set_title(
-        f"Speed-up: {case.preset}, {case.shapes['height']}x{case.shapes['width']} input, {case.mode}, "
+        f"Speed-up: {in_figure(case.preset)}, {case.shapes['height']}x{case.shapes['width']} input, {case.mode}, "
         f"{case.device}, {case.threads} threads",
         loc="left",
         fontsize=10,
@@ -221,6 +225,7 @@ def write_plots(
     written = []
     for name, plot in made.items():
         if plot is not None:
-            plot.savefig(folder / name)
+            with draft(folder / name) as draft_of_it:
+                plot.savefig(draft_of_it)
             written.append(folder / name)
     return written

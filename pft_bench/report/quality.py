@@ -11,11 +11,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.table import Table
 
+from ..drafts import draft
 from ..quality.evaluate import QualityRow, Variant, read_rows
-from ..record import Record, read_records
+from ..record import Record, read_records, shown
+from ..terminal import Console, Table
+from ..text import in_figure
 from .plots import _look
+from .tables import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +58,7 @@ def by_variant(records: Iterable[Record]) -> dict[Variant, Record]:
 
 def means_table(rows: Sequence[QualityRow], records: Sequence[Record]) -> Table:
     """One line a variant: PSNR and SSIM of each data set, latency and memory."""
-    table = Table(title="Quality on Y, borders cropped (PSNR in dB / SSIM)", title_justify="left", box=None)
+    table = Table(title="Quality on Y, borders cropped (PSNR in dB / SSIM)", box=None)
     table.add_column("schedule")
     table.add_column("backend")
     averages = means(rows)
@@ -85,7 +88,7 @@ def _cost(record: Record | None) -> list[str]:
 
 def images_table(rows: Sequence[QualityRow]) -> Table:
     """One line an image: PSNR and SSIM of each variant."""
-    table = Table(title="Images (PSNR in dB / SSIM)", title_justify="left", box=None)
+    table = Table(title="Images (PSNR in dB / SSIM)", box=None)
     variants = list(dict.fromkeys(row.variant for row in rows))
     for name in ("set", "image", "input"):
         table.add_column(name)
@@ -102,7 +105,7 @@ def images_table(rows: Sequence[QualityRow]) -> Table:
 
 def write_quality_csv(rows: Sequence[QualityRow], path: Path) -> None:
     """All rows as a table."""
-    pd.DataFrame([asdict(row) for row in rows]).to_csv(path, index=False)
+    write_csv(pd.DataFrame([shown(asdict(row)) for row in rows]), path)
 
 
 def write_quality_plot(rows: Sequence[QualityRow], records: Sequence[Record], path: Path) -> Path | None:
@@ -122,20 +125,21 @@ def write_quality_plot(rows: Sequence[QualityRow], records: Sequence[Record], pa
         quality = {variant: averages[variant][dataset].psnr_db for variant in averages}
         _panel(left, quality, measured, _latency_ms, "latency [ms], median and MAD")
         _panel(right, quality, measured, _memory_mib, "peak memory [MiB]")
-        left.set_ylabel(f"{dataset}: mean PSNR on Y [dB]")
+        left.set_ylabel(f"{in_figure(dataset)}: mean PSNR on Y [dB]")
         bicubic = quality.get(Variant.bicubic())
         if bicubic is not None and math.isfinite(bicubic):
             left.set_title(f"bicubic: {bicubic:.2f} dB", loc="left", fontsize=9, color="#555555")
     case = next(iter(measured.values())).case
     size = f"{case.shapes['width']}x{case.shapes['height']}"
     figure.suptitle(
-        f"{case.options['weights']}: quality against cost of a {size} input ({case.dtype}, {case.device}, "
+        f"{in_figure(case.options['weights'])}: quality against cost of a {size} input ({case.dtype}, {case.device}, "
         f"{case.threads} threads)",
         fontsize=11,
         x=0.01,
         ha="left",
     )
-    figure.savefig(path)
+    with draft(path) as made:
+        figure.savefig(made)
     return path
 
 
@@ -176,11 +180,11 @@ def _panel(
             marker=marker,
             linestyle=dash,
             capsize=2,
-            label=backend,
+            label=in_figure(backend),
         )
         for x, _, y, schedule in points:
             axes.annotate(
-                schedule,
+                in_figure(schedule),
                 (x, y),
                 xytext=(6, -11),
                 textcoords="offset points",
@@ -201,7 +205,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     rows, records = read_rows(folder / "quality.jsonl"), read_records(folder / "records.jsonl").records
     write_quality_csv(rows, folder / "quality.csv")
-    print(f"written: {write_quality_plot(rows, records, folder / 'quality_vs_latency.png')}")
+    Console().print(f"written: {write_quality_plot(rows, records, folder / 'quality_vs_latency.png')}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..measure.roof import Roof
 from ..record import Record, Status, threads_text
+from ..text import file_name
 from . import words
 from .tables import candidate_text, step_text, work_text
 
@@ -262,7 +263,7 @@ def _scaling(records: Sequence[Record], backend: str) -> Figure | None:
     ]
     case = records[0].case
     return Figure(
-        f"threads_{backend}",
+        f"threads_{file_name(backend)}",
         "curves",
         f"Threads: {backend}",
         "Speed-up over one thread in the same rounds, bars its 95% interval. The dotted line is the ideal, "

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
-from rich.table import Table
-from rich.text import Text
 
+from ..drafts import draft
 from ..measure.statistics import Verdict
 from ..record import Record, Status, threads_text, to_frame
 from ..stages import STAGES
+from ..terminal import Table, Text
+from ..text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _VERDICT_STYLE = {
     Verdict.FASTER: "bold green",
@@ -97,9 +102,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "model": "Whole model",
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
-    table = Table(
-        title=titles[level], title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(title=titles[level], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(
         {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],
         min_width=12,
@@ -138,12 +141,11 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     chosen = [record for record in records if record.stages_s]
     if not chosen:
         return None
-    table = Table(
-        title="Where the model's time goes", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
-    )
+    table = Table(title="Where the model's time goes", box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for record in chosen:
-        table.add_column(f"{candidate_text(record)}\n{step_text(record)}", justify="right")
+        heading = Text(f"{plain(candidate_text(record))}\n{plain(step_text(record))}")
+        table.add_column(heading, justify="right")
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     for stage in ordered_stages(chosen):
         cells = []
@@ -175,4 +177,10 @@ def problem_lines(records: Sequence[Record]) -> list[str]:
 
 def write_summary(records: Sequence[Record], path: Path) -> None:
     """All records as a CSV, one row each, units in the column names; raw samples stay in the records."""
-    to_frame(records).to_csv(path, index=False)
+    write_csv(to_frame(records), path)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A table as a CSV file."""
+    with draft(path) as made:
+        frame.to_csv(made, index=False)

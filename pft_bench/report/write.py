@@ -8,11 +8,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..drafts import draft
 from ..record import Record
+from ..text import plain
 from .charts import WIDE, draw
 from .folder import RunFolder
 from .markdown import render_markdown
-from .page import generator, render
+from .page import anchor, generator, render
 from .plots import write_plots
 from .series import Figure, figures
 from .svg import tag
@@ -23,7 +25,7 @@ PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.csv"
 
 def in_page(record: Record) -> str:
     """Where a figure that stands alone sends the reader for the samples of a point."""
-    return f"{PAGE}#{record.case_id}"
+    return f"{PAGE}{anchor(record)}"
 
 
 def svg_file(figure: Figure, names: list[str]) -> str:
@@ -36,7 +38,7 @@ def svg_file(figure: Figure, names: list[str]) -> str:
         "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE[0]:g}" height="{WIDE[1]:g}" ', 1
     )
     end = opened.index(">") + 1
-    return f"{opened[:end]}{head}{opened[end:]}\n"
+    return plain(f"{opened[:end]}{head}{opened[end:]}\n", lines=True)
 
 
 def texts(folder: RunFolder) -> dict[str, Callable[[], str]]:
@@ -55,9 +57,8 @@ def write_report(folder: RunFolder) -> list[Path]:
     written = []
     for name, text in texts(folder).items():
         path = folder.path / name
-        draft = path.with_name(f".{name}.tmp")
-        draft.write_text(text(), encoding="utf-8")
-        draft.replace(path)
+        with draft(path) as made:
+            made.write_text(text(), encoding="utf-8")
         written.append(path)
     write_summary(folder.records, folder.path / SUMMARY)
     roof = folder.roof(folder.records[-1])

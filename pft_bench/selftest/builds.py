@@ -15,6 +15,7 @@ from ..compare.live import compare_versions
 from ..compare.remote import Version
 from ..compare.revision import build, cache_folder
 from ..compare.verdicts import MARGIN
+from ..drafts import make_folder, named
 from .trials import BUILDS, Trial, read_trials
 
 CASES = {
@@ -43,7 +44,7 @@ def run_builds(
     done = sum(trial.kind == BUILDS for trial in read_trials(path))
     a, b = twice()
     started = time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     while done < count and time.perf_counter() - started <= stop_after_s:
         settings = {**CASES, "threads": threads}
         with tempfile.TemporaryDirectory(prefix="pft_bench_builds_") as folder:
@@ -56,6 +57,6 @@ def run_builds(
                 raise RuntimeError(f"{row.title}: {row.reason}")
             made.append(Trial.of(BUILDS, done, environment, threads, margin, row.samples))
             done += 1
-        with path.open("a") as file:
+        with named(path), path.open("a") as file:
             file.writelines(trial.to_json() + "\n" for trial in made)
         yield from made

@@ -24,6 +24,7 @@ from ..check.operator import check_product
 from ..compare.design import Design, Samples, measure_pair
 from ..compare.local import local_layout
 from ..compare.verdicts import MARGIN, Evidence, paired
+from ..drafts import draft, make_folder, named
 from ..measure.candidate import Candidate
 from ..measure.statistics import Verdict
 from ..problem import Problem
@@ -147,7 +148,8 @@ def read_trials(path: Path) -> list[Trial]:
     whole, rest = lines[:-1], lines[-1]
     trials = [Trial.from_json(line) for line in whole if line]
     if rest:  # no newline: its writer was killed; the next trial starts on a line of its own
-        path.write_text("".join(line + "\n" for line in whole))
+        with draft(path) as made:
+            made.write_text("".join(line + "\n" for line in whole))
     return trials
 
 
@@ -157,7 +159,7 @@ def run_trials(
     """Run what `path` lacks of `count` trials of each kind, alternating; each is written before it is given out."""
     known = {(trial.kind, trial.number) for trial in read_trials(path)}
     started = time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for number in range(count):
         for kind in KINDS:
             if (kind, number) in known:
@@ -165,7 +167,7 @@ def run_trials(
             if time.perf_counter() - started > stop_after_s:
                 return
             trial = run_trial(kind, number, environment, threads, margin)
-            with path.open("a") as file:
+            with named(path), path.open("a") as file:
                 file.write(trial.to_json() + "\n")
             yield trial
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..cases import Settings
 from ..record import Record, Status
+from ..text import Lines
 from .isolation import Workers
 
 LIMITS = {"timeout": Status.TIMEOUT, "memory-limit": Status.OOM}
@@ -125,8 +126,10 @@ def _short(value: Any) -> str:
 def refuse(folder: Path, differences: Differences) -> None:
     """ValueError that names each difference, if there is any."""
     if differences:
-        told = "".join(f"\n  {line}" for line in dict.fromkeys(differences))
         raise ValueError(
-            f"{folder} cannot be gone on with: its rows depend on what is different now{told}\n"
-            "Its rows are as they were. Use the same settings and code, or a new --out."
+            Lines.of(
+                f"{folder} cannot be gone on with: its rows depend on what is different now",
+                *(f"  {text}" for text in dict.fromkeys(differences)),
+                "Its rows are as they were. Use the same settings and code, or a new --out.",
+            )
         )

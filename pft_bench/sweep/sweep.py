@@ -26,6 +26,7 @@ from ..record import (
     remember_environment,
     remember_settings,
 )
+from ..text import Lines, file_name
 from .board import Board, Sight
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .resume import (
@@ -133,7 +134,9 @@ class Sweep:
         found: dict[str, Any] | Death
         found = call(None) if self.workers is None else self.workers.run(call, limited=False)
         if isinstance(found, Death):
-            raise WorkersFailed(f"the machine could not be measured: {found.reason}\n{found.output}")
+            raise WorkersFailed(
+                Lines.of(f"the machine could not be measured: {found.reason}", *found.output.splitlines())
+            )
         return found
 
     def run(self, plan: SweepPlan, watcher: Watcher) -> list[Record]:
@@ -179,7 +182,7 @@ class Sweep:
                 logs = self.folder / "logs"
                 logs.mkdir(exist_ok=True)
                 case = group.cases[group.baseline if name is None else name]
-                (logs / f"{case.case_id}.txt").write_text(death.output)
+                (logs / f"{file_name(case.case_id)}.txt").write_text(death.output)
 
         return keep
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..storage import naming
+from ..drafts import named
 
 LINE = '{"step": ..., "loss": ..., "rate": ...}'
 
@@ -26,7 +26,7 @@ class Curve:
 
     def begin(self) -> None:
         """Start a new file; what a run without a checkpoint left there goes."""
-        with naming(self.path):
+        with named(self.path):
             self.path.write_bytes(b"")
         self._digest = hashlib.sha256()
 
@@ -35,13 +35,13 @@ class Curve:
         text = "".join(
             json.dumps({"step": step, "loss": loss, "rate": rate}) + "\n" for step, rate, loss in steps
         ).encode()
-        with naming(self.path), self.path.open("ab") as file:
+        with named(self.path), self.path.open("ab") as file:
             file.write(text)
         self._digest.update(text)
 
     def mark(self) -> str:
         """The digest by which a checkpoint remembers the file, all of which is on the disk then."""
-        with naming(self.path), self.path.open("ab") as file:
+        with named(self.path), self.path.open("ab") as file:
             os.fsync(file.fileno())
         return self._digest.hexdigest()
 
@@ -52,7 +52,7 @@ class Curve:
         something that training did not write, or something else than it did; `mark` is the checkpoint's, if it has one.
         """
         existed = self.path.exists()
-        with naming(self.path):
+        with named(self.path):
             content = self.path.read_bytes() if existed else b""
         steps, ends = self._parsed(content)
         kept = sum(number < step for number in steps)
@@ -66,7 +66,7 @@ class Curve:
                     f"{self.path} was changed after it was written: its losses before step {step} are not those of "
                     f"the run; {self._way_out()}"
                 )
-        with naming(self.path):
+        with named(self.path):
             os.truncate(self.path, end)
         return lost
 

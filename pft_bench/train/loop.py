@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..drafts import named
 from ..record import lock_folder
-from ..storage import naming
 from .folder import RunFolder
 from .trainer import Trainer
 
@@ -90,7 +90,7 @@ def fit(
 
 
 def _lock(stack: ExitStack, folder: Path) -> None:
-    with naming(folder):
+    with named(folder):
         stack.enter_context(lock_folder(folder))
 
 

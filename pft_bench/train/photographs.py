@@ -65,7 +65,7 @@ class Photographs:
             f"{path.relative_to(self.folder).as_posix()} {height}x{width}"
             for path, (height, width) in zip(self.paths, self.sizes, strict=True)
         ]
-        return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(listed).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def batch(self, seed: int, step: int, places: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Crops at `places` of the global batch of `step`: ([n, 3, patch, patch], [n, 3, patch*scale, ...]) in 0..1.

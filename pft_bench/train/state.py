@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..drafts import named, write_whole
 from ..model import PFT, settings_note
-from ..storage import naming, write_whole
 
 FORMAT = 1
 
@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, run: dict[str, Any], device: torch.device | str 
     """The state in `path`, where it is undamaged and of the same `run`; CheckpointError otherwise, which says why."""
     if not path.exists():
         raise CheckpointError(f"there is nothing to resume: {path} does not exist")
-    with naming(path):
+    with named(path):
         content = _undamaged(path, device)
     if not isinstance(content, dict) or _other(content.get("format"), FORMAT):
         raise CheckpointError(f"{path} is not a checkpoint of this version of pft-bench train")
