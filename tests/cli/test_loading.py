@@ -12,6 +12,7 @@ import torch
 from skimage import io
 
 from pft_bench.model import PFT, generated_weights
+from pft_bench.train.state import write_checkpoint
 
 # Windows of 16 tokens; so narrow that all heads share one bias, and no weight tells how many there are.
 NARROW: dict[str, Any] = {
@@ -128,10 +129,8 @@ def test_notes_are_lines_of_their_own(pft_bench_command, picture: Path, tmp_path
 
 
 def test_a_training_state_leads_to_the_weights(pft_bench_command, picture: Path, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint.pt"
-    saved(
-        checkpoint, lambda state: {"format": 1, "run": {}, "state": {"step": 1, "model": state, "ema": state}}
-    )
+    checkpoint, state = tmp_path / "checkpoint.pt", generated_weights(PFT(**NARROW))
+    write_checkpoint(checkpoint, {"step": 1, "model": state, "ema": state}, {"model": "small_x2"})
     ended = pft_bench_command("upscale", picture, tmp_path / "out.png", "--weights", checkpoint)
     assert ended.code == 2
     assert "the weights to use are in weights.safetensors beside it" in ended.err
