@@ -78,23 +78,23 @@ class Tags:
             return None
         if self._found.get(_UNIT, _INCH) != _NO_UNIT:
             plain += [tag for tag in (_X_RESOLUTION, _Y_RESOLUTION, _UNIT) if tag in self._found]
-        block, whole = Image.Exif(), Image.Exif()
-        self._file.seek(0)
-        whole.load_from_fp(self._file)
+        block = Image.Exif()
         for tag in plain:
             block[tag] = self._found[tag]
         for folder in folders:
-            block.get_ifd(folder).update(whole.get_ifd(folder))
+            inner = _folder(self._file, self._found[folder], folder)
+            block.get_ifd(folder).update({tag: inner[tag] for tag in inner})
         return block.tobytes().removeprefix(_EXIF_START)
 
 
-def _folder(file: BinaryIO) -> ImageFileDirectory_v2:
+def _folder(file: BinaryIO, at: int | None = None, group: int | None = None) -> ImageFileDirectory_v2:
+    """The tags of a folder that begins at byte `at`, of the first one by default."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     file.seek(0)
     head = file.read(16)
-    tags = ImageFileDirectory_v2(head[: _head_length(head)])
-    file.seek(tags.next)
+    tags = ImageFileDirectory_v2(head[: _head_length(head)], group=group)
+    file.seek(tags.next if at is None else at)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow warns of tags that are cut short, and goes on without them
         tags.load(file)

@@ -317,3 +317,21 @@ def test_a_density_in_damaged_exif_is_not_replaced_by_a_made_up_one(tmp_path: Pa
     block = b"II*\0\x08\0\0\0" + struct.pack("<H", 4) + folder + bytes(4) + struct.pack("<II", 300, 1)
     path = save(tmp_path, f"a{suffix}", encoded(PIXELS, FORMATS[suffix], exif=b"Exif\0\0" + block))
     assert read_picture(path).metadata.density is None
+
+
+def test_a_tiff_of_long_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond 2 GB is written with offsets of eight bytes: here every picture is."""
+    monkeypatch.setattr("pft_bench.images.files._MOST_BYTES", {".tif": 0})
+    pixels = np.random.default_rng(0).integers(0, 65536, (300, 70, 3)).astype(np.uint16)
+    exif = of_a_camera(1).tobytes().removeprefix(b"Exif\0\0")
+    given = Picture(
+        pixels, icc=SRGB, metadata=Metadata(exif=exif, xmp=XMP, iptc=IPTC, density=(10_000, 10_000))
+    )
+    write_picture(tmp_path / "a.tif", given)
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    found = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(found.pixels, pixels)
+    assert (found.icc, found.metadata.iptc) == (SRGB, IPTC)
+    assert found.metadata.density == pytest.approx((10_000, 10_000))
+    assert found.metadata.exif is not None
+    assert b"2020:01:02" in found.metadata.exif
