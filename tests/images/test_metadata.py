@@ -335,3 +335,20 @@ def test_a_tiff_of_long_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.metadata.density == pytest.approx((10_000, 10_000))
     assert found.metadata.exif is not None
     assert b"2020:01:02" in found.metadata.exif
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tiff_with_damaged_tags_keeps_its_pixels(tmp_path: Path) -> None:
+    """Nothing of Pillow on the terminal either."""
+    content = bytearray(photograph(tmp_path, ".tif").read_bytes())
+    order = "<" if content[:2] == b"II" else ">"
+    first = struct.unpack_from(order + "I", content, 4)[0]
+    for number in range(struct.unpack_from(order + "H", content, first)[0]):
+        entry = first + 2 + 12 * number
+        if (
+            struct.unpack_from(order + "H", content, entry)[0] == 0x10F
+        ):  # the maker's name lies beyond the end
+            struct.pack_into(order + "I", content, entry + 8, 10**8)
+    found = read_picture(save(tmp_path, "a.tif", bytes(content)))
+    assert found.size_hw == (30, 24)
+    assert found.notes == ("its metadata, which is damaged, left out",)
