@@ -12,7 +12,7 @@ from .containers import iim_of, jpeg_segments, png_chunks, text_of_png
 from .content import check_size, damaged
 from .exif import exif_density
 from .picture import Metadata
-from .tiff_tags import BROKEN, tags_of
+from .tiff_tags import BROKEN, Tags
 
 _GAMMA_SRGB = (45455).to_bytes(4, "big")
 _XMP = "XML:com.adobe.xmp"
@@ -111,8 +111,11 @@ def _webp(file: BinaryIO, path: Path) -> Facts:
 
 
 def _tiff(file: BinaryIO, path: Path) -> Facts:
-    tags = tags_of(file, path)
     notes: tuple[str, ...] = ()
+    try:
+        tags = Tags(file)
+    except BROKEN:  # the pixels may be sound: libvips will tell
+        return Facts(Metadata(), ("its metadata, which is damaged, left out",))
     try:
         exif = tags.exif()
     except BROKEN:

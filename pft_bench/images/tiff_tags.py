@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from .containers import iim_of
-from .content import damaged
 from .picture import Metadata
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class Tags:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._tags = _folder(file)
-        self._found = {tag: self._tags[tag] for tag in self._tags}
+        with _warnings("error"):
+            tags = _folder(file)
+            self._found = {tag: tags[tag] for tag in tags}
 
     @property
     def alpha(self) -> bool:
@@ -78,27 +79,34 @@ class Tags:
             return None
         if self._found.get(_UNIT, _INCH) != _NO_UNIT:
             plain += [tag for tag in (_X_RESOLUTION, _Y_RESOLUTION, _UNIT) if tag in self._found]
-        block, whole = Image.Exif(), Image.Exif()
-        self._file.seek(0)
-        whole.load_from_fp(self._file)
+        block = Image.Exif()
         for tag in plain:
             block[tag] = self._found[tag]
         for folder in folders:
-            block.get_ifd(folder).update(whole.get_ifd(folder))
+            with _warnings("error"):
+                inner = _folder(self._file, self._found[folder], folder)
+                block.get_ifd(folder).update({tag: inner[tag] for tag in inner})
         return block.tobytes().removeprefix(_EXIF_START)
 
 
-def _folder(file: BinaryIO) -> ImageFileDirectory_v2:
+def _folder(file: BinaryIO, at: int | None = None, group: int | None = None) -> ImageFileDirectory_v2:
+    """The tags of a folder that begins at byte `at`, of the first one by default."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     file.seek(0)
     head = file.read(16)
-    tags = ImageFileDirectory_v2(head[: _head_length(head)])
-    file.seek(tags.next)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow warns of tags that are cut short, and goes on without them
-        tags.load(file)
+    tags = ImageFileDirectory_v2(head[: _head_length(head)], group=group)
+    file.seek(tags.next if at is None else at)
+    tags.load(file)
     return tags
+
+
+@contextmanager
+def _warnings(action: Literal["error", "ignore"]) -> Iterator[None]:
+    """Pillow warns of tags that are cut short, and goes on without them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        yield
 
 
 def _head_length(head: bytes) -> int:
@@ -129,7 +137,8 @@ def with_tags(file: BinaryIO, metadata: Metadata) -> bytes:
             tags.tagtype[tag] = kind
             tags[tag] = value
     if metadata.exif is not None:
-        _set_exif(tags, metadata.exif)
+        with _warnings("ignore"):  # `check_exif` has found none
+            _set_exif(tags, metadata.exif)
     file.seek(0)
     content = file.read()
     length = _head_length(content[:4])
@@ -169,13 +178,6 @@ def check_exif(exif: bytes) -> None:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     tags = ImageFileDirectory_v2()
-    _set_exif(tags, exif)
-    tags.tobytes(8)
-
-
-def tags_of(file: BinaryIO, path: Path) -> Tags:
-    """`Tags`, with PictureError where they are damaged."""
-    try:
-        return Tags(file)
-    except BROKEN as error:
-        raise damaged(path, "TIFF") from error
+    with _warnings("error"):
+        _set_exif(tags, exif)
+        tags.tobytes(8)

@@ -317,3 +317,38 @@ def test_a_density_in_damaged_exif_is_not_replaced_by_a_made_up_one(tmp_path: Pa
     block = b"II*\0\x08\0\0\0" + struct.pack("<H", 4) + folder + bytes(4) + struct.pack("<II", 300, 1)
     path = save(tmp_path, f"a{suffix}", encoded(PIXELS, FORMATS[suffix], exif=b"Exif\0\0" + block))
     assert read_picture(path).metadata.density is None
+
+
+def test_a_tiff_of_long_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond 2 GB is written with offsets of eight bytes: here every picture is."""
+    monkeypatch.setattr("pft_bench.images.files._MOST_BYTES", {".tif": 0})
+    pixels = np.random.default_rng(0).integers(0, 65536, (300, 70, 3)).astype(np.uint16)
+    exif = of_a_camera(1).tobytes().removeprefix(b"Exif\0\0")
+    given = Picture(
+        pixels, icc=SRGB, metadata=Metadata(exif=exif, xmp=XMP, iptc=IPTC, density=(10_000, 10_000))
+    )
+    write_picture(tmp_path / "a.tif", given)
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    found = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(found.pixels, pixels)
+    assert (found.icc, found.metadata.iptc) == (SRGB, IPTC)
+    assert found.metadata.density == pytest.approx((10_000, 10_000))
+    assert found.metadata.exif is not None
+    assert b"2020:01:02" in found.metadata.exif
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tiff_with_damaged_tags_keeps_its_pixels(tmp_path: Path) -> None:
+    """Nothing of Pillow on the terminal either."""
+    content = bytearray(photograph(tmp_path, ".tif").read_bytes())
+    order = "<" if content[:2] == b"II" else ">"
+    first = struct.unpack_from(order + "I", content, 4)[0]
+    for number in range(struct.unpack_from(order + "H", content, first)[0]):
+        entry = first + 2 + 12 * number
+        if (
+            struct.unpack_from(order + "H", content, entry)[0] == 0x10F
+        ):  # the maker's name lies beyond the end
+            struct.pack_into(order + "I", content, entry + 8, 10**8)
+    found = read_picture(save(tmp_path, "a.tif", bytes(content)))
+    assert found.size_hw == (30, 24)
+    assert found.notes == ("its metadata, which is damaged, left out",)
