@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -84,7 +84,7 @@ for _panel, _commands in {
         app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 
 
-USAGE_ERROR = typer.BadParameter.__mro__[1]
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What typer raises for a wrong command line; all its kinds say what is wrong with `format_message`."""
 
 
