@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from ..backends import get, registered, require
+from ..container import check_threads, usable_cores
 from ..measure.rounds import Plan
 from ..model import PFTConfig, preset, weights_file
 from ..model.config import ATTENTIONS
@@ -18,17 +18,9 @@ from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
 from ..schedule import FocusSchedule, parse_schedule
 
-MAX_THREADS = 4 * (os.cpu_count() or 1)
-"""More is a mistake, and far more ends the OpenMP runtime with a crash."""
-
 LEVELS = ("op", "layer", "model", "threads")
 BASELINE = "dense"
 """The backend that every speed-up is measured against: masked dense attention."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str) -> str:
@@ -94,8 +86,7 @@ class Settings:
         name = family if "_x" in family else f"{family}_x{scale or 4}"
         if scale is not None and not name.endswith(f"_x{scale}"):
             raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
-        if threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
+        threads = check_threads(threads)
         config = preset(name)
         area = config.window_size**2
         torch_dtype = getattr(torch, dtype, None)
@@ -104,7 +95,6 @@ class Settings:
         for level in levels:
             if level not in LEVELS:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-        threads = threads or torch.get_num_threads()
         if "threads" in levels:
             _require_scaling(device, threads)
         if mode not in MODES:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from ..backends import BackendUnavailable
+from ..container import respect_quota
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
 from . import (
@@ -60,6 +61,7 @@ for _panel, _commands in {
 
 def main() -> None:
     """Run a command; an argument that cannot be right ends it with one line and exit code 2."""
+    respect_quota()
     try:
         app()
     except (

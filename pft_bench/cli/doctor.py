@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
 from ..backends import backends
 from ..measure.environment import environment
+from ..model.tiles import show_memory
 
 
 def doctor() -> None:
@@ -19,6 +23,7 @@ def doctor() -> None:
     console.print(
         f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores_usable') or '?'} cores; GPU: {gpu or 'none'}"
     )
+    console.print(_allowed(found))
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
     )
@@ -28,3 +33,16 @@ def doctor() -> None:
     for row in backends():
         table.add_row(row.name, "[green]yes[/]" if row.available else "[red]no[/]", row.reason)
     console.print(table)
+
+
+def _allowed(found: Mapping[str, Any]) -> str:
+    """What a container leaves of the machine, and how many threads a command takes."""
+    quota, memory = found["limits"]["cpu_quota"], found["limits"]["memory_bytes"]
+    limits = [
+        "CPU quota: " + (f"{quota:g} cores" if quota else "none"),
+        "memory limit: " + (show_memory(memory) if memory else "none"),
+        f"threads: {found['threads']['torch']}",
+    ]
+    if found["flushes_denormals"]:
+        limits.append("denormal numbers are off in this process, which the checks do not expect")
+    return "; ".join(limits)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..backends import require
-from ..cases.settings import MAX_THREADS, resolve_device
+from ..cases.settings import resolve_device
+from ..container import check_threads as check_threads
 from ..model import PFT, generated_weights, load, preset, upscale, weights_file
 from ..schedule import parse_schedule
 
@@ -23,13 +24,6 @@ def parse_dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
     return dtype
-
-
-def check_threads(threads: int) -> int:
-    """The number of threads to use, where 0 means torch's own choice; ValueError for far too many."""
-    if threads > MAX_THREADS:
-        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
-    return threads or torch.get_num_threads()
 
 
 def load_model(

@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ..cases.group import thread_count
+from ..container import check_threads
 from ..measure.environment import environment
 from ..measure.statistics import Verdict
 from ..record import lock_folder, remember_environment
@@ -58,7 +58,7 @@ def selftest(
         sound = plant(console)
     if verdicts or builds:
         folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S_verdicts")
-        threads = threads or torch.get_num_threads()
+        threads = check_threads(threads)
         sound = sound & judge_verdicts(folder, verdicts, builds, threads, stop_after, console)
     if not sound:
         raise typer.Exit(1)

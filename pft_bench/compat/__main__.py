@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..backends import BackendUnavailable
+from ..container import respect_quota
 from .fairscale import provide_fairscale
 from .install import install
 from .no_gpu import cuda_is_cpu
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not given.module and not Path(given.script).exists():
         parser.error(f"SCRIPT must be a file, got {given.script!r}: there is no such file")
+    respect_quota()
     try:
         install(given.backend)
     except (BackendUnavailable, ValueError, TypeError, RuntimeError) as error:

@@ -10,11 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from .. import _cpu
+from ..container import check_threads
 from .environment import environment
 
 KIB = 1024
@@ -68,9 +68,15 @@ def main() -> None:
     """Print the table; with --out also write machine_peaks.json there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for machine_peaks.json")
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="default: 1 and as many as torch takes by itself"
+    )
     options = parser.parse_args()
-    peaks = measure_peaks(tuple(options.threads))
+    try:
+        counts = {check_threads(count) for count in options.threads or (1, 0)}
+    except ValueError as error:
+        parser.error(str(error))
+    peaks = measure_peaks(tuple(sorted(counts)))
     Console().print(table(peaks))
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
