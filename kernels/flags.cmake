@@ -25,13 +25,13 @@ endif()
 
 # CMake's order: CMAKE_CXX_FLAGS, the build type's flags, these, then a target's own.
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${pft_arithmetic};${pft_baseline}>")
-# A link with -ffast-math or -Ofast would add crtfastmath.o: denormals off for the whole process at import.
-add_link_options("$<$<LINK_LANGUAGE:CXX>:-fno-fast-math;-fno-unsafe-math-optimizations;-O3>"
-                 "$<$<LINK_LANGUAGE:CUDA>:-fno-fast-math;-fno-unsafe-math-optimizations;-O3>")
+# A link with -ffast-math or -Ofast may add crtfastmath.o: denormals off for the whole process at import. As libraries,
+# because these end the command line: some generators put LDFLAGS after a target's link options.
+link_libraries(-fno-fast-math -fno-unsafe-math-optimizations -O3)
 include(CheckCXXCompilerFlag)
 check_cxx_compiler_flag(-mno-daz-ftz PFT_HAS_DAZ_FTZ)
 if(PFT_HAS_DAZ_FTZ)
-  add_link_options(-mno-daz-ftz)
+  link_libraries(-mno-daz-ftz)
 endif()
 
 string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)

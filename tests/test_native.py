@@ -27,7 +27,9 @@ def test_a_module_that_switches_denormals_off_is_refused_and_they_are_on_again(
 
     monkeypatch.setattr(importlib, "import_module", loads)
     for _ in range(2):  # the second time from memory, by the same words
-        with pytest.raises(ImportError, match=r"pft_bench._planted switches denormal numbers off .* -ffast-math"):
+        with pytest.raises(
+            ImportError, match=r"pft_bench._planted switches denormal numbers off .* -ffast-math"
+        ):
             native.load_native("_planted")
         assert not native.flushes_denormals()
     native._found.pop("_planted")
