@@ -24,6 +24,7 @@ def doctor() -> None:
         f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores_usable') or '?'} cores; GPU: {gpu or 'none'}"
     )
     console.print(_allowed(found))
+    console.print(_build(found), markup=False)
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
     )
@@ -46,3 +47,13 @@ def _allowed(found: Mapping[str, Any]) -> str:
     if found["flushes_denormals"]:
         limits.append("denormal numbers are off in this process, which the checks do not expect")
     return "; ".join(limits)
+
+
+def _build(found: Mapping[str, Any]) -> str:
+    """Compiler of the CPU kernels, and the flags that came from outside: ours follow and overrule them."""
+    build = (found["builds"].get("pft_bench._cpu") or {}).get("build_info") or {}
+    flags = [build[name] for name in ("flags_user", "flags_user_link") if build.get(name)]
+    return (
+        f"build: {build.get('compiler', 'unknown compiler')}, {build.get('build_type', 'unknown')}; "
+        f"flags from outside: {' '.join(flags) or 'none'}"
+    )

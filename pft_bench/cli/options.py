@@ -43,7 +43,9 @@ Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Mode = Annotated[
     str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes by itself.")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes, or a CPU quota covers.")
+]
 Plugins = Annotated[
     list[str],
     typer.Option(

@@ -58,6 +58,7 @@ def test_level_threads_goes_up_to_the_quota(tiny_run: Run) -> None:
 def test_doctor_and_the_records_tell_it(pft_bench_command: Run) -> None:
     said = " ".join(pft_bench_command("doctor").out.split())
     assert "CPU quota: 1.5 cores; memory limit: none; threads: 1" in said
+    assert "flags from outside: " in said
     found = environment()
     assert found["limits"] == {"cpu_quota": 1.5, "memory_bytes": None}
     assert found["now"]["cores"] == list(range(8))

@@ -163,6 +163,18 @@ def test_a_commit_is_built_once_in_a_tree_of_its_own(tmp_path: Path, monkeypatch
         revision.build("no-such-thing", root, tmp_path / "cache")
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(ValueError, match="a user without a home: set XDG_CACHE_HOME"):
+        revision.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert revision.cache_folder() == Path("/cache/pft_bench/revisions")
+
+
 def test_an_interrupted_build_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "repository"
     root.mkdir()
