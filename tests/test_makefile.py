@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import foreign_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
@@ -194,6 +195,17 @@ def test_a_clone_copied_with_its_environment_does_not_run_the_original(
     assert f"runs the pft_bench in {original}, not the one here" in done.stderr
     assert "`make clean`" in done.stderr
     assert done.stdout.splitlines() == []
+
+
+def test_the_tests_of_a_copy_do_not_test_the_original(tmp_path: Path) -> None:
+    package = Path("pft_bench/__init__.py")
+    for name in ("original", "copy"):
+        (tmp_path / name / "tests").mkdir(parents=True)
+        (tmp_path / name / "tests" / "conftest.py").touch()
+    tests, site = tmp_path / "copy" / "tests", tmp_path / "copy" / ".venv" / "lib" / "site-packages"
+    assert foreign_checkout(tmp_path / "original" / package, tests) == tmp_path / "original"
+    assert foreign_checkout(tmp_path / "copy" / package, tests) is None
+    assert foreign_checkout(site / package, tests) is None, "a wheel is tested wherever it is"
 
 
 def test_an_environment_shared_by_two_clones_serves_the_first(built: Path, tmp_path: Path) -> None:
