@@ -13,6 +13,8 @@ PFT_BENCH := $(PY) -m pft_bench
 ifneq ($(words $(VENV)),1)
 $(error VENV must be a folder without spaces in its path, got '$(VENV)')
 endif
+# Two set-ups of one environment at once (make -j bench test) follow each other, where there is flock.
+ONE_BY_ONE := $(if $(shell command -v flock),flock $(VENV)/pyvenv.cfg)
 # What goes on here is the environment's: no other packages, and pip installs into it and nowhere else.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 export PIP_USER := 0
@@ -123,11 +125,11 @@ own-environment: $(VENV)/bin/python
 
 $(VENV)/.bench: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
-	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
+	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and tools, and building the kernels (one to three minutes the first time)"
-	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
+	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
 	@# dev has all of test in it
 	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)

@@ -10,7 +10,7 @@ set(pft_arithmetic -fno-fast-math -fno-unsafe-math-optimizations -fno-associativ
     -fexceptions -frtti)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang|IntelLLVM")
   list(APPEND pft_arithmetic -fno-approx-func -fdenormal-fp-math=ieee)
-else()
+elseif(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   list(APPEND pft_arithmetic -fno-single-precision-constant)
 endif()
 

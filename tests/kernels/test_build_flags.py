@@ -102,6 +102,8 @@ BAD = {
             f"-DCMAKE_CXX_FLAGS={WIDE} -freciprocal-math",
             f"-DCMAKE_CXX_FLAGS_RELEASE={FAST}",
             "-DCMAKE_MODULE_LINKER_FLAGS=-funsafe-math-optimizations -ffast-math",
+            # Ninja has another order of a link's flags than make.
+            *(("-G", "Ninja") if shutil.which("ninja") else ()),
         ),
     ),
 }
@@ -112,7 +114,9 @@ def test_ours_follow_the_users(tmp_path: Path, flags: dict[str, str], options: t
     done, build = configure(tmp_path / "flags", flags, *options)
     assert done.returncode == 0, done.stderr
     told = (build / "told").read_text()
-    given = " ".join([*flags.values(), *(option.partition("=")[2] for option in options)])
+    given = " ".join(
+        [*flags.values(), *(option.partition("=")[2] for option in options if option.startswith("-D"))]
+    )
     assert set(given.split()) <= set(told.replace("|", " ").split())
 
     targets = macros(build)
