@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,10 @@ def test_an_environment_without_its_python_is_made_anew_and_no_other_folder_is_c
     (folder / ".venv" / "pyvenv.cfg").touch()
     make(folder, ".venv/bin/python", f"PYTHON={python}")
     assert [re.sub(" +", " ", line) for line in called(folder)] == ["-m venv .venv", "-m venv --clear .venv"]
+
+
+def test_the_sdist_leaves_out_nothing_that_a_test_names() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for excluded in pyproject["tool"]["scikit-build"]["sdist"]["exclude"]:
+        assert f'"{excluded.strip("/")}' not in tests, f"{excluded} is read by a test"
