@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 
 def _load() -> ModuleType | Exception:
     try:
-        return importlib.import_module("pft_bench._cuda_emu")
+        return load_native("_cuda_emu")
     except ImportError as error:
         return error
 

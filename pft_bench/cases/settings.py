@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from ..backends import get, registered, require
+from ..container import check_threads, usable_cores
 from ..measure.rounds import Plan
 from ..model import PFTConfig, noted_settings, preset, preset_of, weights_config, weights_file
 from ..model.config import ATTENTIONS
@@ -18,26 +18,9 @@ from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
 from ..schedule import FocusSchedule, ScheduleError, parse_schedule, schedule_of
 
-MAX_THREADS = 4 * (os.cpu_count() or 1)
-"""More is a mistake, and far more ends the OpenMP runtime with a crash."""
-
 LEVELS = ("op", "layer", "model", "threads")
 BASELINE = "dense"
 """The backend that every speed-up is measured against: masked dense attention."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_threads(threads: int) -> int:
-    """The number of CPU threads to use, where 0 means torch's own choice; ValueError for one that cannot be right."""
-    if threads < 0:
-        raise ValueError(f"threads must be at least 0, got {threads}")
-    if threads > MAX_THREADS:
-        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
-    return threads or torch.get_num_threads()
 
 
 def resolve_device(name: str) -> str:

@@ -12,6 +12,7 @@ from .. import __version__
 from ..backends import BackendUnavailable
 from ..compare.remote import WorkerError
 from ..compare.revision import BuildFailed
+from ..container import respect_quota
 from ..record import FolderLocked, RecordError
 from ..sweep import WorkersFailed
 from ..terminal import Console, outlets
@@ -95,6 +96,7 @@ def main() -> None:
     dropped, and the exit code is that of the work. Where either cannot be written for another reason, such as a full
     disk, the work goes on too, and the exit code is 2 unless the work has one of its own.
     """
+    respect_quota()
     with outlets() as (said, told):
         code = _run(sys.argv[1:])
         for outlet, name in ((said, "output"), (told, "error")):

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from ..cases.group import thread_count
-from ..cases.settings import check_threads
+from ..container import check_threads
 from ..drafts import make_folder
 from ..focus import LayerFocus, focus_of, view_around
 from ..images import READ_SUFFIXES, read_picture, rgb

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, TimeElapsedColumn
 
 from ..backends import get, require
 from ..cases.group import thread_count
-from ..cases.settings import Settings, check_threads, resolve_device
+from ..cases.settings import Settings, resolve_device
+from ..container import check_threads
 from ..drafts import named
 from ..measure.environment import environment
 from ..measure.rounds import Plan

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cases.settings import check_threads
+from ..container import check_threads
 
 
 def _possible_threads(threads: int) -> int:
@@ -139,7 +139,11 @@ Mode = Annotated[
 ]
 Threads = Annotated[
     int,
-    typer.Option(min=0, callback=_possible_threads, help="CPU threads; 0: as many as torch takes by itself."),
+    typer.Option(
+        min=0,
+        callback=_possible_threads,
+        help="CPU threads; 0: as many as torch takes, or a CPU quota covers.",
+    ),
 ]
 Plugins = Annotated[
     list[str],

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..cases.group import thread_count
-from ..cases.settings import check_threads
+from ..container import check_threads
 from ..measure.environment import environment
 from ..measure.statistics import Verdict
 from ..record import lock_folder, remember_environment

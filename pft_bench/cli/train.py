@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..cases.settings import check_threads, resolve_device
+from ..cases.settings import resolve_device
+from ..container import check_threads
 from ..model import PFT, PFTConfig, preset
 from ..schedule import parse_schedule
 from ..terminal import Console

@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
 from ..cases.group import thread_count
-from ..cases.settings import check_threads
+from ..container import check_threads
 from ..drafts import make_folder, require_writable
 from ..images import (
     OTHER_SUFFIXES,

@@ -50,7 +50,13 @@ def commit_of(revision: str, root: Path) -> str:
 
 def cache_folder() -> Path:
     """Where built commits are kept: XDG_CACHE_HOME or ~/.cache, under pft_bench/revisions."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pft_bench" / "revisions"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user that has no home, as in containers
+        raise ValueError(
+            "--baseline keeps what it builds in ~/.cache, got a user without a home: set XDG_CACHE_HOME"
+        ) from None
+    return cache / "pft_bench" / "revisions"
 
 
 def build(revision: str, root: Path | None = None, cache: Path | None = None) -> Version:
@@ -89,7 +95,7 @@ def install(tree: Path, python: Path, build_folder: Path) -> None:
     """Build the tree's package and install it, without its dependencies."""
     _run(
         python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "-C", "cmake.define.PFT_EMULATOR=OFF", "-C", f"build-dir={build_folder}", tree,
+        "--config-settings=cmake.define.PFT_EMULATOR=OFF", f"--config-settings=build-dir={build_folder}", tree,
     )  # fmt: skip
 
 

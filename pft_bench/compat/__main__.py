@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..backends import BackendUnavailable
+from ..container import respect_quota
 from .children import bring_children
 from .fairscale import provide_fairscale
 from .install import install
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not given.module and not Path(given.script).exists():
         parser.error(f"SCRIPT must be a file, got {given.script!r}: there is no such file")
+    respect_quota()
     if given.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for what of torch asks the driver itself
     try:

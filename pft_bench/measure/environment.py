@@ -22,6 +22,9 @@ from typing import Any
 import psutil
 import torch
 
+from ..container import cpu_quota, memory_limit
+from ..native import flushes_denormals
+
 LIBRARIES = ("pft-bench", "torch", "numpy", "triton", "scikit-image", "pandas")
 COMPILED_MODULES = ("pft_bench._cpu", "pft_bench._cuda")
 READERS = (
@@ -176,10 +179,13 @@ def environment() -> dict[str, Any]:
     `machine` is the fingerprint of the processors and memory alone: equal over commits and library versions.
     """
     memory = _attempt(psutil.virtual_memory)
+    cores = _attempt(lambda: sorted(os.sched_getaffinity(0)))
     found: dict[str, Any] = {
         "cpu": _attempt(_cpu),
         "gpu": _attempt(_gpu),
         "memory_bytes": None if memory is None else memory.total,
+        "limits": {"cpu_quota": cpu_quota(), "memory_bytes": memory_limit()},
+        "flushes_denormals": flushes_denormals(),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "libraries": {name: _version(name) for name in LIBRARIES},
@@ -194,6 +200,7 @@ def environment() -> dict[str, Any]:
     found["fingerprint"] = fingerprint(found)
     found["host"] = {"name": platform.node(), "command": sys.argv}
     found["now"] = {
+        "cores": cores,
         "load_average": _attempt(lambda: list(os.getloadavg())),
         "memory_available_bytes": None if memory is None else memory.available,
         "cpu_mhz": _attempt(lambda: round(psutil.cpu_freq().current)),
@@ -203,8 +210,10 @@ def environment() -> dict[str, Any]:
 
 
 def machine_fingerprint(found: Mapping[str, Any]) -> str:
-    """Twelve hex digits of the processors and memory alone."""
-    return fingerprint({key: found.get(key) for key in ("cpu", "gpu", "memory_bytes")})
+    """Twelve hex digits of the processors and memory alone; a CPU quota makes another machine of the same ones."""
+    parts = {key: found.get(key) for key in ("cpu", "gpu", "memory_bytes")}
+    quota = (found.get("limits") or {}).get("cpu_quota")
+    return fingerprint(parts if quota is None else {**parts, "cpu_quota": quota})
 
 
 def fingerprint(found: Mapping[str, Any]) -> str:

@@ -10,9 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from .. import _cpu
+from ..container import check_threads
 from ..drafts import make_folder
 from ..terminal import Console, Table
 from .environment import environment
@@ -68,9 +67,15 @@ def main() -> None:
     """Print the table; with --out also write machine_peaks.json there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for machine_peaks.json")
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="default: 1 and as many as torch takes by itself"
+    )
     options = parser.parse_args()
-    peaks = measure_peaks(tuple(options.threads))
+    try:
+        counts = {check_threads(count) for count in options.threads or (1, 0)}
+    except ValueError as error:
+        parser.error(str(error))
+    peaks = measure_peaks(tuple(sorted(counts)))
     Console().print(table(peaks))
     if options.out is not None:
         make_folder(options.out)

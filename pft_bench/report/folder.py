@@ -95,6 +95,8 @@ def machine_text(environment: Mapping[str, Any]) -> str:
     """Processor and GPU in a few words."""
     cpu, gpu = environment.get("cpu") or {}, environment.get("gpu")
     words = [f"{cpu.get('model', 'unknown processor')}, {cpu.get('cores_usable') or '?'} cores"]
+    if quota := (environment.get("limits") or {}).get("cpu_quota"):
+        words[0] += f" (CPU quota: {quota:g})"
     if gpu:
         words.insert(0, str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu))
     return "; ".join(words)

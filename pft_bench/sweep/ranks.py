@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..container import usable_cores
 from .shard import Shard
 
 PATIENCE = timedelta(days=30)
@@ -47,7 +48,7 @@ class Ranks:
     def take_cores(self, threads: int) -> bool:
         """Keep to this rank's part of the cores; False where there are too few for all ranks' threads."""
         cores = sorted(os.sched_getaffinity(0))
-        each = len(cores) // self.local_world
+        each = usable_cores() // self.local_world  # of the cores that a CPU quota covers
         if each < threads:
             return False
         os.sched_setaffinity(0, cores[self.local_rank * each : (self.local_rank + 1) * each])

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from checkout import needs_git
 
 from pft_bench.measure import environment as module
 from pft_bench.measure.environment import environment, fingerprint
@@ -99,6 +100,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@needs_git
 def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "pft_bench" / "measure" / "environment.py"
     here.parent.mkdir(parents=True)
@@ -114,6 +116,7 @@ def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["dirty"] is True
 
 
+@needs_git
 def test_an_installed_copy_does_not_take_the_commit_of_the_checkout_around_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
