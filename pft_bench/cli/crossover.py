@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from ..cases import Settings
-from ..cases.group import thread_count
+from ..common.terminal import Console, Table
+from ..common.text import told
+from ..harness.cases import Settings
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import RecordWriter, lock_folder, record_file, record_files, remember_environment
 from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..record import RecordWriter, lock_folder, record_file, record_files, remember_environment
-from ..terminal import Console, Table
-from ..text import told
 from . import options
 
 

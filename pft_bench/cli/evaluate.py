@@ -12,15 +12,7 @@ import torch
 import typer
 from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..backends import get, require
-from ..cases.group import thread_count
-from ..cases.settings import Settings, resolve_device
-from ..container import check_threads
-from ..drafts import named
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..model import PFT, preset_of
-from ..quality import (
+from ..apps.quality import (
     Dataset,
     QualityRow,
     Restored,
@@ -30,11 +22,19 @@ from ..quality import (
     find_datasets,
     model_row,
 )
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
+from ..backends import get, require
+from ..common.container import check_threads
+from ..common.drafts import named
+from ..common.schedule import parse_schedule, schedule_of
+from ..common.terminal import Console, Words, progress_bar
+from ..common.text import in_short
+from ..harness.cases.group import thread_count
+from ..harness.cases.settings import Settings, resolve_device
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import Record, RecordWriter, Status, lock_folder, remember_environment
+from ..model import PFT, preset_of
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
-from ..schedule import parse_schedule, schedule_of
-from ..terminal import Console, Words, progress_bar
-from ..text import in_short
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .loading import load_model, restorer

@@ -9,13 +9,18 @@ from typing import Annotated
 
 import typer
 
-from ..cases.group import thread_count
-from ..cases.memory import footprint_case, measure_footprint, predicted_process_bytes, warm_process_bytes
-from ..cases.settings import Settings
-from ..measure.environment import environment
+from ..common.terminal import Console, Table
+from ..harness.cases.group import thread_count
+from ..harness.cases.memory import (
+    footprint_case,
+    measure_footprint,
+    predicted_process_bytes,
+    warm_process_bytes,
+)
+from ..harness.cases.settings import Settings
+from ..harness.measure.environment import environment
+from ..harness.record import RecordWriter, Status, lock_folder, remember_environment
 from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
-from ..record import RecordWriter, Status, lock_folder, remember_environment
-from ..terminal import Console, Table
 from . import options
 
 LARGEST_SIDE = 1 << 15

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ..compare.history import Point, Series, run_folders
-from ..compare.history import history as series_of
-from ..compare.verdicts import MARGIN
-from ..drafts import draft, make_folder
-from ..terminal import Console, Table
-from ..text import in_figure
+from ..common.drafts import draft, make_folder
+from ..common.terminal import Console, Table
+from ..common.text import in_figure
+from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
+from ..harness.compare.history import history as series_of
+from ..harness.compare.verdicts import MARGIN
 from . import options
 
 
@@ -70,7 +70,7 @@ def history(
         console.print(f"written to {plot}")
 
 
-def step(point: Point) -> str:
+def step(point: HistoryPoint) -> str:
     """What happened between the run before and this one."""
     if point.incomparable:
         return "not comparable: " + "; ".join(point.incomparable)
@@ -82,7 +82,7 @@ def step(point: Point) -> str:
     return f"{word} {found.ratio:.3f}{interval}"
 
 
-def draw(found: list[Series], path: Path) -> None:
+def draw(found: list[HistorySeries], path: Path) -> None:
     """One line a case: time over the baseline's, run by run; a ring marks a change."""
     from matplotlib.figure import Figure
 

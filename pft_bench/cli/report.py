@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ..common.terminal import Console
 from ..report import read_folder, write_report
-from ..terminal import Console
 from . import options
 
 

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from ..cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..cases.image import image_notes
-from ..measure.roof import Roof
-from ..measure.rounds import Plan
-from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
+from ..common.terminal import Console, Table, line
+from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
+from ..harness.cases.image import image_notes
+from ..harness.measure.roof import Roof
+from ..harness.measure.rounds import Plan
+from ..harness.record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
+from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
 from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
-from ..sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
-from ..terminal import Console, Table, line
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .progress import Display

@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from ..cases.group import thread_count
-from ..container import check_threads
-from ..measure.environment import environment
-from ..measure.statistics import Verdict
-from ..record import lock_folder, remember_environment
-from ..selftest.builds import run_builds
-from ..selftest.mutation import false_alarms, run_mutants
-from ..selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
-from ..terminal import Console, Table, line
+from ..common.container import check_threads
+from ..common.terminal import Console, Table, line
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.statistics import Verdict
+from ..harness.record import lock_folder, remember_environment
+from ..harness.selftest.builds import run_builds
+from ..harness.selftest.mutation import false_alarms, run_mutants
+from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
 from . import options
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}

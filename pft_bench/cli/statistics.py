@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 import typer
 
-from ..cases import Settings, check_inputs
-from ..cases.group import thread_count
-from ..cases.image import image_notes, low_resolution
-from ..cases.model import make_model
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings, check_inputs
+from ..harness.cases.group import thread_count
+from ..harness.cases.image import image_notes, low_resolution
+from ..harness.cases.model import make_model
 from ..insight.statistics import LayerStatistics, collect
 from ..model import PFT
 from ..model.strips import strips
 from ..report.tables import write_csv
-from ..terminal import Console, Table
 from . import options
 
 

@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich import box
 
-from ..cases import Settings
-from ..cases.systems import SystemsGroup
-from ..measure.environment import environment
-from ..measure.rounds import Plan
+from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings
+from ..harness.cases.systems import SystemsGroup
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..model import PFT, preset, published_macs
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.tables import bytes_text, seconds_text, speedup_text
-from ..systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
-from ..terminal import Console, Table
 from . import options
 
 

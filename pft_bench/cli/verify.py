@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ..common.terminal import Console
+from ..harness.measure.environment import environment
+from ..harness.record import ENVIRONMENTS, RecordError, known_environments, read_folder
+from ..harness.selftest.trials import TRIALS, Trial
 from ..insight.counts import formula_counts, recount
 from ..insight.crossover import CROSSOVER, answers_that_differ
-from ..measure.environment import environment
-from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
 from ..report.folder import RECORDS
 from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
-from ..selftest.trials import TRIALS, Trial
-from ..terminal import Console
 from . import options
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
-from ..record import Record
+from ..harness.record import Record
 from .series import Figure, Point, Series, pareto_front
 from .svg import Frame, Scale, look, mark, spread_out, tag, text_width, ticks
 from .tables import step_text

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..drafts import draft
-from ..text import in_figure
+from ..common.drafts import draft
+from ..common.text import in_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..measure.roof import Roof
-from ..record import Record, RecordError, known_environments, read_records
+from ..harness.measure.roof import Roof
+from ..harness.record import Record, RecordError, known_environments, read_records
 
 RECORDS, QUALITY = "records.jsonl", "quality.jsonl"
 
@@ -53,7 +53,7 @@ def _quality(path: Path, records: Sequence[Record]) -> dict[str, float]:
     """From the rows of an evaluation; a variant without a metric has none."""
     if not path.is_file():
         return {}
-    from ..quality.evaluate import read_rows  # here: few folders have one, and it needs scikit-image
+    from ..apps.quality.evaluate import read_rows  # here: few folders have one, and it needs scikit-image
     from .quality import by_variant, means
 
     averages = means(read_rows(path))

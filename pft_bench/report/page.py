@@ -15,14 +15,14 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from ..measure.statistics import DELTA_MIN, Verdict, geometric_mean
-from ..record import Record, Status
-from ..text import plain
+from ..common.text import plain
+from ..harness.measure.statistics import DELTA_MIN, Verdict, geometric_mean
+from ..harness.record import Record, Status
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
 from .folder import RunFolder, command_text, commit_text, machine_text
 from .series import Figure, figures, setting_text
-from .tables import candidate_text, ordered_stages, step_text, work_text
+from .tables import contender_text, ordered_stages, step_text, work_text
 
 LEVELS = {
     "model": ("Whole model", "schedule"),
@@ -143,7 +143,7 @@ def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
             cards.append(
                 {
                     "title": op if level == "op" else LEVELS[group[0].case.work][0],
-                    "backend": candidate_text(group[0]),
+                    "backend": contender_text(group[0]),
                     "baseline": group[0].timing.baseline.name,
                     "value": data(mean.value, words.times(mean.value)),
                     "one": group[0] if mean.count == 1 else None,
@@ -209,7 +209,7 @@ def raw_text(record: Record) -> str:
     """The samples of a record as CSV, every digit of them."""
     timing = record.timing
     assert timing is not None
-    name = _column(candidate_text(record))
+    name = _column(contender_text(record))
     columns: dict[str, Sequence[float]] = {f"{name}_s": timing.samples_s}
     if timing.baseline is not None:
         base = _column(timing.baseline.name)
@@ -260,7 +260,7 @@ def _environment() -> jinja2.Environment:
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
         style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
         machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
-        who=candidate_text,
+        who=contender_text,
         margin=f"{DELTA_MIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
     )  # fmt: skip
     made.filters["percent"] = lambda share: f"{share:.0%}"

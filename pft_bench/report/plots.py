@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..drafts import draft
-from ..measure.roof import Roof
-from ..record import Record
-from ..text import in_figure
+from ..common.drafts import draft
+from ..common.text import in_figure
+from ..harness.measure.roof import Roof
+from ..harness.record import Record
 from .series import Figure, Point, Quality, figures, pareto_front, setting_text, unknown
 from .svg import ticks
-from .tables import candidate_text, ordered_stages, step_text
+from .tables import contender_text, ordered_stages, step_text
 from .words import tick
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def model_stages(records: Sequence[Record]) -> mpl.Figure | None:
     if not chosen:
         return None
     figure, axes = _figure(9.0, 1.6 + 0.55 * len(chosen))
-    names = [in_figure(f"{step_text(record)}\n{candidate_text(record)}") for record in chosen]
+    names = [in_figure(f"{step_text(record)}\n{contender_text(record)}") for record in chosen]
     left = [0.0] * len(chosen)
     for position, stage in enumerate(ordered_stages(chosen)):
         widths = [(record.stages_s or {}).get(stage, 0.0) * 1e3 for record in chosen]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..drafts import draft
-from ..quality.evaluate import QualityRow, Variant, read_rows
-from ..record import Record, read_records, shown
-from ..terminal import Console, Table
-from ..text import in_figure
+from ..apps.quality.evaluate import QualityRow, Variant, read_rows
+from ..common.drafts import draft
+from ..common.terminal import Console, Table
+from ..common.text import in_figure
+from ..harness.record import Record, read_records, shown
 from .plots import _look
 from .tables import write_csv
 

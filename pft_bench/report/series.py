@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..measure.roof import Roof
-from ..record import Record, Status, threads_text
-from ..text import file_name
+from ..common.text import file_name
+from ..harness.measure.roof import Roof
+from ..harness.record import Record, Status, threads_text
 from . import words
-from .tables import candidate_text, step_text, work_text
+from .tables import contender_text, step_text, work_text
 
 Value = Callable[[Record], float | None]
 Quality = Callable[[Record], float | None]
@@ -36,7 +36,7 @@ class Point:
     @property
     def label(self) -> str:
         """What was measured, in words."""
-        return f"{step_text(self.record)} on {candidate_text(self.record)}"
+        return f"{step_text(self.record)} on {contender_text(self.record)}"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..measure.environment import fingerprint, machine_fingerprint
-from ..record import (
+from ..harness.measure.environment import fingerprint, machine_fingerprint
+from ..harness.record import (
     ENVIRONMENTS,
     SETTINGS,
     Case,

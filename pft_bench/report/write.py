@@ -8,9 +8,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..drafts import draft
-from ..record import Record
-from ..text import plain
+from ..common.drafts import draft
+from ..common.text import plain
+from ..harness.record import Record
 from .charts import WIDE, draw
 from .folder import RunFolder
 from .markdown import render_markdown

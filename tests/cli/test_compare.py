@@ -83,7 +83,7 @@ def test_history_lists_and_draws(call, tmp_path: Path) -> None:  # type: ignore[
 
 def test_selftest_prints_its_score(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     from pft_bench.cli import selftest
-    from pft_bench.selftest.mutation import Outcome
+    from pft_bench.harness.selftest.mutation import Outcome
 
     outcomes = [Outcome("zeros", "values", ("values",)), Outcome("side stream", "values", skipped="no GPU")]
     monkeypatch.setattr(selftest, "run_mutants", lambda: iter(outcomes))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pft_bench.compare.verdicts import (
+from pft_bench.harness.compare.verdicts import (
     ALPHA,
     LOOKS,
     SPENDING,
@@ -19,7 +19,7 @@ from pft_bench.compare.verdicts import (
     tail,
     unpaired,
 )
-from pft_bench.measure.statistics import Verdict, hodges_lehmann_shift, rank_sum_cdf
+from pft_bench.harness.measure.statistics import Verdict, hodges_lehmann_shift, rank_sum_cdf
 
 
 def rounds(shift: float, scale: float, count: int = LOOKS[-1], seed: int = 0) -> np.ndarray:
@@ -111,8 +111,8 @@ def test_stopping_early_keeps_the_rate_at_the_very_margin(draw: str) -> None:
 
 def test_looking_without_a_price_would_break_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above is able to fail: spend the whole error at every one of many looks."""
-    monkeypatch.setattr("pft_bench.compare.verdicts.LOOKS", tuple(range(8, 49)))
-    monkeypatch.setattr("pft_bench.compare.verdicts.SPENDING", (1.0,) * 41)
+    monkeypatch.setattr("pft_bench.harness.compare.verdicts.LOOKS", tuple(range(8, 49)))
+    monkeypatch.setattr("pft_bench.harness.compare.verdicts.SPENDING", (1.0,) * 41)
     generator = np.random.default_rng(2)
     draws = [math.log1p(0.02) + generator.normal(0, 0.01, 48) for _ in range(150)]
     wrong = sum(evidence(d).verdict(ALPHA) is Verdict.SLOWER for d in draws)

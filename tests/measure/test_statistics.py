@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pft_bench.measure.statistics import (
+from pft_bench.harness.measure.statistics import (
     Interval,
     Verdict,
     classify,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage import color, data, metrics
 
-from pft_bench.images import imresize
-from pft_bench.quality import luma, psnr_y, ssim_y
+from pft_bench.apps.images import imresize
+from pft_bench.apps.quality import luma, psnr_y, ssim_y
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 

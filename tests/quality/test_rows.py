@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pft_bench.quality import (
+from pft_bench.apps.quality import (
     QualityRow,
     Restored,
     Variant,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from recorded import DATA, Element, Page, committed, copy, raw_records
 
-from pft_bench.record import Record, Status
+from pft_bench.harness.record import Record, Status
 from pft_bench.report import read_folder
 from pft_bench.report.page import render
 from pft_bench.report.write import texts
@@ -266,7 +266,7 @@ def test_front_holds_what_nothing_beats(folder: Path) -> None:
 
 def test_the_front_takes_psnr_where_an_evaluation_measured_it() -> None:
     """The shipped model's evaluation: the page says what its table says, and no point of best PSNR is beaten."""
-    from pft_bench.quality.evaluate import read_rows
+    from pft_bench.apps.quality.evaluate import read_rows
     from pft_bench.report.series import figures, pareto_front
 
     source = DATA / "2026-11-23_small_x2_held_out"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from recorded import Page
 
-from pft_bench.record import Baseline, Case, CheckResult, Record, Status, Timing
+from pft_bench.harness.record import Baseline, Case, CheckEntry, Record, Status, Timing
 from pft_bench.report import RunFolder, write_plots
 from pft_bench.report.page import headlines, render
 from pft_bench.report.series import figures
@@ -55,7 +55,7 @@ def record(work: dict[str, Any], threads: int, speedup: float = 1.0, backend: st
         baseline=None if threads == 1 else Baseline("1 thread", ALONE, ALONE),
         control_s=ALONE if threads == 1 else (),
     )
-    return Record.ok(case(work, threads, backend), "here", (CheckResult("as", True),), timing=timing)
+    return Record.ok(case(work, threads, backend), "here", (CheckEntry("as", True),), timing=timing)
 
 
 def failed(work: dict[str, Any], threads: int) -> Record:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pft_bench.measure.roof import Roof
-from pft_bench.record import Baseline, Case, CheckResult, Flops, Memory, Record, Status, Timing
+from pft_bench.harness.measure.roof import Roof
+from pft_bench.harness.record import Baseline, Case, CheckEntry, Flops, Memory, Record, Status, Timing
 from pft_bench.report import problem_lines, results_table, stage_table, write_plots, write_summary
 from pft_bench.report.tables import bytes_text, count_text, ordered_stages, seconds_text
 
@@ -53,7 +53,7 @@ def record(
     return Record.ok(
         case(backend, **changes),
         "environment",
-        (CheckResult("attention out", True, ""),),
+        (CheckEntry("attention out", True, ""),),
         timing=timing,
         stages_s=stages,
         flops=Flops(counted_flops=2_000_000_000, kernel_flops=10**9, kernel_bytes=10**8),
@@ -63,7 +63,7 @@ def record(
 
 def failed(backend: str = "cpu") -> Record:
     reason = "attention out: 3 entries off"
-    checks = (CheckResult("attention out", False, "3 entries off"),)
+    checks = (CheckEntry("attention out", False, "3 entries off"),)
     return Record.without_result(case(backend), "environment", Status.FAILED, reason, checks=checks)
 
 

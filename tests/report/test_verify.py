@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from recorded import copy, raw_records
 
+from pft_bench.harness.record import RecordWriter, remember_settings, seal
 from pft_bench.insight.counts import formula_counts, recount
-from pft_bench.record import RecordWriter, remember_settings, seal
 from pft_bench.report import read_folder, write_report
 from pft_bench.report.verify import Verification, verify_folder
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import RECIPE, make_trainer
 
-from pft_bench.train import CheckpointError, Diverged, Trainer, export_weights, fit, start_from
+from pft_bench.apps.train import CheckpointError, Diverged, Trainer, export_weights, fit, start_from
 
 NAN = float("nan")
 
