@@ -15,7 +15,7 @@ import pytest
 
 from pft_bench.harness.measure.contender import Contender, Rejection
 from pft_bench.harness.measure.rounds import ContenderResult, DroppedRound, Plan, RoundsResult, measure
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import (
     Baseline,
     Case,

@@ -16,8 +16,7 @@ from ..harness.compare.live import compare_backends, compare_versions
 from ..harness.compare.remote import Version
 from ..harness.compare.revision import build
 from ..harness.compare.table import Row, VerdictTable
-from ..harness.compare.verdicts import LOOKS, MARGIN, exit_code
-from ..harness.measure.statistics import Verdict
+from ..harness.measure.verdicts import LOOKS, MARGIN, Verdict, exit_code
 from . import options
 
 STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}

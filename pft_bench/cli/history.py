@@ -12,7 +12,7 @@ from ..common.terminal import Console, Table
 from ..common.text import in_figure
 from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
 from ..harness.compare.history import history as series_of
-from ..harness.compare.verdicts import MARGIN
+from ..harness.measure.verdicts import MARGIN
 from . import options
 
 

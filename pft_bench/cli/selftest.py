@@ -13,7 +13,7 @@ from ..common.container import check_threads
 from ..common.terminal import Console, Table, line
 from ..harness.cases.group import thread_count
 from ..harness.measure.environment import environment
-from ..harness.measure.statistics import Verdict
+from ..harness.measure.verdicts import Verdict
 from ..harness.record import lock_folder, remember_environment
 from ..harness.selftest.builds import run_builds
 from ..harness.selftest.mutation import false_alarms, run_mutants

@@ -16,7 +16,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from ..common.text import plain
-from ..harness.measure.statistics import DELTA_MIN, Verdict, geometric_mean
+from ..harness.measure.statistics import geometric_mean
+from ..harness.measure.verdicts import RUN_MARGIN, Verdict
 from ..harness.record import Record, Status
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
@@ -261,7 +262,7 @@ def _environment() -> jinja2.Environment:
         style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
         machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
         who=contender_text,
-        margin=f"{DELTA_MIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
+        margin=f"{RUN_MARGIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
     )  # fmt: skip
     made.filters["percent"] = lambda share: f"{share:.0%}"
     made.filters["width"] = lambda share: f"{max(share, 0.004) * 100:.2f}%"

@@ -12,7 +12,7 @@ from ..common.drafts import draft
 from ..common.stages import STAGES
 from ..common.terminal import Table, Text
 from ..common.text import plain
-from ..harness.measure.statistics import Verdict
+from ..harness.measure.verdicts import Verdict
 from ..harness.record import Record, Status, threads_text, to_frame
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import pytest
 from pft_bench.harness.compare import design
 from pft_bench.harness.compare.design import ROUNDS_A_LAYOUT, SIDES, Design, Sampler, measure_pair
 from pft_bench.harness.compare.local import NotComparable, local_layout
-from pft_bench.harness.compare.verdicts import LOOKS
 from pft_bench.harness.measure.contender import Contender
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import LOOKS, Verdict
 from pft_bench.harness.record import CheckEntry
 
 

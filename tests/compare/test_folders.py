@@ -14,7 +14,7 @@ from pft_bench.cli.history import history as history_command
 from pft_bench.cli.history import step
 from pft_bench.harness.compare.folders import compare_folders
 from pft_bench.harness.compare.history import history, run_folders
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import (
     Baseline,
     Case,

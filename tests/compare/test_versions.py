@@ -14,7 +14,7 @@ from checkout import needs_git
 from pft_bench.harness.compare import revision
 from pft_bench.harness.compare.live import compare_versions
 from pft_bench.harness.compare.remote import Version, Worker, WorkerError
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import Verdict
 
 SETTINGS = {
     "schedules": ["16,5"],

@@ -14,7 +14,7 @@ import pytest
 from pft_bench.harness.measure.contender import Call, Contender, Verified
 from pft_bench.harness.measure.disturbance import ForeignLoad
 from pft_bench.harness.measure.rounds import CONTROL, Plan, Progress, RoundsResult, measure, order_of_rounds
-from pft_bench.harness.measure.statistics import compare
+from pft_bench.harness.measure.verdicts import single_look
 from pft_bench.harness.record import CheckEntry
 
 PASSED = CheckEntry("planted", True)
@@ -88,7 +88,9 @@ def test_a_steady_drift_does_not_bend_the_ratio() -> None:
     """Each sample is 0.5% slower than the one before; a fixed order would bend B."""
     found = run(ScriptedTimer(lambda name, n: 1.005**n))
     b = found.contenders["B"].samples_s
-    assert compare(b, found.contenders["A"].samples_s, found.control_s).ratio == pytest.approx(1.0, abs=2e-3)
+    assert single_look(b, found.contenders["A"].samples_s, found.control_s).ratio == pytest.approx(
+        1.0, abs=2e-3
+    )
 
 
 def test_wide_intervals_extend_to_the_cap_and_no_further() -> None:
@@ -284,8 +286,8 @@ def test_real_calls_end_to_end() -> None:
     data = np.random.default_rng(0).random(200_000)
     both = [contender("A", lambda: np.sort(data)), contender("B", lambda: np.sort(data[:10_000]))]
     found = measure(both, "A", Plan(rounds=10, max_rounds=10))
-    result = compare(found.contenders["B"].samples_s, found.contenders["A"].samples_s, found.control_s)
-    assert result.verdict == "FASTER"
+    result = single_look(found.contenders["B"].samples_s, found.contenders["A"].samples_s, found.control_s)
+    assert result.verdict(0.05) == "FASTER"
     assert found.method == "cpu-block"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pft_bench.cli.selftest import holds
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.selftest import trials
 from pft_bench.harness.selftest.trials import KINDS, Kind, Trial, rates, read_trials, run_trial, run_trials
 

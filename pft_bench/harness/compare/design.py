@@ -24,8 +24,8 @@ from typing import Protocol
 import numpy as np
 
 from ..measure.rounds import CONTROL, order_of_rounds
-from ..measure.statistics import Verdict, median
-from .verdicts import ALPHA, LOOKS, MARGIN, Evidence, paired
+from ..measure.statistics import median
+from ..measure.verdicts import ALPHA, LOOKS, MARGIN, Evidence, Verdict, paired
 
 SIDES = ("A", "B", CONTROL)
 BLOCK_S = 0.00025

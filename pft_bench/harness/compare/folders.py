@@ -15,9 +15,9 @@ from typing import Any
 
 from ...common.text import Lines
 from ..measure.statistics import control_floor, hodges_lehmann_shift, log_ratios, median
+from ..measure.verdicts import MARGIN, Evidence, unpaired
 from ..record import Record, read_records
 from .table import Row, VerdictTable, with_verdicts
-from .verdicts import MARGIN, Evidence, unpaired
 
 CLOCK_TOLERANCE = 0.03
 ONE_PROCESS = (

@@ -11,10 +11,10 @@ from pathlib import Path
 from ..cases.composed import FORWARD
 from ..cases.op import PEERS, ROW_READS
 from ..cases.settings import BASELINE
-from ..measure.statistics import Verdict, log_ratios, median
+from ..measure.statistics import log_ratios, median
+from ..measure.verdicts import MARGIN, Evidence, Verdict, judge
 from ..record import Record
 from .folders import Run, between, describe, obstacles
-from .verdicts import MARGIN, Evidence, judge
 
 YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, *FORWARD})
 """What kernels are held against: PyTorch's own operators, the published extension, reads alone. No commit is to make

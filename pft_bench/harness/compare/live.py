@@ -16,11 +16,11 @@ from ..cases.group import thread_count
 from ..measure.contender import Contender
 from ..measure.rounds import order_of_rounds
 from ..measure.timer import CpuTimer, CudaEventTimer, Timer
+from ..measure.verdicts import MARGIN
 from .design import BLOCK_S, SIDES, Design, Layout, Pair, measure_pair
 from .local import NotComparable, local_layout
 from .remote import Version, WorkerError, remote_layout, workers_of
 from .table import Row, VerdictTable, with_verdicts
-from .verdicts import MARGIN
 
 OnRound = Callable[[str, int], None]
 """Called with a case's title and the rounds done before each round."""

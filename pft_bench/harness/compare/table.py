@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.drafts import draft, make_folder
+from ..measure.verdicts import Evidence, Judged, Summary, judge, summarise
 from .design import Samples
-from .verdicts import Evidence, Judged, Summary, judge, summarise
 
 
 @dataclass(frozen=True)

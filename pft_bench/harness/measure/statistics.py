@@ -1,4 +1,4 @@
-"""From raw samples to a verdict: exact, distribution-free statistics of paired log ratios.
+"""Exact, distribution-free statistics of paired log ratios, which `verdicts` turns into words.
 
 Every comparison is made on `d_r = ln(t_B,r / t_A,r)`, one value a round, A the baseline and B the contender.
 Pairing within a round cancels what both see (clock, temperature, neighbours); ranks instead of moments bear
@@ -8,32 +8,13 @@ outliers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-
-DELTA_MIN = 0.01
-"""The smallest difference (of ln t) that a verdict may call one: 1%."""
-
-
-class Verdict(StrEnum):
-    """What the interval of `ln(t_B / t_A)` says about B."""
-
-    FASTER = "FASTER"
-    SLOWER = "SLOWER"
-    SAME = "SAME"
-    UNDECIDED = "UNDECIDED"
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of a command that ends with this verdict; 1 and 2 stay with failures and wrong usage."""
-        return {"SAME": 0, "FASTER": 3, "SLOWER": 4, "UNDECIDED": 5}[self.value]
 
 
 @dataclass(frozen=True)
@@ -59,21 +40,6 @@ class GeometricMean:
     below: int
     equal: int
     above: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """B against A from raw samples: ratios `t_B / t_A`, the log-scale floor of A' against A, and the verdict.
-
-    `low` and `high` are None where there are too few rounds for an interval, `floor` without a control.
-    """
-
-    ratio: float
-    low: float | None
-    high: float | None
-    floor: float | None
-    delta: float
-    verdict: Verdict
 
 
 def _values(data: ArrayLike, what: str) -> Floats:
@@ -214,41 +180,3 @@ def control_floor(control_s: ArrayLike, baseline_s: ArrayLike) -> float:
     What the run could not tell from nothing in its control, it must not call something in a contender.
     """
     return abs(hodges_lehmann(log_ratios(control_s, baseline_s)).estimate)
-
-
-def classify(interval: Interval, delta: float) -> Verdict:
-    """FASTER or SLOWER if the whole interval lies beyond delta, SAME if it lies inside, else UNDECIDED."""
-    if interval.high < -delta:
-        return Verdict.FASTER
-    if interval.low > delta:
-        return Verdict.SLOWER
-    if -delta <= interval.low and interval.high <= delta:
-        return Verdict.SAME
-    return Verdict.UNDECIDED
-
-
-def verdict(d: ArrayLike, floor: float, delta_min: float = DELTA_MIN, confidence: float = 0.95) -> Verdict:
-    """Verdict on log ratios `d` with `delta = max(delta_min, floor)`."""
-    return classify(hodges_lehmann(d, confidence), max(delta_min, floor))
-
-
-def compare(
-    samples_s: Sequence[float],
-    baseline_s: Sequence[float],
-    control_s: Sequence[float] | None,
-    delta_min: float = DELTA_MIN,
-    confidence: float = 0.95,
-) -> Comparison:
-    """Everything derived from one comparison's raw samples: one pure function, so it can be recomputed."""
-    interval = hodges_lehmann(log_ratios(samples_s, baseline_s), confidence)
-    floor = None if control_s is None else control_floor(control_s, baseline_s)
-    delta = max(delta_min, floor or 0.0)
-    bounded = math.isfinite(interval.low)
-    return Comparison(
-        ratio=math.exp(interval.estimate),
-        low=math.exp(interval.low) if bounded else None,
-        high=math.exp(interval.high) if bounded else None,
-        floor=floor,
-        delta=delta,
-        verdict=classify(interval, delta),
-    )

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from pft_bench.harness.measure.contender import CheckOutcome
 from pft_bench.harness.measure.rounds import DroppedRound
-from pft_bench.harness.measure.statistics import Verdict, compare, mad, median
+from pft_bench.harness.measure.statistics import mad, median
+from pft_bench.harness.measure.verdicts import ALPHA, Verdict, single_look
 
 Level = Literal["op", "layer", "model", "threads"]
 Mode = Literal["infer", "train", "backward"]
@@ -224,7 +225,8 @@ def derive(timing: Timing) -> Derived:
     middle, spread = median(timing.samples_s), mad(timing.samples_s)
     if timing.baseline is None:
         return Derived(middle, spread)
-    found = compare(timing.samples_s, timing.baseline.samples_s, timing.baseline.control_s)
-    return Derived(
-        middle, spread, found.ratio, found.low, found.high, found.floor, found.delta, found.verdict
-    )
+    base = timing.baseline
+    found = single_look(timing.samples_s, base.samples_s, base.control_s)
+    floor = None if base.control_s is None else found.floor
+    word = found.verdict(ALPHA)
+    return Derived(middle, spread, found.ratio, found.low, found.high, floor, found.delta, word)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pft_bench.harness.measure.contender import CheckOutcome
 from pft_bench.harness.measure.rounds import DroppedRound, RoundsResult
-from pft_bench.harness.measure.statistics import Verdict
+from pft_bench.harness.measure.verdicts import Verdict
 
 from .parts import (
     Baseline,

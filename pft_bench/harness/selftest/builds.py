@@ -15,7 +15,7 @@ from ...common.drafts import make_folder, named
 from ..compare.live import compare_versions
 from ..compare.remote import Version
 from ..compare.revision import build, cache_folder
-from ..compare.verdicts import MARGIN
+from ..measure.verdicts import MARGIN
 from .trials import BUILDS, Trial, read_trials
 
 CASES = {

@@ -24,9 +24,8 @@ from ..cases.group import thread_count
 from ..check.operator import check_product
 from ..compare.design import Design, Samples, measure_pair
 from ..compare.local import local_layout
-from ..compare.verdicts import MARGIN, Evidence, paired
 from ..measure.contender import Contender
-from ..measure.statistics import Verdict
+from ..measure.verdicts import MARGIN, Evidence, Verdict, paired
 from ..problem import Problem
 from ..record import seal
 

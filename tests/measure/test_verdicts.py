@@ -1,4 +1,4 @@
-"""Verdicts on made-up rounds: error rates, looks, Holm, and agreement with scipy's exact tests."""
+"""Verdicts on made-up rounds: error rates, looks, Holm, and agreement with scipy's exact tests and the interval."""
 
 import math
 
@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pft_bench.harness.compare.verdicts import (
+from pft_bench.harness.measure.statistics import hodges_lehmann, hodges_lehmann_shift, median, rank_sum_cdf
+from pft_bench.harness.measure.verdicts import (
     ALPHA,
     LOOKS,
+    RUN_MARGIN,
     SPENDING,
+    Verdict,
     evidence,
     exit_code,
     holm,
     judge,
+    single_look,
     spent,
     summarise,
     tail,
     unpaired,
 )
-from pft_bench.harness.measure.statistics import Verdict, hodges_lehmann_shift, rank_sum_cdf
 
 
 def rounds(shift: float, scale: float, count: int = LOOKS[-1], seed: int = 0) -> np.ndarray:
@@ -111,8 +114,8 @@ def test_stopping_early_keeps_the_rate_at_the_very_margin(draw: str) -> None:
 
 def test_looking_without_a_price_would_break_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above is able to fail: spend the whole error at every one of many looks."""
-    monkeypatch.setattr("pft_bench.harness.compare.verdicts.LOOKS", tuple(range(8, 49)))
-    monkeypatch.setattr("pft_bench.harness.compare.verdicts.SPENDING", (1.0,) * 41)
+    monkeypatch.setattr("pft_bench.harness.measure.verdicts.LOOKS", tuple(range(8, 49)))
+    monkeypatch.setattr("pft_bench.harness.measure.verdicts.SPENDING", (1.0,) * 41)
     generator = np.random.default_rng(2)
     draws = [math.log1p(0.02) + generator.normal(0, 0.01, 48) for _ in range(150)]
     wrong = sum(evidence(d).verdict(ALPHA) is Verdict.SLOWER for d in draws)
@@ -161,3 +164,87 @@ def test_the_mean_takes_undecided_cases_too() -> None:
     assert summary.mean.count == 2
     assert summary.counts[Verdict.SLOWER] == summary.counts[Verdict.UNDECIDED] == 1
     assert summarise([]).mean is None
+
+
+def test_exit_codes_are_distinct_and_leave_1_and_2_alone() -> None:
+    codes = [word.exit_code for word in Verdict]
+    assert len(set(codes)) == 4
+    assert not {1, 2} & set(codes)
+    assert Verdict.SAME.exit_code == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_run_decides_by_where_its_interval_lies(seed: int) -> None:
+    """FASTER, SLOWER or SAME exactly where the whole 95% interval lies below, above or inside of the margin."""
+    generator = np.random.default_rng(seed)
+    d = generator.normal(generator.uniform(-0.03, 0.03), 10 ** generator.uniform(-3, -1.3), 6 + seed)
+    base = np.full(d.size, 0.1)
+    found = single_look(base * np.exp(d), base, base)
+    interval = hodges_lehmann(d)
+    expected = Verdict.UNDECIDED
+    if interval.high < -RUN_MARGIN:
+        expected = Verdict.FASTER
+    elif interval.low > RUN_MARGIN:
+        expected = Verdict.SLOWER
+    elif interval.low > -RUN_MARGIN and interval.high < RUN_MARGIN:
+        expected = Verdict.SAME
+    assert found.verdict(ALPHA) is expected
+    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+
+
+def test_the_floor_of_a_run_widens_its_margin() -> None:
+    a = [1.0] * 8
+    found = single_look([1.02] * 8, a, [1.03] * 8)
+    assert found.delta == pytest.approx(math.log(1.03))
+    assert found.verdict(ALPHA) is Verdict.SAME
+    assert single_look([1.02] * 8, a, None).verdict(ALPHA) is Verdict.SLOWER
+
+
+def _times(
+    generator: np.random.Generator, effect: float, scale: float, rounds: int = 20
+) -> tuple[list[float], list[float], list[float]]:
+    """(B, A, A') with drift (random walk and trend), heavy tails (t with 2 degrees) and bursts of +30%."""
+    slots = 3
+    drift = np.cumsum(generator.normal(0.0005, 0.01, rounds * slots)).reshape(rounds, slots)
+    order = generator.permuted(np.tile(np.arange(slots), (rounds, 1)), axis=1)
+    log_t = np.take_along_axis(drift, order, axis=1) + scale * generator.standard_t(2, (rounds, slots))
+    log_t += (generator.random((rounds, slots)) < 0.05) * generator.exponential(0.3, (rounds, slots))
+    log_t[:, 0] += effect
+    b, a, control = np.exp(log_t).T.tolist()
+    return b, a, control
+
+
+def _verdicts(effect: float, scale: float, count: int = 300) -> list[Verdict]:
+    generator = np.random.default_rng(7)
+    return [single_look(*_times(generator, effect, scale)).verdict(ALPHA) for _ in range(count)]
+
+
+@pytest.mark.parametrize("scale", [0.002, 0.01, 0.03, 0.1])
+def test_identical_code_is_rarely_called_different(scale: float) -> None:
+    found = _verdicts(0.0, scale)
+    wrong = sum(word in (Verdict.FASTER, Verdict.SLOWER) for word in found)
+    assert wrong <= 0.03 * len(found)
+
+
+def test_medians_would_call_identical_code_different() -> None:
+    """The simulated noise is worth the name: a 1% difference of medians is wrong most of the time."""
+    generator = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(300):
+        b, a, _ = _times(generator, 0.0, 0.03)
+        wrong += abs(math.log(median(b) / median(a))) > 0.01
+    assert wrong > 150
+
+
+@pytest.mark.parametrize(("effect", "right"), [(0.05, Verdict.SLOWER), (-0.05, Verdict.FASTER)])
+def test_five_percent_is_found(effect: float, right: Verdict) -> None:
+    found = _verdicts(effect, 0.01)
+    assert sum(word is right for word in found) >= 0.75 * len(found)
+    reversed_ = Verdict.FASTER if right is Verdict.SLOWER else Verdict.SLOWER
+    assert reversed_ not in found
+
+
+def test_too_few_rounds_give_a_ratio_and_no_interval() -> None:
+    found = single_look([2.0] * 5, [1.0] * 5, [1.0] * 5)
+    assert found.ratio == pytest.approx(2.0)
+    assert (found.low, found.high, found.verdict(ALPHA)) == (None, None, Verdict.UNDECIDED)

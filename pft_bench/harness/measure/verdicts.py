@@ -1,9 +1,13 @@
-"""From paired log ratios to verdicts on a table of cases: exact, sequential, corrected for the number of cases.
+"""From log ratios to verdicts: the one place that decides what is FASTER, SLOWER, SAME or UNDECIDED.
+
+`run` looks once, at the end of its rounds (`single_look`). `compare` may stop early (`evidence`) and corrects for the
+number of cases in its table (`judge`). Both ask the same exact signed-rank test, and both call a difference one only
+beyond a margin and beyond what identical code showed in the same rounds.
 
 One value a round, `d_r = ln(t_B,r / t_A,r)`: a round is the unit of replication, because the samples inside it share
-whatever the machine was doing. A comparison may look at its data after `LOOKS` rounds and stop if it can decide; each
-look spends its own share of the error probability, so stopping early does not raise the rate of false verdicts. The
-shares add up to one (Bonferroni's inequality), whatever the dependence between looks.
+whatever the machine was doing. Each early look spends its own share of the error probability, so stopping early does
+not raise the rate of false verdicts: the shares add up to one (Bonferroni's inequality), whatever the dependence
+between looks.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..measure.statistics import (
+from .statistics import (
     GeometricMean,
-    Verdict,
     control_floor,
     geometric_mean,
     hodges_lehmann,
@@ -29,8 +33,11 @@ from ..measure.statistics import (
     walsh_averages,
 )
 
+RUN_MARGIN = 0.01
+"""The smallest difference of ln t that `run` calls one: 1%."""
+
 MARGIN = 0.02
-"""A difference of at most 2% is none in practice: FASTER and SLOWER lie beyond it, SAME within."""
+"""`compare`: a difference of at most 2% is none in practice. FASTER and SLOWER lie beyond it, SAME within."""
 
 ALPHA = 0.05
 """Probability of any wrong FASTER or SLOWER in a whole table, and, apart, of any wrong SAME."""
@@ -40,6 +47,20 @@ LOOKS = (12, 24, 48)
 
 SPENDING = (0.2, 0.3, 0.5)
 """Each look's share of the error probability; later looks, with more data, get more."""
+
+
+class Verdict(StrEnum):
+    """What the interval of `ln(t_B / t_A)` says about B."""
+
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    SAME = "SAME"
+    UNDECIDED = "UNDECIDED"
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that ends with this verdict; 1 and 2 stay with failures and wrong usage."""
+        return {"SAME": 0, "FASTER": 3, "SLOWER": 4, "UNDECIDED": 5}[self.value]
 
 
 @dataclass(frozen=True)
@@ -104,10 +125,26 @@ def evidence(d: ArrayLike, floor: float = 0.0, margin: float = MARGIN) -> Eviden
         margin: practical equivalence as a fraction.
     """
     values = np.asarray(d, dtype=np.float64)
-    delta = max(math.log1p(margin), floor)
+    return _evidence(values, max(math.log1p(margin), floor), floor, spent(values.size))
+
+
+def single_look(samples_s: ArrayLike, baseline_s: ArrayLike, control_s: ArrayLike | None) -> Evidence:
+    """Evidence of a run's rounds: seconds of B, A and A', looked at once, when all of them are done.
+
+    `Evidence.verdict(ALPHA)` is FASTER exactly where the whole 95% signed-rank interval lies below -delta, SLOWER
+    where it lies above delta, and SAME where it lies inside: the interval is what that test does not reject.
+    """
+    d = log_ratios(samples_s, baseline_s)
+    floor = 0.0 if control_s is None else control_floor(control_s, baseline_s)
+    return _evidence(d, max(RUN_MARGIN, floor), floor, [(d.size, 1.0)])
+
+
+def _evidence(
+    values: NDArray[np.float64], delta: float, floor: float, looks: list[tuple[int, float]]
+) -> Evidence:
     p = {"faster": 1.0, "slower": 1.0, "same": 1.0}
     share = 1.0
-    for rounds, share in spent(values.size):
+    for rounds, share in looks:
         seen = values[:rounds]
         above, _ = tail(seen, delta)
         _, below = tail(seen, -delta)
