@@ -26,8 +26,10 @@ from pft_bench.harness.record import (
     Record,
     RecordError,
     RecordWriter,
+    RunFolder,
     Status,
     Timing,
+    begin_run,
     derive,
     known_settings,
     lock_folder,
@@ -553,3 +555,41 @@ def test_shares_of_one_division_write_side_by_side_and_nobody_else_does(tmp_path
     with lock_folder(tmp_path), pytest.raises(FolderLocked, match=f"process {os.getpid()};"):  # noqa: SIM117
         with lock_folder(tmp_path, "1of2"):
             pass
+
+
+def test_a_case_that_occurs_twice_counts_once_and_the_other_is_named(tmp_path: Path) -> None:
+    first, again = ok(), ok(memory=MEMORY)
+    with RecordWriter(record_file(tmp_path)) as writer:
+        for record in (first, Record.ok(case(seed=1), "abc", [PASSED], timing=timing()), again):
+            writer.append(record)
+    found = RunFolder.read(tmp_path)
+    assert found.by_case[first.case_id] == first
+    assert len(found.records) == 2
+    (note,) = found.notes
+    assert (
+        note == f"{record_file(tmp_path)}:3: case {first.case_id} is there already, the first record counts"
+    )
+    found = RunFolder.read(tmp_path)
+    with RecordWriter(record_file(tmp_path, "1of2")) as writer:  # a merge that was killed says nothing new
+        writer.append(first)
+    assert RunFolder.read(tmp_path) == found
+
+
+def test_each_record_has_the_roof_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    with begin_run(tmp_path) as run:
+        for number, name in enumerate(("slow", "fast")):
+            roof = {"bytes_per_s": 1e9 * (1 + number), "flops_per_s": 1e10}
+            assert run.remember({"fingerprint": name, "now": {"roof": roof}}) == name
+            run.append(Record.ok(case(seed=number), name, [PASSED], timing=timing()))
+        with pytest.raises(FolderLocked), begin_run(tmp_path):
+            pass
+    found = RunFolder.read(tmp_path)
+    roofs = [found.roof(record) for record in found.records]
+    assert [roof and roof.bytes_per_s for roof in roofs] == [1e9, 2e9]
+
+
+def test_a_run_without_a_record_leaves_no_file_of_records(tmp_path: Path) -> None:
+    with begin_run(tmp_path):
+        pass
+    with pytest.raises(RecordError, match=r"expected a run folder with records\.jsonl"):
+        RunFolder.read(tmp_path)

@@ -32,7 +32,7 @@ from ..harness.cases.group import thread_count
 from ..harness.cases.settings import Settings, resolve_device
 from ..harness.measure.environment import environment
 from ..harness.measure.rounds import Plan
-from ..harness.record import Record, RecordWriter, Status, lock_folder, remember_environment
+from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
 from ..model import PFT, preset_of
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from . import options
@@ -90,11 +90,11 @@ def evaluate(
     if (folder / "quality.jsonl").exists():
         raise ValueError(f"--out must be a new folder, got {folder} with results")
     console = Console.wide(120)
-    with lock_folder(folder):
+    with begin_run(folder) as run:
         try:
             with thread_count(settings.threads):
                 rows = restore_all(model, datasets, settings, folder, console)
-            records = measure_latency(settings, folder, console) if rounds else []
+            records = measure_latency(settings, run, console) if rounds else []
         except KeyboardInterrupt:
             what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
             console.print(what, style="yellow")
@@ -222,13 +222,13 @@ def _image_rows(
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
-def measure_latency(settings: Settings, folder: Path, console: Console) -> list[Record]:
+def measure_latency(settings: Settings, run: RunWriter, console: Console) -> list[Record]:
     """Records of all variants on one photograph; appended to records.jsonl."""
     console.print(
         f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
         f"{settings.plan.budget_s:g} s ...",
     )
-    fingerprint = remember_environment(folder, environment())
+    fingerprint = run.remember(environment())
     group = VariantsGroup(settings)
     try:
         records = group.run(fingerprint).records
@@ -237,9 +237,8 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
         memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
         status = Status.OOM if memory else Status.ERROR
         records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
-    with RecordWriter(folder / "records.jsonl") as writer:
-        for record in records:
-            writer.append(record)
+    for record in records:
+        run.append(record)
     return records
 
 
@@ -261,7 +260,7 @@ def report(
     files = [
         "quality.jsonl",
         "quality.csv",
-        *(["records.jsonl"] if records else []),
+        *([RECORDS] if records else []),
         *([plot.name] if plot else []),
     ]
     console.print(f"written to {folder}: {', '.join(files)}")

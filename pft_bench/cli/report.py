@@ -19,7 +19,7 @@ def report(
     """
     console = Console()
     found = read_folder(folder)
-    for line in found.truncated:
+    for line in found.notes:
         console.print(f"left out: {line}")
     written = write_report(found)
     console.print(f"{len(found.records)} records -> {written[0]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -14,11 +13,20 @@ import typer
 from ..common.terminal import Console, Table, line
 from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
 from ..harness.cases.image import image_notes
-from ..harness.measure.roof import Roof
 from ..harness.measure.rounds import Plan
-from ..harness.record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
+from ..harness.record import (
+    ENVIRONMENTS,
+    RECORDS,
+    FolderLocked,
+    Record,
+    RunFolder,
+    Status,
+    lock_folder,
+    merge_shares,
+    read_folder,
+)
 from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
-from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
+from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .progress import Display
@@ -242,14 +250,14 @@ def collect(
 
 def report(records: Sequence[Record], settings: Settings, folder: Path, console: Console) -> None:
     """Print the tables and write summary.csv and the plots."""
-    write_summary(records, folder / "summary.csv")
+    write_summary(records, folder / SUMMARY)
     for level in settings.levels:
         if any(record.case.level == level for record in records):
             console.print(results_table(records, level, console.width))
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)
-    roof = read_roof(folder)
+    roof = RunFolder.read(folder).roof(records[-1])
     plots = write_plots(records, folder, roof)
     failed = problem_lines(records)
     for reason in failed:
@@ -258,15 +266,5 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
         "generated weights: images mean nothing, times do" if settings.weights is None else settings.weights
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
-    files = ["records.jsonl", "summary.csv", "environment.json", *(plot.name for plot in plots)]
+    files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
     console.print(f"written to {folder}: {', '.join(files)}")
-
-
-def read_roof(folder: Path) -> Roof | None:
-    """The roof that was measured when the folder's last environment was recorded."""
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    known = list(json.loads(path.read_text()).values())
-    found = known[-1].get("now", {}).get("roof") if known else None
-    return None if found is None else Roof(**found)

@@ -1,12 +1,12 @@
 """Tables, verdicts and plots: pure functions of records."""
 
-from .folder import RunFolder, read_folder
+from .folder import read_folder
 from .plots import write_plots
 from .tables import problem_lines, results_table, stage_table, write_summary
-from .write import write_report
+from .write import SUMMARY, write_report
 
 __all__ = [
-    "RunFolder",
+    "SUMMARY",
     "problem_lines",
     "read_folder",
     "results_table",

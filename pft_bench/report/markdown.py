@@ -8,10 +8,10 @@ from urllib.parse import quote
 from markupsafe import escape
 
 from ..common.text import plain
-from ..harness.record import Record, Status
+from ..harness.record import Record, RunFolder, Status
 from . import words
 from .amdahl import ceilings
-from .folder import RunFolder, command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text
 from .page import LEVELS, SIGNS, generator, title_of
 from .tables import contender_text, ordered_stages, problem_lines, step_text, work_text
 

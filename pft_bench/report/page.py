@@ -18,10 +18,10 @@ from markupsafe import Markup, escape
 from ..common.text import plain
 from ..harness.measure.statistics import geometric_mean
 from ..harness.measure.verdicts import RUN_MARGIN, Verdict
-from ..harness.record import Record, Status
+from ..harness.record import Record, RunFolder, Status
 from . import charts, svg, words
 from .amdahl import ceilings, stage_groups
-from .folder import RunFolder, command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text
 from .series import Figure, figures, setting_text
 from .tables import contender_text, ordered_stages, step_text, work_text
 

@@ -16,7 +16,7 @@ from ..apps.quality.evaluate import QualityRow, Variant, read_rows
 from ..common.drafts import draft
 from ..common.terminal import Console, Table
 from ..common.text import in_figure
-from ..harness.record import Record, read_records, shown
+from ..harness.record import Record, RunFolder, shown
 from .plots import _look
 from .tables import write_csv
 
@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="what `pft-bench evaluate` wrote")
     folder = parser.parse_args().folder
-    rows, records = read_rows(folder / "quality.jsonl"), read_records(folder / "records.jsonl").records
+    rows, records = read_rows(folder / "quality.jsonl"), RunFolder.read(folder).records
     write_quality_csv(rows, folder / "quality.csv")
     Console().print(f"written: {write_quality_plot(rows, records, folder / 'quality_vs_latency.png')}")
 

@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from ..common.drafts import draft
 from ..common.text import plain
-from ..harness.record import Record
+from ..harness.record import Record, RunFolder
 from .charts import WIDE, draw
-from .folder import RunFolder
 from .markdown import render_markdown
 from .page import anchor, generator, render
 from .plots import write_plots

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from recorded import Page
 
-from pft_bench.harness.record import Baseline, Case, CheckEntry, Record, Status, Timing
-from pft_bench.report import RunFolder, write_plots
+from pft_bench.harness.record import Baseline, Case, CheckEntry, Record, RunFolder, Status, Timing
+from pft_bench.report import write_plots
 from pft_bench.report.page import headlines, render
 from pft_bench.report.series import figures
 

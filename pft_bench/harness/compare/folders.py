@@ -7,7 +7,6 @@ that of the other, by ranks. The floor is the larger of the two runs' A/A' floor
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from ...common.text import Lines
 from ..measure.statistics import control_floor, hodges_lehmann_shift, log_ratios, median
 from ..measure.verdicts import MARGIN, Evidence, unpaired
-from ..record import Record, read_records
+from ..record import Record, RunFolder
 from .table import Row, VerdictTable, with_verdicts
 
 CLOCK_TOLERANCE = 0.03
@@ -24,30 +23,6 @@ ONE_PROCESS = (
     "recorded runs are one process each, at two times: what differs from process to process is not in the interval; "
     "to act on a difference, measure it interleaved (--baseline REV, --backends A,B)"
 )
-
-
-class Run:
-    """A run folder: its records by case and its environments by fingerprint."""
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / "records.jsonl").is_file():
-            raise ValueError(f"a run folder holds records.jsonl, got {folder}")
-        self.folder = folder
-        # A case measured again after an interruption counts once: the last time.
-        self.records = {record.case_id: record for record in read_records(folder / "records.jsonl").records}
-        path = folder / "environment.json"
-        self.environments: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def environment(self, record: Record) -> Mapping[str, Any]:
-        """Where a record was measured; empty if nobody wrote it down."""
-        found: Mapping[str, Any] = self.environments.get(record.environment, {})
-        return found
-
-    @property
-    def commit(self) -> str:
-        """The commit of the last environment, ten digits, or "unknown"."""
-        gits = [(found.get("git") or {}).get("commit") for found in self.environments.values()]
-        return str(gits[-1])[:10] if gits and gits[-1] else "unknown"
 
 
 def clocks(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +36,7 @@ def clocks(environment: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def obstacles(a: Run, b: Run, one: Record, other: Record) -> list[str]:
+def obstacles(a: RunFolder, b: RunFolder, one: Record, other: Record) -> list[str]:
     """Why two records of one case must not be compared: other device, method, threads or clock."""
     found = []
     before, after = a.environment(one), b.environment(other)
@@ -87,17 +62,17 @@ def obstacles(a: Run, b: Run, one: Record, other: Record) -> list[str]:
     return found
 
 
-def _row(a: Run, b: Run, case_id: str, margin: float) -> Row:
-    one, other = a.records.get(case_id), b.records.get(case_id)
+def _row(a: RunFolder, b: RunFolder, case_id: str, margin: float) -> Row:
+    one, other = a.by_case.get(case_id), b.by_case.get(case_id)
     known = one or other
     assert known is not None
     title = describe(known)
     medians_s = _median_s(one), _median_s(other)
     for run, record in ((a, one), (b, other)):
         if record is None:
-            return Row(case_id, title, reason=f"not in {run.folder}", medians_s=medians_s)
+            return Row(case_id, title, reason=f"not in {run.path}", medians_s=medians_s)
         if record.timing is None:
-            reason = f"{record.status.value} in {run.folder}: {record.reason}"
+            reason = f"{record.status.value} in {run.path}: {record.reason}"
             return Row(case_id, title, reason=reason, medians_s=medians_s)
     assert one is not None
     assert other is not None
@@ -138,12 +113,12 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
     Raises:
         ValueError: devices, methods or clocks differ, or no baseline is common, and `force` was not given.
     """
-    first, second = Run(a), Run(b)
+    first, second = RunFolder.read(a), RunFolder.read(b)
     rows: list[Row] = []
     forced: dict[str, None] = {}
     drifts = []
-    for case_id in dict.fromkeys([*first.records, *second.records]):
-        one, other = first.records.get(case_id), second.records.get(case_id)
+    for case_id in dict.fromkeys([*first.by_case, *second.by_case]):
+        one, other = first.by_case.get(case_id), second.by_case.get(case_id)
         if one is not None and other is not None and one.timing is not None and other.timing is not None:
             forced |= dict.fromkeys(obstacles(first, second, one, other))
             base_a, base_b = one.timing.baseline, other.timing.baseline
@@ -174,7 +149,7 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
     }
     if len(torches) > 1:
         warnings.append(f"the baseline ran on different versions of PyTorch: {', '.join(sorted(torches))}")
-    labels = [f"{run.folder} ({run.commit})" for run in (first, second)]
+    labels = [f"{run.path} ({run.commit})" for run in (first, second)]
     how = "recorded runs, relative to their baselines"
     return VerdictTable(
         labels[0], labels[1], how, with_verdicts(rows), tuple(warnings), tuple(forced), margin

@@ -13,8 +13,8 @@ from ..cases.op import PEERS, ROW_READS
 from ..cases.settings import BASELINE
 from ..measure.statistics import log_ratios, median
 from ..measure.verdicts import MARGIN, Evidence, Verdict, judge
-from ..record import Record
-from .folders import Run, between, describe, obstacles
+from ..record import Record, RunFolder, record_files
+from .folders import between, describe, obstacles
 
 YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, *FORWARD})
 """What kernels are held against: PyTorch's own operators, the published extension, reads alone. No commit is to make
@@ -56,7 +56,7 @@ class HistorySeries:
 
 def run_folders(root: Path) -> list[Path]:
     """Folders below `root` that hold records, `root` itself included."""
-    return sorted(path.parent for path in root.rglob("records.jsonl"))
+    return sorted(folder for folder in (root, *root.rglob("*/")) if record_files(folder))
 
 
 def history(folders: Sequence[Path], margin: float = MARGIN) -> list[HistorySeries]:
@@ -65,9 +65,9 @@ def history(folders: Sequence[Path], margin: float = MARGIN) -> list[HistorySeri
     A run held to an instruction set (PFT_CPU_ISA) continues only runs held to the same. Yardsticks are shown without
     verdicts, and their steps take no part in the correction.
     """
-    found: dict[str, list[tuple[Run, Record]]] = {}
-    for run in map(Run, folders):
-        for record in run.records.values():
+    found: dict[str, list[tuple[RunFolder, Record]]] = {}
+    for run in map(RunFolder.read, folders):
+        for record in run.records:
             if record.timing is not None and record.timing.baseline is not None:
                 found.setdefault(record.case_id + _forced(run, record), []).append((run, record))
     for points in found.values():
@@ -100,7 +100,7 @@ def history(folders: Sequence[Path], margin: float = MARGIN) -> list[HistorySeri
     return sorted(series, key=lambda item: item.title)
 
 
-def _forced(run: Run, record: Record) -> str:
+def _forced(run: RunFolder, record: Record) -> str:
     """The instruction set that the run was held to; its times are a series of their own, not a step of the others."""
     isa = (run.environment(record).get("variables") or {}).get("PFT_CPU_ISA")
     return "" if isa is None else f" ({isa})"
@@ -116,7 +116,7 @@ def _other_baseline(one: Record, other: Record) -> list[str]:
 
 
 def _point(
-    run: Run, record: Record, evidence: Evidence | None, change: Verdict | None, why: tuple[str, ...]
+    run: RunFolder, record: Record, evidence: Evidence | None, change: Verdict | None, why: tuple[str, ...]
 ) -> HistoryPoint:
     timing = record.timing
     assert timing is not None
@@ -124,7 +124,7 @@ def _point(
     git = run.environment(record).get("git") or {}
     relative = median(log_ratios(timing.samples_s, timing.baseline.samples_s))
     return HistoryPoint(
-        run.folder,
+        run.path,
         str(git.get("commit") or "unknown")[:10] + ("+" if git.get("dirty") else ""),
         record.created,
         median(timing.samples_s),

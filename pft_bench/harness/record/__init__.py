@@ -1,5 +1,7 @@
-"""Results: a record (`schema`) and its parts, the folder of a run (`folder`) with what lies beside its records
-(`beside`), records as a table (`frame`).
+"""Results: a record (`schema`) and its parts; a run folder as one value to read and to write (`run`), made of
+files with records (`folder`) and what lies beside them (`beside`); records as a table (`frame`).
+
+No other package opens these files.
 """
 
 from .beside import (
@@ -11,6 +13,7 @@ from .beside import (
     remember_settings,
 )
 from .folder import (
+    RECORDS,
     BadLine,
     FolderLocked,
     RecordWriter,
@@ -41,10 +44,12 @@ from .parts import (
     seal,
     threads_text,
 )
+from .run import RunFolder, RunWriter, begin_run
 from .schema import SCHEMA, Record, recompute, timing_of
 
 __all__ = [
     "ENVIRONMENTS",
+    "RECORDS",
     "SCHEMA",
     "SETTINGS",
     "BadLine",
@@ -60,10 +65,13 @@ __all__ = [
     "Record",
     "RecordError",
     "RecordWriter",
+    "RunFolder",
+    "RunWriter",
     "Scalar",
     "Scan",
     "Status",
     "Timing",
+    "begin_run",
     "derive",
     "known_environments",
     "known_settings",

@@ -16,6 +16,7 @@ from ...common.drafts import draft
 from .parts import RecordError, seal
 
 ENVIRONMENTS, SETTINGS = "environment.json", "settings.json"
+"""The files' names."""
 
 
 def _object(path: Path, what: str) -> dict[str, Any]:

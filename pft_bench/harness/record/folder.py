@@ -16,6 +16,9 @@ from ...common.text import Lines
 from .parts import RecordError
 from .schema import SCHEMA, Record
 
+RECORDS = "records.jsonl"
+"""The file's name."""
+
 _LINE_START = f'{{"schema":"{SCHEMA}"'
 _SEALED_END = re.compile(r'"seal":"[^"]*"\}$')
 _LINE_END = re.compile(r'"(created|seal)":"[^"]*"\}$')
@@ -43,12 +46,17 @@ class Scan:
     truncated: tuple[BadLine, ...]
     foreign: tuple[BadLine, ...]
     unsealed: frozenset[str] = frozenset()
+    repeated: tuple[BadLine, ...] = ()
+    """Records of a case that another record has already, and which say something else."""
+    lines: tuple[int, ...] = ()
+    """Where each record stands, for the records of one file."""
 
 
 def scan_records(path: Path | str) -> Scan:
     """Read every line of a JSONL file and say of each what it is. Nothing is skipped in silence."""
     path = Path(path)
     records: list[Record] = []
+    lines: list[int] = []
     truncated: list[BadLine] = []
     foreign: list[BadLine] = []
     unsealed: set[str] = set()
@@ -58,6 +66,7 @@ def scan_records(path: Path | str) -> Scan:
         text = raw.decode("utf-8", errors="replace")
         try:
             records.append(Record.from_json(text))
+            lines.append(number)
             if not _SEALED_END.search(text):
                 unsealed.add(records[-1].case_id)
         except RecordError as error:
@@ -67,7 +76,7 @@ def scan_records(path: Path | str) -> Scan:
                 truncated.append(BadLine(path, number, "truncated line (its writer was interrupted)"))
             else:
                 foreign.append(BadLine(path, number, str(error)))
-    return Scan(tuple(records), tuple(truncated), tuple(foreign), frozenset(unsealed))
+    return Scan(tuple(records), tuple(truncated), tuple(foreign), frozenset(unsealed), lines=tuple(lines))
 
 
 def read_records(path: Path | str) -> Scan:
@@ -127,7 +136,7 @@ class FolderLocked(RuntimeError):
 
 def record_file(folder: Path | str, shard: str | None = None) -> Path:
     """Where a run writes its records; each share of a sweep (`2of4`) has a file of its own until it is merged."""
-    return Path(folder) / ("records.jsonl" if shard is None else f"records-{shard}.jsonl")
+    return Path(folder) / (RECORDS if shard is None else f"records-{shard}.jsonl")
 
 
 def record_files(folder: Path | str) -> list[Path]:
@@ -138,21 +147,25 @@ def record_files(folder: Path | str) -> list[Path]:
 
 def read_folder(folder: Path | str) -> Scan:
     """Everything in a run folder, each case once; foreign or damaged lines are an error that names each of them."""
-    scans = [scan_records(path) for path in record_files(folder)]
+    paths = record_files(folder)
+    scans = [scan_records(path) for path in paths]
     foreign = [problem for scan in scans for problem in scan.foreign]
     if foreign:
         raise RecordError(Lines.of(*foreign))
     distinct: dict[str, Record] = {}
     unsealed: set[str] = set()
-    for scan in scans:
-        for (
-            record
-        ) in scan.records:  # a merge that was killed leaves records both in the merged file and in a share's
-            if record.case_id not in distinct and record.case_id in scan.unsealed:
+    repeated: list[BadLine] = []
+    for path, scan in zip(paths, scans, strict=True):
+        for number, record in zip(scan.lines, scan.records, strict=True):
+            first = distinct.setdefault(record.case_id, record)
+            if first is record and record.case_id in scan.unsealed:
                 unsealed.add(record.case_id)
-            distinct.setdefault(record.case_id, record)
+            # A merge that was killed leaves the same record both in the merged file and in a share's.
+            if first != record:
+                message = f"case {record.case_id} is there already, the first record counts"
+                repeated.append(BadLine(path, number, message))
     truncated = tuple(problem for scan in scans for problem in scan.truncated)
-    return Scan(tuple(distinct.values()), truncated, (), frozenset(unsealed))
+    return Scan(tuple(distinct.values()), truncated, (), frozenset(unsealed), tuple(repeated))
 
 
 def merge_shares(folder: Path | str, order: Sequence[str] = ()) -> None:

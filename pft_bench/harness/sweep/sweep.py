@@ -19,12 +19,10 @@ from ..measure.environment import environment, fingerprint
 from ..measure.timer import CpuTimer, CudaEventTimer
 from ..record import (
     Record,
-    RecordWriter,
+    RunWriter,
     known_environments,
     known_settings,
     read_folder,
-    record_file,
-    remember_environment,
     remember_settings,
 )
 from .board import Board, Sight
@@ -117,8 +115,8 @@ class Sweep:
         refuse(self.folder, found)
         return unsure
 
-    def describe_machine(self) -> str:
-        """Record the environment, as a worker sees it, in the folder; its fingerprint.
+    def describe_machine(self) -> dict[str, Any]:
+        """The environment as a worker sees it, with the roof and the audit of the timer.
 
         Raises:
             WorkersFailed: the timer is not sound here, or the worker died.
@@ -127,7 +125,7 @@ class Sweep:
         bad = [f"{item['name']}: {item['detail']}" for item in found["now"]["timer"] if not item["passed"]]
         if bad:
             raise WorkersFailed(f"the timer fails its audit, nothing was timed: {'; '.join(bad)}")
-        return remember_environment(self.folder, found)
+        return found
 
     def _in_worker(self, look: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         call = partial(look, *arguments)
@@ -143,16 +141,18 @@ class Sweep:
         """Run what is left of the plan; all new records."""
         if not plan.left:
             return []
-        found = self.describe_machine()
         new = []
-        with RecordWriter(record_file(self.folder, self.shard.name)) as writer:
+        with RunWriter(self.folder, self.shard.name) as run:
+            environment = run.remember(self.describe_machine())
             for group in plan.left:
                 watcher.start(group)
                 fresh = [
-                    record for record in self._run(group, found, watcher) if record.case_id not in plan.done
+                    record
+                    for record in self._run(group, environment, watcher)
+                    if record.case_id not in plan.done
                 ]
                 for record in fresh:
-                    writer.append(record)
+                    run.append(record)
                 new += fresh
                 watcher.finish(group, fresh)
         return new
