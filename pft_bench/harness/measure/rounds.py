@@ -43,12 +43,11 @@ def _nobody(name: str, doing: str) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the measurement of one case stands. `remaining_s` is None until a round has been timed."""
+    """Where the measurement of one case stands."""
 
     rounds: int
     planned: int
     elapsed_s: float
-    remaining_s: float | None
 
 
 @dataclass(frozen=True)
@@ -215,12 +214,9 @@ class _Run:
         return None
 
     def progress(self) -> Progress:
-        done, elapsed_s = len(self.kept), self.elapsed_s()
+        done = len(self.kept)
         planned = self.plan.rounds if done < self.plan.rounds else self.plan.max_rounds
-        remaining_s = elapsed_s / done * (planned - done) if done else None
-        if remaining_s is not None:
-            remaining_s = max(0.0, min(remaining_s, self.plan.budget_s - elapsed_s))
-        return Progress(done, planned, elapsed_s, remaining_s)
+        return Progress(done, planned, self.elapsed_s())
 
 
 def _run_rounds(
