@@ -72,7 +72,7 @@ wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in o
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
-	$(PY) -m pft_bench.report.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
+	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
 gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py

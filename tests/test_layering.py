@@ -60,12 +60,6 @@ FORBIDDEN: dict[str, set[str]] = {
     "kernels": {"ops", "model", "backends", *ABOVE_OPS},
     "cli": set(),
 }
-# Known exceptions, each a debt: (module, part).
-EXCEPTIONS = {
-    # These two compile kernels, while what report/ holds should only read records.
-    ("pft_bench.report.triton_table", "backends"),
-    ("pft_bench.report.kernel_table", "backends"),
-}
 # Parts that import nothing of the project but themselves.
 ALONE = {"stages", "schedule", "reference"}
 # What adapters may take from one another: nothing. Shared are reference/, base.py, and the launches of one kernel
@@ -119,7 +113,7 @@ def violations(module: str, path: Path, text: str | None = None) -> list[str]:
     found = []
     for name, line in imported(module, path, text):
         other = part_of(name)
-        if other not in parts or other == own or (module, other) in EXCEPTIONS:
+        if other not in parts or other == own:
             continue
         if own in ALONE or other in FORBIDDEN[own]:
             found.append(f"{path.name}:{line}: {own} must not import {other} ({name})")
@@ -135,12 +129,6 @@ def test_imports_go_one_way(module: str) -> None:
 def test_every_part_has_its_rule() -> None:
     parts = {part_of(module) for module in sources()} - {None, "__main__"}
     assert parts - ALONE <= set(FORBIDDEN), "a new part needs a line in FORBIDDEN"
-
-
-def test_no_exception_outlives_its_reason() -> None:
-    known = sources()
-    for module, part in EXCEPTIONS:
-        assert any(part_of(name) == part for name, _ in imported(module, known[module])), (module, part)
 
 
 def adapters() -> dict[str, Path]:
