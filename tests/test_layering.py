@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,12 +178,22 @@ def test_main_command_does_not_import_matplotlib_before_it_plots() -> None:
             assert not any(name.split(".")[0] in ("matplotlib", "skimage") for name in names), module
 
 
+def test_one_module_draws() -> None:
+    """Style, colours, links and bytes are the same everywhere because one module alone knows the library."""
+    knowing = {
+        module
+        for module, path in sources().items()
+        if re.search(r"(import|from) matplotlib|savefig", path.read_text())
+    }
+    assert knowing == {"pft_bench.report.canvas"}
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [
         ("pft_bench.ops.sparse", "from ..check import check_layer"),
         ("pft_bench.ops.sparse", "def f():\n    from pft_bench import measure"),
-        ("pft_bench.ops.sparse", "import pft_bench.report.plots"),
+        ("pft_bench.ops.sparse", "import pft_bench.report.draw"),
         ("pft_bench.ops", "from .. import cli"),
         ("pft_bench.stages", "from .backends import get"),
         ("pft_bench.reference.sparse", "from .. import stages"),

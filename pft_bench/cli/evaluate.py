@@ -31,7 +31,7 @@ from ..quality import (
     model_row,
 )
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
+from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from ..schedule import FocusSchedule, parse_schedule
 from . import options
 from .exits import FAILURE
@@ -70,7 +70,7 @@ def evaluate(
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
     Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
-    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
+    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and figures. Exit
     code 1 if an image or a variant has no result.
     """
     model = load_model(weights, device=device, dtype=dtype)
@@ -257,11 +257,11 @@ def report(
     if made:
         console.print(f"{made} low-resolution images were made here by bicubic reduction", highlight=False)
     write_quality_csv(rows, folder / "quality.csv")
-    plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
+    plots = write_quality_plots(rows, records, folder)
     files = [
         "quality.jsonl",
         "quality.csv",
         *(["records.jsonl"] if records else []),
-        *([plot.name] if plot else []),
+        *(plot.name for plot in plots),
     ]
     console.print(f"written to {folder}: {', '.join(files)}", markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -14,10 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..measure.roof import Roof
 from ..measure.rounds import Plan
-from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
-from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
+from ..record import (
+    FolderLocked,
+    Record,
+    Status,
+    known_environments,
+    lock_folder,
+    merge_shares,
+    read_folder,
+)
+from ..report import RunFolder, problem_lines, results_table, stage_table, write_plots, write_summary
 from ..sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
 from . import options
 from .exits import FAILURE, INTERRUPTED
@@ -243,8 +249,7 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)
-    roof = read_roof(folder)
-    plots = write_plots(records, folder, roof)
+    plots = write_plots(RunFolder(folder, tuple(records), known_environments(folder)))
     failed = problem_lines(records)
     for line in failed:
         console.print("not measured:", line, style="red", highlight=False, markup=False)
@@ -254,13 +259,3 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
     files = ["records.jsonl", "summary.csv", "environment.json", *(plot.name for plot in plots)]
     console.print(f"written to {folder}: {', '.join(files)}", markup=False)
-
-
-def read_roof(folder: Path) -> Roof | None:
-    """The roof that was measured when the folder's last environment was recorded."""
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    known = list(json.loads(path.read_text()).values())
-    found = known[-1].get("now", {}).get("roof") if known else None
-    return None if found is None else Roof(**found)

@@ -35,6 +35,11 @@ class RunFolder:
         """The folder's own name."""
         return self.path.resolve().name
 
+    @property
+    def backends(self) -> list[str]:
+        """All that its records ran on, in their order: the look of each is by its place here."""
+        return list(dict.fromkeys(record.case.backend for record in self.records))
+
     def environment(self, record: Record) -> Mapping[str, Any]:
         """The environment of a record; empty where the folder does not know it."""
         return self.environments.get(record.environment, {})
