@@ -86,7 +86,7 @@ wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in o
 		--config-settings=cmake.define.PFT_EMULATOR=OFF --config-settings=build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
-	$(PY) -m pft_bench.report.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
+	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
 gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py

@@ -34,7 +34,7 @@ from ..harness.measure.environment import environment
 from ..harness.measure.rounds import Plan
 from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
 from ..model import PFT, preset_of
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
+from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .loading import load_model, restorer
@@ -74,7 +74,7 @@ def evaluate(
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
     Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
-    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
+    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and figures. Exit
     code 1 if an image or a variant has no result.
     """
     if not rounds:
@@ -256,11 +256,11 @@ def report(
     if made:
         console.print(f"{made} low-resolution images were made here by bicubic reduction")
     write_quality_csv(rows, folder / "quality.csv")
-    plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
+    plots = write_quality_plots(rows, records, folder)
     files = [
         "quality.jsonl",
         "quality.csv",
         *([RECORDS] if records else []),
-        *([plot.name] if plot else []),
+        *(plot.name for plot in plots),
     ]
     console.print(f"written to {folder}: {', '.join(files)}")

@@ -21,6 +21,7 @@ from ..harness.record import (
     Record,
     RunFolder,
     Status,
+    known_environments,
     lock_folder,
     merge_shares,
     read_folder,
@@ -257,8 +258,7 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)
-    roof = RunFolder.read(folder).roof(records[-1])
-    plots = write_plots(records, folder, roof)
+    plots = write_plots(RunFolder(folder, tuple(records), known_environments(folder)))
     failed = problem_lines(records)
     for reason in failed:
         console.print(f"not measured: {reason}", style="red")

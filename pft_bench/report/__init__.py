@@ -1,9 +1,8 @@
 """Tables, verdicts and plots: pure functions of records."""
 
 from .folder import read_folder
-from .plots import write_plots
 from .tables import problem_lines, results_table, stage_table, write_summary
-from .write import SUMMARY, write_report
+from .write import SUMMARY, write_plots, write_report
 
 __all__ = [
     "SUMMARY",

@@ -57,7 +57,8 @@ def test_quality_latency_and_memory(
     }
     assert all(record.status is Status.OK and record.checks for record in records)
     assert all(record.memory.peak_allocated_bytes for record in records)
-    assert (out / "quality_vs_latency.png").stat().st_size > 10_000
+    for name in ("latency_Set5", "latency_Set14", "memory_Set5", "memory_Set14"):
+        assert (out / f"quality_vs_{name}.png").stat().st_size > 10_000
     psnr = {(row.dataset, row.variant.name): row.psnr_db for row in rows}
     for text in (f"{psnr['Set5', '16,3 cpu']:.2f}", f"{psnr['Set14', 'bicubic']:.2f}", "Set5 (1)", "ms"):
         assert text in ended.out

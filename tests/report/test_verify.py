@@ -187,7 +187,7 @@ def test_counted_flops_are_counted_again(tmp_path: Path) -> None:
         ("report.html", r'data-y="([\d.e-]+)"'),
         ("report.html", r"\n\d+,([\d.e-]+),"),
         ("report.html", r"at most\s+<b><data [^>]*>([\d.]+)×"),
-        ("latency_vs_k.svg", r'cy="([\d.]+)"'),
+        ("latency_vs_k.svg", r'<use [^>]*y="([\d.]+)"'),
     ],
 )
 def test_one_digit_of_any_text_is_found(folder: Path, file: str, pattern: str) -> None:

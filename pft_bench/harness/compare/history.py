@@ -29,6 +29,7 @@ class HistoryPoint:
     there is none.
     """
 
+    record: Record
     folder: Path
     commit: str
     created: str
@@ -124,6 +125,7 @@ def _point(
     git = run.environment(record).get("git") or {}
     relative = median(log_ratios(timing.samples_s, timing.baseline.samples_s))
     return HistoryPoint(
+        record,
         run.path,
         str(git.get("commit") or "unknown")[:10] + ("+" if git.get("dirty") else ""),
         record.created,

@@ -400,7 +400,7 @@ def report(binary: Path | None = None, *, triton: bool = True) -> str:
 
 
 def main() -> None:
-    """`python -m pft_bench.report.kernel_table [BINARY] [--no-triton] [--out FILE]`."""
+    """`python -m pft_bench.insight.kernel_table [BINARY] [--no-triton] [--out FILE]`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
