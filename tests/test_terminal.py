@@ -100,7 +100,7 @@ def test_bars_and_what_is_waited_for(screen: Screen, monkeypatch: pytest.MonkeyP
 
 TOOLS = {
     # `python -m` of developers, and a line on standard error before a foreign program runs
-    "pft_bench/report/kernel_table.py",
+    "pft_bench/insight/kernel_table.py",
     "pft_bench/maintain/sample_photographs.py",
     "pft_bench/compat/__main__.py",
 }

@@ -65,7 +65,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnFigure:
     """A figure in both widths, each drawn when it is first asked for; `names` are all backends of the report."""
 
     figure: Figure
@@ -82,10 +82,11 @@ class Picture:
         return draw(self.figure, self.names, NARROW)
 
 
-def pictures(folder: RunFolder) -> list[Picture]:
+def pictures(folder: RunFolder) -> list[DrawnFigure]:
     """Every figure that a run folder allows, in the order of the page."""
     return [
-        Picture(figure, folder.backends) for figure in figures(folder.records, folder.roof, folder.quality_db)
+        DrawnFigure(figure, folder.backends)
+        for figure in figures(folder.records, folder.roof, folder.quality_db)
     ]
 
 

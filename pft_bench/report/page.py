@@ -23,7 +23,7 @@ from ..harness.measure.verdicts import RUN_MARGIN, Verdict
 from ..harness.record import Record, RunFolder, Status
 from . import marks, words
 from .amdahl import ceilings
-from .draw import Picture, pictures
+from .draw import DrawnFigure, pictures
 from .folder import command_text, commit_text, machine_text
 from .series import setting_text
 from .tables import contender_text, ordered_stages, step_text, work_text
@@ -248,7 +248,7 @@ def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(asked) | dict(environment) | {"now": now}
 
 
-def render(folder: RunFolder, drawn: Sequence[Picture] | None = None) -> str:
+def render(folder: RunFolder, drawn: Sequence[DrawnFigure] | None = None) -> str:
     """The page, with its figures if they are drawn already; the same folder always gives the same text."""
     drawn = pictures(folder) if drawn is None else drawn
     records = folder.records

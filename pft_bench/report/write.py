@@ -11,7 +11,7 @@ from ..common.drafts import draft
 from ..common.text import plain
 from ..harness.record import Record, RunFolder
 from .canvas import style_sheet
-from .draw import Drawing, Href, Picture, pictures
+from .draw import Drawing, DrawnFigure, Href, pictures
 from .markdown import render_markdown
 from .page import anchor, generator, render
 from .tables import write_summary
@@ -41,7 +41,7 @@ def write_plots(folder: RunFolder) -> list[Path]:
     return [picture.wide.png(folder.path) for picture in pictures(folder)]
 
 
-def texts(folder: RunFolder, drawn: Sequence[Picture] | None = None) -> dict[str, Callable[[], str]]:
+def texts(folder: RunFolder, drawn: Sequence[DrawnFigure] | None = None) -> dict[str, Callable[[], str]]:
     """File name -> what it must hold, for every text that a report consists of. Pure: equal records, equal texts."""
     drawn = pictures(folder) if drawn is None else drawn
     names = [f"{picture.figure.key}.png" for picture in drawn]
