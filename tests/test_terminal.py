@@ -103,6 +103,7 @@ TOOLS = {
     "pft_bench/insight/kernel_table.py",
     "pft_bench/maintain/sample_photographs.py",
     "pft_bench/compat/__main__.py",
+    "pft_bench/compat/startup/sitecustomize.py",
 }
 HARMLESS = {"BarColumn", "TimeElapsedColumn", "TaskID", "box"}
 
