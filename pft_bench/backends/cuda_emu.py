@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..common.native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 
 def _load() -> ModuleType | Exception:
     try:
-        return importlib.import_module("pft_bench._cuda_emu")
+        return load_native("_cuda_emu")
     except ImportError as error:
         return error
 
@@ -33,7 +33,8 @@ class CudaEmulatorBackend(CudaLaunches):
     def available(self) -> str | None:
         """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""
         if isinstance(self._native, Exception):
-            return f"{missing_module(self._native)}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
+            what = missing_module(self._native)
+            return f"{what}; reinstall from source: pip install -C cmake.define.PFT_EMULATOR=ON -e ."
         return None
 
     def native(self) -> Any:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..common.stages import part, stage
 from ..ops import ChainState
-from ..stages import part, stage
 from .attention import PFTLayer
 from .config import PFTConfig
 from .layers import block_convolution, convolve
 from .strips import Chain, Strip, infer_layer
 
 
-class LayerGroup(nn.Module):
+class ResidualGroup(nn.Module):
     """The layers of a block: a level that the published keys have, layers.B.residual_group.layers.L.*."""
 
     def __init__(self, layers: Iterable[PFTLayer]) -> None:
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
     def __init__(self, config: PFTConfig, layers: Iterable[PFTLayer]) -> None:
         super().__init__()
-        self.residual_group = LayerGroup(layers)
+        self.residual_group = ResidualGroup(layers)
         self.conv = block_convolution(config.embed_dim, config.resi_connection)
         self.use_checkpoint = config.use_checkpoint
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import get as get_backend
+from ..common.stages import part, stage
 from ..ops import ChainState
-from ..stages import part, stage
 from .attention import PFTLayer
 from .block import Block
 from .config import PFTConfig

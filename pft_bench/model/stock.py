@@ -16,7 +16,7 @@ from torch.nn.modules import module as nn_module
 
 from ..ops import is_eager
 from .attention import PFTLayer, WindowAttention
-from .block import Block, LayerGroup
+from .block import Block, ResidualGroup
 from .layers import ConvFFN, DepthwiseConv
 from .variants import VARIANTS
 
@@ -25,7 +25,7 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)
 _FORWARDS = {
     kind: kind.forward
     for kind in (
-        *(Block, LayerGroup, PFTLayer, WindowAttention, ConvFFN, DepthwiseConv),
+        *(Block, ResidualGroup, PFTLayer, WindowAttention, ConvFFN, DepthwiseConv),
         *(nn.ModuleList, nn.Sequential, nn.Conv2d, nn.Linear, nn.GELU, nn.LeakyReLU, *_NORMS),
     )
 }

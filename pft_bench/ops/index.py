@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..common.native import load_native
 from ..reference import index_dtype
 from ._autograd import InDims
 from ._library import define, is_plain
 from .validate import INDEX_DTYPES, describe, require_count, require_index, require_same, require_shape
 
 try:
+    load_native("_cpu")
     from .. import _cpu
 
     _cpu.isa()
-except (
-    ImportError,
-    RuntimeError,
-):  # never built, or for another processor: the check below is the same, slower
+except (ImportError, RuntimeError):  # not fit for use: the check below is the same, slower
     _cpu = None  # type: ignore[assignment]
 
 
