@@ -64,7 +64,7 @@ def evaluate(
     lr: options.Size = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
     budget: Annotated[
-        float, typer.Option(help="Seconds that measuring latency may take, checks apart.")
+        float, typer.Option(help="Seconds that measuring latency may take; checks are not counted.")
     ] = 60.0,
     images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
     out: Annotated[

@@ -67,8 +67,8 @@ def history(
     yardsticks = sum(item.yardstick for item in found)
     if yardsticks:
         console.print(
-            f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is to make "
-            "faster: not judged",
+            f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is meant "
+            "to make faster: not judged",
         )
     if plot is not None:
         draw_history(found, plot)

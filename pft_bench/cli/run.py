@@ -64,7 +64,9 @@ def run(
     threads: options.Threads = 0,
     seed: options.Seed = 0,
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each case.")] = 20,
-    budget: Annotated[float, typer.Option(help="Seconds that one case may take, checks apart.")] = 10.0,
+    budget: Annotated[
+        float, typer.Option(help="Seconds that timing one group may take; checks are not counted.")
+    ] = 10.0,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")] = False,
     shard: Annotated[

@@ -42,7 +42,7 @@ def statistics(
     threads: options.Threads = 0,
     out: Annotated[Path | None, options.file(help="CSV file for the table.")] = None,
 ) -> None:
-    """Each layer's kept attention, and what of the dropped would have come back, held against a chain without drops.
+    """What each layer keeps of its attention, and how much of what it drops a chain without selection would use later.
 
     Without --weights the model is random, and the figures show the method, not the published model.
     """

@@ -93,7 +93,7 @@ def _check_cell(record: Record) -> Text:
 def results_table(records: Sequence[Record], level: str, width: int = 100) -> Table:
     """One row for each record of a level: check, time, speed-up with interval and verdict, memory, FLOPs.
 
-    A terminal of fewer than 96 columns (`width`) does without the FLOPs, which the summary has anyway.
+    On a terminal of fewer than 96 columns (`width`) the FLOPs are left out; the summary has them.
     """
     chosen = [record for record in records if record.case.level == level]
     titles = {

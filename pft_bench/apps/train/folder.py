@@ -38,7 +38,7 @@ class TrainingFolder:
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged or of another model: {error}") from error
         if why is not None:
-            raise CheckpointError(f"{path} cannot be gone on with: {why}")
+            raise CheckpointError(f"{path} cannot be resumed: {why}")
         self.saved = trainer.step
         return state
 

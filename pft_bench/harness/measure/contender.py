@@ -90,7 +90,7 @@ class Refused:
 
 
 def rejection_of(error: Exception) -> Rejection:
-    """The row's state for an exception: memory exhaustion, and what a backend does without, apart from all else."""
+    """The row's state for an exception: memory exhaustion and a missing op have states of their own."""
     if isinstance(error, NotImplementedError):
         return Rejection("skipped", str(error) or "not implemented")
     # The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.

@@ -34,7 +34,7 @@ Disturbance = Callable[[], str | None]
 """Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""
 
 OnTurn = Callable[[str, str], None]
-"""Called with a contender's name and what it is about to do, so that a dead process can be laid at its door."""
+"""Called with a contender's name and what it is about to do, so that the death of a process can be blamed on it."""
 
 
 def _nobody(name: str, doing: str) -> None:

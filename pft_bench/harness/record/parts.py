@@ -34,7 +34,7 @@ class Status(StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its process died
     TIMEOUT = "timeout"
-    SKIPPED = "skipped"  # the backend does without what the case needs (NotImplementedError)
+    SKIPPED = "skipped"  # the backend lacks an op that the case needs (NotImplementedError)
 
 
 class RecordError(ValueError):

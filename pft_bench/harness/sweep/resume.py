@@ -1,4 +1,4 @@
-"""May a folder be gone on with? What its rows depend on is held against what this run would measure with.
+"""Can a folder be resumed? What its rows depend on is held against what this run would measure with.
 
 Rows of other schedules, levels or backends may join a folder: each row says what it is. What no row says (rounds,
 budget, the contents of the inputs, the code) must be the same, or the folder would mix what cannot be compared.
@@ -128,7 +128,7 @@ def refuse(folder: Path, differences: Differences) -> None:
     if differences:
         raise ValueError(
             Lines.of(
-                f"{folder} cannot be gone on with: its rows depend on what is different now",
+                f"{folder} cannot be resumed: its rows depend on what is different now",
                 *(f"  {text}" for text in dict.fromkeys(differences)),
                 "Its rows are as they were. Use the same settings and code, or a new --out.",
             )

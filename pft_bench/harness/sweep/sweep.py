@@ -93,7 +93,7 @@ class Sweep:
     plugins: dict[str, str]
 
     def require_same(self, plan: SweepPlan) -> str | None:
-        """Begin the folder, or make sure that it can be gone on with; what could not be made sure of, in words.
+        """Begin the folder, or make sure that it can be resumed; what could not be made sure of, in words.
 
         Raises:
             ValueError: its rows depend on settings, inputs, code or a machine that are different now; all are named.
