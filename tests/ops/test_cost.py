@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pft_bench.harness.problem import Problem
 
 import pft_bench
 from pft_bench.backends import get
+from pft_bench.harness.problem import Problem
 
 
 def least_us(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
