@@ -3,7 +3,7 @@
 The other way computes the same and takes less memory, but it calls few of the modules: their hooks would not fire, and
 what was put in a module's place would not be asked. So everything that is not exactly as `PFT` builds it takes the
 ordinary way: other classes, hooks of any kind (pruning and the older weight norm are hooks), parametrized and compiled
-modules, a `forward` that was replaced. It costs half a microsecond a module to find out.
+modules, a `forward` that was replaced.
 """
 
 from __future__ import annotations
