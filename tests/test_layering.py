@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pft_bench"
 TOOLS = {
     "compare",
     "compat",
+    "counters",
     "focus",
     "images",
     "insight",
@@ -38,6 +39,8 @@ FORBIDDEN: dict[str, set[str]] = {
     # the rows of quality and the verdicts of compare are data, as records are
     "report": {"cases", "check", "ops", "backends", "model", *TOOLS - {"report", "quality", "compare"}},
     "compare": TOOLS - {"compare"},
+    # what the compilers made of the kernels is read there
+    "counters": TOOLS - {"counters", "report"},
     "selftest": TOOLS - {"selftest", "compare"},
     "cases": TOOLS,
     "images": {"backends", "problem", "schedule", "model", *ABOVE_OPS - {"images"}},
