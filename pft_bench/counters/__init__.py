@@ -2,11 +2,13 @@
 
 from .chips import CHIPS, Chip, chip_named
 from .counted import Launch, Site
-from .emulate import Work, count_launches, why_not
+from .emulate import PRODUCTS, Work, count_launches, why_not
 from .model import Prediction, predict
+from .sass import instructions_of
 
 __all__ = [
     "CHIPS",
+    "PRODUCTS",
     "Chip",
     "Launch",
     "Prediction",
@@ -14,6 +16,7 @@ __all__ = [
     "Work",
     "chip_named",
     "count_launches",
+    "instructions_of",
     "predict",
     "why_not",
 ]
