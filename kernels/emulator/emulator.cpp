@@ -502,10 +502,11 @@ void run(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes, const std
   uint64_t random = config().seed;
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[next_random(random) % i]);
   ++counters().launches;
-  const uint32_t in_part = uint32_t(order.size()) / config().parts;
+  const uint32_t in_part = std::max(1u, uint32_t(order.size()) / config().parts);
+  const uint32_t stride = std::clamp(in_part / 4, 1u, config().stride);
   if (observer) observer->launch_begins(name, order.size());
   for (uint32_t number : order) {
-    if (number >= in_part || number % config().stride) continue;
+    if (number >= in_part || number % stride) continue;
     if (observer) observer->block_begins(number);
     start_block(b, dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y), number);
     ++counters().blocks;

@@ -58,7 +58,8 @@ struct Config {
   bool refuse = false;      // every launch fails, as on a device that cannot run the kernel
   int multiprocessors = 4;  // of the device: how many blocks make a full wave
   // For counting alone, as results are then incomplete: of a launch's blocks only those in the first of so
-  // many equal parts run (the first window-head of its batch), and of these every so many-th.
+  // many equal parts run (the first window-head of its batch), and of these every so many-th, but at least
+  // four.
   unsigned parts = 1, stride = 1;
 };
 Config& config();

@@ -172,7 +172,7 @@ class CudaLaunches(Backend):
         return grad_q, grad_k, grad_v, grad_bias, None if logits is None else g
 
     def bias_row_blocks(self, window_heads: int, queries: int) -> int:
-        """Blocks per window-head that sum bias gradients: enough to fill a device, few enough to keep the sums small."""
+        """Blocks per window-head that sum bias gradients: enough to fill a device, few enough to keep sums small."""
         return max(1, min(math.ceil(queries / 16), 256 // max(1, window_heads)))
 
     def _dense(

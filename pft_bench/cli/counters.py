@@ -37,14 +37,20 @@ def counters(
     preset: Annotated[str, typer.Option(help="classical or light.")] = "classical",
     scale: Annotated[int, typer.Option(help="Enlargement of the preset: 2, 3 or 4.")] = 2,
     lr: options.Size = None,
-    dtype: Annotated[list[str], typer.Option(help="float32, float16, bfloat16. Repeatable.")] = ["float32", "float16"],  # noqa: B006
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, float16, bfloat16. Repeatable. Default: the first two.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="infer, backward, or train (both).")] = "infer",
     chip: Annotated[str, typer.Option(help="h100, h200, a100 or rtx4090.")] = "h100",
-    products: Annotated[bool, typer.Option("--products", help="The sparse products instead of the layers.")] = False,
-    sites: Annotated[bool, typer.Option("--sites", help="The source lines that cost most, launch by launch.")] = False,
+    products: Annotated[
+        bool, typer.Option("--products", help="The sparse products instead of the layers.")
+    ] = False,
+    sites: Annotated[
+        bool, typer.Option("--sites", help="The source lines that cost most, launch by launch.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write all counts to this JSON file.")] = None,
 ) -> None:
-    """Predict the time of the CUDA kernels on a GPU that is not there, from what the emulator counts. Not a measurement.
+    """Predict the time of the CUDA kernels on a GPU that is not there, from counts of the emulator. Not a measurement.
 
     Every distinct step of the schedule runs in the emulator on one window-head (large launches on a part of their
     blocks), which takes minutes for the classical model; counts and times are then scaled to the whole image.
@@ -52,7 +58,8 @@ def counters(
     target = chip_named(chip)
     if mode not in MODES:
         raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
-    for name in dtype:
+    dtypes = dtype or ["float32", "float16"]
+    for name in dtypes:
         if name not in DTYPES:
             raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {name!r}")
     settings = Settings.make(
@@ -63,9 +70,10 @@ def counters(
     if reason is not None:
         raise ValueError(f"nothing can be counted here, {reason}")
     core = {
-        name: layer_works(settings.config, settings.schedules[0], settings.lr_hw, name, mode) for name in dtype
+        name: layer_works(settings.config, settings.schedules[0], settings.lr_hw, name, mode)
+        for name in dtypes
     }
-    works = [work for name in dtype for work in (product_works(core[name]) if products else core[name])]
+    works = [work for name in dtypes for work in (product_works(core[name]) if products else core[name])]
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 240))
@@ -76,7 +84,7 @@ def counters(
     _print(console, found, title, sites)
     if not products:
         rows = []
-        for name in dtype:
+        for name in dtypes:
             total = found.core(title, core[name])
             rows.append(total_cells(f"all {sum(core[name].values())} passes", name, total))
         _table(console, f"Attention core of {title} on {target.title}", TOTAL_HEAD, rows)

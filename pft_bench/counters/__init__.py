@@ -1,4 +1,4 @@
-"""What the CUDA kernels ask of a GPU, counted without one, and the time that follows: a prediction, not a measurement."""
+"""What the CUDA kernels ask of a GPU, counted without one, and the time that follows: predicted, never measured."""
 
 from .chips import CHIPS, Chip, chip_named
 from .counted import Launch, Site

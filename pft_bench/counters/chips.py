@@ -76,7 +76,9 @@ def _hopper(name: str, title: str, dram: Rate) -> Chip:
         title,
         90,
         132,
-        clock=Rate(1.755e9, "between base and boost (1.98 GHz): what a chip keeps up under load", doubted=True),
+        clock=Rate(
+            1.755e9, "between base and boost (1.98 GHz): what a chip keeps up under load", doubted=True
+        ),
         issue=_ISSUE,
         alu=_ALU,
         fma=Rate(4, f"{GUIDE}: 128 results"),

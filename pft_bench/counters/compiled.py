@@ -24,7 +24,7 @@ class Instructions:
     imad: float
     mufu: float
     explained: float
-    """Of the requests and steps that were counted, the share that the execution counts found for the SASS agree with."""
+    """The share of the counted requests and steps that the execution counts of the SASS agree with."""
 
 
 @cache
@@ -38,6 +38,8 @@ def registers_of(kernel: str, dtype: str, arch: int) -> int:
     """Registers of a thread: the most of the kernel's instances for that dtype. 0 where the kernel is not known."""
     known = compiled()["registers"].get(str(arch), {})
     of_kernel = {
-        label: n for label, n in known.items() if label.split("<")[0] == kernel and (dtype in label or "<" not in label)
+        label: n
+        for label, n in known.items()
+        if label.split("<")[0] == kernel and (dtype in label or "<" not in label)
     }
     return max(of_kernel.values(), default=0)

@@ -27,7 +27,7 @@ SAMPLED = 8
 
 @dataclass(frozen=True)
 class Work:
-    """What is launched: a layer's forward or backward pass, or a sparse product, on `windows` x `heads` window-heads."""
+    """What is launched on `windows` x `heads` window-heads: a layer's forward or backward pass, or a sparse product."""
 
     op: str
     windows: int

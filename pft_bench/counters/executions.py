@@ -1,10 +1,10 @@
 """How often each basic block of the SASS ran, from what the emulator counted: a linear program.
 
 What is known exactly: requests by place of the source and width, instructions of a whole warp (shuffles, matrix
-products, barriers), and that a warp that enters a block came from one before and goes on to one after. What ptxas moved,
-joined or left out makes some of these disagree; the program finds the execution counts that disagree least, and among
-those the fewest instructions. Where that leaves several, the result is a lower bound; `explained` says how much of what
-was counted it agrees with.
+products, barriers), and that a warp that enters a block came from one before and goes on to one after. What ptxas
+moved, joined or left out makes some of these disagree; the program finds the execution counts that disagree least, and
+among those the fewest instructions. Where that leaves several, the result is a lower bound; `explained` says how much
+of what was counted it agrees with.
 """
 
 from __future__ import annotations
@@ -185,13 +185,16 @@ def _is_a_twin(block: Block, owned: set[Key], counted: Counted) -> bool:
 def _components(blocks: Sequence[Block], counted: Counted) -> list[Part]:
     """Accesses of the SASS and the counted places that they belong to, one equation each.
 
-    Where both name the same lines that is one to one. ptxas gives some accesses the lines of their neighbours: those left
-    over on one side join what is most like them on the other.
+    Where both name the same lines that is one to one. ptxas gives some accesses the lines of their neighbours: those
+    left over on one side join what is most like them on the other.
     """
     keys = {key for block in blocks for key in block.accesses}
     links = {(key, key) for key in keys if key in counted}
     links |= {
-        (key, own) for key in keys for own in counted if key not in counted and own[2] == key[2] and _joins(own, key)
+        (key, own)
+        for key in keys
+        for own in counted
+        if key not in counted and own[2] == key[2] and _joins(own, key)
     }
     mine, theirs = {key for key, _ in links}, {own for _, own in links}
     for key in keys - mine:

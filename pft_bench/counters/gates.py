@@ -23,9 +23,13 @@ def gated_works() -> list[Work]:
         works += [Work(op, *sizes, 24, 24, dtype) for op in ("sddmm", "spmm", "spmm_transpose")]
         for c, k in _STEPS:
             sparse = c < TOKENS
-            ways = ("gather", "tiles") if sparse and dtype == "float16" else ("gather",) if sparse else ("auto",)
+            ways = (
+                ("gather", "tiles") if sparse and dtype == "float16" else ("gather",) if sparse else ("auto",)
+            )
             works += [Work("attention", *sizes, c, k, dtype, how=how) for how in ways]
-        works += [Work("attention", *sizes, c, k, dtype, backward=True) for c, k in _STEPS[:3:2] + _STEPS[1:2]]
+        works += [
+            Work("attention", *sizes, c, k, dtype, backward=True) for c, k in _STEPS[:3:2] + _STEPS[1:2]
+        ]
     return works
 
 

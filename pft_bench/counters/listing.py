@@ -1,5 +1,7 @@
-"""Reads what nvdisasm prints (`-c -gi`, of objects made with -lineinfo) into basic blocks: instructions by unit, and the
-places of the source that accesses come from."""
+"""Reads what nvdisasm prints (`-c -gi`, of objects made with -lineinfo) into basic blocks.
+
+A block has its instructions by unit, and the places of the source that its accesses come from.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,35 @@ STEPS = {"SHFL": "shuffle", "REDUX": "reduce", "HMMA": "mma", "BAR": "barrier", 
 _FMA = {"FFMA", "FMUL", "FADD", "FFMA32I", "HADD2", "HFMA2", "HMUL2"}
 _MUFU = {"MUFU", "POPC", "FLO", "BREV", "I2F", "F2I", "I2FP", "F2F"}
 _ELSEWHERE = {
-    *("BRA", "BSSY", "BSYNC", "EXIT", "RET", "CALL", "WARPSYNC", "NOP", "YIELD", "BAR", "DEPBAR", "LDGDEPBAR"),
-    *("BREAK", "S2R", "S2UR", "MEMBAR", "ERRBAR", "CCTL", "LDC", "SHFL", "REDUX", "HMMA", "LDL", "STL", "BMOV"),
+    *(
+        "BRA",
+        "BSSY",
+        "BSYNC",
+        "EXIT",
+        "RET",
+        "CALL",
+        "WARPSYNC",
+        "NOP",
+        "YIELD",
+        "BAR",
+        "DEPBAR",
+        "LDGDEPBAR",
+    ),
+    *(
+        "BREAK",
+        "S2R",
+        "S2UR",
+        "MEMBAR",
+        "ERRBAR",
+        "CCTL",
+        "LDC",
+        "SHFL",
+        "REDUX",
+        "HMMA",
+        "LDL",
+        "STL",
+        "BMOV",
+    ),
     *_MEMORY,
 }
 
@@ -80,7 +109,8 @@ def read_listing(text: str) -> dict[str, list[Block]]:
 
 
 def _functions(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    name, body = "", []
+    name = ""
+    body: list[str] = []
     for line in lines:
         match = re.match(r"\.text\.(\S+):", line)
         if match or line.startswith("\t.section"):
@@ -95,7 +125,9 @@ def _functions(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 def _blocks(lines: list[str]) -> list[Block]:
     """Cut at labels and after branches; a function called in the kernel (a long division) is left out."""
-    blocks, labels, jumps = [Block()], {}, []
+    blocks = [Block()]
+    labels: dict[str, int] = {}
+    jumps: list[tuple[int, str]] = []
     chain: tuple[str, ...] = ()
     fresh = True
     for line in lines:
@@ -146,7 +178,9 @@ def _add(blocks: list[Block], text: str, chain: tuple[str, ...], jumps: list[tup
         _branch(blocks, text, opcode, predicate is not None, jumps)
 
 
-def _branch(blocks: list[Block], text: str, opcode: str, predicated: bool, jumps: list[tuple[int, str]]) -> None:
+def _branch(
+    blocks: list[Block], text: str, opcode: str, predicated: bool, jumps: list[tuple[int, str]]
+) -> None:
     block = len(blocks) - 1
     target = re.search(r"`\(\.?(L_\S+?)\)", text)
     operands = text.split("`")[0].split(opcode, 1)[-1]

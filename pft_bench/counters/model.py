@@ -85,9 +85,7 @@ def predict(work: Work, launch: Launch, chip: Chip, instructions: Instructions |
     resident = max(1, blocks_per_sm(chip.arch, launch.threads, registers, launch.shared_bytes))
     waves = launch.blocks * work.batch / (resident * chip.multiprocessors)
     tail = math.ceil(waves) / waves
-    pipes = {
-        name: cycles * tail / (chip.multiprocessors * chip.clock.value) for name, cycles in busy.items()
-    }
+    pipes = {name: cycles * tail / (chip.multiprocessors * chip.clock.value) for name, cycles in busy.items()}
     pipes["l2"] = _l2_bytes(launch) * factor / chip.l2.value
     pipes["dram"] = _dram_bytes(launch) * work.batch / chip.dram.value
     fed = max(pipes[name] for name in ("issue", *INSIDE_ISSUE))
@@ -106,26 +104,32 @@ def predict(work: Work, launch: Launch, chip: Chip, instructions: Instructions |
 
 def _cycles(launch: Launch, chip: Chip, found: Instructions | None) -> dict[str, float]:
     """Cycles of one multiprocessor that the launch's emulated blocks keep each unit busy."""
-    n = {
-        name: 0 for name in ("wavefronts", "l1_cycles", "shuffle", "reduce", "mma", "vote")
-    } | launch.totals()
-    steps = sum(n.get(name, 0) for name in ("barrier", "syncwarp", "shuffle", "vote", "reduce", "mma"))
-    if found is None:
-        arithmetic = n["fma"] + n["convert"] + _EXP_INSTRUCTIONS * n["exp"] + _LOG_INSTRUCTIONS * n["log"]
-        issue, alu, fma, imad = arithmetic + n["requests"] + steps, 0.0, n["fma"] + n["convert"], 0.0
-        mufu = float(n["exp"] + n["log"])
-    else:
-        issue, alu, imad = found.issue, found.alu, found.imad
-        fma, mufu = max(found.fma, n["fma"]), max(found.mufu, n["exp"] + n["log"])
+    n = dict.fromkeys(("wavefronts", "l1_cycles", "shuffle", "reduce", "mma", "vote"), 0) | launch.totals()
+    use = found or _of_the_source(n)
+    fma, mufu = max(use.fma, n["fma"]), max(use.mufu, n["exp"] + n["log"])
     return {
         # a shuffle gives 32 results a clock, a reduction 16; both go the way of shared memory
         "shared": (n["wavefronts"] + n["l1_cycles"] + n["shuffle"] + 2 * n["reduce"]) / chip.shared.value,
-        "issue": issue / chip.issue.value,
-        "alu": alu / chip.alu.value,
-        "fma": max(imad / chip.imad.value, fma / chip.fma.value + imad / chip.fma.value),
+        "issue": use.issue / chip.issue.value,
+        "alu": use.alu / chip.alu.value,
+        "fma": max(use.imad / chip.imad.value, (fma + use.imad) / chip.fma.value),
         "mufu": mufu / chip.mufu.value,
         "mma": n["mma"] * MMA_FLOPS / chip.mma.value,
     }
+
+
+def _of_the_source(n: dict[str, int]) -> Instructions:
+    """What the vocabulary counts, where the SASS is not known: no integers, and so too few."""
+    steps = sum(n.get(name, 0) for name in ("barrier", "syncwarp", "shuffle", "vote", "reduce", "mma"))
+    arithmetic = n["fma"] + n["convert"] + _EXP_INSTRUCTIONS * n["exp"] + _LOG_INSTRUCTIONS * n["log"]
+    return Instructions(
+        issue=arithmetic + n["requests"] + steps,
+        alu=0.0,
+        fma=n["fma"] + n["convert"],
+        imad=0.0,
+        mufu=n["exp"] + n["log"],
+        explained=0.0,
+    )
 
 
 def _l2_bytes(launch: Launch) -> float:

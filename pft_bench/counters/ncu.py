@@ -34,7 +34,16 @@ METRICS: dict[str, tuple[str, ...]] = {
 _SECTORS_OF = {"l2_bytes": 32}
 """What theirs is multiplied with."""
 # With --print-units base times are nanoseconds; older versions say so in other words.
-_UNITS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3, "s": 1.0, "second": 1.0}
+_UNITS = {
+    "ns": 1e-9,
+    "nsecond": 1e-9,
+    "us": 1e-6,
+    "usecond": 1e-6,
+    "ms": 1e-3,
+    "msecond": 1e-3,
+    "s": 1.0,
+    "second": 1.0,
+}
 _KILO = {"Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
 
 
@@ -73,11 +82,18 @@ def parse(text: str) -> list[Profiled]:
     lines = text.splitlines()
     start = next((n for n, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
-        said = next((line for line in lines if "ERR" in line or "error" in line.lower()), "nothing that looks like one")
+        said = next(
+            (line for line in lines if "ERR" in line or "error" in line.lower()),
+            "nothing that looks like one",
+        )
         raise ValueError(f"ncu printed no table: {said.strip()}")
-    rows = list(csv.DictReader(io.StringIO("\n".join(line for line in lines[start:] if line.startswith('"')))))
+    rows = list(
+        csv.DictReader(io.StringIO("\n".join(line for line in lines[start:] if line.startswith('"'))))
+    )
     if not rows or "Kernel Name" not in rows[0]:
-        raise ValueError(f"ncu's table has no column Kernel Name, it has {', '.join(rows[0]) if rows else 'no rows'}")
+        raise ValueError(
+            f"ncu's table has no column Kernel Name, it has {', '.join(rows[0]) if rows else 'no rows'}"
+        )
     metrics = _long(rows) if "Metric Name" in rows[0] else _wide(rows)
     return [Profiled(kernel, _ours(values)) for kernel, values in metrics]
 
@@ -105,7 +121,7 @@ def _wide(rows: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, float]]]:
 
 
 def _kernel(name: str) -> str:
-    """`void pft::cuda::(anonymous namespace)::sddmm_resident<float, float>(...)` or a bare name, as launches name it."""
+    """`void pft::cuda::(anonymous namespace)::sddmm_resident<float>(...)` or a bare name, as launches name it."""
     bare = re.sub(r"<.*|\(pft.*|\((?!anonymous).*", "", name.replace("(anonymous namespace)::", ""))
     return bare.split("::")[-1].split()[-1].removesuffix("_kernel")
 
@@ -151,7 +167,9 @@ def beside(
     """
     names = [launch.kernel for _, launch, _ in ours], [one.kernel for one in theirs]
     if len(ours) != len(theirs) or not all(map(same_kernel, *names)):
-        raise ValueError(f"launches must be the same, counted {', '.join(names[0])}, profiled {', '.join(names[1])}")
+        raise ValueError(
+            f"launches must be the same, counted {', '.join(names[0])}, profiled {', '.join(names[1])}"
+        )
     rows = []
     for (work, launch, prediction), one in zip(ours, theirs, strict=True):
         mine = counted_of(work, launch, prediction)

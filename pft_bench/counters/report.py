@@ -49,7 +49,9 @@ class CountFile:
             + "]}"
             for entry in self.data["works"]
         )
-        gates = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in self.data["gates"].items())
+        gates = ",\n".join(
+            f"{json.dumps(key)}: {json.dumps(value)}" for key, value in self.data["gates"].items()
+        )
         head = json.dumps(self.data["sources"])
         self.path.write_text(f'{{"sources": {head},\n"gates": {{\n{gates}\n}},\n"works": [\n{works}\n]}}\n')
 
@@ -60,7 +62,8 @@ class CountFile:
                 return [_from_file(launch) for launch in entry["launches"]]
         found = count_work(work, chip)
         launches = [
-            launch.summary() | {"instructions": None if known is None else asdict(known)} for launch, known in found
+            launch.summary() | {"instructions": None if known is None else asdict(known)}
+            for launch, known in found
         ]
         self.data["works"].append({"work": asdict(work), "launches": launches})
         self.write()
@@ -101,8 +104,8 @@ def render(found: Study, sections: dict[str, Counter[Work]]) -> str:
         [
             "# What the CUDA kernels ask of a GPU",
             "",
-            f"**{PREDICTED}** Made by `make counters` from counts in the emulator and the SASS of sm_90; no GPU was there.",
-            f"{PRESET}, {SIZE_HW[1]}x{SIZE_HW[0]}, schedule `{SCHEDULE}`: 240 windows of 1024 tokens, 6 heads of 40 channels.",
+            f"**{PREDICTED}** Made by `make counters` from counts in the emulator and the SASS of sm_90.",
+            f"{PRESET}, {SIZE_HW[1]}x{SIZE_HW[0]}, schedule `{SCHEDULE}`: 240 windows of 1024 tokens, 6 heads.",
             "",
             TEXT.format(
                 clock=f"{chip.clock.value / 1e9:.3f}",
@@ -141,9 +144,9 @@ TEXT = """\
 overlaps); launches follow each other. The floor is the larger of the bytes and the FLOPs that must be, at the rate that
 the instructions in use can reach: `mma.sync` on Hopper 62.9% of the published peak.
 
-- *shared*: wavefronts of shared memory, L1's data cycles of global accesses, shuffles; one a clock and multiprocessor at
-  {clock} GHz. Two quarter-warps (16 bytes a lane) or half-warps (8 bytes) of a load share wavefronts where all lanes agree
-  with a neighbour: a rule that measurements suggest and no document states.
+- *shared*: wavefronts of shared memory, L1's data cycles of global accesses, shuffles; one a clock and
+  multiprocessor at {clock} GHz. Two quarter-warps (16 bytes a lane) or half-warps (8 bytes) of a load share wavefronts
+  where all lanes agree with a neighbour: a rule that measurements suggest and no document states.
 - *issue, ALU, FMA, MUFU*: instructions of the SASS times how often its blocks ran. That number comes from a linear
   program over the counts; it agrees with at least {explained} of what was counted. The emulator counts what the source
   says: loads that ptxas hoists or joins are fewer on a GPU.
@@ -156,7 +159,9 @@ the instructions in use can reach: `mma.sync` on Hopper 62.9% of the published p
 
 def main() -> None:
     """Counts what has changed, and writes both files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gates", action="store_true", help="only the counts that tests hold the kernels to")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of both files")
     options = parser.parse_args()

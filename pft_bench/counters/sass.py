@@ -66,7 +66,9 @@ def instructions_of(launch: Launch) -> Instructions | None:
     for label in labels:
         blocks = unpack(kernels[label])
         ran, explained = executions(blocks, counted, steps, launch.warps)
-        sums = {unit: sum(b.units[unit] * times for b, times in zip(blocks, ran, strict=True)) for unit in UNITS}
+        sums = {
+            unit: sum(b.units[unit] * times for b, times in zip(blocks, ran, strict=True)) for unit in UNITS
+        }
         found.append(Instructions(**sums, explained=explained))
     return max(found, key=lambda one: one.explained)
 
@@ -144,10 +146,14 @@ def _run_nvdisasm(cubin: Path) -> str:
 
 def main() -> None:
     """Compile, read, write the committed file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     architectures = sorted({chip.arch for chip in CHIPS.values()})
     parser.add_argument("--arch", type=int, action="append", help=f"only these of {architectures}")
-    parser.add_argument("--objects", type=Path, help="folder for the compiled objects; those in it are not made again")
+    parser.add_argument(
+        "--objects", type=Path, help="folder for the compiled objects; those in it are not made again"
+    )
     options = parser.parse_args()
     for tool in ("nvdisasm", "cuobjdump"):
         if find_tool(tool) is None:
@@ -164,7 +170,11 @@ def main() -> None:
             resources = sorted((k.label, k.registers) for path in objects for k in read_resources(path))
             registers[str(arch)] = dict(resources)
             if arch == LISTED:
-                listed = {label: pack(b) for path in objects for label, b in read_listing(_run_nvdisasm(path)).items()}
+                listed = {
+                    label: pack(b)
+                    for path in objects
+                    for label, b in read_listing(_run_nvdisasm(path)).items()
+                }
                 made = made | {"sources": sources_digest(), "kernels": dict(sorted(listed.items()))}
     text = json.dumps(made | {"registers": registers}, separators=(",", ":"))
     COMPILED.write_text(re.sub(r'(\},|\{)("[^"]{1,80}":\{"places")', r"\1\n\2", text) + "\n")

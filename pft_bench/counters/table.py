@@ -86,7 +86,7 @@ def count_cells(row: Row) -> tuple[str, ...]:
 
 
 def time_cells(row: Row) -> tuple[str, ...]:
-    """Predicted milliseconds of all window-heads, in the order of TIME_HEAD. `>` marks a figure that is a lower bound."""
+    """Predicted milliseconds of all window-heads, in the order of TIME_HEAD. `>` marks a lower bound."""
     p = row.prediction
     known = p.instructions is not None
     cells = []

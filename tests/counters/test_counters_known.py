@@ -39,7 +39,9 @@ def accesses(counted: dict[str, Any], what: str) -> Access:
     return Access(*(sums[name] for name in Access._fields))
 
 
-def shared(requests: int, lanes: int, wavefronts: int, conflict_free: int, unmerged: int | None = None) -> Access:
+def shared(
+    requests: int, lanes: int, wavefronts: int, conflict_free: int, unmerged: int | None = None
+) -> Access:
     return Access(requests, lanes, wavefronts, wavefronts if unmerged is None else unmerged, conflict_free)
 
 

@@ -28,11 +28,20 @@ def launch(blocks: int = 1, blocks_run: int = 1, sectors_of_blocks: int = 0, **c
 
 def test_the_busiest_unit_bounds_and_the_range_ends_at_the_sum() -> None:
     """132 window-heads on 132 multiprocessors: one block each, so that cycles are the block's own."""
-    p = predict(WORK, launch(wavefronts=8000, l1_cycles=1000, shuffle=500, reduce=250, mma=200, fma=4000, exp=100), H100)
+    p = predict(
+        WORK,
+        launch(wavefronts=8000, l1_cycles=1000, shuffle=500, reduce=250, mma=200, fma=4000, exp=100),
+        H100,
+    )
     assert p.pipes["shared"] == pytest.approx(10000 * CYCLE)
     assert p.pipes["mma"] == pytest.approx(200 * 4096 / (0.629 * 4096) * CYCLE)
     assert p.pipes["mufu"] == pytest.approx(200 * CYCLE)
-    assert (p.bound, p.waves, p.blocks_per_multiprocessor, p.warps_per_multiprocessor) == ("shared", 1.0, 1, 10)
+    assert (p.bound, p.waves, p.blocks_per_multiprocessor, p.warps_per_multiprocessor) == (
+        "shared",
+        1.0,
+        1,
+        10,
+    )
     assert p.low == p.pipes["shared"]
     fed = max(p.pipes[name] for name in ("issue", "alu", "fma", "mufu"))
     assert p.high == pytest.approx(p.low + fed + p.pipes["mma"] + p.pipes["l2"] + p.pipes["dram"])

@@ -88,7 +88,9 @@ def test_lines_that_the_compiler_confused_are_taken_together() -> None:
     a, b = ("device.cuh:5", "sddmm.cu:12"), ("device.cuh:6", "sddmm.cu:12")
     blocks = [
         Block(Counter(issue=1), after=[1]),
-        Block(Counter(issue=9), Counter({("load shared", 16, a): 3, ("load shared", 16, b): 1}), after=[1, 2]),
+        Block(
+            Counter(issue=9), Counter({("load shared", 16, a): 3, ("load shared", 16, b): 1}), after=[1, 2]
+        ),
         Block(Counter(issue=1)),
     ]
     counted = Counter({("load shared", 16, a): 16, ("load shared", 16, b): 16})
@@ -101,7 +103,8 @@ def test_lines_that_the_compiler_confused_are_taken_together() -> None:
     ("opcode", "unit", "access"),
     [
         ("FFMA", "fma", None), ("IMAD.WIDE", "imad", None), ("LOP3.LUT", "alu", None), ("MUFU.EX2", "mufu", None),
-        ("UIADD3", None, None), ("BRA", None, None), ("HMMA.16816.F32", None, None), ("LDS.U.128", None, ("load shared", 16)),
+        ("UIADD3", None, None), ("BRA", None, None), ("HMMA.16816.F32", None, None),
+        ("LDS.U.128", None, ("load shared", 16)),
         ("STS.64", None, ("store shared", 8)), ("LDG.E.U16.CONSTANT", None, ("load global", 2)),
         ("LDGSTS.E.BYPASS.128", None, ("async shared", 16)), ("LDSM.16.M88.4", None, ("ldmatrix shared", 16)),
     ],

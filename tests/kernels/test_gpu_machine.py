@@ -64,7 +64,10 @@ def test_the_counters_of_a_gpu_stand_beside_those_of_the_emulator(gpu_test: Modu
 
 def test_why_there_are_no_counters_is_said(gpu_test: ModuleType) -> None:
     pytest.importorskip("pft_bench._cuda_count")
-    assert gpu_test.counter_rows("x", True, None) == ([], "no counters: Nsight Compute (ncu) is not installed")
+    assert gpu_test.counter_rows("x", True, None) == (
+        [],
+        "no counters: Nsight Compute (ncu) is not installed",
+    )
     denied = "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission"
     rows, said = gpu_test.counter_rows("x", True, lambda: denied)
     assert (rows, "ERR_NVGPUCTRPERM" in said) == ([], True)
