@@ -141,9 +141,9 @@ def _blocks(lines: list[str]) -> list[Block]:
         elif (match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line)) is not None:
             fresh = True
             _add(blocks, match.group(1), tuple(c for c in chain if not _NOT_OURS.match(c)), jumps)
-    for block, label in jumps:
+    for source, label in jumps:
         if label in labels:
-            blocks[block].after.append(labels[label])
+            blocks[source].after.append(labels[label])
     last = len(blocks)
     for block in blocks:
         block.after = [n for n in block.after if n < last]
