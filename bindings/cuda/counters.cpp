@@ -69,14 +69,12 @@ py::dict describe_launch(const emu::LaunchCounts& c) {
   d["sectors_of_blocks"] = c.sectors_of_blocks;
   for (unsigned o = 0; o < emu::kOps; ++o) by_op[ops[o]] = c.ops[o];
   d["ops"] = by_op;
-  py::list sites, taken, visits;
+  py::list sites, taken;
   for (const auto& [key, counts] : c.sites) sites.append(describe_site(key, counts));
   for (const auto& [key, count] : c.steps)
     taken.append(py::make_tuple(offset_of(key.first), steps[unsigned(key.second)], count));
-  for (const auto& [code, count] : c.visits) visits.append(py::make_tuple(offset_of(code), count));
   d["sites"] = sites;
   d["steps"] = taken;
-  d["visits"] = visits;
   return d;
 }
 

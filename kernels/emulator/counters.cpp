@@ -203,10 +203,7 @@ class Counter : public Observer, Visitor {
 
   // Visitor
   void step(const Event& event, uint32_t lanes, const Event* const* of_lane, bool parted) override {
-    if (event.what == Event::block) {
-      ++launch_->visits[event.code];
-      return;
-    }
+    if (event.what == Event::block) return;
     if (event.what == Event::ops) {
       for (unsigned o = 0; o < kOps; ++o) launch_->ops[o] += event.value >> 16 * o & 0xffff;
       return;

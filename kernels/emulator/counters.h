@@ -62,7 +62,6 @@ struct LaunchCounts {
   uint64_t shared_bytes = 0;
   std::map<SiteKey, SiteCounts> sites;
   std::map<std::pair<uintptr_t, Step>, uint64_t> steps;  // by place
-  std::map<uintptr_t, uint64_t> visits;                  // of a basic block by a warp, whole or in part
   uint64_t ops[kOps] = {};                               // warp instructions
   uint64_t requests = 0;
   uint64_t parted = 0;    // of these, made while lanes of the warp were elsewhere

@@ -15,6 +15,7 @@ from ..cases.settings import Settings
 from ..counters import chip_named, why_not
 from ..counters.emulate import module_path
 from ..counters.gates import gate_of
+from ..counters.sass import why_no_instructions
 from ..counters.study import PREDICTED, Study, layer_works, product_works, study
 from ..counters.table import (
     COUNT_HEAD,
@@ -88,6 +89,9 @@ def counters(
             total = found.core(title, core[name])
             rows.append(total_cells(f"all {sum(core[name].values())} passes", name, total))
         _table(console, f"Attention core of {title} on {target.title}", TOTAL_HEAD, rows)
+    missing = why_no_instructions()
+    if missing is not None:
+        console.print(f"Issue, ALU and FMA are at least what stands there: {missing}.", soft_wrap=True)
     console.print(f"[bold]{PREDICTED}[/] Doubted rates of {target.title}: {', '.join(target.doubts())}.")
     if out is not None:
         out.write_text(json.dumps(as_json(found), indent=1) + "\n")

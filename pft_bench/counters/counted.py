@@ -69,7 +69,6 @@ class Launch:
     sectors_of_blocks: int
     ops: dict[str, int]
     steps: tuple[tuple[int, str, int], ...] = ()
-    visits: tuple[tuple[int, int], ...] = ()
     sites: tuple[Site, ...] = ()
     summed: dict[str, int] | None = None
     """What `totals` says where the sites are not kept: in a file."""
@@ -80,7 +79,6 @@ class Launch:
         made = dict(counted, dtype=dtype)
         made["sites"] = tuple(Site(**site) for site in counted["sites"])
         made["steps"] = tuple(map(tuple, counted["steps"]))
-        made["visits"] = tuple(map(tuple, counted["visits"]))
         return cls(**made)
 
     def totals(self) -> dict[str, int]:
@@ -107,7 +105,7 @@ class Launch:
 
     def summary(self) -> dict[str, Any]:
         """All but the places, for a file; `Launch(**summary)` predicts the same."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("steps", "visits", "sites")}
+        kept = {name: value for name, value in vars(self).items() if name not in ("steps", "sites")}
         return kept | {"summed": self.totals()}
 
     @property

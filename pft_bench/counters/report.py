@@ -21,7 +21,7 @@ from .compiled import Instructions
 from .counted import Launch
 from .emulate import Work
 from .gates import gate_counts
-from .sass import sources_digest
+from .sass import sources_digest, why_no_instructions
 from .study import PREDICTED, Counts, Study, count_work, layer_works, product_works, study
 from .table import COUNT_HEAD, TIME_HEAD, TOTAL_HEAD, count_cells, markdown, time_cells, total_cells
 
@@ -170,6 +170,9 @@ def main() -> None:
     file.write()
     if options.gates:
         return
+    missing = why_no_instructions()
+    if missing is not None:
+        parser.error(f"the table needs the instructions of the SASS: {missing}")
     sections = works_of_table()
     works = list(dict.fromkeys(work for part in sections.values() for work in part))
     started = time.monotonic()

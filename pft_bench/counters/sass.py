@@ -48,6 +48,15 @@ def is_stale() -> bool:
     return now is not None and now != compiled().get("sources")
 
 
+def why_no_instructions() -> str | None:
+    """Why issue, ALU and FMA can only be bounded from below here; None where the SASS says them."""
+    if is_stale():
+        return "the kernels have changed since their SASS was committed (make counters-sass, with nvcc)"
+    if shutil.which("addr2line") is None:
+        return "addr2line (of binutils) is not installed, so that places in the SASS cannot be found"
+    return None
+
+
 def instructions_of(launch: Launch) -> Instructions | None:
     """Warp instructions of the emulated blocks; None where the kernel's SASS is not known or not that of its source.
 
