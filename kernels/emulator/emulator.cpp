@@ -13,7 +13,9 @@ namespace pft::emu {
 
 Block* block = nullptr;
 Thread* thread = nullptr;
+#ifdef PFT_EMU_COUNTED
 Observer* observer = nullptr;
+#endif
 
 Config& config() {
   static Config instance;
@@ -305,7 +307,8 @@ unsigned buffer_count() { return unsigned(regions.size()); }
 namespace {
 
 // What every access is held against, whoever makes it.
-void check(const void* address, size_t bytes, Kind kind, const char* begin, const char* end) {
+__attribute__((always_inline)) inline void check(const void* address, size_t bytes, Kind kind,
+                                                 const char* begin, const char* end) {
   const bool atomic = kind == Kind::atomic, write = kind == Kind::store || atomic;
   ++counters().accesses;
   if (reinterpret_cast<uintptr_t>(address) % bytes) {
