@@ -1,15 +1,26 @@
 # Each target takes a fresh clone to its result: it makes .venv, installs with constraints.txt, builds, runs.
+# Paths are relative and quoted: the clone's own may hold spaces, quotes and dollar signs.
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BENCH_ARGS ?= --sched 1024,256,128
 # pypi-all: with the CUDA compiler from PyPI's packages instead of the system's
 WHEEL_CUDA ?= all
+# As modules: a script in bin/ names its Python by an absolute path, which a copied environment has from the original.
 PY := $(VENV)/bin/python
-PIP := $(VENV)/bin/pip --disable-pip-version-check
+PIP := $(PY) -m pip --disable-pip-version-check
+PFT_BENCH := $(PY) -m pft_bench
+ifneq ($(words $(VENV)),1)
+$(error VENV must be a folder without spaces in its path, got '$(VENV)')
+endif
+# Two set-ups of one environment at once (make -j bench test) follow each other, where there is flock.
+ONE_BY_ONE := $(if $(shell command -v flock),flock $(VENV)/pyvenv.cfg)
+# What goes on here is the environment's: no other packages, and pip installs into it and nowhere else.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
+export PIP_USER := 0
 
 NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	-o -name CMakeLists.txt 2>/dev/null)
+	-o -name CMakeLists.txt -o -name '*.cmake' 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
 .PHONY: counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
@@ -18,7 +29,7 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 bench: $(VENV)/.bench ## set up, then check and measure the default schedule inside PFT
-	$(VENV)/bin/pft-bench run $(BENCH_ARGS)
+	$(PFT_BENCH) run $(BENCH_ARGS)
 
 # Workers for the tests that may run side by side; those that read a clock or a peak of memory follow by themselves.
 TEST_WORKERS ?= 2
@@ -31,11 +42,13 @@ lint: $(VENV)/.dev ## ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	@# mypy sees the package as a wheel installs it: reference/ and kernels/triton/ inside pft_bench/
-	@rm -rf build/mypy && mkdir -p build/mypy
-	@cp -as $(CURDIR)/pft_bench build/mypy/ && cp -as $(CURDIR)/reference build/mypy/pft_bench/
-	@mkdir -p build/mypy/pft_bench/kernels && cp -as $(CURDIR)/kernels/triton build/mypy/pft_bench/kernels/
-	cd build/mypy && $(CURDIR)/$(PY) -m mypy -p pft_bench --config-file $(CURDIR)/pyproject.toml
-	git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' '*.cuh' | xargs -r $(VENV)/bin/clang-format --dry-run --Werror
+	@rm -rf build/mypy && mkdir -p build/mypy/pft_bench/kernels
+	@cp -as "$$PWD/pft_bench" build/mypy/ && cp -as "$$PWD/reference" build/mypy/pft_bench/
+	@cp -as "$$PWD/kernels/triton" build/mypy/pft_bench/kernels/
+	python="$$($(PY) -c 'import sys; print(sys.executable)')" && config="$$PWD/pyproject.toml" && cd build/mypy && \
+		"$$python" -m mypy -p pft_bench --config-file "$$config"
+	$(PY) -c 'import sys, clang_format; sys.exit(clang_format.clang_format())' --dry-run --Werror \
+		$(filter-out %/CMakeLists.txt %.cmake,$(NATIVE))
 
 sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PY) tests/sanitized.py
@@ -44,44 +57,45 @@ microbench: $(VENV)/.test ## pytest-benchmark over the ops
 	$(PY) -m pytest tests/benchmarks --benchmark-only
 
 machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
-	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out $(PEAKS_OUT))
+	$(PY) -m pft_bench.maintain.machine_peaks $(if $(PEAKS_OUT),--out "$(PEAKS_OUT)")
 
 ITERATIONS ?= 3000
 SMALL_MODEL_OUT ?= runs/small_x2
 small-model: $(VENV)/.bench ## train the shipped small model again: photographs from PyPI, three thousand steps on the CPU (ITERATIONS=)
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench train --data build/photographs/train --out $(SMALL_MODEL_OUT) --init interpolation \
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
+	$(PFT_BENCH) train --data build/photographs/train --out "$(SMALL_MODEL_OUT)" --init interpolation \
 		--iterations $(ITERATIONS) --batch 4 --patch 32 --lr 1e-3 --save-every 100 \
-		$(if $(wildcard $(SMALL_MODEL_OUT)/checkpoint.pt),--resume)
+		$$(test ! -f "$(SMALL_MODEL_OUT)/checkpoint.pt" || echo --resume)
 
 # The recorded evaluation that `figures` draws; `quality` makes a new one.
 QUALITY_RUN ?= $(lastword $(sort $(wildcard reports/data/*_small_x2_held_out)))
 figures: $(VENV)/.bench ## the README's figures of the shipped model, drawn again: what a pixel looks at, quality against latency
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
+	$(PFT_BENCH) attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
 		--out reports/attention.png --overwrite
-	$(PY) -m pft_bench.report.quality $(QUALITY_RUN)
+	$(PY) -m pft_bench.report.quality "$(QUALITY_RUN)"
 
 quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five schedules, on the photographs held out of training
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
-	$(VENV)/bin/pft-bench evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
+	$(PFT_BENCH) evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
 		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 \
 		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
-	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist -C cmake.define.PFT_EMULATOR=OFF -C build-dir=build/wheel .
+	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist \
+		--config-settings=cmake.define.PFT_EMULATOR=OFF --config-settings=build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
-	$(PY) -m pft_bench.report.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
+	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
 counters: $(VENV)/.test ## counts of the CUDA kernels and the times predicted from them: reports/counters.md (half an hour on two cores)
-	$(PY) -m pft_bench.counters.report
+	$(PY) -m pft_bench.insight.counters.report
 
 counters-gates: $(VENV)/.test ## only the counts that tests hold the kernels to, after a change that is meant
-	$(PY) -m pft_bench.counters.report --gates
+	$(PY) -m pft_bench.insight.counters.report --gates
 
 counters-sass: $(VENV)/.test ## the instructions behind the prediction, after any change of a kernel (needs nvcc; ten minutes)
-	$(PY) -m pft_bench.counters.sass
+	$(PY) -m pft_bench.insight.counters.sass
 
 gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py
@@ -95,10 +109,11 @@ REPORT_RUN ?= $(lastword $(sort $(wildcard reports/data/*_light_x4_64x64)))
 CHROMIUM ?= chromium
 report-screenshot: $(VENV)/.bench ## the picture of the HTML report in the README, from REPORT_RUN (needs Chromium)
 	rm -rf build/report && mkdir -p build/report
-	cp $(REPORT_RUN)/records.jsonl $(REPORT_RUN)/environment.json build/report/
-	$(VENV)/bin/pft-bench report build/report
-	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir=$(CURDIR)/build/report/profile \
-		--window-size=1280,1560 --screenshot=$(CURDIR)/reports/report.png file://$(CURDIR)/build/report/report.html
+	cp "$(REPORT_RUN)/records.jsonl" "$(REPORT_RUN)/environment.json" build/report/
+	$(PFT_BENCH) report build/report
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$$PWD/build/report/profile" \
+		--window-size=1280,1560 --screenshot="$$PWD/reports/report.png" \
+		"$$($(PY) -c 'import pathlib; print(pathlib.Path("build/report/report.html").resolve().as_uri())')"
 
 clean: ## remove everything that was built or installed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -110,15 +125,20 @@ $(VENV)/bin/python:
 		{ echo "pft_bench needs Python >= 3.11, got $$($(PYTHON) --version); set PYTHON=python3.x"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || { echo "pft_bench needs a C++17 compiler (set CXX)"; exit 1; }
 	@echo "== making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@# an environment that is there has lost its Python: nothing in it can run
+	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV) || { rm -f $@; exit 1; }
 
-$(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
+.PHONY: own-environment
+own-environment: $(VENV)/bin/python
+	@$(PY) -I .ci/own_environment.py
+
+$(VENV)/.bench: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
-	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -C cmake.define.PFT_EMULATOR=OFF -e .
+	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
+$(VENV)/.test $(VENV)/.dev: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and tools, and building the kernels (one to three minutes the first time)"
-	@$(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
+	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
 	@# dev has all of test in it
 	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)

@@ -1,6 +1,7 @@
 """Progressive focused attention: sparse kernels, their proof and their measurement, and the PFT model."""
 
-from .backends import BackendInfo, BackendUnavailable, backends
+from . import backends
+from .backends import BackendInfo, BackendUnavailable
 from .model import PFT, load
 from .ops import ChainState, progressive_attention, sddmm, spmm, spmm_transpose
 

@@ -14,7 +14,10 @@ if IN_WORKER:
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from checkout import foreign_checkout  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+import pft_bench  # noqa: E402
 
 # Deadlines measure the machine, not the code; a failure of an unchanged commit helps nobody;
 # a fixture that only sets the thread count may serve all examples.
@@ -32,6 +35,15 @@ ALONE = (
     *("cases/test_memory.py", "cases/test_threads.py", "model/test_tiles.py", "model/test_strips.py"),
 )
 """Files and folders whose tests read a clock against a limit, or the peak of memory: never beside another test."""
+
+
+def pytest_configure() -> None:
+    """A clone copied with its environment has an editable install of the original, which would be tested unseen."""
+    root = foreign_checkout(Path(pft_bench.__file__), TESTS)
+    if root is not None:
+        pytest.exit(
+            f"these are the tests of {TESTS.parent}, and pft_bench is that of {root}: install it here", 2
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,7 +47,7 @@ def build() -> None:
         f"build-dir={BUILD / 'cmake'}",
     ]
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(BUILD), str(ROOT)]
-    command += [part for option in options for part in ("-C", option)]
+    command += [f"--config-settings={option}" for option in options]
     shutil.rmtree(SITE, ignore_errors=True)
     for old in BUILD.glob("*.whl"):
         old.unlink()

@@ -2,10 +2,12 @@
 #include <pybind11/stl.h>
 
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "../checks.hpp"
+#include "build_info.hpp"
 #include "pft/cpu.h"
 #include "register.hpp"
 
@@ -20,9 +22,10 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
-// Compiler, its flags for all files and per instruction set, and the kind of build.
+// Compiler and kind of build; the flags of all files and of each instruction set; and, under flags_user and
+// flags_user_link, those that came from outside and that ours follow.
 std::map<std::string, std::string> build_info() {
-  std::map<std::string, std::string> info = {{"build_type", PFT_BUILD_TYPE}};
+  std::map<std::string, std::string> info;
 #if defined(__clang__)
   info["compiler"] = "clang " __clang_version__;
 #elif defined(__GNUC__)
@@ -31,10 +34,10 @@ std::map<std::string, std::string> build_info() {
 #ifdef _OPENMP
   info["openmp"] = std::to_string(_OPENMP);
 #endif
-  const std::string text = PFT_KERNEL_FLAGS;  // "name:flags|name:flags|"
-  for (size_t at = 0, end; (end = text.find('|', at)) != std::string::npos; at = end + 1) {
-    const size_t colon = text.find(':', at);
-    info["flags_" + text.substr(at, colon - at)] = text.substr(colon + 1, end - colon - 1);
+  std::istringstream lines(kBuild);  // each "name=text"
+  for (std::string line; std::getline(lines, line);) {
+    const size_t end = line.find('=');
+    info[line.substr(0, end)] = line.substr(end + 1);
   }
   return info;
 }

@@ -1,6 +1,7 @@
 // The entry points of one instruction set: one window-head (or one group of them) of each op.
 #pragma once
 #include "pft/cpu.h"
+#include "required_flags.hpp"
 
 #define PFT_CPU_DECLARE_ITEMS(isa)                                                               \
   namespace pft::cpu::isa {                                                                      \

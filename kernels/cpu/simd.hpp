@@ -14,12 +14,7 @@
 // (a bit per lane), compress.
 #pragma once
 
-#define PFT_ISA_ID_scalar 1
-#define PFT_ISA_ID_avx2 2
-#define PFT_ISA_ID_avx512 3
-#define PFT_ISA_CAT_(a, b) a##b
-#define PFT_ISA_CAT(a, b) PFT_ISA_CAT_(a, b)
-#define PFT_ISA_ID PFT_ISA_CAT(PFT_ISA_ID_, PFT_ISA)
+#include "required_flags.hpp"
 
 #if PFT_ISA_ID == PFT_ISA_ID_avx512
 #include "simd_avx512.hpp"

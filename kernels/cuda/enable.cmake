@@ -19,6 +19,20 @@ if(PFT_CUDA STREQUAL off)
   return()
 endif()
 
+# nvcc appends NVCC_APPEND_FLAGS to every command, so ours cannot follow them as kernels/flags.cmake has it for the CPU:
+# what changes the arithmetic of a kernel, or the processor that the host's part needs, is refused.
+set(PFT_USER_CUDA_FLAGS "$ENV{NVCC_PREPEND_FLAGS} $ENV{CUDAFLAGS} ${CMAKE_CUDA_FLAGS} $ENV{NVCC_APPEND_FLAGS}")
+string(REGEX REPLACE " +" " " PFT_USER_CUDA_FLAGS "${PFT_USER_CUDA_FLAGS}")
+string(STRIP "${PFT_USER_CUDA_FLAGS}" PFT_USER_CUDA_FLAGS)
+foreach(refused use.fast.math ftz[=\ ]true prec-div[=\ ]false prec-sqrt[=\ ]false fast-math -Ofast unsafe-math finite-math
+        associative-math reciprocal-math no-signed-zeros -march= -mavx -mfpmath=)
+  if(PFT_USER_CUDA_FLAGS MATCHES "${refused}")
+    message(FATAL_ERROR "the flags '${PFT_USER_CUDA_FLAGS}' (CUDAFLAGS, CMAKE_CUDA_FLAGS, NVCC_PREPEND_FLAGS, "
+                        "NVCC_APPEND_FLAGS) cannot be used: '${CMAKE_MATCH_0}' changes the arithmetic of the kernels or "
+                        "the processor that they need; take it out and remove the build folder")
+  endif()
+endforeach()
+
 if(PFT_CUDA MATCHES "^pypi" AND NOT CMAKE_CUDA_COMPILER)
   # pip's isolated build hides the environment's packages behind PYTHONPATH; -I looks past it.
   foreach(flags -s -I)

@@ -30,11 +30,11 @@ from typing import Any
 
 import torch
 
-from pft_bench import counters
 from pft_bench.backends import Layer, get
-from pft_bench.cases.layer import problem_layer
-from pft_bench.check.operator import check_layer, check_product
-from pft_bench.counters import ncu
+from pft_bench.harness.cases.layer import problem_layer
+from pft_bench.harness.check.operator import check_layer, check_product
+from pft_bench.insight import counters
+from pft_bench.insight.counters import ncu
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_LIMIT_S = 100

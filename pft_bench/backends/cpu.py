@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import stages
+from ..common import stages
+from ..common.native import load_native
 from ..reference import Layer
 from .base import (
     AttentionBackward,
@@ -23,6 +24,7 @@ from .base import (
 
 # After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
 try:
+    load_native("_cpu")
     from .. import _cpu
 
     _cpu.isa()
@@ -31,7 +33,7 @@ except (ImportError, RuntimeError) as error:
     _reason = (
         f"{error}; unset PFT_CPU_ISA or name an instruction set this processor has"
         if isinstance(error, RuntimeError)
-        else f"the compiled module is missing ({error}); install with `make setup` or `pip install -e .`"
+        else f"the compiled module does not load ({error}); install again from the source folder: pip install -e ."
     )
 
 _CPU = torch.device("cpu")

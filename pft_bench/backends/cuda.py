@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..common.native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 _BUILD = (
@@ -19,7 +19,7 @@ _BUILD = (
 
 def _load() -> ModuleType | Exception:
     try:
-        return importlib.import_module("pft_bench._cuda")
+        return load_native("_cuda")
     except ImportError as error:
         return error
 

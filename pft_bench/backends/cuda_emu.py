@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..common.native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 
 def load_module(name: str) -> ModuleType | Exception:
     """A native module, or why it does not load."""
     try:
-        return importlib.import_module(name)
+        return load_native(name)
     except ImportError as error:
         return error
 
@@ -29,12 +29,13 @@ class CudaEmulatorBackend(CudaLaunches):
     timed = False
 
     def __init__(self) -> None:
-        self._native = load_module("pft_bench._cuda_emu")
+        self._native = load_module("_cuda_emu")
 
     def available(self) -> str | None:
         """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""
         if isinstance(self._native, Exception):
-            return f"{missing_module(self._native)}; reinstall from source with PFT_EMULATOR=ON (pip install -e .)"
+            what = missing_module(self._native)
+            return f"{what}; reinstall from source: pip install -C cmake.define.PFT_EMULATOR=ON -e ."
         return None
 
     def native(self) -> Any:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
+from .. import __version__
+from ..apps.train import TrainingStopped
 from ..backends import BackendUnavailable
-from ..record import FolderLocked, RecordError
-from ..sweep import WorkersFailed
+from ..common.container import respect_quota
+from ..common.terminal import Console, outlets
+from ..common.text import told
+from ..harness.compare.remote import WorkerError
+from ..harness.compare.revision import BuildFailed
+from ..harness.record import FolderLocked, RecordError
+from ..harness.sweep import WorkersFailed
 from . import (
     attention,
     check,
@@ -31,14 +39,33 @@ from . import (
     upscale,
     verify,
 )
-from .exits import USAGE
+from .exits import INTERRUPTED, USAGE
+from .loading import show_notes
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Prove, measure and compare the sparse attention kernels of the Progressive Focused Transformer (PFT).",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        Console().print(f"pft-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Prove, measure and compare the sparse attention kernels of the Progressive Focused Transformer (PFT)."""
+
 
 # Panel of the help -> its commands.
 for _panel, _commands in {
@@ -60,18 +87,68 @@ for _panel, _commands in {
         app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 
 
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
+"""What typer raises for a wrong command line; all its kinds say what is wrong with `format_message`."""
+
+
 def main() -> None:
-    """Run a command; an argument that cannot be right ends it with one line and exit code 2."""
+    """Run a command; an argument that cannot be right ends it with one line and exit code 2.
+
+    Where nobody reads standard output or error any more (`| head -1`), the work goes on to its end, what is said is
+    dropped, and the exit code is that of the work. Where either cannot be written for another reason, such as a full
+    disk, the work goes on too, and the exit code is 2 unless the work has one of its own.
+    """
+    respect_quota()
+    with outlets() as (said, told):
+        code = _run(sys.argv[1:])
+        for outlet, name in ((said, "output"), (told, "error")):
+            if outlet is None:
+                continue
+            outlet.flush()
+            if outlet.lost is not None:
+                Console(stderr=True).error(f"standard {name} could not be written: {outlet.lost.strerror}")
+                code = code or USAGE
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command line."""
+    command = typer.main.get_command(app)
+    console = Console(stderr=True)
     try:
-        app()
+        with warnings.catch_warnings(), command.make_context("pft-bench", arguments) as context:
+            show_notes()
+            command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except USAGE_ERROR as error:
+        _say_usage(console, error)
+        return USAGE
+    except KeyboardInterrupt:
+        console.print("interrupted", style="yellow")
+        return INTERRUPTED
     except (
         ValueError,
         TypeError,
         BackendUnavailable,
+        BuildFailed,
         FolderLocked,
         RecordError,
+        WorkerError,
         WorkersFailed,
+        TrainingStopped,
         OSError,
     ) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        sys.exit(USAGE)
+        console.error(told(error))
+        return USAGE
+    return 0
+
+
+def _say_usage(console: Console, error: Any) -> None:
+    """One line for what is wrong with the command line, and where its options are described."""
+    message = error.format_message()
+    if message:  # empty: a command without arguments has printed its help
+        console.error(message)
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            console.print(f"{context.command_path} -h lists what there is", style="dim")

@@ -8,24 +8,27 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
-from ..cases.group import thread_count
-from ..focus import LayerFocus, focus_of, view_around
-from ..images import SUFFIXES, read_picture
+from ..apps.focus import LayerFocus, focus_of, view_around
+from ..apps.images import READ_SUFFIXES, read_picture, rgb
+from ..common.container import check_threads
+from ..common.drafts import make_folder
+from ..common.terminal import Console
+from ..harness.cases.group import thread_count
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
 from . import options
-from .loading import check_threads, load_model
+from .loading import load_model
 
 
 def attention(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A low-resolution picture.")],
+    context: typer.Context,
+    image: Annotated[Path, options.argument("IMAGE", help="A low-resolution picture.")],
     query: Annotated[
         str | None, typer.Option(metavar="Y,X", help="The pixel that looks. Default: the middle.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="PFT checkpoint. Default: generated weights of --preset.")
+        Path | None, options.read(help="PFT checkpoint. Default: generated weights of --preset.")
     ] = None,
     preset_name: Annotated[
         str, typer.Option("--preset", help="Model for generated weights, e.g. classical_x4.")
@@ -35,9 +38,10 @@ def attention(
         int | None, typer.Option(min=1, help="Show one head, from 1 on. Default: the mean of all.")
     ] = None,
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
-    out: Annotated[Path, typer.Option(help="The figure to write (.png, .svg, .pdf).")] = Path(
+    out: Annotated[Path, options.file(help="The figure to write (.png, .svg, .pdf).")] = Path(
         "attention.png"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
@@ -52,14 +56,21 @@ def attention(
         raise ValueError(f"{out} exists: choose another name with --out, or add --overwrite")
     if not image.is_file():
         raise ValueError(
-            f"IMAGE must be a picture ({', '.join(SUFFIXES)}), got {image}: there is no such file"
+            f"IMAGE must be a picture ({', '.join(READ_SUFFIXES)}), got {image}: there is no such file"
         )
     if weights is None:
         preset(preset_name)
+    else:
+        options.refuse(
+            context, ("preset_name",), "is the model of generated weights: leave it out with --weights"
+        )
+    options.refuse_what_is_read(out, image, weights)
     picture = read_picture(image)
-    pixels = (picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, 2)) / picture.peak
+    pixels = rgb(picture) / picture.peak
     place = parse_query(query, picture.size_hw)
-    model = load_model(weights, backend=backend, sched=sched, device=device, preset_name=preset_name)
+    model = load_model(
+        weights, backend=backend, sched=sched, heads=num_heads, device=device, preset_name=preset_name
+    )
     if model.config.in_chans != 3:
         raise ValueError(
             f"--weights must be of a model for colour, got one of {model.config.in_chans} channels"
@@ -80,9 +91,10 @@ def attention(
     title = f"Progressive focus: {layers[0].keeps} tokens in the first layer, {layers[-1].keeps} in the last"
     where = f"pixel {place[0] + view.top},{place[1] + view.left} of {image.name}"
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
-    Console(highlight=False).print(f"written: {out} ({name}; {where})", markup=False, soft_wrap=True)
+    notes = "".join(f"; {note}" for note in picture.notes)
+    Console().print(f"written: {out} ({name}; {where}{notes})")
 
 
 def panel_of(layer: LayerFocus, head: int | None) -> Panel:

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from ..backends import backends, get
-from ..cases.layer import problem_layer
-from ..cases.settings import resolve_device
-from ..check import CheckResult, check_layer, check_product, check_ties, failures
+from ..common.terminal import Console, line
+from ..harness.cases.layer import problem_layer
+from ..harness.cases.settings import resolve_device
+from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+from ..harness.problem import Problem
+from ..harness.sweep import load_plugins
 from ..ops.progressive_attention import REGION_PENALTY
-from ..problem import Problem
-from ..sweep import load_plugins
 from . import options
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -116,12 +116,10 @@ def _describe(problem: Problem) -> str:
 def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
     bad = failures(results)
     worst = max(results, key=lambda result: result.worst)
-    mark = "[bold red]FAILED[/]" if bad else "[green]ok[/]"
+    mark = ("FAILED", "bold red") if bad else ("ok", "green")
     console.print(
-        f"{name} {dtype}: {mark}, {len(results) - len(bad)} of {len(results)} checks passed", highlight=False
+        line(f"{name} {dtype}: ", mark, f", {len(results) - len(bad)} of {len(results)} checks passed")
     )
     for result in results if verbose else bad or [worst]:
-        console.print(
-            f"  {'' if verbose or bad else 'nearest to its bound: '}{result}", highlight=False, markup=False
-        )
+        console.print(f"  {'' if verbose or bad else 'nearest to its bound: '}{result}")
     return len(bad)

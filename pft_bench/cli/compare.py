@@ -8,25 +8,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
-from ..cases import Settings
-from ..compare.folders import compare_folders
-from ..compare.live import compare_backends, compare_versions
-from ..compare.remote import Version, WorkerError
-from ..compare.revision import BuildFailed, build
-from ..compare.table import Row, Table
-from ..compare.verdicts import LOOKS, MARGIN, exit_code
-from ..measure.statistics import Verdict
+from ..common.terminal import Console, Table, Text, line
+from ..harness.cases import Settings
+from ..harness.compare.folders import compare_folders
+from ..harness.compare.live import compare_backends, compare_versions
+from ..harness.compare.remote import Version
+from ..harness.compare.revision import build
+from ..harness.compare.table import Row, VerdictTable
+from ..harness.measure.verdicts import LOOKS, MARGIN, Verdict, exit_code
 from . import options
 
 STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}
 
+LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "threads", "seed", "budget")
+"""Parameters that two recorded runs have no use for."""
+
 
 def compare(
-    a: Annotated[Path | None, typer.Argument(help="Run folder: the one before.", show_default=False)] = None,
-    b: Annotated[Path | None, typer.Argument(help="Run folder: the one after.", show_default=False)] = None,
+    context: typer.Context,
+    a: Annotated[
+        Path | None, options.argument("A", help="Run folder: the one before.", show_default=False)
+    ] = None,
+    b: Annotated[
+        Path | None, options.argument("B", help="Run folder: the one after.", show_default=False)
+    ] = None,
     backends: Annotated[
         str | None, typer.Option(help="A,B: measure backend B against backend A now. With --baseline: which.")
     ] = None,
@@ -56,7 +62,7 @@ def compare(
     ci: Annotated[
         bool, typer.Option("--ci", help="Exit with 0 unless a case is SLOWER (4) or has no result (1).")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the comparison with its samples as JSON.")] = None,
+    out: Annotated[Path | None, options.file(help="Write the comparison with its samples as JSON.")] = None,
 ) -> None:
     """Compare two backends or two commits, interleaved, or two recorded runs.
 
@@ -74,6 +80,11 @@ def compare(
     recorded = a is not None or b is not None
     if recorded and (a is None or b is None or backends is not None or baseline is not None):
         raise ValueError("compare takes two run folders, or --backends A,B, or --baseline REV")
+    if recorded:
+        options.refuse(context, LIVE, "is of measuring now; two recorded runs are compared as they are")
+    else:
+        options.refuse(context, ("force",), "is of two recorded runs, got none")
+    options.refuse_what_is_read(out, *(path for run in (a, b) if run is not None for path in run.glob("*")))
     console = Console(width=max(Console().width, 100))
     if a is not None and b is not None:
         table = compare_folders(a, b, margin=margin, force=force)
@@ -90,14 +101,11 @@ def compare(
             "seed": seed,
             "lr_hw": options.parse_size(lr),
         }
-        try:
-            table = _live(given, backends, baseline, margin, budget, console)
-        except (BuildFailed, WorkerError) as error:
-            raise ValueError(str(error)) from error
+        table = _live(given, backends, baseline, margin, budget, console)
     show(table, console)
     if out is not None:
         table.write(out)
-        console.print(f"written to {out}", markup=False)
+        console.print(f"written to {out}")
     code = exit_code(table.judged, table.without_result)
     if code and not (ci and code in (Verdict.FASTER.exit_code, Verdict.UNDECIDED.exit_code)):
         raise typer.Exit(code)
@@ -110,13 +118,13 @@ def _live(
     margin: float,
     budget_s: float,
     console: Console,
-) -> Table:
+) -> VerdictTable:
     names = [name.strip() for name in (backends or "").split(",") if name.strip()]
-    with console.status("starting") as status:
+    with console.waiting("starting") as say:
 
         def on_round(title: str, done: int) -> None:
             goal = next(look for look in LOOKS if done < look)
-            status.update(f"{title}: round {done + 1} of {goal}")
+            say(f"{title}: round {done + 1} of {goal}")
 
         if baseline is None:
             if len(names) != 2 or names[0] == names[1]:
@@ -127,7 +135,7 @@ def _live(
             **given, backends=names
         )  # what cannot be right here ends it before the build
         wanted = names or [name for name in settings.backends if name != "dense"]
-        status.update(f"building {baseline}")
+        say(f"building {baseline}")
         before = build(baseline)
         with tempfile.TemporaryDirectory(prefix="pft_bench_compare_") as folder:
             return compare_versions(
@@ -143,11 +151,11 @@ def _live(
             )
 
 
-def show(table: Table, console: Console) -> None:
+def show(table: VerdictTable, console: Console) -> None:
     """Print the table, its summary and everything that speaks against it."""
-    for line in table.forced:
-        console.print(f"FORCED, not comparable: {line}", style="bold red", markup=False, highlight=False)
-    grid = Grid(title=f"{table.b} against {table.a}", title_justify="left", header_style="bold")
+    for reason in table.forced:
+        console.print(f"FORCED, not comparable: {reason}", style="bold red")
+    grid = Table(title=f"{table.b} against {table.a}")
     grid.add_column("case")
     for name in ("A", "B", "B / A [95%]", "verdict", "p", "A/A'", "rounds"):
         grid.add_column(name, justify="right")
@@ -160,26 +168,24 @@ def show(table: Table, console: Console) -> None:
         console.print(
             f"geometric mean of B / A: {mean.value:.3f} over {mean.count} cases ({counts}); {table.without_result} "
             f"without result",
-            highlight=False,
         )
     console.print(
         f"{table.how}; FASTER and SLOWER lie beyond {table.margin:.1%} and beyond what A showed against itself; p and "
         f"verdicts are corrected for {len(table.judged)} cases (Holm) and for all looks; intervals are each case's own",
         style="dim",
-        highlight=False,
     )
-    for line in table.warnings:
-        console.print(f"note: {line}", markup=False, highlight=False)
+    for warning in table.warnings:
+        console.print(f"note: {warning}")
     reasons: dict[str, list[str]] = {}
     for row in table.rows:
         if row.reason is not None:
             reasons.setdefault(row.reason, []).append(row.title)
     for reason, titles in reasons.items():
         told = titles[0] if len(titles) == 1 else f"{len(titles)} cases"
-        console.print(f"{told}: {reason}", style="red", markup=False, highlight=False)
+        console.print(f"{told}: {reason}", style="red")
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str | Text]:
     """One row of the grid."""
     times = ["" if seconds is None else f"{seconds * 1e3:.3g} ms" for seconds in row.medians_s]
     if row.evidence is None or row.judged is None:
@@ -193,7 +199,7 @@ def cells(row: Row) -> list[str]:
         row.title,
         *times,
         f"{found.ratio:.3f} {interval}",
-        f"[{style}]{word}[/]" if style else word,
+        line((word, style)),
         f"{p:.2g}" if p >= 1e-4 else "<1e-4",
         f"{math.expm1(found.floor):.1%}",
         str(found.rounds),

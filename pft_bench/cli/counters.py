@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases.settings import Settings
-from ..counters import chip_named, why_not
-from ..counters.emulate import module_path
-from ..counters.gates import gate_of
-from ..counters.sass import why_no_instructions
-from ..counters.study import PREDICTED, Study, layer_works, product_works, study
-from ..counters.table import (
+from ..common.terminal import Console, Table, line
+from ..harness.cases.settings import Settings
+from ..insight.counters import chip_named, why_not
+from ..insight.counters.emulate import module_path
+from ..insight.counters.gates import gate_of
+from ..insight.counters.sass import why_no_instructions
+from ..insight.counters.study import PREDICTED, Study, layer_works, product_works, study
+from ..insight.counters.table import (
     COUNT_HEAD,
     SITE_HEAD,
     TIME_HEAD,
@@ -75,11 +74,9 @@ def counters(
         for name in dtypes
     }
     works = [work for name in dtypes for work in (product_works(core[name]) if products else core[name])]
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 240))
-    with console.status("") as status:
-        found = study(works, target, progress=lambda what: status.update(f"counting {what}"))
+    console = Console.wide(240)
+    with console.waiting("counting") as say:
+        found = study(works, target, progress=lambda what: say(f"counting {what}"))
     height, width = settings.lr_hw
     title = f"{settings.preset} {width}x{height}, schedule {sched}"
     _print(console, found, title, sites)
@@ -91,8 +88,10 @@ def counters(
         _table(console, f"Attention core of {title} on {target.title}", TOTAL_HEAD, rows)
     missing = why_no_instructions()
     if missing is not None:
-        console.print(f"Issue, ALU and FMA are at least what stands there: {missing}.", soft_wrap=True)
-    console.print(f"[bold]{PREDICTED}[/] Doubted rates of {target.title}: {', '.join(target.doubts())}.")
+        console.print(f"Issue, ALU and FMA are at least what stands there: {missing}.")
+    console.print(
+        line((PREDICTED, "bold"), f" Doubted rates of {target.title}: {', '.join(target.doubts())}.")
+    )
     if out is not None:
         out.write_text(json.dumps(as_json(found), indent=1) + "\n")
 

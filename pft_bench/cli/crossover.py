@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases import Settings
-from ..cases.group import thread_count
+from ..common.terminal import Console, Table
+from ..common.text import told
+from ..harness.cases import Settings
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import ENVIRONMENTS, RECORDS, begin_run, record_files
 from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..record import RecordWriter, lock_folder, record_file, record_files, remember_environment
 from . import options
 
 
@@ -34,7 +34,7 @@ def crossover_command(
         float, typer.Option(help="Factor to which each end of the interval is narrowed.")
     ] = 1.1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the records. Default: runs/<date-time>-crossover.")
+        Path | None, options.folder(help="Folder of the records. Default: runs/<date-time>-crossover.")
     ] = None,
 ) -> None:
     """Bisect K between a sparse layer (K -> K) and a dense one (all tokens) of the same backend and shape.
@@ -59,7 +59,7 @@ def crossover_command(
         plan=Plan(rounds=rounds, max_rounds=2 * rounds, min_rounds=min(6, rounds), budget_s=20.0, seed=seed),
     )
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-crossover")
-    console = Console(highlight=False)
+    console = Console()
     sizes = settings.shapes
     console.print(
         f"{sizes['windows']} windows, {sizes['heads']} heads, {sizes['tokens']} tokens, head_dim {sizes['head_dim']}, "
@@ -67,7 +67,7 @@ def crossover_command(
     )
     names = backend or [other for other in settings.backends if other != "dense"]
     _find(settings, names, resolution, folder, console)
-    console.print(f"written to {folder}: records.jsonl, environment.json, {CROSSOVER}", markup=False)
+    console.print(f"written to {folder}: {RECORDS}, {ENVIRONMENTS}, {CROSSOVER}")
 
 
 def _find(
@@ -75,23 +75,20 @@ def _find(
 ) -> None:
     """Measure and print each backend's crossover; every comparison is in the folder before the next begins."""
     found: dict[str, Crossover] = {}
-    with lock_folder(folder), thread_count(settings.threads):
-        fingerprint = remember_environment(folder, environment())
-        with RecordWriter(record_file(folder)) as writer:
-            for name in names:
-                try:
-                    found[name] = crossover(name, settings, fingerprint, writer.append, resolution)
-                except RuntimeError as error:  # a step failed; its record says why
-                    Console(stderr=True, highlight=False).print(
-                        f"[bold red]error:[/] {error}", soft_wrap=True
-                    )
-                    raise typer.Exit(1) from None
-                _print(console, name, found[name])
-                write_answers(folder / CROSSOVER, found, resolution)
+    with begin_run(folder) as run, thread_count(settings.threads):
+        fingerprint = run.remember(environment())
+        for name in names:
+            try:
+                found[name] = crossover(name, settings, fingerprint, run.append, resolution)
+            except RuntimeError as error:  # a step failed; its record says why
+                Console(stderr=True).error(told(error))
+                raise typer.Exit(1) from None
+            _print(console, name, found[name])
+            write_answers(folder / CROSSOVER, found, resolution)
 
 
 def _print(console: Console, name: str, found: Crossover) -> None:
-    table = Table(title=name, title_justify="left", header_style="bold")
+    table = Table(title=name)
     for heading in ("K", "sparse / dense", "95% interval", "faster"):
         table.add_column(heading, justify="right")
     for comparison in found.comparisons:

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Mapping
+from typing import Any
 
 from .. import __version__
 from ..backends import backends
-from ..measure.environment import environment
+from ..common.terminal import Console, Table, line
+from ..harness.measure.environment import environment
+from ..model.tiles import show_memory
 
 
 def doctor() -> None:
     """Print this machine, and each backend: available, or why not and what to do."""
-    console = Console()
+    console = Console.wide(120)
     found = environment()
     cpu, gpu, libraries = found.get("cpu") or {}, found.get("gpu"), found["libraries"]
     console.print(f"pft-bench {__version__}, Python {found['python']}, {found['system']}")
     console.print(
         f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores_usable') or '?'} cores; GPU: {gpu or 'none'}"
     )
+    console.print(_allowed(found))
+    console.print(_build(found), markup=False)
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
     )
-    table = Table(title="Backends", title_justify="left", header_style="bold")
+    table = Table(title="Backends")
     for name in ("backend", "available", "what it is, or why not and what to do"):
         table.add_column(name)
     for row in backends():
-        table.add_row(row.name, "[green]yes[/]" if row.available else "[red]no[/]", row.reason)
+        table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)
+
+
+def _allowed(found: Mapping[str, Any]) -> str:
+    """What a container leaves of the machine, and how many threads a command takes."""
+    quota, memory = found["limits"]["cpu_quota"], found["limits"]["memory_bytes"]
+    limits = [
+        "CPU quota: " + (f"{quota:g} cores" if quota else "none"),
+        "memory limit: " + (show_memory(memory) if memory else "none"),
+        f"threads: {found['threads']['torch']}",
+    ]
+    if found["flushes_denormals"]:
+        limits.append("denormal numbers are off in this process, which the checks do not expect")
+    return "; ".join(limits)
+
+
+def _build(found: Mapping[str, Any]) -> str:
+    """Compiler of the CPU kernels, and the flags that came from outside: ours follow and overrule them."""
+    build = (found["builds"].get("pft_bench._cpu") or {}).get("build_info") or {}
+    flags = [build[name] for name in ("flags_user", "flags_user_link") if build.get(name)]
+    return (
+        f"build: {build.get('compiler', 'unknown compiler')}, {build.get('build_type', 'unknown')}; "
+        f"flags from outside: {' '.join(flags) or 'none'}"
+    )

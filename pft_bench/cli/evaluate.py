@@ -10,17 +10,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..backends import get, require
-from ..cases.group import thread_count
-from ..cases.settings import Settings, resolve_device
-from ..images import name_files
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..model import PFT, PRESETS, PFTConfig
-from ..quality import (
+from ..apps.quality import (
     Dataset,
     QualityRow,
     Restored,
@@ -30,22 +22,33 @@ from ..quality import (
     find_datasets,
     model_row,
 )
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
-from ..schedule import FocusSchedule, parse_schedule
+from ..backends import get, require
+from ..common.container import check_threads
+from ..common.drafts import named
+from ..common.schedule import parse_schedule, schedule_of
+from ..common.terminal import Console, Words, progress_bar
+from ..common.text import in_short
+from ..harness.cases.group import thread_count
+from ..harness.cases.settings import Settings, resolve_device
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
+from ..model import PFT, preset_of
+from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from . import options
-from .exits import FAILURE
-from .loading import check_threads, load_model, restorer
-from .run import make_console
+from .exits import FAILURE, INTERRUPTED
+from .loading import load_model, restorer
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Option(help="PFT checkpoint; it tells the model and its scale.")],
+    context: typer.Context,
+    weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
-        typer.Option(
+        options.read(
+            metavar="DIR",
             help="A test set, or a folder of them (Set5, Urban100, ...): images in HR, GT or directly; low-resolution "
-            "ones in LR_bicubic/X4, or made by bicubic reduction."
+            "ones in LR_bicubic/X4, or made by bicubic reduction.",
         ),
     ],
     sched: Annotated[
@@ -54,26 +57,31 @@ def evaluate(
     backend: Annotated[
         list[str], typer.Option(help="Backend to evaluate. Repeatable. Default: the fastest.")
     ] = [],  # noqa: B006
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
     lr: options.Size = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
     budget: Annotated[
-        float, typer.Option(help="Seconds that measuring latency may take, checks apart.")
+        float, typer.Option(help="Seconds that measuring latency may take; checks are not counted.")
     ] = 60.0,
     images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Result folder. Default: runs/quality-<date-time>.")
+        Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
     Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
-    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
+    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and figures. Exit
     code 1 if an image or a variant has no result.
     """
-    model = load_model(weights, device=device, dtype=dtype)
+    if not rounds:
+        options.refuse(context, ("lr", "budget"), "is of measuring latency, which --rounds 0 leaves out")
+    model = load_model(
+        weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
+    )
     datasets = find_datasets(data, model.config.output_scale)
     settings = make_settings(
         model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
@@ -81,11 +89,16 @@ def evaluate(
     folder = out or Path("runs") / datetime.now().strftime("quality-%Y%m%d-%H%M%S")
     if (folder / "quality.jsonl").exists():
         raise ValueError(f"--out must be a new folder, got {folder} with results")
-    console = make_console()
-    with lock_folder(folder):
-        with thread_count(settings.threads):
-            rows = restore_all(model, datasets, settings, folder, console)
-        records = measure_latency(settings, folder, console) if rounds else []
+    console = Console.wide(120)
+    with begin_run(folder) as run:
+        try:
+            with thread_count(settings.threads):
+                rows = restore_all(model, datasets, settings, folder, console)
+            records = measure_latency(settings, run, console) if rounds else []
+        except KeyboardInterrupt:
+            what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
+            console.print(what, style="yellow")
+            raise typer.Exit(INTERRUPTED) from None
     report(rows, records, folder, console, images=images)
     if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
         raise typer.Exit(FAILURE)
@@ -121,12 +134,12 @@ def make_settings(
             )
     area = config.window_size**2
     schedules = [parse_schedule(text, config.depths, area) for text in sched]
-    name = next((n for n, known in PRESETS.items() if _same_model(known, config)), weights.stem)
+    name = preset_of(config) or weights.stem
     plan = Plan(rounds=max(rounds, 6), max_rounds=max(60, rounds), budget_s=budget)
     return Settings(
         preset=name,
         config=config,
-        schedules=tuple(dict.fromkeys(schedules)) or (_own_schedule(config),),
+        schedules=tuple(dict.fromkeys(schedules)) or (schedule_of(config.num_topk, config.depths),),
         backends=tuple(dict.fromkeys(chosen)),
         levels=("model",),
         device=device,
@@ -141,18 +154,6 @@ def make_settings(
     )
 
 
-def _same_model(known: PFTConfig, config: PFTConfig) -> bool:
-    return known.depths == config.depths and known.with_topk(config.num_topk) == config
-
-
-def _own_schedule(config: PFTConfig) -> FocusSchedule:
-    """The model's own schedule, written by blocks where it can be."""
-    blocks = FocusSchedule("", config.num_topk).per_block(config.depths)
-    if all(len(set(block)) == 1 for block in blocks):
-        return FocusSchedule(",".join(str(block[0]) for block in blocks), config.num_topk)
-    return FocusSchedule("layers:" + ",".join(map(str, config.num_topk)), config.num_topk)
-
-
 def restore_all(
     model: PFT, datasets: Sequence[Dataset], settings: Settings, folder: Path, console: Console
 ) -> list[QualityRow]:
@@ -164,41 +165,38 @@ def restore_all(
     console.print(
         f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
         f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
-        highlight=False,
     )
     for dataset in datasets:
-        if dataset.left_out:
-            told = (
-                f"{dataset.name}: left out, of formats that are not read here: {name_files(dataset.left_out)}"
-            )
-            console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
+        for remark in dataset.remarks:
+            console.print(f"{dataset.name}: {remark}", style="yellow")
+    bar = progress_bar(
+        console,
+        Words("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        Words("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    with (folder / "quality.jsonl").open("a") as file, bar, torch.no_grad():
+    path = folder / "quality.jsonl"
+    with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
                 bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
-                for row in _image_rows(model, dataset, number, settings, about):
+                for row in _image_rows(model, dataset, number, settings, about, console):
                     file.write(row.to_json() + "\n")
                     file.flush()
                     rows.append(row)
                     if row.reason:
                         told = f"no result: {row.dataset} {row.image}, {row.variant.name}: {row.reason}"
-                        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+                        console.print(told, style="red")
                 bar.advance(task)
     return rows
 
 
 def _image_rows(
-    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any]
+    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any], console: Console
 ) -> Iterator[QualityRow]:
     pair, scale = dataset.pairs[number], model.config.output_scale
     schedules = {schedule.text: schedule for schedule in settings.schedules}
@@ -210,6 +208,9 @@ def _image_rows(
         try:
             if image is None:
                 image = Restored.load(dataset.name, pair, scale)
+                for note in image.notes:
+                    told = f"{dataset.name}: {note}"
+                    console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
             if variant.backend:
                 model.backend = variant.backend
                 model.num_topk = schedules[variant.schedule].num_topk
@@ -217,18 +218,17 @@ def _image_rows(
             else:
                 yield bicubic_row(image, **about)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = in_short(error)
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
-def measure_latency(settings: Settings, folder: Path, console: Console) -> list[Record]:
+def measure_latency(settings: Settings, run: RunWriter, console: Console) -> list[Record]:
     """Records of all variants on one photograph; appended to records.jsonl."""
     console.print(
         f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
         f"{settings.plan.budget_s:g} s ...",
-        highlight=False,
     )
-    fingerprint = remember_environment(folder, environment())
+    fingerprint = run.remember(environment())
     group = VariantsGroup(settings)
     try:
         records = group.run(fingerprint).records
@@ -237,9 +237,8 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
         memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
         status = Status.OOM if memory else Status.ERROR
         records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
-    with RecordWriter(folder / "records.jsonl") as writer:
-        for record in records:
-            writer.append(record)
+    for record in records:
+        run.append(record)
     return records
 
 
@@ -252,16 +251,16 @@ def report(
     console.print(means_table(rows, records))
     for record in records:
         if record.reason:
-            console.print(f"not measured: {record.case_id}: {record.reason}", style="red", markup=False)
+            console.print(f"not measured: {record.case_id}: {record.reason}", style="red")
     made = len({(row.dataset, row.image) for row in rows if row.low_made})
     if made:
-        console.print(f"{made} low-resolution images were made here by bicubic reduction", highlight=False)
+        console.print(f"{made} low-resolution images were made here by bicubic reduction")
     write_quality_csv(rows, folder / "quality.csv")
-    plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
+    plots = write_quality_plots(rows, records, folder)
     files = [
         "quality.jsonl",
         "quality.csv",
-        *(["records.jsonl"] if records else []),
-        *([plot.name] if plot else []),
+        *([RECORDS] if records else []),
+        *(plot.name for plot in plots),
     ]
-    console.print(f"written to {folder}: {', '.join(files)}", markup=False, highlight=False)
+    console.print(f"written to {folder}: {', '.join(files)}")

@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases.group import thread_count
-from ..cases.memory import footprint_case, measure_footprint, predicted_process_bytes, warm_process_bytes
-from ..cases.settings import Settings
-from ..measure.environment import environment
+from ..common.terminal import Console, Table
+from ..harness.cases.group import thread_count
+from ..harness.cases.memory import (
+    footprint_case,
+    measure_footprint,
+    predicted_process_bytes,
+    warm_process_bytes,
+)
+from ..harness.cases.settings import Settings
+from ..harness.measure.environment import environment
+from ..harness.record import Status, begin_run
 from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
-from ..record import RecordWriter, Status, lock_folder, remember_environment
 from . import options
 
 LARGEST_SIDE = 1 << 15
 
 
 def fit(
+    context: typer.Context,
     memory: Annotated[
         str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
     ] = None,
@@ -36,7 +41,7 @@ def fit(
     measure: Annotated[
         bool, typer.Option("--measure", help="Run --lr (else the input found) in a process of its own.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the record of --measure.")] = None,
+    out: Annotated[Path | None, options.folder(help="Folder for the record of --measure.")] = None,
 ) -> None:
     """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
 
@@ -44,6 +49,8 @@ def fit(
 
     With --measure, also run it and write its record. Exit code 1 if the run failed.
     """
+    if not measure:
+        options.refuse(context, ("out",), "belongs to --measure: give it too")
     limit = available_bytes() if memory is None else parse_memory(memory)
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
@@ -72,16 +79,14 @@ def fit(
     if size is None:
         console.print(f"no input fits {limit / 1e9:.2f} GB: one window needs {predict((1, 1)) / 1e9:.2f} GB")
         raise typer.Exit(1)
-    console.print(
-        _table(settings.preset, config, size, backend, settings.threads, predict(size)), highlight=False
-    )
+    console.print(_table(settings.preset, config, size, backend, settings.threads, predict(size)))
     if lr:
         word = "fits" if predict(size) <= limit else "does not fit"
-        console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB", highlight=False)
+        console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB")
     found = "none"
     if largest is not None:
         found = f"{_size(largest)} (--lr {largest[0]}x{largest[1]}), {predict(largest) / 1e9:.2f} GB"
-    console.print(f"largest {aspect} input within {limit / 1e9:.2f} GB: {found}", highlight=False)
+    console.print(f"largest {aspect} input within {limit / 1e9:.2f} GB: {found}")
     if measure:
         folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         _measure(settings, config, size, backend, folder, console)
@@ -122,8 +127,6 @@ def _table(
     found = forward_footprint(config, size, backend=backend, threads=threads)
     table = Table(
         title=f"{preset}, {_size(size)} input (width x height), {backend}: peak at {found.moment}",
-        title_justify="left",
-        header_style="bold",
     )
     table.add_column("part")
     table.add_column("MB", justify="right")
@@ -138,17 +141,16 @@ def _table(
 def _measure(
     settings: Settings, config: PFTConfig, size: tuple[int, int], backend: str, folder: Path, console: Console
 ) -> None:
-    with lock_folder(folder):
+    with begin_run(folder) as run:
         with thread_count(settings.threads):
-            fingerprint = remember_environment(folder, environment())
+            fingerprint = run.remember(environment())
         case = footprint_case(
             settings.preset, config, settings.schedules[0].text, size, backend, settings.threads
         )
         record = measure_footprint(case, config, fingerprint)
-        with RecordWriter(folder / "records.jsonl") as writer:
-            writer.append(record)
+        run.append(record)
     if record.status is not Status.OK:
-        console.print(f"not measured: {record.status.value}: {record.reason}", style="red", markup=False)
+        console.print(f"not measured: {record.status.value}: {record.reason}", style="red")
         raise typer.Exit(1)
     measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
     assert measured is not None
@@ -156,6 +158,4 @@ def _measure(
     console.print(
         f"measured {measured / 1e6:.0f} MB ({record.memory.peak_process_source}), predicted {predicted / 1e6:.0f} MB: "
         f"{predicted / measured - 1:+.1%}; written to {folder}",
-        highlight=False,
-        markup=False,
     )

@@ -5,27 +5,27 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console, Table, line
+from ..harness.record import Case
 from ..insight.counts import formula_counts, recount
 from ..insight.limits import published_limits
 from ..model import PRESETS, PUBLISHED_LR, parameter_count, published_macs
-from ..record import Case
-from ..schedule import parse_schedule
 from . import options
 
 LEFT_OUT = {
     "published": "2 x the authors' multiply-accumulates. Left out: softmax, top-k, gathers, bias, padding of windows, "
-    "all but one\n  of the convolutions of 3conv; candidates of a layer are taken to be what two layers before kept.",
+    "all but one of the convolutions of 3conv; candidates of a layer are taken to be what two layers before kept.",
     "counted": "PyTorch's counter, 2 for each multiply-add. Left out: elementwise work, softmax, selection, norms. "
-    "`dense`\n  computes all N x N logits and masks them, so its count does not fall with K.",
+    "`dense` computes all N x N logits and masks them, so its count does not fall with K.",
     "kernel": "what attention must do on its candidates and kept entries. Left out: everything but attention, its "
-    "exponentials\n  and its selection.",
+    "exponentials and its selection.",
 }
 
 
 def flops(
+    context: typer.Context,
     audit: Annotated[
         bool, typer.Option("--audit", help="The three counts of one model side by side.")
     ] = False,
@@ -35,11 +35,9 @@ def flops(
     lr: options.Size = None,
 ) -> None:
     """Print parameters and published GMACs of the six presets at the published resolutions."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 120))
-    if lr is not None and not audit:
-        raise ValueError(f"--lr belongs to --audit, got --lr {lr} without it")
+    console = Console.wide(120)
+    if not audit:
+        options.refuse(context, ("preset", "sched", "lr"), "belongs to --audit: give it too")
     if audit:
         _audit(console, preset, sched, options.parse_size(lr) or (64, 64))
     if limits:
@@ -49,7 +47,7 @@ def flops(
 
 
 def _published(console: Console) -> None:
-    table = Table(title="PFT as published", title_justify="left", header_style="bold")
+    table = Table(title="PFT as published")
     for name in ("preset", "low-resolution input", "output"):
         table.add_column(name)
     table.add_column("parameters", justify="right")
@@ -65,8 +63,9 @@ def _published(console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "GMAC is the authors' convention (multiply-accumulates; no softmax, top-k, gathers or bias; windows without\n"
-        "padding). What a run really computes is counted apart: `counted_flops` in its records, or --audit."
+        "GMAC is the authors' convention (multiply-accumulates; no softmax, top-k, gathers or bias; windows without "
+        "padding). What a run really computes is counted apart: `counted_flops` in its records, or --audit.",
+        soft_wrap=False,
     )
 
 
@@ -97,8 +96,6 @@ def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> 
     assert counts.paper_macs is not None
     table = Table(
         title=f"{preset}, schedule {sched}, {size[0]}x{size[1]} input",
-        title_justify="left",
-        header_style="bold",
     )
     table.add_column("count")
     table.add_column("GFLOP", justify="right")
@@ -109,11 +106,11 @@ def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> 
     table.add_row("kernel (attention alone)", f"{(counts.kernel_flops or 0) / 1e9:.3f}")
     console.print(table)
     for name, text in LEFT_OUT.items():
-        console.print(f"[bold]{name}[/]: {text}", soft_wrap=True)
+        console.print(line((name, "bold"), f": {text}"), soft_wrap=False)
 
 
 def _limits(console: Console) -> None:
-    table = Table(title="Limits of the published CUDA extension", title_justify="left", header_style="bold")
+    table = Table(title="Limits of the published CUDA extension")
     for heading in ("preset", "what overflows"):
         table.add_column(heading)
     for heading in ("window-heads", "input from", "published input has"):
@@ -128,6 +125,7 @@ def _limits(console: Console) -> None:
             )
     console.print(table)
     console.print(
-        "The kernels here use 64-bit offsets and have neither limit; their int16 index holds windows of up to 32767\n"
-        "tokens, larger ones get int32."
+        "The kernels here use 64-bit offsets and have neither limit; their int16 index holds windows of up to 32767 "
+        "tokens, larger ones get int32.",
+        soft_wrap=False,
     )

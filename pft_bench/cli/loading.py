@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import require
-from ..cases.settings import MAX_THREADS, resolve_device
-from ..model import PFT, generated_weights, load, preset, upscale, weights_file
-from ..schedule import parse_schedule
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console
+from ..harness.cases.settings import resolve_device
+from ..model import PFT, CheckpointNote, generated_weights, load, preset, upscale, weights_file
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""
@@ -25,23 +28,19 @@ def parse_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def check_threads(threads: int) -> int:
-    """The number of threads to use, where 0 means torch's own choice; ValueError for far too many."""
-    if threads > MAX_THREADS:
-        raise ValueError(f"threads must be at most {MAX_THREADS} here, got {threads}")
-    return threads or torch.get_num_threads()
-
-
 def load_model(
     weights: Path | None,
     *,
     backend: str = "auto",
     sched: str | None = None,
+    heads: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
     preset_name: str = "light_x4",
 ) -> PFT:
     """The model of a checkpoint, ready to run; without one, the preset with generated weights.
+
+    `sched` and `heads` also say what the weights of a model do not say that has the shape of no preset.
 
     Raises ValueError or `pft_bench.BackendUnavailable` where an option cannot be right, before anything is computed.
     """
@@ -51,14 +50,37 @@ def load_model(
     torch_dtype = parse_dtype(dtype)
     require(backend, torch.device(device), torch_dtype)
     if weights is None:
+        if heads is not None:
+            raise ValueError(f"--num-heads is of the model in --weights, got {heads} without weights")
         model = PFT.from_config(preset(preset_name), backend)
         model.load_state_dict(generated_weights(model))
+        if sched is not None:
+            area = model.config.window_size**2
+            model.num_topk = parse_schedule(sched, model.config.depths, area).num_topk
     else:
-        model = load(weights, backend)
-    if sched is not None:
-        area = model.config.window_size**2
-        model.num_topk = parse_schedule(sched, model.config.depths, area).num_topk
+        model = load(weights, backend, **weights_keywords(sched, heads))
     return model.to(device, torch_dtype).eval()
+
+
+def weights_keywords(sched: str | None, heads: int | None) -> dict[str, Any]:
+    """What `pft_bench.load` is given of the options --sched and --num-heads."""
+    given = {"num_topk": sched, "num_heads": heads}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def show_notes() -> None:
+    """From here on print each `CheckpointNote` once, as one line; other warnings stay as they are."""
+    others, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, CheckpointNote):
+            others(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            Console(stderr=True).print(f"note: {message}")
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", CheckpointNote)
 
 
 def restorer(

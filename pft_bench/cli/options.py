@@ -2,23 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Schedules = Annotated[
+from ..common.container import check_threads
+
+
+def _possible_threads(threads: int) -> int:
+    """Far too many end the OpenMP runtime with a crash, in whatever command: refused before any begins."""
+    check_threads(threads)
+    return threads
+
+
+def given(context: typer.Context) -> dict[str, str]:
+    """Parameter -> how its option is written, for everything that the command line gives itself."""
+    options = {param.name: param.opts[0] for param in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in options}
+    return {
+        name: options[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"
+    }
+
+
+def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
+    """ValueError where one of these parameters is given, which would change nothing; `why` says so."""
+    found = [option for name, option in given(context).items() if name in names]
+    if found:
+        raise ValueError(f"{found[0]} {why}")
+
+
+def refuse_what_is_read(out: Path | None, *inputs: Path | None) -> None:
+    """ValueError where --out is a file that the command reads, by whatever name."""
+    if (
+        out is not None
+        and out.exists()
+        and any(path and path.exists() and out.samefile(path) for path in inputs)
+    ):
+        raise ValueError(f"--out must not be what is read, got {out}")
+
+
+def in_path(text: str | Path) -> Path:
+    """What is read: any name but the empty one, which Python takes for the current folder."""
+    if text == "":
+        raise typer.BadParameter("it must name a file or a folder, got an empty text")
+    return Path(text)
+
+
+def out_folder(text: str | Path) -> Path:
+    """A folder to write to, which need not exist."""
+    path = in_path(text)
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"it must be a folder, got the file {path}")
+    return path
+
+
+def out_file(text: str | Path) -> Path:
+    """A file to write, which need not exist."""
+    path = in_path(text)
+    if str(text).endswith("/") or path.is_dir():
+        raise typer.BadParameter(f"it must be a file, got the folder {text}")
+    return path
+
+
+def _option(parser: Any, metavar: str, names: tuple[str, ...], **about: Any) -> Any:
+    return typer.Option(*names, parser=parser, metavar=metavar, **about)
+
+
+def read(*names: str, **about: Any) -> Any:
+    """An option that names what is read."""
+    return _option(in_path, about.pop("metavar", "FILE"), names, **about)
+
+
+def folder(*names: str, **about: Any) -> Any:
+    """An option that names a folder to write to."""
+    return _option(out_folder, "DIR", names, **about)
+
+
+def file(*names: str, **about: Any) -> Any:
+    """An option that names a file to write."""
+    return _option(out_file, "FILE", names, **about)
+
+
+def argument(metavar: str, parser: Any = in_path, **about: Any) -> Any:
+    """A positional argument that names a file or a folder."""
+    return typer.Argument(parser=parser, metavar=metavar, **about)
+
+
+_SCHEDULES = (
+    "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
+    "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
+)
+Schedules = Annotated[list[str], typer.Option("--sched", help=_SCHEDULES)]
+WeightsSchedules = Annotated[
     list[str],
     typer.Option(
         "--sched",
-        help="Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
-        "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep.",
+        help=f"{_SCHEDULES} Default: what --weights were trained with, where pft-bench train made them; else "
+        "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="classical or light, or with its scale: light_x4. Default: light on a CPU, classical on a GPU."
+        help="classical or light, or with its scale: light_x4. Default: that of --weights; else light on a CPU, "
+        "classical on a GPU."
     ),
 ]
 Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
@@ -29,11 +118,16 @@ Size = Annotated[
     ),
 ]
 Image = Annotated[
-    Path | None, typer.Option(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
+    Path | None, read(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="Checkpoint (.pth, .safetensors). Default: generated weights.")
+NumHeads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Attention heads of a model in --weights whose weights do not tell them and that is no published one.",
+    ),
 ]
+Weights = Annotated[Path | None, read(help="Checkpoint (.pth, .safetensors). Default: generated weights.")]
 Backends = Annotated[
     list[str],
     typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),
@@ -43,7 +137,14 @@ Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Mode = Annotated[
     str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes by itself.")]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        callback=_possible_threads,
+        help="CPU threads; 0: as many as torch takes, or a CPU quota covers.",
+    ),
+]
 Plugins = Annotated[
     list[str],
     typer.Option(

@@ -5,29 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..cases import Group
-from ..record import Record, Status
-from ..report.tables import candidate_text
+from ..common.terminal import Console, Words, progress_bar
+from ..harness.cases import Group
+from ..harness.record import Record, Status
+from ..report.tables import contender_text
 
 REFRESHES_PER_SECOND = 2
 """Few, for the bar is drawn on the processors that are being timed."""
 
 
 class Display:
-    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.sweep.Watcher`."""
+    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.harness.sweep.Watcher`."""
 
     def __init__(self, console: Console, groups: Sequence[Group]) -> None:
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+        self._bar = progress_bar(
+            console,
+            Words("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
+            Words("{task.fields[left]}"),
+            spinner=True,
             refresh_per_second=REFRESHES_PER_SECOND,
         )
         self._count = len(groups)
@@ -63,11 +63,11 @@ class Display:
         self._bar.update(self._task, completed=self._done)
         for record in records:
             if record.status is not Status.OK:
-                self.say(f"{group.title} on {candidate_text(record)}: {record.status.value}: {record.reason}")
+                self.say(f"{group.title} on {contender_text(record)}: {record.status.value}: {record.reason}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, style="yellow", highlight=False, markup=False)
+        self._console.print(text, style="yellow")
 
     def _show(self, doing: str, share: float) -> None:
         assert self._group is not None

@@ -5,23 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-
+from ..common.terminal import Console
 from ..report import read_folder, write_report
+from . import options
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run folder, as `pft-bench run` wrote it.", metavar="DIR")],
+    folder: Annotated[Path, options.argument("DIR", help="Run folder, as `pft-bench run` wrote it.")],
 ) -> None:
     """Write report.html (one file, nothing else needed), report.md, summary.csv and the figures as SVG and PNG.
 
     Every number comes from the folder's records; `pft-bench verify DIR` recomputes them all.
     """
-    console = Console(highlight=False)
+    console = Console()
     found = read_folder(folder)
-    for line in found.truncated:
-        console.print(f"left out: {line}", markup=False)
+    for line in found.notes:
+        console.print(f"left out: {line}")
     written = write_report(found)
-    console.print(f"{len(found.records)} records -> {written[0]}", markup=False, soft_wrap=True)
-    console.print(f"beside it: {', '.join(path.name for path in written[1:])}", markup=False)
+    console.print(f"{len(found.records)} records -> {written[0]}")
+    console.print(f"beside it: {', '.join(path.name for path in written[1:])}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -10,27 +9,39 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..measure.roof import Roof
-from ..measure.rounds import Plan
-from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
-from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
-from ..sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
+from ..common.terminal import Console, Table, line
+from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
+from ..harness.cases.image import image_notes
+from ..harness.measure.rounds import Plan
+from ..harness.record import (
+    ENVIRONMENTS,
+    RECORDS,
+    FolderLocked,
+    Record,
+    RunFolder,
+    Status,
+    known_environments,
+    lock_folder,
+    merge_shares,
+    read_folder,
+)
+from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
+from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .progress import Display
 
 
 def run(
-    sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
+    context: typer.Context,
+    sched: options.WeightsSchedules = [],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
     image: options.Image = None,
     weights: options.Weights = None,
+    num_heads: options.NumHeads = None,
     backend: options.Backends = [],  # noqa: B006
     level: Annotated[
         list[str],
@@ -53,8 +64,10 @@ def run(
     threads: options.Threads = 0,
     seed: options.Seed = 0,
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each case.")] = 20,
-    budget: Annotated[float, typer.Option(help="Seconds that one case may take, checks apart.")] = 10.0,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<date-time>.")] = None,
+    budget: Annotated[
+        float, typer.Option(help="Seconds that timing one group may take; checks are not counted.")
+    ] = 10.0,
+    out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run share I of N; shares may write one folder.")
@@ -97,6 +110,10 @@ def run(
     limit = options.parse_bytes("--memory-limit", memory_limit)
     if limit is not None and not isolate:
         raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
+    if not isolate:
+        options.refuse(context, ("timeout",), "needs a process for each case, got --no-isolate")
+    if attention is not None and set(level) != {"model"}:
+        options.refuse(context, ("level",), "must be model alone with --attention, which holds whole models")
     ranks = find_ranks()
     if ranks is not None and shard is not None:
         raise ValueError(f"--shard is what torchrun decides for its ranks, got {shard}")
@@ -119,11 +136,14 @@ def run(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        num_heads=num_heads,
         attentions=() if attention is None else [name.strip() for name in attention.split(",")],
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
     check_inputs(settings)
-    console = make_console(quiet=ranks is not None and not ranks.leads)
+    console = Console.wide(120, quiet=ranks is not None and not ranks.leads)
+    for note in image_notes(settings.image):
+        console.print(note, style="yellow")
     if list_cases:
         print_plan(plan_groups(settings), share, out, console)
         return
@@ -152,12 +172,6 @@ def run(
         report(records, settings, folder, console)
         if any(record.status is not Status.OK for record in records):
             raise typer.Exit(FAILURE)
-
-
-def make_console(*, quiet: bool = False) -> Console:
-    """The terminal, or, for a pipe or a file, wide enough for the tables."""
-    console = Console(quiet=quiet)
-    return console if console.is_terminal else Console(width=max(console.width, 120), quiet=quiet)
 
 
 def print_plan(groups: Sequence[Group], share: Shard, folder: Path | None, console: Console) -> None:
@@ -196,14 +210,17 @@ def execute(
         elif sweep.shard.name is None:
             merge_shares(folder)
         console.print(
-            f"[bold]{settings.preset}[/], {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, "
-            f"{settings.dtype}, {settings.device}, {settings.threads} threads; "
-            f"backends {', '.join(settings.backends)}; {len(plan.left)} groups to run -> {folder}"
+            line(
+                (settings.preset, "bold"),
+                f", {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, {settings.dtype}, "
+                f"{settings.device}, {settings.threads} threads; backends {', '.join(settings.backends)}; "
+                f"{len(plan.left)} groups to run -> {folder}",
+            )
         )
         for warning in (*plan.warnings, *([unsure] if unsure else [])):
-            console.print(warning, style="yellow", highlight=False, markup=False)
+            console.print(warning, style="yellow")
         for name, reason in left_out(settings):
-            console.print(f"{name} left out: {reason}", highlight=False, markup=False)
+            console.print(f"{name} left out: {reason}")
         with Display(console, plan.left) as display:
             new = sweep.run(plan, display)
         old = [record for record in plan.done.values() if sweep.shard.name is None or record.case_id in own]
@@ -236,31 +253,20 @@ def collect(
 
 def report(records: Sequence[Record], settings: Settings, folder: Path, console: Console) -> None:
     """Print the tables and write summary.csv and the plots."""
-    write_summary(records, folder / "summary.csv")
+    write_summary(records, folder / SUMMARY)
     for level in settings.levels:
         if any(record.case.level == level for record in records):
             console.print(results_table(records, level, console.width))
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)
-    roof = read_roof(folder)
-    plots = write_plots(records, folder, roof)
+    plots = write_plots(RunFolder(folder, tuple(records), known_environments(folder)))
     failed = problem_lines(records)
-    for line in failed:
-        console.print("not measured:", line, style="red", highlight=False, markup=False)
+    for reason in failed:
+        console.print(f"not measured: {reason}", style="red")
     weights = (
         "generated weights: images mean nothing, times do" if settings.weights is None else settings.weights
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
-    files = ["records.jsonl", "summary.csv", "environment.json", *(plot.name for plot in plots)]
-    console.print(f"written to {folder}: {', '.join(files)}", markup=False)
-
-
-def read_roof(folder: Path) -> Roof | None:
-    """The roof that was measured when the folder's last environment was recorded."""
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    known = list(json.loads(path.read_text()).values())
-    found = known[-1].get("now", {}).get("roof") if known else None
-    return None if found is None else Roof(**found)
+    files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
+    console.print(f"written to {folder}: {', '.join(files)}")

@@ -7,24 +7,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases.group import thread_count
-from ..measure.environment import environment
-from ..measure.statistics import Verdict
-from ..record import lock_folder, remember_environment
-from ..selftest.builds import run_builds
-from ..selftest.mutation import false_alarms, run_mutants
-from ..selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
+from ..common.container import check_threads
+from ..common.terminal import Console, Table, line
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.verdicts import Verdict
+from ..harness.record import begin_run
+from ..harness.selftest.builds import run_builds
+from ..harness.selftest.mutation import false_alarms, run_mutants
+from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
 from . import options
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}
 
 
 def selftest(
+    context: typer.Context,
     verdicts: Annotated[
         int,
         typer.Option(
@@ -41,7 +41,7 @@ def selftest(
     ] = 0,
     threads: options.Threads = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the comparisons; going on where it ended.")
+        Path | None, options.folder(help="Folder of the comparisons; going on where it ended.")
     ] = None,
     stop_after: Annotated[
         float, typer.Option(help="Seconds after which no further comparison is begun.")
@@ -53,32 +53,41 @@ def selftest(
     Exit code 1 if anything survives, if more than 2% of the comparisons of identical code find a difference, if fewer
     than 75% of the planted slowdowns are found, or if one is called faster or the same.
     """
+    if not verdicts and not builds:
+        options.refuse(
+            context, ("threads", "out", "stop_after"), "belongs to --verdicts and --builds: give one of them"
+        )
     console = Console()
     with thread_count(1):
         sound = plant(console)
     if verdicts or builds:
         folder = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S_verdicts")
-        threads = threads or torch.get_num_threads()
-        sound = sound & judge_verdicts(folder, verdicts, builds, threads, stop_after, console)
+        sound = sound & judge_verdicts(folder, verdicts, builds, check_threads(threads), stop_after, console)
     if not sound:
         raise typer.Exit(1)
 
 
 def plant(console: Console) -> bool:
     """Plant everything that is wrong, and look for alarms where nothing is."""
-    table = Table(title="Planted on purpose", title_justify="left", header_style="bold")
+    table = Table(title="Planted on purpose")
     for name in ("wrong kernel or timer", "", "killed by"):
         table.add_column(name)
     outcomes = list(run_mutants())
     for item in outcomes:
-        mark = "skipped" if item.skipped else "[green]killed[/]" if item.killed else "[bold red]SURVIVED[/]"
+        mark = (
+            ("skipped", "")
+            if item.skipped
+            else ("killed", "green")
+            if item.killed
+            else ("SURVIVED", "bold red")
+        )
         others = [name for name in item.killed_by if name != item.target]
         by = item.skipped or ", ".join([item.target, *others] if item.killed else others)
-        table.add_row(item.name, mark, by)
+        table.add_row(item.name, line(mark), by)
     console.print(table)
     alarms = false_alarms()
     for alarm in alarms:
-        console.print(f"false alarm on a right kernel or timer: {alarm}", style="bold red", markup=False)
+        console.print(f"false alarm on a right kernel or timer: {alarm}", style="bold red")
     tried = [item for item in outcomes if item.skipped is None]
     killed = sum(item.killed for item in tried)
     skipped = len(outcomes) - len(tried)
@@ -86,7 +95,6 @@ def plant(console: Console) -> bool:
         f"killed {killed}/{len(tried)}"
         + (f", {skipped} skipped" if skipped else "")
         + f"; false alarms: {len(alarms)}",
-        highlight=False,
     )
     return killed == len(tried) and not alarms
 
@@ -96,12 +104,12 @@ def judge_verdicts(
 ) -> bool:
     """Run the comparisons that the folder lacks, and print the rates."""
     path = folder / TRIALS
-    with lock_folder(folder):
-        fingerprint = remember_environment(folder, environment())
+    with begin_run(folder) as run:
+        fingerprint = run.remember(environment())
         made = [run_trials(path, verdicts, fingerprint, threads, stop_after_s)] if verdicts else []
         made += [run_builds(path, builds, fingerprint, threads, stop_after_s)] if builds else []
         for trial in chain.from_iterable(made):
-            console.print(describe(trial), highlight=False)
+            console.print(describe(trial))
         found = rates(read_trials(path))
     console.print(rates_table([item for item in found if item.trials]))
     counts = {item.kind: item.trials for item in found}
@@ -130,7 +138,7 @@ def holds(item: Rates) -> bool:
 
 def rates_table(found: list[Rates]) -> Table:
     """Counts of verdicts by kind."""
-    table = Table(title="Verdicts on known answers", title_justify="left", header_style="bold")
+    table = Table(title="Verdicts on known answers")
     for name in ("B against A", "comparisons", *(word.value for word in Verdict), "right", "wrong"):
         table.add_column(name, justify="left" if name == "B against A" else "right")
     for item in found:

@@ -9,38 +9,47 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ..cases import Settings, check_inputs
-from ..cases.group import thread_count
-from ..cases.image import low_resolution
-from ..cases.model import make_model
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings, check_inputs
+from ..harness.cases.group import thread_count
+from ..harness.cases.image import image_notes, low_resolution
+from ..harness.cases.model import make_model
 from ..insight.statistics import LayerStatistics, collect
 from ..model import PFT
 from ..model.strips import strips
+from ..report.tables import write_csv
 from . import options
 
 
 def statistics(
     image: Annotated[
-        Path | None, typer.Argument(help="Picture, resized to --lr. Default: a bundled photo.")
+        Path | None, options.argument("IMAGE", help="Picture, resized to --lr. Default: a bundled photo.")
     ] = None,
     weights: options.Weights = None,
-    sched: Annotated[str, typer.Option(help="Focus schedule; see `pft-bench run --help`.")] = "paper",
+    num_heads: options.NumHeads = None,
+    sched: Annotated[
+        str | None,
+        typer.Option(
+            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+            "pft-bench train made them, else paper, or the model's own where that does not fit."
+        ),
+    ] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
     windows: Annotated[int, typer.Option(min=1, help="Look at so many windows at most.")] = 4,
     threads: options.Threads = 0,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
+    out: Annotated[Path | None, options.file(help="CSV file for the table.")] = None,
 ) -> None:
-    """Each layer's kept attention, and what of the dropped would have come back, held against a chain without drops.
+    """What each layer keeps of its attention, and how much of what it drops a chain without selection would use later.
 
     Without --weights the model is random, and the figures show the method, not the published model.
     """
+    options.refuse_what_is_read(out, image, weights)
     settings = Settings.make(
-        schedules=[sched],
+        schedules=[] if sched is None else [sched],
+        default_schedule="paper",
         preset_name=preset,
         scale=scale,
         backends=["reference"],
@@ -50,6 +59,7 @@ def statistics(
         lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
+        num_heads=num_heads,
     )
     check_inputs(settings)
     made = make_model(settings, settings.schedules[0])
@@ -62,27 +72,28 @@ def statistics(
         found = collect(
             lambda: model(x), model.config.chains, strips=len(strips(1, height, width, area)), windows=windows
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
+    console = Console.wide(120)
+    for note in image_notes(settings.image):
+        console.print(note)
     console.print(_table(found))
     console.print(
         "kept mass: attention of the kept among the candidates, mean (5% of rows have less). missed: attention outside "
-        "the\ncandidates had nothing been dropped. came back: share of the top K of that undropped chain that had been "
-        "dropped.\noverlap: share of the top K of the layer's own logits that were top K in its chain's layer before; "
-        "by chance: K/N."
+        "the candidates had nothing been dropped. came back: share of the top K of that undropped chain that had been "
+        "dropped. overlap: share of the top K of the layer's own logits that were top K in its chain's layer before; "
+        "by chance: K/N.",
+        soft_wrap=False,
     )
     if weights is None:
         console.print(
             "random weights: these figures show the method and say nothing about the published model"
         )
     if out is not None:
-        pd.DataFrame([asdict(row) for row in found]).to_csv(out, index=False)
-        console.print(f"written to {out}", markup=False)
+        write_csv(pd.DataFrame([asdict(row) for row in found]), out)
+        console.print(f"written to {out}")
 
 
 def _table(found: list[LayerStatistics]) -> Table:
-    table = Table(title="Attention by layer", title_justify="left", header_style="bold")
+    table = Table(title="Attention by layer")
     table.add_column("layer")
     for heading in ("step", "kept mass", "missed", "came back", "overlap", "by chance"):
         table.add_column(heading, justify="right")

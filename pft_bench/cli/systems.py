@@ -8,21 +8,21 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from ..cases import Settings
-from ..cases.systems import SystemsGroup
-from ..measure.environment import environment
-from ..measure.rounds import Plan
+from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings
+from ..harness.cases.systems import SystemsGroup
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import RECORDS, Record, Status, begin_run
 from ..model import PFT, preset, published_macs
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.tables import bytes_text, seconds_text, speedup_text
-from ..systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
 from . import options
 
 
 def systems(
+    context: typer.Context,
     lr: options.Size = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
@@ -30,15 +30,20 @@ def systems(
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of the measurement.")] = 6,
     budget: Annotated[float, typer.Option(help="Seconds of rounds after which no more are begun.")] = 120.0,
     measure: Annotated[bool, typer.Option(help="Latency and memory; without them, sizes alone.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<date-time>-systems.")] = None,
+    out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>-systems.")] = None,
 ) -> None:
     """Parameters and multiply-accumulates beside the paper's; latency and memory, measured in one interleaved run.
 
     SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. Exit code 1 if a
     system that is there could not be measured.
     """
-    console = Console()
-    console = console if console.is_terminal else Console(width=max(console.width, 120))
+    if not measure:
+        options.refuse(
+            context,
+            ("lr", "device", "threads", "seed", "rounds", "budget", "out"),
+            "is of measuring latency, which --no-measure leaves out",
+        )
+    console = Console.wide(120)
     settings = Settings.make(
         schedules=["paper"],
         preset_name="classical_x2",
@@ -62,7 +67,7 @@ def systems(
         sizes.add_row(*row)
     console.print(sizes)
     if missing:
-        console.print(missing, style="yellow", markup=False, highlight=False)
+        console.print(missing, style="yellow")
     if not measure:
         return
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-systems")
@@ -73,20 +78,18 @@ def systems(
     )
     for record in records:
         if record.status is not Status.OK:
-            console.print(f"{record.case.options['system']}: {record.reason}", style="red", markup=False)
-    console.print(f"raw samples are in {folder / 'records.jsonl'}", markup=False)
+            console.print(f"{record.case.options['system']}: {record.reason}", style="red")
+    console.print(f"raw samples are in {folder / RECORDS}")
     if any(record.status is not Status.OK for record in records):
         raise typer.Exit(1)
 
 
 def run(group: SystemsGroup, folder: Path) -> list[Record]:
     """Measure the group; its records, which are also appended to the folder's."""
-    with lock_folder(folder):
-        fingerprint = remember_environment(folder, environment())
-        with RecordWriter(folder / "records.jsonl") as writer:
-            records = group.run(fingerprint).records
-            for record in records:
-                writer.append(record)
+    with begin_run(folder) as writer:
+        records = group.run(writer.remember(environment())).records
+        for record in records:
+            writer.append(record)
     return records
 
 
@@ -94,11 +97,10 @@ def size_table() -> Table:
     """The head of the first table."""
     table = Table(
         title="x2, output 1280x720: the paper's numbers and ours",
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         caption_justify="left",
-        caption="MACs: PFT by its authors' convention; counted: matrix products and convolutions that PyTorch counts\n"
+        caption="MACs: PFT by its authors' convention; counted: matrix products and convolutions that PyTorch counts "
         "in one pass, padding and repeated products included. PSNR: the paper's, Urban100.",
     )
     table.add_column("system")
@@ -145,7 +147,7 @@ def _tera(count: float | None, digits: int) -> str:
 
 def time_table(records: list[Record], title: str) -> Table:
     """Latency, the ratio to PFT with its interval, and memory."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("system", "code", "check"):
         table.add_column(name)
     for name in ("latency", "speed-up over PFT [95%]", "memory"):

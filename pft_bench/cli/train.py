@@ -9,31 +9,38 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
-from ..cases.settings import resolve_device
-from ..model import PFT, preset
-from ..schedule import parse_schedule
-from ..train import (
+from ..apps.train import (
+    Diverged,
+    FirstStopped,
     Photographs,
-    Progress,
     Recipe,
     Trainer,
-    export_weights,
+    TrainingProgress,
     fit,
     process_group,
+    require_new,
     start_as_interpolation,
     start_from,
 )
-from ..train.loop import CHECKPOINT
+from ..apps.train.folder import WEIGHTS
+from ..common.container import check_threads
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console
+from ..harness.cases.settings import resolve_device
+from ..model import PFT, PFTConfig, preset
 from . import options
+from .exits import INTERRUPTED, USAGE
 
 
 def train(
     data: Annotated[
-        Path, typer.Option(help="Folder of high-resolution photographs, searched to the bottom.")
+        Path,
+        options.read(metavar="DIR", help="Folder of high-resolution photographs, searched to the bottom."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")],
+    out: Annotated[
+        Path, options.folder(help="Folder for checkpoint.pt, loss.jsonl and weights.safetensors.")
+    ],
     preset_name: Annotated[
         str, typer.Option("--preset", help="small_x2, light_x2, classical_x4, ...")
     ] = "small_x2",
@@ -69,7 +76,7 @@ def train(
     The same seed gives the same losses, for one process or several that share the batch, killed and resumed or not.
     """
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(check_threads(threads))
     device = resolve_device(device)
     config = preset(preset_name)
     if sched is not None:
@@ -84,8 +91,8 @@ def train(
         seed=seed,
         **rate,
     )
-    if not resume and (out / CHECKPOINT).exists():
-        raise ValueError(f"--out must be a new folder (or add --resume), got {out} with {CHECKPOINT}")
+    if not resume:
+        require_new(out)
     photographs = Photographs(data, config.upscale, patch)
     run = {
         "model": preset_name,
@@ -94,43 +101,64 @@ def train(
         "photographs": photographs.fingerprint(),
         "init": None if init is None else Path(init).name,
     }
-    console = Console(highlight=False, markup=False)
+    console = Console()
     with process_group(device) as group:
-        torch.manual_seed(seed)
-        model = PFT.from_config(config, backend)
-        if init == "interpolation":
-            start_as_interpolation(model)
-        elif init is not None:
-            start_from(model, Path(init))
+        model = _model(config, backend, init, seed)
         place = f"cuda:{group.local_rank}" if device == "cuda" else device
         trainer = Trainer(model.to(place), photographs, recipe, group)
-        if group.first:
+        started, already = 0.0, 0
+
+        def start(lost: str | None) -> None:
+            nonlocal started, already
+            started, already = time.perf_counter(), trainer.step
             console.print(
                 f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
                 f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
             )
-        started = time.perf_counter()
+            for note in (*([lost] if lost is not None else []), *photographs.notes()):
+                console.print(note, style="yellow", soft_wrap=True)
+            if already:
+                console.print(f"{already} steps are done")
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             console.print(
                 f"step {progress.step:>7} of {progress.iterations}  loss {progress.loss:.5f}  "
                 f"lr {progress.rate:.2e}  {progress.crops_per_s:.1f} crops/s"
             )
 
-        def export() -> None:
-            notes = {"model": preset_name, "steps": str(trainer.step), "seed": str(seed)}
-            export_weights(out / "weights.safetensors", trainer.ema, notes)
-
-        fit(
-            trainer,
-            out,
-            run,
-            resume=resume,
-            save_every=save_every,
-            report_every=report_every,
-            on_progress=show,
-            on_checkpoint=export,
-        )
+        try:
+            fit(
+                trainer,
+                out,
+                run,
+                resume=resume,
+                save_every=save_every,
+                report_every=report_every,
+                notes={"model": preset_name, "seed": str(seed)},
+                on_start=start,
+                on_progress=show,
+            )
+        except KeyboardInterrupt as stop:
+            if group.first:
+                console.print(
+                    ": ".join(filter(None, ("interrupted", str(stop)))), style="yellow", soft_wrap=True
+                )
+            raise typer.Exit(INTERRUPTED) from None
+        except (FirstStopped, Diverged):
+            if group.first:
+                raise
+            raise typer.Exit(USAGE) from None  # the first process says why
         if group.first:
-            seconds = time.perf_counter() - started
-            console.print(f"done in {seconds:.0f} s; the moving average is in {out / 'weights.safetensors'}")
+            steps, seconds = iterations - already, time.perf_counter() - started
+            done = f"{steps} steps in {seconds:.0f} s" if steps else "no step was left to do"
+            console.print(f"{done}; the moving average is in {out / WEIGHTS}", soft_wrap=True)
+
+
+def _model(config: PFTConfig, backend: str, init: str | None, seed: int) -> PFT:
+    torch.manual_seed(seed)
+    model = PFT.from_config(config, backend)
+    if init == "interpolation":
+        start_as_interpolation(model)
+    elif init is not None:
+        start_from(model, Path(init))
+    return model

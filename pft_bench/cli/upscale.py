@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,29 +11,36 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
-from ..cases.group import thread_count
-from ..images import (
+from ..apps.images import (
     OTHER_SUFFIXES,
+    READ_SUFFIXES,
     SUFFIXES,
     PictureError,
-    check_writable,
     enlarge,
+    fit_to_file,
     name_files,
     read_picture,
+    walk_pictures,
     write_picture,
 )
+from ..common.container import check_threads
+from ..common.drafts import make_folder, require_writable
+from ..common.terminal import Console, Words, line, progress_bar
+from ..common.text import in_short
+from ..harness.cases.group import thread_count
 from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
 from . import options
-from .exits import FAILURE
-from .loading import check_threads, load_model, restorer
+from .exits import FAILURE, INTERRUPTED
+from .loading import load_model, restorer
+
+_FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tif", ".tiff": "tif"}
+LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Job:
+class Enlargement:
     """One picture and where its enlargement goes."""
 
     source: Path
@@ -43,18 +48,20 @@ class Job:
 
 
 def upscale(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A picture, or a folder (with its subfolders).")
+    source: Annotated[Path, options.argument("IN", help="A picture, or a folder (with its subfolders).")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="The file to write, or a folder (a name that ends in / is one)."),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, or a folder.")],
     weights: Annotated[
         Path,
-        typer.Option(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
+        options.read(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
     ],
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
     sched: Annotated[
         str | None, typer.Option(help="Focus schedule, e.g. 1024,256,128. Default: the model's own.")
     ] = None,
+    num_heads: options.NumHeads = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
@@ -77,17 +84,28 @@ def upscale(
         str | None, typer.Option(help="Memory to use, e.g. 8GB. Default: 80% of what is free.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="png, jpg, webp or tif. Default: that of each picture.")
+        str | None,
+        typer.Option(help="png, jpg, webp or tif. Default: that of each picture, png where it is BMP."),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Quality of JPEG and WebP. Default: 95.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP and TIFF, 8 and 16 bits, grey, with alpha.
+    """Enlarge pictures with a PFT checkpoint: PNG, JPEG, WebP, TIFF and BMP, 8 and 16 bits, grey, with alpha.
 
-    A picture that cannot be read or written is reported and the others go on; the exit code is 1 then. Files that exist
-    are left alone and counted; pictures of other formats in a folder are named.
+    The profile, EXIF, XMP, IPTC and the density are kept where the format has a place for them; the line of each
+    picture says what was not. A picture that cannot be read or written is reported and the others go on; the exit code
+    is 1 then. Files that exist are left alone and counted; pictures of other formats in a folder are named.
+    Ctrl-C: exit code 130, and what was written stays.
     """
     jobs = plan_jobs(source, target, format)
+    if quality is not None and not any(job.target.suffix.lower() in LOSSY for job in jobs):
+        raise ValueError("--quality is that of JPEG and WebP, and no picture is written as either")
+    if tile is not None and memory is not None:
+        raise ValueError(
+            "--tile decides how large tiles are, and --memory lets them be chosen: give one of them"
+        )
     if all(job.target.resolve() == job.source.resolve() for job in jobs):
         raise ValueError(f"OUT must not be IN, whose pictures are never replaced, got {target}")
     if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
@@ -96,64 +114,72 @@ def upscale(
     if seams and tiles is None:
         raise ValueError("--seams compares tiles with the whole picture: it needs --tile")
     memory_bytes = None if memory is None else parse_memory(memory)
-    model = load_model(weights, backend=backend, sched=sched, device=device, dtype=dtype)
+    model = load_model(weights, backend=backend, sched=sched, heads=num_heads, device=device, dtype=dtype)
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
-    console = Console(highlight=False)
-    others = find_pictures(source, target, OTHER_SUFFIXES)
+    console = Console()
+    others = walk_pictures(source, OTHER_SUFFIXES, without=Path(target)) if source.is_dir() else []
     if others:
-        console.print(_left_out(others), soft_wrap=True, markup=False)
-    upscaler = Upscaler(model, console, quality, overwrite, tiles, memory_bytes, seams)
+        console.print(_left_out(others))
+    upscaler = Upscaler(model, console, quality or 95, overwrite, tiles, memory_bytes, seams)
     with thread_count(check_threads(threads)), torch.no_grad():
         done = upscaler.run(jobs)
     parts = [f"{done.written} written"]
     parts += [f"{done.left} left as they are: they exist (--overwrite replaces them)"] if done.left else []
     parts += [f"{done.failed} failed"] if done.failed else []
+    parts += [f"interrupted, {done.not_tried} not done"] if done.interrupted else []
     console.print(", ".join(parts))
+    if done.interrupted:
+        raise typer.Exit(INTERRUPTED)
     if done.failed:
         raise typer.Exit(FAILURE)
 
 
-def plan_jobs(source: Path, target: Path, format: str | None) -> list[Job]:
-    """Which pictures there are and what they will be called.
+def plan_jobs(source: Path, out: str, format: str | None) -> list[Enlargement]:
+    """Which pictures there are and what they will be called; `out` is a folder where it ends in / or is one.
 
     Raises ValueError where there are none, or where the names cannot be right.
     """
+    if not out:
+        raise ValueError("OUT must name a file or a folder, got an empty text")
+    target = Path(out)
+    folder = out.endswith("/") or target.is_dir()
+    if out.endswith("/") and target.exists() and not target.is_dir():
+        raise ValueError(f"OUT must be a folder where it ends in /, got the file {target}")
     suffix = None
     if format is not None:
         suffix = "." + format.lower().lstrip(".")
         if suffix not in SUFFIXES:
             raise ValueError(f"--format must be one of png, jpg, webp, tif, got {format!r}")
     if source.is_dir():
-        if target.is_file():
+        if target.exists() and not target.is_dir():
             raise ValueError(f"OUT must be a folder when IN is one, got the file {target}")
-        found = find_pictures(source, target, SUFFIXES)
+        if not folder and target.suffix.lower() in SUFFIXES:
+            raise ValueError(
+                f"OUT must be a folder when IN is one, got a picture's name {str(target)!r} (a folder of that name: "
+                f"{target}/)"
+            )
+        found = walk_pictures(source, without=target)
         if not found:
-            others = find_pictures(source, target, OTHER_SUFFIXES)
+            others = walk_pictures(source, OTHER_SUFFIXES, without=target)
             told = f"; {_left_out(others)}" if others else ""
-            raise ValueError(f"IN must hold pictures ({', '.join(SUFFIXES)}), got {source} without any{told}")
-        return [Job(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
+            raise ValueError(
+                f"IN must hold pictures ({', '.join(READ_SUFFIXES)}), got {source} without any{told}"
+            )
+        return [Enlargement(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
     if not source.exists():
         raise ValueError(f"IN must be a picture or a folder, got {source}: there is no such file")
-    if not target.is_dir() and target.suffix.lower() in SUFFIXES:
-        if suffix is not None and target.suffix.lower() != suffix:
+    if not source.is_file():
+        raise ValueError(f"IN must be a picture or a folder, got {source}: a device or a pipe")
+    if not folder and target.name.lower() in SUFFIXES:
+        raise ValueError(f"OUT must be a name, got {str(target)!r}, whose name is a suffix alone")
+    if not folder and target.suffix.lower() in SUFFIXES:
+        if suffix is not None and _FORMATS.get(suffix) != _FORMATS.get(target.suffix.lower()):
             raise ValueError(f"--format {format} does not agree with the name {target.name!r}")
-        return [Job(source, target)]
-    if not target.is_dir() and target.suffix:
+        return [Enlargement(source, target)]
+    if not folder and target.suffix:
         raise ValueError(f"OUT must end in {', '.join(SUFFIXES)} or be a folder, got {target.name!r}")
-    return [Job(source, _renamed(target / source.name, suffix))]
-
-
-def find_pictures(folder: Path, target: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of these suffixes in `folder` and below, sorted, less what is hidden and what lies in `target`."""
-    found, own_output = [], target.resolve()
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        hidden = path.name.startswith(".")  # drafts of ours, and what some systems leave beside each file
-        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
-            inside = own_output in path.resolve().parents and own_output != folder.resolve()
-            if not inside:
-                found.append(path)
-    return sorted(found)
+    return [Enlargement(source, _renamed(target / source.name, suffix))]
 
 
 def _left_out(others: Sequence[Path]) -> str:
@@ -161,6 +187,8 @@ def _left_out(others: Sequence[Path]) -> str:
 
 
 def _renamed(path: Path, suffix: str | None) -> Path:
+    if suffix is None and path.suffix.lower() in READ_SUFFIXES and path.suffix.lower() not in SUFFIXES:
+        suffix = ".png"  # what is read and not written
     return path if suffix is None else path.with_suffix(suffix)
 
 
@@ -171,6 +199,8 @@ class Counts:
     written: int = 0
     left: int = 0
     failed: int = 0
+    not_tried: int = 0
+    interrupted: bool = False
 
 
 class Upscaler:
@@ -195,17 +225,17 @@ class Upscaler:
         self.overwrite = overwrite
         self._parameter = next(model.parameters())
         self._seams: list[Seams] = []  # of the picture under way: one, or one for each plane
-        self._bar = Progress(
-            TextColumn("{task.description}"),
+        self._bar = progress_bar(
+            console,
+            Words("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} tiles"),
+            Words("{task.completed}/{task.total} tiles"),
             TimeElapsedColumn(),
-            console=console,
             transient=True,
             disable=not console.is_terminal,
         )
 
-    def run(self, jobs: Sequence[Job]) -> Counts:
+    def run(self, jobs: Sequence[Enlargement]) -> Counts:
         """Do all jobs."""
         done = Counts()
         written: dict[Path, Path] = {}
@@ -220,29 +250,33 @@ class Upscaler:
                     if job.target.exists() and not self.overwrite:
                         done.left += 1
                         continue
-                    self._one(job, f"{number}/{len(jobs)} {escape(job.source.name)}")
+                    self._one(job, f"{number}/{len(jobs)} {job.source.name}")
                     written[job.target] = job.source
                     done.written += 1
+                except KeyboardInterrupt:
+                    done.interrupted, done.not_tried = True, len(jobs) - number + 1
+                    break
                 except (ValueError, RuntimeError, OSError, MemoryError) as error:
                     done.failed += 1
-                    self._tell(f"[bold red]failed[/] {escape(_told(job, error))}")
+                    self.console.print(line(("failed", "bold red"), f" {_told(job, error)}"))
                     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                         done.failed += len(jobs) - number
-                        self._tell(f"[bold red]stopped[/]: no space left, {len(jobs) - number} not tried")
+                        self.console.print(
+                            line(("stopped", "bold red"), f": no space left, {len(jobs) - number} not tried")
+                        )
                         break
         return done
 
-    def _one(self, job: Job, title: str) -> None:
+    def _one(self, job: Enlargement, title: str) -> None:
         started = time.perf_counter()
         self._seams.clear()
         picture = read_picture(job.source)
         height, width = (side * self.model.config.output_scale for side in picture.size_hw)
         if job.target.exists() and job.target.samefile(job.source):
             raise PictureError(f"{job.target} is the picture itself, which is never replaced")
-        lost = check_writable(
-            job.target, (height, width), alpha=picture.alpha is not None, depth=picture.pixels.dtype.type
-        )
-        _probe(job.target.parent)
+        picture, lost = fit_to_file(job.target, picture, (height, width))
+        make_folder(job.target.parent)
+        require_writable(job.target)
         task = self._bar.add_task(f"{title} to {width}x{height}", total=1)
         result = enlarge(
             picture,
@@ -256,9 +290,9 @@ class Upscaler:
         write_picture(job.target, result, quality=self.quality)
         worst = min(self._seams, key=lambda found: found.psnr_db, default=None)
         seams = [] if worst is None else [f"tiles against the whole: {worst}"]
-        notes = "".join(f"; {note}" for note in (*picture.notes, *([lost] if lost else []), *seams))
+        notes = "".join(f"; {note}" for note in (*picture.notes, *lost, *seams))
         seconds = time.perf_counter() - started
-        self._tell(escape(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}"))
+        self.console.print(f"{job.source} -> {job.target}, {width}x{height}, {seconds:.1f} s{notes}")
 
     def _restore(self, x: torch.Tensor, task: TaskID) -> torch.Tensor:
         def progress(done: int, total: int) -> None:
@@ -270,21 +304,10 @@ class Upscaler:
             self._seams.append(Seams.between(result, whole))
         return result
 
-    def _tell(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
 
-
-def _told(job: Job, error: Exception) -> str:
+def _told(job: Enlargement, error: Exception) -> str:
     """One line about an error, which names the picture."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename or job.target}"
+    text = in_short(error)
+    if isinstance(error, OSError) and error.filename is None:
+        text = f"{text}: {job.target}"
     return text if str(job.source) in text else f"{job.source}: {text}"
-
-
-def _probe(folder: Path) -> None:
-    """Raise OSError where a file cannot be made in `folder`: better before the model has run for minutes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
-    os.close(descriptor)
-    os.unlink(name)

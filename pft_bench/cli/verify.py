@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ..common.terminal import Console
+from ..harness.measure.environment import environment
+from ..harness.record import ENVIRONMENTS, RECORDS, RecordError, RunFolder, known_environments, record_files
+from ..harness.selftest.trials import TRIALS, Trial
 from ..insight.counts import formula_counts, recount
 from ..insight.crossover import CROSSOVER, answers_that_differ
-from ..measure.environment import environment
-from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
-from ..report.folder import RECORDS
 from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
-from ..selftest.trials import TRIALS, Trial
+from . import options
 
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(help="Run folder, or the comparisons of `selftest --verdicts`.", metavar="DIR")
+        Path, options.argument("DIR", help="Run folder, or the comparisons of `selftest --verdicts`.")
     ],
     count: Annotated[
         bool, typer.Option("--recount/--no-recount", help="Count FLOPs again; takes seconds for each model.")
@@ -32,10 +32,10 @@ def verify(
     """
     if not folder.is_dir():
         raise ValueError(f"DIR must be a run folder, got {folder}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)
-    elif not (folder / RECORDS).is_file():
+    elif not record_files(folder):
         raise ValueError(
             f"DIR must hold {RECORDS} (a run) or {TRIALS} (comparisons of `pft-bench selftest`), got {folder}"
         )
@@ -49,9 +49,9 @@ def verify(
     if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)
     for note in found.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for mismatch in found.mismatches:
-        console.print(f"WRONG: {mismatch}", markup=False, style="bold red")
+        console.print(f"WRONG: {mismatch}", style="bold red")
     rounded = f", {found.rounded} of them but for the last place (another processor)" if found.rounded else ""
     console.print(f"{found.values} numbers recomputed{rounded}; {', '.join(found.files) or 'no file'} read")
     if found.mismatches:
@@ -63,7 +63,7 @@ def verify(
 def hold_crossover(result: Verification, folder: Path) -> None:
     """The answers of `pft-bench crossover`, by the same bisection over the folder's records."""
     try:
-        records = read_folder(folder).records
+        records = RunFolder.read(folder).records
     except RecordError:
         return  # said already
     count, wrong = answers_that_differ(folder / CROSSOVER, records)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from ..backends import BackendUnavailable
+from ..common.container import respect_quota
+from .children import bring_children
 from .fairscale import provide_fairscale
 from .install import install
-from .no_gpu import cuda_is_cpu
+from .no_gpu import stay_on_cpu
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pft_bench.compat",
         description="Run a Python script with smm_cuda provided by pft_bench. Without a GPU, or with --cpu, the "
-        "script's 'cuda' means the CPU. What else the script imports (torchvision, opencv, ...) must be installed; "
+        "script's 'cuda' means the CPU, in its threads and processes, too; streams, events, memory statistics and NCCL "
+        "are not covered, and say so. What else the script imports (torchvision, opencv, ...) must be installed; "
         "fairscale's checkpoint_wrapper is provided where it is missing.",
     )
     parser.add_argument("--backend", default="auto", help="backend of the kernels; default: by the device")
@@ -38,25 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not given.module and not Path(given.script).exists():
         parser.error(f"SCRIPT must be a file, got {given.script!r}: there is no such file")
+    respect_quota()
+    if given.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for what of torch asks the driver itself
     try:
         install(given.backend)
     except (BackendUnavailable, ValueError, TypeError, RuntimeError) as error:
         parser.error(str(error))
+    on_cpu = given.cpu or not torch.cuda.is_available()
     told = ["smm_cuda is pft_bench's"]
     if provide_fairscale():
         told.append("fairscale is not installed: its checkpoint_wrapper is PyTorch's checkpoint")
-    on_cpu = given.cpu or not torch.cuda.is_available()
     if on_cpu:
+        stay_on_cpu()
         told.append("'cuda' means the CPU")
     print(f"pft_bench.compat: {'; '.join(told)}", file=sys.stderr)
+    bring_children(given.backend, on_cpu)
     sys.argv = [given.script, *given.arguments]
-    with cuda_is_cpu() if on_cpu else nullcontext():
-        if given.module:
-            sys.path.insert(0, "")
-            runpy.run_module(given.script, run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, str(Path(given.script).resolve().parent))
-            runpy.run_path(given.script, run_name="__main__")
+    if given.module:
+        sys.path.insert(0, "")
+        runpy.run_module(given.script, run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(given.script).resolve().parent))
+        runpy.run_path(given.script, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
+from .cuda import cuda_patches
+from .devices import Patch, device_patches
 
-
-class CudaIsCpu(TorchFunctionMode):
-    """Reads the device "cuda" as "cpu" in every call of torch, and ignores `.cuda()` and `.pin_memory()`."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call `func` with other devices."""
-        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
-            return args[0]
-        moved = {key: _on_cpu(value) for key, value in (kwargs or {}).items()}
-        return func(*map(_on_cpu, args), **moved)
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, torch.device) and value.type == "cuda":
-        return torch.device("cpu")
-    if isinstance(value, str) and (value == "cuda" or value.startswith("cuda:")):
-        return "cpu"
-    return value
+_ACTIVE = ExitStack()
+"""What takes back the patches of `stay_on_cpu`; nothing does."""
 
 
 @contextmanager
 def cuda_is_cpu() -> Iterator[None]:
-    """What a script does inside this context happens on the CPU, whatever device it names.
+    """What happens inside this context, in any thread, happens on the CPU, whatever device is named.
 
-    Covers tensors and modules, `torch.load` (also without a map_location), `torch.cuda.synchronize` and `set_device`.
-    Streams, events, memory statistics and NCCL are not covered: scripts that need them need a GPU.
+    Covers tensors, modules, generators, random states, mixed precision, `torch.load` (also without a map_location) and
+    what of `torch.cuda` means nothing on a CPU. The rest of it (streams, events, memory statistics, ...) and NCCL raise
+    RuntimeError, which says so.
     """
-    load, synchronize, set_device = torch.load, torch.cuda.synchronize, torch.cuda.set_device
+    with ExitStack() as stack:
+        for patch in [*device_patches(), *cuda_patches()]:
+            stack.callback(_undo, patch, _replaced(patch))
+            setattr(*patch)
+        yield
 
-    @functools.wraps(load)
-    def load_here(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > 1:
-            args = (args[0], _on_cpu(args[1]), *args[2:])
-        elif kwargs.get("map_location") is None:
-            kwargs["map_location"] = "cpu"
-        else:
-            kwargs["map_location"] = _on_cpu(kwargs["map_location"])
-        return load(*args, **kwargs)
 
-    torch.load = load_here
-    torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.set_device = lambda device: None
-    try:
-        with CudaIsCpu():
-            yield
-    finally:
-        torch.load, torch.cuda.synchronize, torch.cuda.set_device = load, synchronize, set_device
+def stay_on_cpu() -> None:
+    """The same until this process ends, for threads that outlive its script, too."""
+    global _STAYING
+    if not _STAYING:
+        _STAYING = True
+        _ACTIVE.enter_context(cuda_is_cpu())
+
+
+_STAYING = False
+
+
+def _replaced(patch: Patch) -> Any:
+    """What `patch` replaces; None where it is inherited."""
+    owner, name, _ = patch
+    return vars(owner).get(name)
+
+
+def _undo(patch: Patch, before: Any) -> None:
+    owner, name, _ = patch
+    if before is None:
+        with contextlib.suppress(AttributeError):
+            delattr(owner, name)
+    else:
+        setattr(owner, name, before)

@@ -1,10 +1,12 @@
 """The published PFT model on this package's ops: configuration, weights, and the published counts."""
 
-from .checkpoint import load, read_weights, weights_file
-from .config import PRESETS, PFTConfig, preset
+from .checkpoint import load, read_weights, weights_config
+from .config import PRESETS, PFTConfig, preset, preset_of
+from .files import weights_file
 from .footprint import Footprint, forward_footprint
 from .infer import infer_config
 from .macs import PUBLISHED_LR, parameter_count, published_macs
+from .notes import noted_settings, settings_note
 from .pft import PFT
 from .tiles import (
     Seams,
@@ -16,12 +18,14 @@ from .tiles import (
     plan_upscale,
     upscale,
 )
+from .unwrap import CheckpointNote
 from .weights import fill_with_generated_weights, generated_weights
 
 __all__ = [
     "PFT",
     "PRESETS",
     "PUBLISHED_LR",
+    "CheckpointNote",
     "Footprint",
     "PFTConfig",
     "Seams",
@@ -33,13 +37,17 @@ __all__ = [
     "generated_weights",
     "infer_config",
     "load",
+    "noted_settings",
     "parameter_count",
     "parse_memory",
     "parse_tile",
     "plan_upscale",
     "preset",
+    "preset_of",
     "published_macs",
     "read_weights",
+    "settings_note",
     "upscale",
+    "weights_config",
     "weights_file",
 ]

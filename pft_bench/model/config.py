@@ -247,3 +247,11 @@ def preset(name: str) -> PFTConfig:
     if name not in known:
         raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}")
     return known[name]
+
+
+def preset_of(config: PFTConfig) -> str | None:
+    """The name of the preset that has the shape of `config`, whatever its schedule; None where there is none."""
+    for name, known in (PRESETS | OWN_PRESETS).items():
+        if known.depths == config.depths and known.with_topk(config.num_topk) == config:
+            return name
+    return None

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..common.schedule import parse_schedule
 from .config import OWN_PRESETS, PRESETS, SHARED_BIAS_MAX_DIM, PFTConfig
 from .upsamplers import FEATURES
 
@@ -19,9 +20,14 @@ _RELATIVES = {
     "EDSR or RCAN": ("body.0.body.0.weight", "body.0.rcab"),
 }
 
+# How commands are given what weights do not say.
+_OPTIONS = {"num_topk": "--sched 512,128,32", "num_heads": "--num-heads 4"}
+
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], **overrides: Any) -> PFTConfig:
     """Read the configuration off the names and shapes of a state dict; `overrides` are keywords that win.
+
+    Among them, num_topk may be the text of a focus schedule (`pft_bench.common.schedule`).
 
     Raises ValueError where the weights are not PFT's or leave a keyword open.
     """
@@ -53,6 +59,8 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], **overrides: Any) -> PFT
     if dim > SHARED_BIAS_MAX_DIM:
         found["num_heads"] = table[1]
     found |= overrides
+    if isinstance(found.get("num_topk"), str):
+        found["num_topk"] = parse_schedule(found["num_topk"], depths, found["window_size"] ** 2).num_topk
     return PFTConfig(**_complete_from_presets(found))
 
 
@@ -154,7 +162,8 @@ def _complete_from_presets(found: dict[str, Any]) -> dict[str, Any]:
     if missing:
         shape = ", ".join(f"{name}={found[name]}" for name in ("embed_dim", "depths", "window_size"))
         raise ValueError(
-            f"{' and '.join(missing)} must be given, e.g. load(path, {', '.join(f'{m}=...' for m in missing)}): "
-            f"weights do not say, and no published model has {shape}"
+            f"{' and '.join(missing)} must be given, e.g. load(path, {', '.join(f'{m}=...' for m in missing)}) or "
+            f"{' '.join(_OPTIONS[name] for name in missing)} of the commands: weights do not say, and no published "
+            f"model has {shape}"
         )
     return found

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..backends import require
+from ..common.container import memory_left
 from .config import PFTConfig
 from .footprint import forward_footprint
 from .pft import PFT
@@ -106,7 +107,12 @@ def show_memory(count: int, *, up: bool = False) -> str:
 
 
 def available_bytes() -> int:
-    """Memory that this machine can still give (Linux: MemAvailable)."""
+    """Memory that this machine can still give (Linux: MemAvailable), or a container's limit where that leaves less."""
+    left = memory_left()
+    return _machine_available() if left is None else min(left, _machine_available())
+
+
+def _machine_available() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

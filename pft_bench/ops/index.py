@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common.native import load_native
 from ..reference import index_dtype
 from ._library import define
 
 try:
+    load_native("_cpu")
     from .. import _cpu
-except ImportError:  # a checkout that was never built: the check below is the same, slower
+except ImportError:  # never built, or not fit for use: the check below is the same, slower
     _cpu = None  # type: ignore[assignment]
 
 

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
-from ..record import Record, Status
+from markupsafe import escape
+
+from ..common.text import plain
+from ..harness.record import Record, RunFolder, Status
 from . import words
 from .amdahl import ceilings
-from .folder import RunFolder, command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text
 from .page import LEVELS, SIGNS, generator, title_of
-from .tables import candidate_text, ordered_stages, problem_lines, step_text, work_text
+from .tables import contender_text, ordered_stages, problem_lines, step_text, work_text
+
+_MARKS = {**{mark: f"\\{mark}" for mark in "\\`*_[]|~$#"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def text(found: object) -> str:
+    """A name or a message on one line, nothing in it read as Markdown or as HTML."""
+    return "".join(_MARKS.get(character, character) for character in plain(found))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """A table whose first `left` columns are texts, the others numbers."""
+    """A table whose first `left` columns are texts, the others numbers; all of them Markdown."""
     rule = ["---" if i < left else "---:" for i in range(len(heads))]
-    return ["| " + " | ".join(map(_cell, row)) + " |" for row in (heads, rule, *rows)]
+    return ["| " + " | ".join(row) + " |" for row in (heads, rule, *rows)]
+
+
+def _command(words: str) -> str:
+    """A command line as code; one with what could be an HTML tag in it, as the HTML of code."""
+    return f"<pre><code>{escape(plain(words))}</code></pre>" if "<" in words else f"    {plain(words)}"
 
 
 def _verdict_row(record: Record) -> list[str]:
     derived, memory = record.derived, record.memory.peak_allocated_bytes
-    row = [work_text(record).replace("->", "→"), candidate_text(record)]
+    row = [text(work_text(record).replace("->", "→")), text(contender_text(record))]
     if record.status is not Status.OK:
         return [*row, f"✕ {record.status.value}", "–", "–", "–", "–"]
     verdict, gain, interval, latency = "baseline" if record.timing else "checked", "", "", "–"
@@ -45,16 +57,17 @@ def _stages(records: Sequence[Record]) -> list[str]:
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     rows = []
     for stage in ordered_stages(chosen):
-        row = [stage]
+        row = [text(stage)]
         for record, total in zip(chosen, totals, strict=True):
             seconds = (record.stages_s or {}).get(stage)
             row.append("–" if seconds is None else f"{words.seconds(seconds)} ({seconds / total:.0%})")
         rows.append(row)
-    heads = ["stage", *(f"{candidate_text(record)} {step_text(record)}" for record in chosen)]
+    heads = ["stage", *(text(f"{contender_text(record)} {step_text(record)}") for record in chosen)]
     lines = ["## Where the model's time goes", "", *_table(heads, rows, 1), ""]
     for found in ceilings(records):
+        what = text(f"{contender_text(found.record)}, schedule {step_text(found.record)}")
         lines.append(
-            f"- {candidate_text(found.record)}, schedule {step_text(found.record)}: attention takes {found.share:.0%}; "
+            f"- {what}: attention takes {found.share:.0%}; "
             f"with attention free, the model gains at most {words.times(found.gain)}."
         )
     return [*lines, ""]
@@ -64,12 +77,12 @@ def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
     """The report's text; `pictures` are files beside it to show."""
     records = folder.records
     title, setting = title_of(records)
-    lines = [f"# {title}", "", f"{setting}.", ""]
+    lines = [f"# {text(title)}", "", f"{text(setting)}.", ""]
     for name in dict.fromkeys(record.environment for record in records):
         environment = folder.environments.get(name, {})
         command, commit = command_text(environment), commit_text(environment)
-        lines.append(f"{machine_text(environment)}{f'; commit {commit}' if commit else ''}.")
-        lines += ["", f"    {command}"] if command else []
+        lines.append(f"{text(machine_text(environment))}{f'; commit {commit}' if commit else ''}.")
+        lines += ["", _command(command)] if command else []
         lines.append("")
     heads = ["backend", "verdict", "speed-up", "95% interval", "latency", "memory"]
     for level, (heading, column) in LEVELS.items():
@@ -79,10 +92,10 @@ def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
             lines += [f"## {heading}", "", *_table([column, *heads], rows, 3), ""]
     lines += _stages(records)
     for name in pictures:
-        lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})", ""]
+        lines += [f"![{text(name.removesuffix('.png').replace('_', ' '))}]({quote(name)})", ""]
     bad = [record for record in records if record.status is not Status.OK]
     if bad:
         lines += [f"## {len(bad)} of {len(records)} cases have no result", ""]
-        lines += [f"- {_cell(line)}" for line in problem_lines(bad)]
+        lines += [f"- {text(line)}" for line in problem_lines(bad)]
         lines.append("")
     return "\n".join([*lines, f"<!-- {generator()} -->", ""])

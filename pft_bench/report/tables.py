@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from ..measure.statistics import Verdict
-from ..record import Record, Status, threads_text, to_frame
-from ..stages import STAGES
+from ..common.drafts import draft
+from ..common.stages import STAGES
+from ..common.terminal import Table, Text
+from ..common.text import plain
+from ..harness.measure.verdicts import Verdict
+from ..harness.record import Record, Status, threads_text, to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _VERDICT_STYLE = {
     Verdict.FASTER: "bold green",
@@ -73,7 +78,7 @@ def work_text(record: Record) -> str:
     return f"{'model ' if case.level == 'threads' and case.work == 'model' else ''}{step_text(record)}"
 
 
-def candidate_text(record: Record) -> str:
+def contender_text(record: Record) -> str:
     """What ran it: the backend, at level threads with their number."""
     case = record.case
     return f"{case.backend}, {threads_text(case.threads)}" if case.level == "threads" else case.backend
@@ -88,7 +93,7 @@ def _check_cell(record: Record) -> Text:
 def results_table(records: Sequence[Record], level: str, width: int = 100) -> Table:
     """One row for each record of a level: check, time, speed-up with interval and verdict, memory, FLOPs.
 
-    A terminal of fewer than 96 columns (`width`) does without the FLOPs, which the summary has anyway.
+    On a terminal of fewer than 96 columns (`width`) the FLOPs are left out; the summary has them.
     """
     chosen = [record for record in records if record.case.level == level]
     titles = {
@@ -97,9 +102,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "model": "Whole model",
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
-    table = Table(
-        title=titles[level], title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(title=titles[level], box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(
         {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],
         min_width=12,
@@ -121,7 +124,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
             verdict = Text(derived.verdict.value, style=_VERDICT_STYLE[derived.verdict])
         table.add_row(
             step if step != previous else "",
-            candidate_text(record),
+            contender_text(record),
             _check_cell(record),
             "-" if derived is None else seconds_text(derived.median_s),
             speedup_text(record),
@@ -138,12 +141,11 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     chosen = [record for record in records if record.stages_s]
     if not chosen:
         return None
-    table = Table(
-        title="Where the model's time goes", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
-    )
+    table = Table(title="Where the model's time goes", box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for record in chosen:
-        table.add_column(f"{candidate_text(record)}\n{step_text(record)}", justify="right")
+        heading = Text(f"{plain(contender_text(record))}\n{plain(step_text(record))}")
+        table.add_column(heading, justify="right")
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     for stage in ordered_stages(chosen):
         cells = []
@@ -167,7 +169,7 @@ def ordered_stages(records: Iterable[Record]) -> list[str]:
 def problem_lines(records: Sequence[Record]) -> list[str]:
     """One line for each record without a result: what it was, its status and why."""
     return [
-        f"{record.case.level} {step_text(record)} on {candidate_text(record)}: {record.status.value}: {record.reason}"
+        f"{record.case.level} {step_text(record)} on {contender_text(record)}: {record.status.value}: {record.reason}"
         for record in records
         if record.status is not Status.OK
     ]
@@ -175,4 +177,10 @@ def problem_lines(records: Sequence[Record]) -> list[str]:
 
 def write_summary(records: Sequence[Record], path: Path) -> None:
     """All records as a CSV, one row each, units in the column names; raw samples stay in the records."""
-    to_frame(records).to_csv(path, index=False)
+    write_csv(to_frame(records), path)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A table as a CSV file."""
+    with draft(path) as made:
+        frame.to_csv(made, index=False)

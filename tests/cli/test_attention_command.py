@@ -69,8 +69,9 @@ def test_arguments_that_cannot_be_right(
     pft_bench_command: Command, tmp_path: Path, arguments: tuple[object, ...], said: str
 ) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
-    base = ("attention", tmp_path / "a.png", "--preset", "tiny_x2", "--out", tmp_path / "b.png")
-    ended = pft_bench_command(*base, *arguments)
+    base = ("attention", tmp_path / "a.png", "--out", tmp_path / "b.png")
+    model = () if "--weights" in arguments else ("--preset", "tiny_x2")
+    ended = pft_bench_command(*base, *model, *arguments)
     assert ended.code == 2, ended
     assert said in ended.err
     assert not (tmp_path / "b.png").exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pft_bench.counters import emulate
+from pft_bench.insight.counters import emulate
 
 Command = Callable[..., Any]
 SMALL = ("--preset", "tiny_x2", "--lr", "8x8", "--sched", "16,8")
@@ -74,4 +74,4 @@ def test_without_the_emulator_it_says_what_to_do(
     assert ended.code == 2
     said = " ".join(ended.err.split())
     assert "nothing can be counted here, its kernels were not built with this installation" in said
-    assert "reinstall from source with PFT_EMULATOR=ON" in said
+    assert "reinstall from source" in said

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pft_bench.record import read_records
-from pft_bench.sweep.resume import differences_of_environments, differences_of_settings
+from pft_bench.harness.record import read_records
+from pft_bench.harness.sweep.resume import differences_of_environments, differences_of_settings
 
 Run = Callable[..., Any]
 PLUGIN = """
@@ -46,8 +46,8 @@ def test_other_settings_and_an_edited_plug_in_are_refused_by_name_and_nothing_is
     assert {name: (folder / name).read_bytes() for name in before} == before
 
     plugin.write_text(PLUGIN)
-    ended = tiny_run(*arguments, "--resume", "--sched", "16,5", "--timeout", 99)
-    assert ended.code == 0, "schedules may join, and no row depends on the time-out"
+    ended = tiny_run(*arguments, "--resume", "--sched", "16,5")
+    assert ended.code == 0, "schedules may join"
     assert len(read_records(folder / "records.jsonl").records) > before["records.jsonl"].count(b"\n")
 
 

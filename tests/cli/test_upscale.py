@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import pft_bench
-from pft_bench.images import Picture, read_picture, write_picture
+from pft_bench.apps.images import Picture, read_picture, write_picture
 from pft_bench.model import PRESETS, compare_tiled, generated_weights
 from pft_bench.model import upscale as model_upscale
 
@@ -157,10 +157,10 @@ def test_pictures_of_other_formats_are_named(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for place in (folder / "b.GIF", folder / "sub" / "a.bmp", folder / ".c.bmp", out / "d.gif"):
+    for place in (folder / "b.GIF", folder / "sub" / "a.psd", folder / ".c.psd", out / "d.gif"):
         place.write_bytes(b"")
     ended = pft_bench_command("upscale", folder, out, "--weights", weights)
-    assert "left out, of formats that are not read here: 2 (b.GIF, a.bmp)" in ended.out
+    assert "left out, of formats that are not read here: 2 (b.GIF, a.psd)" in ended.out
     ended = pft_bench_command("upscale", out, tmp_path / "new", "--weights", weights, "--overwrite")
     assert ended.code == 0, ended  # what was written before; d.gif is named
     assert "1 (d.gif)" in ended.out
@@ -206,7 +206,7 @@ def test_a_format_that_cannot_hold_it_fails_before_the_model_runs(
     ended = pft_bench_command(
         "upscale", folder / "deep.png", tmp_path / "file" / "a.png", "--weights", weights
     )
-    assert (ended.code, "Not a directory" in ended.out or "File exists" in ended.out) == (1, True)
+    assert (ended.code, f"Is a file, not a folder: {tmp_path / 'file'}" in ended.out) == (1, True)
 
 
 def test_a_full_disk_stops_the_rest(

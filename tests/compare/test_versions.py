@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import needs_git
 
-from pft_bench.compare import revision
-from pft_bench.compare.live import compare_versions
-from pft_bench.compare.remote import Version, Worker, WorkerError
-from pft_bench.measure.statistics import Verdict
+from pft_bench.harness.compare import revision
+from pft_bench.harness.compare.live import compare_versions
+from pft_bench.harness.compare.remote import Version, Worker, WorkerError
+from pft_bench.harness.measure.verdicts import Verdict
 
 SETTINGS = {
     "schedules": ["16,5"],
@@ -25,12 +26,12 @@ SETTINGS = {
 }
 SMALL = """
 import sys
-from pft_bench.cases import settings
-import pft_bench.problem as problem
+from pft_bench.harness.cases import settings
+import pft_bench.harness.problem as problem
 # windows of 64 tokens instead of 1024: a test has no time for more
 settings.Settings.problem, before = None, settings.Settings.problem
-def smaller(self, op, candidates, kept, *args, **more):
-    made = before(self, op, candidates, kept, *args, **more)
+def smaller(self, op, contenders, kept, *args, **more):
+    made = before(self, op, contenders, kept, *args, **more)
     from dataclasses import replace
     return replace(made, tokens=64)
 settings.Settings.problem = smaller
@@ -130,6 +131,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@needs_git
 def test_a_commit_is_built_once_in_a_tree_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in package without compiled parts; pip, venv and git are the real ones."""
     root = tmp_path / "repository"
@@ -163,6 +165,19 @@ def test_a_commit_is_built_once_in_a_tree_of_its_own(tmp_path: Path, monkeypatch
         revision.build("no-such-thing", root, tmp_path / "cache")
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(ValueError, match="a user without a home: set XDG_CACHE_HOME"):
+        revision.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert revision.cache_folder() == Path("/cache/pft_bench/revisions")
+
+
+@needs_git
 def test_an_interrupted_build_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "repository"
     root.mkdir()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pft_bench.images import Picture, enlarge, imresize
+from pft_bench.apps.images import Picture, enlarge, imresize
 
 
 def nearest(x: Tensor) -> Tensor:
@@ -79,3 +79,54 @@ def test_what_no_picture_can_hold_is_an_error() -> None:
         enlarge(picture, lambda x: nearest(x) + torch.nan, 2)
     with pytest.raises(ValueError, match=r"must return \[1, 3, 8, 8\], got \[1, 3, 4, 4\]"):
         enlarge(picture, lambda x: x, 2)
+
+
+def cut_out(strength: int, dtype: type, planes: int) -> Picture:
+    """A white square on black, with one ring of pixels that hardly show, as tools that multiply by alpha leave it."""
+    peak = int(np.iinfo(dtype).max)
+    pixels, alpha = np.zeros((24, 24, planes), dtype), np.zeros((24, 24), dtype)
+    alpha[7:17, 7:17] = strength * peak // 255
+    alpha[8:16, 8:16] = peak
+    pixels[8:16, 8:16] = 254 * peak // 255
+    return Picture(pixels, alpha)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> torch.nn.Module:
+    import pft_bench
+
+    return pft_bench.load("small_x2").eval()
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("strength", [0, 1, 2, 3, 7])
+def test_no_dark_ring_around_a_cut_out(
+    shipped: torch.nn.Module, strength: int, dtype: type, planes: int
+) -> None:
+    """The real model, which makes 209 of 254 where it sees black beside white."""
+    with torch.no_grad():
+        found = enlarge(cut_out(strength, dtype, planes), shipped, 2)
+    assert found.alpha is not None
+    shown = found.pixels[found.alpha > found.peak // 64] / found.peak * 255
+    assert shown.min() > 252
+
+
+def test_a_faint_picture_keeps_its_own_colours() -> None:
+    """A watermark of alpha 5 with nothing clearer around, and one far from what is clear."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3)).astype(np.uint8)
+    alpha = np.full((20, 40), 5, np.uint8)
+    assert np.array_equal(enlarge(Picture(pixels, alpha), nearest, 2).pixels, doubled(pixels))
+    alpha[:, :4] = 255
+    found = enlarge(Picture(pixels, alpha), nearest, 2).pixels
+    assert np.array_equal(found[:, 24:], doubled(pixels)[:, 24:])
+    assert np.array_equal(found[:, :8], doubled(pixels)[:, :8])
+    assert np.array_equal(found[:, 8:24], doubled(pixels[:, 3:4]).repeat(8, 1))
+
+
+def test_shadows_keep_their_colour_beside_what_is_clear() -> None:
+    pixels = np.full((8, 8, 3), 255, np.uint8)
+    pixels[:, 4:] = 0
+    alpha = np.full((8, 8), 255, np.uint8)
+    alpha[:, 4:] = 8  # 3% black
+    assert np.array_equal(enlarge(Picture(pixels, alpha), nearest, 2).pixels, doubled(pixels))

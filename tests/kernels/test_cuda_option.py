@@ -33,3 +33,31 @@ def test_another_word_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "PFT_CUDA must be off, auto, all, pypi or pypi-all, got 'perhaps'" in " ".join(
         ended.stderr.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("NVCC_APPEND_FLAGS", "-lineinfo --use_fast_math"),
+        ("NVCC_PREPEND_FLAGS", "-ftz=true"),
+        ("CUDAFLAGS", "-Xcompiler=-march=native"),
+        ("CUDAFLAGS", "--prec-div false"),
+    ],
+)
+def test_flags_that_change_the_kernels_are_refused(
+    name: str, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PFT_CUDA", raising=False)
+    monkeypatch.setenv(name, flags)
+    ended = read_option("all")
+    assert ended.returncode != 0
+    assert f"the flags '{flags}'" in " ".join(ended.stderr.split())
+    assert read_option("off").returncode == 0, "nothing of CUDA is built"
+
+
+def test_other_flags_of_nvcc_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PATH without nvidia-smi: the script ends where it finds no GPU."""
+    monkeypatch.delenv("PFT_CUDA", raising=False)
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-lineinfo -allow-unsupported-compiler -ftz=false")
+    ended = read_option("auto")
+    assert "the flags" not in ended.stderr, ended.stderr

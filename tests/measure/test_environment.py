@@ -10,10 +10,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from checkout import needs_git
 
-from pft_bench.measure import environment as module
-from pft_bench.measure.environment import environment, fingerprint
-from pft_bench.measure.flops import counted_flops
+from pft_bench.harness.measure import environment as module
+from pft_bench.harness.measure.environment import environment, fingerprint
+from pft_bench.harness.measure.flops import counted_flops
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,9 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@needs_git
 def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = tmp_path / "pft_bench" / "measure" / "environment.py"
+    here = tmp_path / "pft_bench" / "harness" / "measure" / "environment.py"
     here.parent.mkdir(parents=True)
     here.write_text("# one\n")
     _git(tmp_path, "init", "-q")
@@ -114,10 +116,11 @@ def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["dirty"] is True
 
 
+@needs_git
 def test_an_installed_copy_does_not_take_the_commit_of_the_checkout_around_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / ".venv" / "lib" / "pft_bench" / "measure" / "environment.py"
+    here = tmp_path / ".venv" / "lib" / "pft_bench" / "harness" / "measure" / "environment.py"
     here.parent.mkdir(parents=True)
     here.write_text("")
     _git(tmp_path, "init", "-q")

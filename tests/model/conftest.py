@@ -78,7 +78,7 @@ def published_keys() -> Callable[[str], dict[str, tuple[str, tuple[int, ...]]]]:
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., PFT]:
     """Make a small model with generated weights; keywords override those of SMALL."""
 

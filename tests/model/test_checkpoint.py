@@ -217,7 +217,7 @@ BAD_FILES = {
     "a list": (lambda p: torch.save([torch.zeros(1)], p), "must hold a dictionary of weights, got list"),
     "no weights": (
         lambda p: torch.save({"epoch": 3, "iter": 5}, p),
-        "weights must stand under one of params_ema, params, state_dict or at the top, got a file with 2 keys",
+        "weights must stand at the top or under a key such as params_ema, params, state_dict, got a file with 2 keys",
     ),
 }
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pft_bench.images import PictureError, imresize
-from pft_bench.quality import find_datasets, load_pair
+from pft_bench.apps.images import PictureError, imresize
+from pft_bench.apps.quality import ImagePair, find_datasets, load_pair
+from pft_bench.apps.quality.datasets import load_noted
 
 
 def save(path: Path, height: int, width: int, value: int = 90) -> None:
@@ -97,3 +98,43 @@ def test_nothing_there(tmp_path: Path) -> None:
     save(tmp_path / "tiny.png", 1, 3)
     with pytest.raises(PictureError, match="at least 2 pixels"):
         load_pair(find_datasets(tmp_path, 2)[0].pairs[0], 2)
+
+
+def test_files_of_one_name_are_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "a.tif", "b.jpg"):
+        save(tmp_path / name, 8, 8)
+    (found,) = find_datasets(tmp_path, 2)
+    assert [pair.high.name for pair in found.pairs] == ["a.png", "b.jpg"]
+    assert found.remarks == ("left out, as another picture has the same name: 2 (a.jpg, a.tif)",)
+
+
+def test_pictures_that_are_not_used_as_they_seem_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / "HR" / name, 8, 8)
+    for name in ("ax2.png", "a.png", "bx2.png", "other.png", "._bx2.png"):
+        save(tmp_path / "LR_bicubic" / "X2" / name, 4, 4) if name[0] != "." else (
+            tmp_path / "LR_bicubic" / "X2" / name
+        ).touch()
+    (found,) = find_datasets(tmp_path, 2)
+    assert [pair.low and pair.low.name for pair in found.pairs] == ["a.png", "bx2.png", None]
+    assert found.remarks == (
+        "left out, as another picture has the same name: 1 (ax2.png)",
+        "low-resolution pictures left out, as there is no high-resolution one of their name: 1 (other.png)",
+        "made by bicubic reduction, as there is no low-resolution picture beside the others': 1 (c.png)",
+    )
+
+
+def test_two_folders_of_low_pictures(tmp_path: Path) -> None:
+    save(tmp_path / "HR" / "a.png", 8, 8)
+    save(tmp_path / "LR_bicubic" / "X2" / "ax2.png", 4, 4)
+    save(tmp_path / "LRbicx2" / "a.png", 4, 4)
+    (found,) = find_datasets(tmp_path, 2)
+    assert found.pairs[0].low == tmp_path / "LR_bicubic" / "X2" / "ax2.png"
+    assert found.remarks == ("left out, as another picture has the same name: 1 (a.png)",)
+
+
+def test_sixteen_bits_are_rounded_and_said(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "a.png")
+    low, high, notes = load_noted(ImagePair("a", tmp_path / "a.png", None), 2)
+    assert notes == ["a.png: 16 bits a channel read as 8"]
+    assert set(np.unique(high)) == set(np.unique(low)) == {117}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pft_bench.train import Photographs
-from pft_bench.train.photographs import read_picture, reduced
+from pft_bench.apps.train import Photographs
+from pft_bench.apps.train.photographs import read_rgb, reduced
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(folder: Path) -> None:
@@ -69,19 +69,20 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     Image.new("RGB", (20, 32), (9, 9, 9)).save(tmp_path / "portrait.jpg", exif=exif)
     data = Photographs(tmp_path, 2, 8)
     assert data.sizes == [(10, 16)]
-    assert read_picture(tmp_path / "portrait.jpg").shape == (3, 20, 32)
+    assert read_rgb(tmp_path / "portrait.jpg").shape == (3, 20, 32)
     assert data.batch(0, 0, range(3))[0].shape == (3, 3, 8, 8)
 
 
-def test_sixteen_bits_are_refused_instead_of_clipped(tmp_path: Path) -> None:
+def test_sixteen_bits_are_rounded_and_said(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16), 30_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png must be a picture .* more than 8 bits"):
-        read_picture(tmp_path / "deep.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "flat.png")
+    assert read_rgb(tmp_path / "deep.png").unique().tolist() == [117]  # 30000 / 257 = 116.7
+    assert Photographs(tmp_path, 2, 8).notes() == ["16 bits a channel read as 8: 1 (deep.png)"]
 
 
 def test_a_grey_picture_has_three_channels(tmp_path: Path) -> None:
     Image.new("L", (9, 7), 77).save(tmp_path / "grey.png")
-    assert read_picture(tmp_path / "grey.png").shape == (3, 7, 9)
+    assert read_rgb(tmp_path / "grey.png").shape == (3, 7, 9)
 
 
 def test_errors_name_the_folder_and_the_file(tmp_path: Path, folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""Names and messages as people see them: nothing in them acts, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from pft_bench.common.text import Lines, file_name, in_figure, in_short, plain, told
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a b.png", "a b.png"),
+        ("grün 猫 😀.png", "grün 猫 😀.png"),
+        ("[bold]x[/] :smile: \\n", "[bold]x[/] :smile: \\n"),
+        (
+            "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627",
+            "\u06a9\u062a\u0627\u0628\u200c\u0647\u0627",
+        ),  # Persian needs it
+        ("👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"),
+        ("Screenshot 9.41\u202fAM.png", "Screenshot 9.41\u202fAM.png"),
+        ("x\x1b[31my", "x\\x1b[31my"),
+        ("a\nb\rc\td\x00\x7f\x9b", "a\\nb\\rc\\td\\x00\\x7f\\x9b"),
+        ("evil\u202egnp.exe", "evil\\u202egnp.exe"),
+        ("\u2066a\u2069\u2028\ufeff", "\\u2066a\\u2069\\u2028\\ufeff"),
+        (os.fsdecode(b"caf\xe9.png"), "caf\\xe9.png"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_what_is_not_to_be_seen_is_written_out(text: str, shown: str) -> None:
+    assert plain(text) == shown
+    assert plain(shown) == shown
+    shown.encode()
+
+
+def test_lines_stay_where_they_are_meant() -> None:
+    assert plain("a\nb\x1b", lines=True) == "a\nb\\x1b"
+    assert Lines.of("first", "a\nb") == "first\na\\nb"
+
+
+def test_errors_in_one_line() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "out/a.png")
+    assert told(full) == "No space left on device: out/a.png"
+    assert told(OSError(errno.EPIPE, "Broken pipe")) == "Broken pipe"
+    assert told(ValueError()) == "ValueError"
+    assert isinstance(told(ValueError(Lines.of("a", "b"))), Lines)
+    assert not isinstance(told(ValueError("a\nb")), Lines)
+    assert in_short(RuntimeError("what torch says\nand where")) == "what torch says"
+    assert in_short(ValueError("got a\nb.png")) == "got a\nb.png"
+
+
+def test_parts_of_files_names() -> None:
+    assert file_name("cuda-emu_2.1+x") == "cuda-emu_2.1+x"
+    odd = {file_name(text) for text in ("../a", "a/b", "a<b", "a>b", "..", "\udce9", "é")}
+    assert len(odd) == 7
+    assert all(name.isascii() and "/" not in name and not name.startswith(".") for name in odd)
+
+
+def test_figures_take_dollars_and_underscores_as_they_are() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    for text in ("$\\frac$", "a$b$c", "_x", "caf\udce9 $"):
+        figure.text(0, 0, in_figure(text))
+    figure.add_subplot().plot([0], [1], label=in_figure("_mine"))
+    assert [text.get_text() for text in figure.axes[0].legend().get_texts()] == [" _mine"]
+    figure.draw_without_rendering()
