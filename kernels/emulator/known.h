@@ -1,4 +1,4 @@
-// Kernels whose counts are known by hand, for the counters' own test (tests/insight/counters/test_counters_known.py).
+// Kernels whose counts are known by hand: tests/insight/counters/test_counters_known.py.
 #pragma once
 #include <string>
 #include <vector>
