@@ -23,7 +23,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt -o -name '*.cmake' 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
+.PHONY: counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,15 @@ wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in o
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
 	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
+
+counters: $(VENV)/.test ## counts of the CUDA kernels and the times predicted from them: reports/counters.md (half an hour on two cores)
+	$(PY) -m pft_bench.insight.counters.report
+
+counters-gates: $(VENV)/.test ## only the counts that tests hold the kernels to, after a change that is meant
+	$(PY) -m pft_bench.insight.counters.report --gates
+
+counters-sass: $(VENV)/.test ## the instructions behind the prediction, after any change of a kernel (needs nvcc; ten minutes)
+	$(PY) -m pft_bench.insight.counters.sass
 
 gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py

@@ -111,6 +111,9 @@ COMMANDS = {
     "small-model": "-m pft_bench train --data build/photographs/train --out runs/x y",
     "figures": "-m pft_bench attention build/photographs/held_out/chelsea.png",
     "quality": "-m pft_bench evaluate --weights small_x2",
+    "counters": "-m pft_bench.insight.counters.report",
+    "counters-gates": "-m pft_bench.insight.counters.report --gates",
+    "counters-sass": "-m pft_bench.insight.counters.sass",
     "wheel": "-m pip --disable-pip-version-check wheel -q --no-deps -w dist",
     "kernel-report": "-m pft_bench.report.kernel_table",
 }

@@ -8,5 +8,6 @@ void register_sparse(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
 void register_device(pybind11::module_& m);
 void register_emulator(pybind11::module_& m);
+void register_counters(pybind11::module_& m);
 
 }  // namespace pft::bindings

@@ -6,6 +6,9 @@
 4. the ladder, timed: the classical model's shapes, every version of ours beside Triton's kernels and, where `smm_cuda`
    is installed, the published ones (backend `official`).
 
+5. counters: Nsight Compute, where it is installed, is asked for those that the emulator counts (`pft-bench counters`),
+   of the same launches; both are printed beside each other, with the predicted and the measured time.
+
 Steps 1 and 3 cover Triton's kernels too. Results go to reports/gpu/. `--rehearse` goes through all steps but the second
 on small shapes in the emulator, without a GPU; it calls what it would time, and measures nothing.
 """
@@ -28,10 +31,14 @@ from typing import Any
 import torch
 
 from pft_bench.backends import Layer, get
+from pft_bench.harness.cases.layer import problem_layer
 from pft_bench.harness.check.operator import check_layer, check_product
+from pft_bench.insight import counters
+from pft_bench.insight.counters import ncu
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_LIMIT_S = 100
+PROFILER_LIMIT_S = 120
 RUNS = 10
 Row = dict[str, Any]
 Measure = Callable[[Callable[[], Any]], float | None]
@@ -250,10 +257,77 @@ def layer_rows(backends: list[Any], device: str, small: bool, measure: Measure) 
     return rows
 
 
-def write_record(folder: Path, name: str, rows: list[Row], seconds: float) -> Path:
-    """The ladder as one JSON file."""
+def counter_works(small: bool) -> list[counters.Work]:
+    """Launches of step 5: each kind of kernel once, on enough window-heads to fill a device."""
+    sizes, k = ((1, 2, 64, 40), (24, 32, 16)) if small else ((40, 6, 1024, 40), (256, 256, 128))
+    products = [counters.Work(op, *sizes, k[0], k[0], "float32") for op in counters.PRODUCTS]
+    layers = [("float16", sizes[2], k[2], "auto"), ("float16", k[1], k[1], "tiles")]
+    layers += [("float32", sizes[2], sizes[2], "auto"), ("float32", k[1], k[2], "gather")]
+    return products + [
+        counters.Work("attention", *sizes, c, n, dtype, how=how) for dtype, c, n, how in layers
+    ]
+
+
+def launch_works(backend: Any, device: str, works: list[counters.Work]) -> None:
+    """Every work's forward launch once, in order: what Nsight Compute watches."""
+    for work in works:
+        if work.op == "attention":
+            backend.candidates = work.how
+            backend.attention_forward(problem_layer(work.problem, device))
+            continue
+        made = work.problem.inputs(device)
+        operands = [made[name] for name in ("q", "k", "a", "v") if name in made]
+        more = (work.tokens,) if work.op == "spmm_transpose" else ()
+        getattr(backend, work.op)(*operands, made["index"], *more)
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def chip_of(device_name: str) -> counters.Chip | None:
+    """The chip whose rates are known for a device of this name."""
+    names = {"H100": "h100", "H200": "h200", "A100": "a100", "RTX 4090": "rtx4090"}
+    return next((counters.CHIPS[ours] for theirs, ours in names.items() if theirs in device_name), None)
+
+
+def counter_rows(name: str, small: bool, profiled: Callable[[], str] | None) -> tuple[list[Row], str]:
+    """Step 5: counts beside Nsight Compute's, and why there are none."""
+    reason = counters.why_not()
+    if reason is not None:
+        return [], f"no counters: the counting emulator is not there, {reason}"
+    if profiled is None:
+        return [], "no counters: Nsight Compute (ncu) is not installed"
+    chip, works = chip_of(name) or counters.CHIPS["h100"], counter_works(small)
+    ours = []
+    for work in works:
+        for launch in counters.count_launches(work, chip):
+            known = counters.instructions_of(launch)
+            ours.append((work, launch, counters.predict(work, launch, chip, known)))
+    try:
+        rows = ncu.beside(ours, ncu.parse(profiled()))
+    except (ValueError, subprocess.SubprocessError) as error:
+        return [], f"no counters: {error}"
+    head = ("step", "kernel", "what", "counted", "profiled", "ratio")
+    return [dict(zip(head, row, strict=True)) for row in rows], f"counters, predicted for {chip.title}"
+
+
+def profile() -> str:
+    """What Nsight Compute prints of `--only-launches` of this script."""
+    tool = ncu.find_ncu()
+    assert tool is not None
+    done = subprocess.run(
+        ncu.command(tool, [sys.executable, __file__, "--only-launches"]),
+        capture_output=True,
+        text=True,
+        timeout=PROFILER_LIMIT_S,
+    )
+    return done.stdout + done.stderr
+
+
+def write_record(folder: Path, name: str, rows: list[Row], seconds: float, counted: list[Row]) -> Path:
+    """The ladder and the counters as one JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "ladder": rows}
+    record["counters"] = counted
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(' ', '-')}.json"
     path.write_text(json.dumps(record | {"seconds": round(seconds)}, indent=1) + "\n")
     return path
@@ -267,6 +341,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="in the emulator: no GPU, no timing")
     parser.add_argument("--without-sanitizer", action="store_true", help="leave out step 2, and say so")
     parser.add_argument("--only-small-check", action="store_true", help="what compute-sanitizer runs")
+    parser.add_argument("--only-launches", action="store_true", help="what Nsight Compute watches")
     options = parser.parse_args()
     backend: Any = get("cuda-emu" if options.rehearse else "cuda")
     reason = backend.available()
@@ -276,6 +351,9 @@ def main() -> int:
     device = "cpu" if options.rehearse else "cuda"
     if options.only_small_check:
         return check(backend, device, small=True)
+    if options.only_launches:
+        launch_works(backend, device, counter_works(options.rehearse))
+        return 0
     others: list[Any] = []
     for name in () if options.rehearse else ("triton", "official"):
         reason = get(name).available()
@@ -301,10 +379,13 @@ def main() -> int:
     rows += layer_rows([backend, *others], device, small, measure)
     for row in rows:
         print(row, flush=True)
+    name = "emulator" if options.rehearse else torch.cuda.get_device_name()
+    found = None if options.rehearse or ncu.find_ncu() is None else profile
+    counted, said = counter_rows(name, small, found)
+    print(said, *counted, sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if options.rehearse else ROOT / "reports" / "gpu"
-        name = "emulator" if options.rehearse else torch.cuda.get_device_name()
-        path = write_record(folder, name, rows, time.monotonic() - start)
+        path = write_record(folder, name, rows, time.monotonic() - start, counted)
         print("rehearsed: nothing was measured" if options.rehearse else f"written: {path}")
     return 0
 

@@ -18,14 +18,17 @@ constexpr int64_t kMostBlocks = 0x7fffffff;  // of a grid in its first dimension
 namespace pft {
 template <class T>
 float2 unpack_pair(uint32_t word, T tag) {
+  emu::count(emu::Op::convert, 2);
   return {half_of(word, 0, tag), half_of(word, 1, tag)};
 }
 template <class T>
-uint32_t pack_pair(float low, float high, T) {
-  return uint32_t(from_float<T>(low).bits) | uint32_t(from_float<T>(high).bits) << 16;
+uint32_t pack_pair(float low, float high, T) {  // one instruction: from_float has counted the other
+  const uint32_t bits = uint32_t(from_float<T>(low).bits);
+  emu::count(emu::Op::convert, -1);
+  return bits | uint32_t(from_float<T>(high).bits) << 16;
 }
 inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit); }
-inline int multiprocessors() { return 4; }
+inline int multiprocessors() { return emu::config().multiprocessors; }
 
 template <class... P, class... A>
 Status launch(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes,

@@ -13,6 +13,9 @@ namespace pft::emu {
 
 Block* block = nullptr;
 Thread* thread = nullptr;
+#ifdef PFT_EMU_COUNTED
+Observer* observer = nullptr;
+#endif
 
 Config& config() {
   static Config instance;
@@ -138,8 +141,9 @@ void wait_for_wakeup() {
   enter(next);
 }
 
-void release_barrier() {
+void release_barrier(const void* site) {
   block->at_barrier = 0;
+  if (observer) observer->barrier(site);
   block->epoch = next_epoch++;
   for (size_t w = 0; w < block->warps.size(); ++w) set_ready(unsigned(w), block->warps[w].exists);
 }
@@ -148,12 +152,14 @@ void thread_main() {
   fiber_started();
   (*block->body)();
   Thread* me = thread;
+  if (observer) observer->pauses();
   clear_ready(*me);
   Warp& warp = block->warps[me->warp];
   warp.exists &= ~(1u << me->lane);
+  if (!warp.exists && observer) observer->warp_ends(me->warp);
   --block->live;
   if (block->live && block->at_barrier == block->live)
-    release_barrier();  // exited threads count as arrived (sm_70+)
+    release_barrier(block->barrier_site);  // exited threads count as arrived (sm_70+)
   if (!block->live) leave_block();
   Thread* next = pick();
   if (!next) stuck();
@@ -283,13 +289,42 @@ void Buffers::add(const void* begin, size_t bytes, unsigned element_bytes, bool 
   regions.push_back(std::move(merged));
 }
 
-void access(const void* address, size_t bytes, bool write, bool atomic, const char* begin, const char* end) {
+bool locate(const void* address, size_t bytes, Place* place) {
+  if (in_shared(address, bytes)) {
+    *place = {true, 0, uint64_t(static_cast<const char*>(address) - block->shared)};
+    return true;
+  }
+  const Region* region = find_region(address, bytes);
+  if (!region) return false;
+  *place = {false, unsigned(region - regions.data()),
+            uint64_t(static_cast<const char*>(address) - region->begin)};
+  return true;
+}
+
+uint64_t buffer_bytes(unsigned buffer) { return uint64_t(regions[buffer].end - regions[buffer].begin); }
+unsigned buffer_count() { return unsigned(regions.size()); }
+
+namespace {
+
+// What every access is held against, whoever makes it.
+__attribute__((always_inline)) inline void check(const void* address, size_t bytes, Kind kind,
+                                                 const char* begin, const char* end) {
+  const bool atomic = kind == Kind::atomic, write = kind == Kind::store || atomic;
   ++counters().accesses;
   if (reinterpret_cast<uintptr_t>(address) % bytes) {
     fail("misaligned " + std::to_string(bytes) + "-byte access at " + name_of(address));
   }
   if (config().bounds) check_bounds(address, bytes, write, begin, end);
-  if (config().races) track(address, bytes, write, atomic, false);
+  if (!config().races) return;
+  if (atomic) track(address, bytes, false, true, false);
+  track(address, bytes, write, atomic, false);
+}
+
+}  // namespace
+
+void access(const void* address, size_t bytes, Kind kind, const char* begin, const char* end) {
+  check(address, bytes, kind, begin, end);
+  if (observer) observer->access(__builtin_return_address(0), address, unsigned(bytes), kind);
 }
 
 void sync_threads(const char* file, int line) {
@@ -299,8 +334,10 @@ void sync_threads(const char* file, int line) {
   }
   block->barrier_file = file;
   block->barrier_line = line;
+  block->barrier_site = __builtin_return_address(0);
+  if (observer) observer->pauses();
   if (++block->at_barrier == block->live) {
-    release_barrier();
+    release_barrier(block->barrier_site);
     enter(pick());  // whoever arrived last is not always first to go on
   } else {
     wait_for_wakeup();
@@ -317,11 +354,13 @@ void sync_warp(uint32_t mask, WarpOp op) {
   warp.mask = mask;
   warp.op = op;
   warp.arrived |= 1u << thread->lane;
+  if (observer) observer->pauses();
   if (warp.arrived != mask) {
     wait_for_wakeup();
     return;
   }
   warp.arrived = 0;
+  if (observer) observer->collective(__builtin_return_address(0), thread->warp, op, mask == warp.exists);
   if (op == WarpOp::syncwarp && mask == warp.exists) ++warp.epoch;  // only __syncwarp orders memory
   set_ready(thread->warp, mask);
 }
@@ -339,9 +378,13 @@ void* static_array(const void* key, size_t bytes) {
 }
 
 void issue_async(void* to, const void* from, unsigned bytes, const char* begin, const char* end) {
-  access(from, bytes, false, false, nullptr, nullptr);
-  access(to, bytes, true, false, begin, end);
+  check(from, bytes, Kind::load, nullptr, nullptr);
+  check(to, bytes, Kind::store, begin, end);
   if (!in_shared(to, bytes)) fail("cp.async to memory that is not shared");
+  if (observer) {
+    observer->access(__builtin_return_address(0), from, bytes, Kind::async);
+    observer->access(__builtin_return_address(0), to, bytes, Kind::async);
+  }
   if (!config().poison) {
     std::memcpy(to, from, bytes);  // the lucky machine: data are there at once
   } else {
@@ -462,7 +505,12 @@ void run(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes, const std
   uint64_t random = config().seed;
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[next_random(random) % i]);
   ++counters().launches;
+  const uint32_t in_part = std::max(1u, uint32_t(order.size()) / config().parts);
+  const uint32_t stride = std::clamp(in_part / 4, 1u, config().stride);
+  if (observer) observer->launch_begins(name, order.size());
   for (uint32_t number : order) {
+    if (number >= in_part || number % stride) continue;
+    if (observer) observer->block_begins(number);
     start_block(b, dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y), number);
     ++counters().blocks;
     counters().threads += b.live;
@@ -477,6 +525,7 @@ void run(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes, const std
 #endif
     if (!b.error.empty()) throw Error(b.error);
   }
+  if (observer) observer->launch_ends();
 }
 
 }  // namespace pft::emu

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "fiber.h"
+#include "half.h"
 #include "shadow.h"
 
 struct dim3 {
@@ -53,8 +54,13 @@ struct Config {
   bool bounds = true;  // every View access inside its array and inside memory given to the launch
   bool dry = false;    // launches are recorded but not run: geometry of shapes too large to emulate
   size_t shared_limit =
-      99 << 10;         // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
-  bool refuse = false;  // every launch fails, as on a device that cannot run the kernel
+      99 << 10;             // dynamic shared memory a block may ask for (sm_86 and sm_89; sm_90 has 227 KB)
+  bool refuse = false;      // every launch fails, as on a device that cannot run the kernel
+  int multiprocessors = 4;  // of the device: how many blocks make a full wave
+  // For counting alone, as results are then incomplete: of a launch's blocks only those in the first of so
+  // many equal parts run (the first window-head of its batch), and of these every so many-th, but at least
+  // four.
+  unsigned parts = 1, stride = 1;
 };
 Config& config();
 
@@ -83,6 +89,9 @@ class Buffers {
   void add(const void* begin, size_t bytes, unsigned element_bytes, bool writable);
 };
 
+// What an access does. An atomic reads and writes; ldmatrix is a load by all lanes; async is either end of a
+// cp.async.
+enum class Kind : uint8_t { load, store, atomic, ldmatrix, async };
 enum class WarpOp : uint8_t { none, syncwarp, shuffle, vote, reduce, mma, ldmatrix };
 
 struct AsyncCopy {
@@ -121,6 +130,7 @@ struct Block {
   unsigned live = 0, at_barrier = 0;
   const char* barrier_file = nullptr;
   int barrier_line = 0;
+  const void* barrier_site = nullptr;
   uint32_t epoch = 0, first_epoch = 0, launch_first_epoch = 0;
   char* shared = nullptr;
   size_t dynamic_bytes = 0, static_bytes = 0;
@@ -135,8 +145,40 @@ struct Block {
 extern Block* block;    // the block that runs; null between launches
 extern Thread* thread;  // the thread that runs
 
+// Where an address lies: in the block's shared memory, or in which buffer of the launch.
+struct Place {
+  bool shared;
+  unsigned buffer;
+  uint64_t offset;
+};
+bool locate(const void* address, size_t bytes, Place* place);
+uint64_t buffer_bytes(unsigned buffer);
+unsigned buffer_count();
+
+// Who is told what a launch does (counters.h), by the running thread. `site` is the code address that the
+// call returns to; it lies in the kernel, as all that stands between is inlined there (vocabulary.h,
+// __global__).
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void launch_begins(const char* kernel, uint64_t blocks) = 0;
+  virtual void block_begins(uint32_t number) = 0;
+  virtual void access(const void* site, const void* address, unsigned bytes, Kind kind) = 0;
+  virtual void pauses() = 0;  // the thread may stop here, or ends
+  // The last lane has arrived: the lanes in `mask` of the warp (all that exist: `all`) go on together.
+  virtual void collective(const void* site, unsigned warp, WarpOp op, bool all) = 0;
+  virtual void barrier(const void* site) = 0;  // the same for all warps of the block
+  virtual void warp_ends(unsigned warp) = 0;
+  virtual void launch_ends() = 0;
+};
+#ifdef PFT_EMU_COUNTED
+extern Observer* observer;  // null: nobody
+#else
+constexpr Observer* observer = nullptr;  // nobody can be told, which costs nothing
+#endif
+
 [[noreturn]] void fail(const std::string& what);
-void access(const void* address, size_t bytes, bool write, bool atomic, const char* begin, const char* end);
+void access(const void* address, size_t bytes, Kind kind, const char* begin, const char* end);
 void sync_threads(const char* file, int line);
 void sync_warp(uint32_t mask, WarpOp op);
 void* static_array(const void* key, size_t bytes);
@@ -149,7 +191,7 @@ void run(const char* name, dim3 grid, dim3 size, size_t dynamic_bytes, const std
 template <class T>
 struct Exchanged {
   const unsigned char (*slots)[kSlotBytes];
-  T operator[](unsigned lane) const {
+  PFT_EMU_PART T operator[](unsigned lane) const {
     T value;
     std::memcpy(&value, slots[lane], sizeof(T));
     return value;

@@ -4,20 +4,31 @@
 #include <cstdint>
 #include <cstring>
 
+#include "tally.h"
+
+// How the emulator works, not what the kernel does: kept out of the ways that counters.h follows.
+#ifdef PFT_EMU_COUNTED
+#define PFT_EMU_OPAQUE __attribute__((noinline, no_sanitize_coverage))
+#define PFT_EMU_PART __attribute__((always_inline))  // what opaque functions call
+#else
+#define PFT_EMU_OPAQUE
+#define PFT_EMU_PART
+#endif
+
 namespace pft {
 
-inline uint32_t float_bits(float x) {
+PFT_EMU_PART inline uint32_t float_bits(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
   return u;
 }
-inline float bits_float(uint32_t u) {
+PFT_EMU_PART inline float bits_float(uint32_t u) {
   float x;
   std::memcpy(&x, &u, 4);
   return x;
 }
 
-inline float half_bits_to_float(uint16_t h) {
+PFT_EMU_OPAQUE inline float half_bits_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = h >> 10 & 31u, mantissa = h & 0x3ffu;
   if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24
     const float value = float(mantissa) * 5.9604644775390625e-8f;
@@ -27,7 +38,7 @@ inline float half_bits_to_float(uint16_t h) {
   return bits_float(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-inline uint16_t float_to_half_bits(float x) {
+PFT_EMU_OPAQUE inline uint16_t float_to_half_bits(float x) {
   const uint32_t u = float_bits(x), sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7fffu);   // NaN
   if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // >= 65520 rounds to infinity
@@ -39,9 +50,9 @@ inline uint16_t float_to_half_bits(float x) {
   return uint16_t(sign | rounded >> 13);
 }
 
-inline float bf16_bits_to_float(uint16_t h) { return bits_float(uint32_t(h) << 16); }
+PFT_EMU_PART inline float bf16_bits_to_float(uint16_t h) { return bits_float(uint32_t(h) << 16); }
 
-inline uint16_t float_to_bf16_bits(float x) {
+PFT_EMU_OPAQUE inline uint16_t float_to_bf16_bits(float x) {
   const uint32_t u = float_bits(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
   return uint16_t((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
@@ -55,8 +66,14 @@ struct bf16_t {
 };
 
 inline float to_float(float x) { return x; }
-inline float to_float(half_t x) { return half_bits_to_float(x.bits); }
-inline float to_float(bf16_t x) { return bf16_bits_to_float(x.bits); }
+inline float to_float(half_t x) {
+  emu::count(emu::Op::convert);
+  return half_bits_to_float(x.bits);
+}
+inline float to_float(bf16_t x) {
+  emu::count(emu::Op::convert);
+  return bf16_bits_to_float(x.bits);
+}
 
 template <class T>
 T from_float(float x);
@@ -66,10 +83,12 @@ inline float from_float<float>(float x) {
 }
 template <>
 inline half_t from_float<half_t>(float x) {
+  emu::count(emu::Op::convert);
   return {float_to_half_bits(x)};
 }
 template <>
 inline bf16_t from_float<bf16_t>(float x) {
+  emu::count(emu::Op::convert);
   return {float_to_bf16_bits(x)};
 }
 

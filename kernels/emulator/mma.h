@@ -13,19 +13,15 @@ struct MmaOperands {
   uint32_t a[4], b[2];
 };
 
-inline float half_of(uint32_t pair, int which, half_t) {
+PFT_EMU_PART inline float half_of(uint32_t pair, int which, half_t) {
   return half_bits_to_float(uint16_t(pair >> (16 * which)));
 }
-inline float half_of(uint32_t pair, int which, bf16_t) {
+PFT_EMU_PART inline float half_of(uint32_t pair, int which, bf16_t) {
   return bf16_bits_to_float(uint16_t(pair >> (16 * which)));
 }
 
-// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they
-// are summed in ascending k, the hardware's order is unspecified.
 template <class T>
-void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-  const auto all = emu::exchange(emu::kAll, emu::WarpOp::mma, mine);
+PFT_EMU_OPAQUE void add_products_k16(float (&d)[4], emu::Exchanged<MmaOperands> all) {
   const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
@@ -37,14 +33,20 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
   }
 }
 
-inline uint32_t float_to_tf32(float x) {  // cvt.rna: nearest, ties away from zero
+// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they
+// are summed in ascending k, the hardware's order is unspecified.
+template <class T>
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  add_products_k16<T>(d, emu::exchange(emu::kAll, emu::WarpOp::mma, mine));
+}
+
+PFT_EMU_OPAQUE inline uint32_t float_to_tf32(float x) {  // cvt.rna: nearest, ties away from zero
   const uint32_t u = float_bits(x);
   return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & ~0x1fffu;
 }
 
-inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-  const auto all = emu::exchange(emu::kAll, emu::WarpOp::mma, mine);
+PFT_EMU_OPAQUE inline void add_products_tf32(float (&d)[4], emu::Exchanged<MmaOperands> all) {
   const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
@@ -56,17 +58,17 @@ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32
   }
 }
 
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  add_products_tf32(d, emu::exchange(emu::kAll, emu::WarpOp::mma, mine));
+}
+
 struct MatrixRow {
   uint32_t words[4];
 };
 
-// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8 (16 bytes,
-// aligned).
-template <bool kTransposed, class T>
-void ldmatrix_x4(uint32_t (&r)[4], const View<T>& row) {
-  static_assert(sizeof(T) == 2, "16-bit elements");
-  const uint4 raw = load_as<uint4>(row);
-  const auto all = emu::exchange(emu::kAll, emu::WarpOp::ldmatrix, MatrixRow{{raw.x, raw.y, raw.z, raw.w}});
+template <bool kTransposed>
+PFT_EMU_OPAQUE void distribute(uint32_t (&r)[4], emu::Exchanged<MatrixRow> all) {
   const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
   for (unsigned m = 0; m < 4; ++m) {
     if (!kTransposed) {
@@ -76,6 +78,16 @@ void ldmatrix_x4(uint32_t (&r)[4], const View<T>& row) {
       r[m] = (low >> (16 * (g % 2)) & 0xffffu) | (high >> (16 * (g % 2)) & 0xffffu) << 16;
     }
   }
+}
+
+// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8 (16 bytes,
+// aligned).
+template <bool kTransposed, class T>
+void ldmatrix_x4(uint32_t (&r)[4], const View<T>& row) {
+  static_assert(sizeof(T) == 2, "16-bit elements");
+  const uint4 raw = load_as<uint4>(row, emu::Kind::ldmatrix);
+  const MatrixRow mine{{raw.x, raw.y, raw.z, raw.w}};
+  distribute<kTransposed>(r, emu::exchange(emu::kAll, emu::WarpOp::ldmatrix, mine));
 }
 
 }  // namespace pft

@@ -15,11 +15,11 @@ class Ref {
  public:
   Ref(T* p, const char* begin, const char* end) : p_(p), begin_(begin), end_(end) {}
   operator Value() const {
-    emu::access(p_, sizeof(T), false, false, begin_, end_);
+    emu::access(p_, sizeof(T), emu::Kind::load, begin_, end_);
     return *p_;
   }
   Ref& operator=(Value value) {
-    emu::access(p_, sizeof(T), true, false, begin_, end_);
+    emu::access(p_, sizeof(T), emu::Kind::store, begin_, end_);
     *p_ = value;
     return *this;
   }
@@ -60,15 +60,15 @@ class View {
 
 // A vector access: V values of 8 or 16 bytes, naturally aligned as on the GPU.
 template <class V, class T>
-V load_as(const View<T>& view) {
-  emu::access(view.pointer(), sizeof(V), false, false, view.begin(), view.end());
+V load_as(const View<T>& view, emu::Kind kind = emu::Kind::load) {
+  emu::access(view.pointer(), sizeof(V), kind, view.begin(), view.end());
   V value;
   std::memcpy(&value, view.pointer(), sizeof(V));
   return value;
 }
 template <class V, class T>
 void store_as(const View<T>& view, V value) {
-  emu::access(view.pointer(), sizeof(V), true, false, view.begin(), view.end());
+  emu::access(view.pointer(), sizeof(V), emu::Kind::store, view.begin(), view.end());
   std::memcpy(view.pointer(), &value, sizeof(V));
 }
 

@@ -4,7 +4,13 @@
 
 #include "view.h"
 
+#ifdef PFT_EMU_COUNTED
+// Everything that a kernel calls is inlined into it, so that the address which emu::access returns to names a
+// place of the kernel, and all places of a lane's way lie in one function (counters.h).
+#define __global__ __attribute__((flatten))
+#else
 #define __global__
+#endif
 #define __device__
 #define __host__
 #define __forceinline__ inline
@@ -44,8 +50,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
   const auto all = pft::emu::exchange(mask, pft::emu::WarpOp::shuffle, value);
   return me + delta < 32 ? all[me + delta] : value;
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  const auto all = pft::emu::exchange(mask, pft::emu::WarpOp::vote, predicate);
+PFT_EMU_OPAQUE inline unsigned lanes_with(pft::emu::Exchanged<int> all, unsigned mask) {
   unsigned result = 0;
   const unsigned present = mask & pft::emu::block->warps[pft::emu::thread->warp].mask;
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -53,15 +58,21 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   }
   return result;
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return lanes_with(pft::emu::exchange(mask, pft::emu::WarpOp::vote, predicate), mask);
+}
 template <class F>
-int warp_reduce(unsigned mask, int value, F join) {
-  const auto all = pft::emu::exchange(mask, pft::emu::WarpOp::reduce, value);
+PFT_EMU_OPAQUE int join_lanes(pft::emu::Exchanged<int> all, unsigned mask, int value, F join) {
   const unsigned present = mask & pft::emu::block->warps[pft::emu::thread->warp].mask;
   int result = value;
   for (unsigned lane = 0; lane < 32; ++lane) {
     if (present >> lane & 1 && lane != pft::emu::thread->lane) result = join(result, all[lane]);
   }
   return result;
+}
+template <class F>
+int warp_reduce(unsigned mask, int value, F join) {
+  return join_lanes(pft::emu::exchange(mask, pft::emu::WarpOp::reduce, value), mask, value, join);
 }
 inline int __reduce_add_sync(unsigned mask, int value) {
   return warp_reduce(mask, value, [](int x, int y) { return x + y; });
@@ -80,11 +91,24 @@ inline unsigned __float_as_uint(float x) { return pft::float_bits(x); }
 
 namespace pft {
 
+// The C library's, counted. Inside this namespace they hide those.
+inline float fmaf(float a, float b, float c) {
+  emu::count(emu::Op::fma);
+  return ::fmaf(a, b, c);
+}
+inline float expf(float x) {
+  emu::count(emu::Op::exp);
+  return ::expf(x);
+}
+inline float logf(float x) {
+  emu::count(emu::Op::log);
+  return ::logf(x);
+}
+
 // Atomics take Views; the value before is returned. Ordered with other atomics only, as on the GPU.
 template <class T, class F>
 T atomic_update(const View<T>& at, F update) {
-  emu::access(at.pointer(), sizeof(T), false, true, at.begin(), at.end());
-  emu::access(at.pointer(), sizeof(T), true, true, at.begin(), at.end());
+  emu::access(at.pointer(), sizeof(T), emu::Kind::atomic, at.begin(), at.end());
   const T before = *at.pointer();
   *at.pointer() = update(before);
   return before;

@@ -171,6 +171,10 @@ class CudaLaunches(Backend):
             self._bias_sparse(listed.sizes, candidates, g, grad_bias, accumulate=index is None)
         return grad_q, grad_k, grad_v, grad_bias, None if logits is None else g
 
+    def bias_row_blocks(self, window_heads: int, queries: int) -> int:
+        """Blocks per window-head that sum bias gradients: enough to fill a device, few enough to keep sums small."""
+        return max(1, min(math.ceil(queries / 16), 256 // max(1, window_heads)))
+
     def _dense(
         self,
         layer: Layer,
@@ -183,8 +187,7 @@ class CudaLaunches(Backend):
         grad_bias: Tensor | None,
     ) -> None:
         windows, heads, queries = layer.rows
-        # Blocks per window-head that sum bias gradients: enough to fill a device, few enough to keep the sums small.
-        row_blocks = max(1, min(math.ceil(queries / 16), 256 // max(1, windows * heads)))
+        row_blocks = self.bias_row_blocks(windows * heads, queries)
         entries = 0 if grad_bias is None else grad_bias.shape[0]
         partial = empty((windows * row_blocks, heads, entries), torch.float32, lse.device)
         place = self.place(lse.device)

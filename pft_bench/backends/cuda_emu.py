@@ -11,9 +11,10 @@ from ..common.native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 
-def _load() -> ModuleType | Exception:
+def load_module(name: str) -> ModuleType | Exception:
+    """A native module, or why it does not load."""
     try:
-        return load_native("_cuda_emu")
+        return load_native(name)
     except ImportError as error:
         return error
 
@@ -28,7 +29,7 @@ class CudaEmulatorBackend(CudaLaunches):
     timed = False
 
     def __init__(self) -> None:
-        self._native = _load()
+        self._native = load_module("_cuda_emu")
 
     def available(self) -> str | None:
         """None where the module was built (-DPFT_EMULATOR=ON, the default of a source install)."""

@@ -22,6 +22,7 @@ from . import (
     attention,
     check,
     compare,
+    counters,
     crossover,
     doctor,
     evaluate,
@@ -73,6 +74,7 @@ for _panel, _commands in {
     "Insight": (
         flops.flops,
         fit.fit,
+        counters.counters,
         crossover.crossover_command,
         statistics.statistics,
         profile.profile,

@@ -1,0 +1,160 @@
+"""Runs the launches of one layer or product in the counting emulator, at one window of the problem's shape."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ...backends.cuda_emu import CudaEmulatorBackend, load_module
+from ...harness.cases.layer import output_gradient, problem_layer
+from ...harness.problem import Problem
+from ...reference import attention
+from ..kernel_table import ARCHITECTURES
+from .chips import Chip
+from .counted import CountedLaunch
+
+PRODUCTS = ("sddmm", "spmm", "spmm_transpose")
+SAMPLED = 8
+"""Every so many-th block of a window-head is emulated, and always the first."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is launched on `windows` x `heads` window-heads: a layer's forward or backward pass, or a sparse product."""
+
+    op: str
+    windows: int
+    heads: int
+    tokens: int
+    head_dim: int
+    candidates: int
+    kept: int
+    dtype: str
+    backward: bool = False
+    how: str = "auto"
+    """How a sparse layer's forward pass meets its candidates: auto, gather or tiles."""
+
+    @property
+    def batch(self) -> int:
+        """Window-heads."""
+        return self.windows * self.heads
+
+    @property
+    def problem(self) -> Problem:
+        """The same as a problem, for its FLOPs and bytes; a transposed product has those of spmm."""
+        op = "spmm" if self.op == "spmm_transpose" else self.op
+        sizes = (self.windows, self.heads, self.tokens, self.head_dim, self.candidates, self.kept)
+        return Problem(op, *sizes, self.dtype, "backward" if self.backward else "infer")
+
+    @property
+    def title(self) -> str:
+        """One line for a table."""
+        if self.op in PRODUCTS:
+            return f"{self.op} {self.kept}"
+        name = "backward" if self.backward else "layer"
+        step = f"{self.candidates} -> {self.kept}" + (f" {self.how}" if self.how != "auto" else "")
+        return f"{name} {step}"
+
+
+class CountingBackend(CudaEmulatorBackend):
+    """The kernels in the emulator that counts; what they compute with some blocks left out is not complete."""
+
+    name = "cuda-count"
+
+    def __init__(self, batch: int = 0) -> None:
+        self._native = load_module("_cuda_count")
+        self._batch = batch
+
+    def bias_row_blocks(self, window_heads: int, queries: int) -> int:
+        """As the whole problem has them, not the part of it that runs."""
+        return super().bias_row_blocks(self._batch or window_heads, queries)
+
+
+def why_not() -> str | None:
+    """Why nothing can be counted here; None where it can."""
+    return CountingBackend().available()
+
+
+def native_module() -> ModuleType:
+    """The module that counts; RuntimeError says why there is none."""
+    reason = why_not()
+    if reason is not None:
+        raise RuntimeError(f"the counting emulator is not available: {reason}")
+    return importlib.import_module("pft_bench._cuda_count")
+
+
+def module_path() -> Path:
+    """Where the module that counts lies: its code addresses are relative to it."""
+    return Path(str(native_module().__file__))
+
+
+def count_launches(
+    work: Work,
+    chip: Chip,
+    *,
+    window_heads: int | None = 1,
+    stride: int | None = None,
+    most_events: int = 8 << 20,
+) -> list[CountedLaunch]:
+    """Counts of every launch of `work`, in order, on the first `window_heads` of one window (None: all of its heads).
+
+    Limits of shared memory and the number of multiprocessors are the chip's, so that the launchers choose as they would
+    there. `stride`: of each launch's blocks every so many-th runs; None: SAMPLED, 1 where a window-head is one block.
+    """
+    native = native_module()
+    one = replace(work, windows=1)
+    backend = CountingBackend(work.batch)
+    backend.candidates = work.how
+    backend.version = "auto"
+    call = _prepare(one, backend)
+    parts = 1 if window_heads is None else max(1, one.batch // window_heads)
+    limit = ARCHITECTURES[chip.arch].shared_limit
+    # as many multiprocessors for each window-head as the whole problem leaves it
+    share = max(1, math.ceil(chip.multiprocessors * one.batch / work.batch))
+    native.configure(
+        shared_limit=limit,
+        multiprocessors=share,
+        parts=parts,
+        stride=SAMPLED if stride is None else stride,
+        most_events=most_events,
+    )
+    native.take_counts()
+    try:
+        call()
+        found = native.take_counts()
+    finally:
+        native.configure()
+    launches = []
+    for counted in found:
+        counted["blocks"] = max(1, counted["blocks"] // parts)
+        launches.append(CountedLaunch.of(counted, work.dtype))
+    return launches
+
+
+def _prepare(work: Work, backend: Any) -> Callable[[], object]:
+    """The call that launches, on inputs that are there already: what is computed before is not counted."""
+    if work.op in PRODUCTS:
+        inputs = work.problem.inputs()
+        if work.op == "sddmm":
+            return lambda: backend.sddmm(inputs["q"], inputs["k"], inputs["index"])
+        if work.op == "spmm":
+            return lambda: backend.spmm(inputs["a"], inputs["v"], inputs["index"])
+        return lambda: backend.spmm_transpose(inputs["a"], inputs["v"], inputs["index"], work.tokens)
+    layer = problem_layer(replace(work.problem, mode="infer"))
+    if not work.backward:
+        return lambda: backend.attention_forward(layer)
+    floats = layer.map(lambda t: t.float() if t.is_floating_point() else t)
+    out, new_index, new_logits, lse = attention(floats)
+    out = out.to(layer.q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    grad_out = output_gradient(layer)
+    handed = torch.ones_like(new_logits) if new_logits.shape[-1] else None
+    return lambda: backend.attention_backward(
+        layer, grad_out, handed, new_index.contiguous(), out, lse.contiguous()
+    )
