@@ -13,8 +13,9 @@ from .infer import listed
 
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
 WEIGHT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "network", "net_g")
-# A part of a name that says moving average: params_ema, ema_model, model_ema, swa_state_dict.
-_AVERAGE = re.compile(r"(^|[_-])(ema|swa|avg|average|averaged)([_-]|$)", re.IGNORECASE)
+# A word of a name that says moving average: params_ema, netEMA, emaModel, swa_state_dict, shadow.
+_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|average|averaged|shadow)(?![a-z])")
+_NEXT_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 # Parts of names that wrappers add wherever they wrap: DataParallel and DistributedDataParallel, torch.compile, FSDP,
 # activation checkpointing. No part of PFT is called so.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module"}
@@ -102,7 +103,7 @@ def _rank(place: Place) -> tuple[int, int]:
 
 
 def _is_average(place: Iterable[str]) -> bool:
-    return any(_AVERAGE.search(part) for part in place)
+    return any(_AVERAGE.search(_NEXT_WORD.sub("_", part).lower()) for part in place)
 
 
 def _without_prefix(named: Sequence[tuple[str, Tensor]], notes: list[str]) -> dict[str, Tensor]:

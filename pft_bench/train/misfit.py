@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def misfits(stored: Any, own: Any, name: str = "") -> Iterator[str]:
-    """A sentence for each place where `stored` has another key, type, layout, dtype or shape than `own`; values may differ."""
+    """A sentence for each place where `stored` has another key, type, layout, dtype or shape than `own`."""
     where = name or "the state"
     if isinstance(own, Mapping):
         if not isinstance(stored, Mapping):

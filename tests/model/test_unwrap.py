@@ -59,6 +59,10 @@ QUIET = {
     "nested keys": lambda w: {"checkpoint": {"model": {"state_dict": w}}},
     "timm's average": lambda w: {"state_dict": doubled(w), "state_dict_ema": w},
     "an average inside a holder": lambda w: {"model": doubled(w), "ema": {"module": w, "decay": 0.999}},
+    "an average in camel case": lambda w: {"net": doubled(w), "netEMA": w},
+    "an average called emaModel": lambda w: {"emaModel": w, "model": doubled(w)},
+    "an average called EMAModel": lambda w: {"EMAModel": under("module.", w), "params": doubled(w)},
+    "a shadow": lambda w: {"model": doubled(w), "shadow": w},
     "params without an average": lambda w: {"params": w, "params_ema": None},
     "views of one storage": lambda w: {n: torch.stack([v, v], -1)[..., 0] for n, v in w.items()},
     "parameters": lambda w: {n: nn.Parameter(v, v.is_floating_point()) for n, v in w.items()},
@@ -83,6 +87,10 @@ NOTED = {
     "an average beside the model": (
         lambda w: {"state_dict": under("model.", doubled(w)) | under("model_ema.", w)},
         "the weights are those under 'model_ema.'; the others are left out",
+    ),
+    "an average in camel case beside the model": (
+        lambda w: {"state_dict": under("netG.", doubled(w)) | under("netGEma.", w)},
+        "the weights are those under 'netGEma.'; the others are left out",
     ),
     "an average as a list": (
         lambda w: {"model": w, "ema": {"shadow_params": [torch.ones(2)]}},
