@@ -48,6 +48,8 @@ QUIET = {
     "Lightning with torch.compile": lambda w: {"state_dict": under("net._orig_mod.", w)},
     "BasicSR's net_g": lambda w: under("net_g.", w),
     "a prefix nobody has heard of": lambda w: {"params": under("student.backbone.", w)},
+    "a prefix that ends in no dot": lambda w: {"params": under("net_", w)},
+    "a prefix with a slash": lambda w: under("generator/", w),
     "model_state_dict with an optimiser": lambda w: {
         "epoch": 3,
         "model_state_dict": w,
@@ -79,6 +81,13 @@ NOTED = {
     "AveragedModel": (
         lambda w: under("module.", w) | {"n_averaged": torch.tensor(7)},
         "counters of other tools are left out: 1 keys: n_averaged",
+    ),
+    "counters of ema_pytorch and loops": (
+        lambda w: (
+            under("ema_model.", w)
+            | {"initted": torch.tensor([True]), "step": torch.tensor(3), "epoch": torch.tensor(1)}
+        ),
+        "counters of other tools are left out: 3 keys: initted, step, epoch",
     ),
     "parts beside the model": (
         lambda w: {"state_dict": under("net_g.", w) | OTHERS},
@@ -173,6 +182,14 @@ REFUSED = {
     "an incomplete model under a prefix": (
         lambda w: {"state_dict": under("model.", {n: v for n, v in w.items() if n != "norm.bias"})},
         "the file lacks 1 keys: norm.bias",
+    ),
+    "a layer of an absurd number": (
+        lambda w: w | {"layers.9999999999.residual_group.layers.0.norm1.bias": torch.ones(2)},
+        r"layers of block 2 must be numbered from 0 without a gap, got \[\]",
+    ),
+    "a part that PFT does not have": (
+        lambda w: w | {"res_scale": torch.ones(1)},
+        "the file has unknown 1 keys: res_scale",
     ),
     "another model under a prefix": (
         lambda w: {
