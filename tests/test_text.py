@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pft_bench.text import Lines, file_name, in_figure, in_short, plain, told
+from pft_bench.common.text import Lines, file_name, in_figure, in_short, plain, told
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from typing import Annotated, Any, cast
 import typer
 
 from .. import __version__
+from ..apps.train import TrainingStopped
 from ..backends import BackendUnavailable
-from ..compare.remote import WorkerError
-from ..compare.revision import BuildFailed
-from ..container import respect_quota
-from ..record import FolderLocked, RecordError
-from ..sweep import WorkersFailed
-from ..terminal import Console, outlets
-from ..text import told
-from ..train import TrainingStopped
+from ..common.container import respect_quota
+from ..common.terminal import Console, outlets
+from ..common.text import told
+from ..harness.compare.remote import WorkerError
+from ..harness.compare.revision import BuildFailed
+from ..harness.record import FolderLocked, RecordError
+from ..harness.sweep import WorkersFailed
 from . import (
     attention,
     check,

@@ -17,10 +17,10 @@ import typer
 from PIL import Image
 
 import pft_bench
+from pft_bench.apps.images import enlarge
+from pft_bench.apps.quality import bicubic_row, read_rows
 from pft_bench.cli.app import app
-from pft_bench.images import enlarge
 from pft_bench.model import PRESETS, generated_weights
-from pft_bench.quality import bicubic_row, read_rows
 
 Command = Callable[..., Any]
 PACKAGE = Path(pft_bench.__file__).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from recorded import Page, copy
 
-from pft_bench.record import Record
+from pft_bench.harness.record import Record
 from pft_bench.report import read_folder, write_report
 from pft_bench.report.verify import verify_folder
 
