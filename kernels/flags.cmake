@@ -39,6 +39,18 @@ string(STRIP "${CMAKE_CXX_COMPILER_ARG1} ${CMAKE_CXX_FLAGS}" PFT_USER_FLAGS)
 string(STRIP "${CMAKE_CXX_FLAGS_${build_type}}" PFT_BUILD_TYPE_FLAGS)
 string(STRIP "${CMAKE_MODULE_LINKER_FLAGS} ${CMAKE_MODULE_LINKER_FLAGS_${build_type}}" PFT_USER_LINK_FLAGS)
 
+# What stands behind our options on the command line of a link, or is an object file, none of them takes back.
+string(REGEX MATCH "crtfastmath" refused "${PFT_USER_LINK_FLAGS} ${CMAKE_CXX_STANDARD_LIBRARIES}")
+if(NOT refused)
+  string(REGEX MATCH "-Ofast|-ffast-math|-funsafe-math-optimizations|-mdaz-ftz" refused "${CMAKE_CXX_STANDARD_LIBRARIES}")
+endif()
+if(refused)
+  message(FATAL_ERROR "the flags '${PFT_USER_LINK_FLAGS} ${CMAKE_CXX_STANDARD_LIBRARIES}' (LDFLAGS, "
+                      "CMAKE_MODULE_LINKER_FLAGS, CMAKE_CXX_STANDARD_LIBRARIES) cannot be used: '${refused}' switches "
+                      "denormal numbers off in every process that loads the module; take it out and remove the build "
+                      "folder")
+endif()
+
 # Stops with one line if the user's flags followed by `ARGN` still break the rules of kernels/cpu/required_flags.hpp.
 function(pft_require_flags isa)
   set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)

@@ -103,7 +103,8 @@ def train(
     }
     console = Console()
     with process_group(device) as group:
-        model = _model(config, backend, init, seed)
+        # A checkpoint holds what came of --init, whose file may be gone by then.
+        model = _model(config, backend, None if resume else init, seed)
         place = f"cuda:{group.local_rank}" if device == "cuda" else device
         trainer = Trainer(model.to(place), photographs, recipe, group)
         started, already = 0.0, 0

@@ -11,15 +11,23 @@ import torch
 from torch import Tensor
 
 from .devices import Patch
+from .parallel import parallel_patches
+from .refusal import refusal, refused
 
 # What tells the truth here: there is no GPU.
 _TRUE = {
     *("is_available", "device_count", "is_initialized", "is_bf16_supported", "is_tf32_supported"),
-    *("get_arch_list", "get_gencode_flags", "empty_cache", "has_half", "has_magma", "default_generators"),
+    *("get_arch_list", "get_gencode_flags", "has_half", "has_magma", "default_generators"),
+    "current_accelerator",  # None
     *("CudaError", "DeferredCudaCallError", "StreamContext", "stream", "device_of"),
 }
 # Parts of torch.cuda whose functions are named there, too, or only there.
 _PARTS = ("memory", "random", "streams", "graphs", "nvtx", "profiler", "nccl", "tunable", "jiterator")
+# What scripts use though its name says that it is torch's own: recordings of memory, and time to spend on a GPU.
+_PRIVATE = {
+    *("_record_memory_history", "_snapshot", "_dump_snapshot", "_save_segment_usage", "_save_memory_usage"),
+    *("_set_allocator_settings", "_sleep"),
+}
 
 
 def _nothing() -> Callable[..., None]:
@@ -72,6 +80,7 @@ _INSTEAD: dict[str, Any] = {
     "set_device": _nothing(),
     "init": _nothing(),
     "ipc_collect": _nothing(),
+    "empty_cache": _nothing(),
     "set_sync_debug_mode": _nothing(),
     "current_device": lambda: 0,
     "is_current_stream_capturing": lambda: False,
@@ -89,18 +98,8 @@ _INSTEAD: dict[str, Any] = {
 }
 
 
-def _refusal(name: str) -> RuntimeError:
-    return RuntimeError(
-        f"pft_bench.compat does not cover {name}: this script runs on the CPU, where there are no streams, events, "
-        f"graphs, memory statistics or properties of a GPU; leave the call out, or run it on a machine with a GPU"
-    )
-
-
-def _refused(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise _refusal(name)
-
-    return refuse
+# What torch.accelerator has that is done on a CPU.
+_DONE = ("synchronize", "set_device_index", "empty_cache", "empty_host_cache")
 
 
 def _refused_type(kind: type, name: str) -> type:
@@ -108,7 +107,7 @@ def _refused_type(kind: type, name: str) -> type:
 
     class Meta(type):
         def __call__(cls, *_: Any, **__: Any) -> NoReturn:
-            raise _refusal(name)
+            raise refusal(name)
 
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, kind)
@@ -117,22 +116,29 @@ def _refused_type(kind: type, name: str) -> type:
 
 
 def _in_place_of(value: Any, name: str) -> Any:
-    return _refused_type(value, name) if isinstance(value, type) else _refused(name)
-
-
-def _init_process_group(start: Callable[..., None]) -> Callable[..., None]:
-    def here(backend: Any = None, *args: Any, **keywords: Any) -> None:
-        if "nccl" in str(backend).lower():
-            raise _refusal("NCCL (backend='gloo' works on a CPU)")
-        start(backend, *args, **keywords)
-
-    return here
+    return _refused_type(value, name) if isinstance(value, type) else refused(name)
 
 
 def _public(module: ModuleType) -> list[str]:
-    return [
-        name for name in getattr(module, "__all__", ()) if isinstance(name, str) and hasattr(module, name)
-    ]
+    """What `module` offers: the names it lists, those it defines without listing them, and `_PRIVATE`."""
+    listed = {name for name in getattr(module, "__all__", ()) if isinstance(name, str)}
+    defined = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
+    return [name for name in sorted(listed | defined | _PRIVATE) if hasattr(module, name)]
+
+
+def _accelerator_patches() -> Iterator[Patch]:
+    """torch.accelerator, by which newer scripts name the GPU: that there is none, it says itself."""
+    here = torch.accelerator
+    for name in _DONE:
+        yield here, name, _nothing()
+    yield here, "current_device_index", lambda: 0
+    for name in _public(here):
+        if name not in (*_TRUE, *_DONE, "current_device_index"):
+            yield here, name, _in_place_of(getattr(here, name), f"torch.accelerator.{name}")
 
 
 def cuda_patches() -> Iterator[Patch]:
@@ -143,9 +149,11 @@ def cuda_patches() -> Iterator[Patch]:
     yield (
         cuda,
         "_lazy_init",
-        _refused("what this call asks of CUDA"),
+        refused("what this call asks of CUDA"),
     )  # whatever else would begin to use a GPU
-    for part in (cuda, *(getattr(cuda, name) for name in _PARTS if hasattr(cuda, name))):
+    yield from _accelerator_patches()
+    parts = [getattr(cuda, name) for name in _PARTS if hasattr(cuda, name)]
+    for part in (cuda, *parts):
         for name in _public(part):
             value = getattr(part, name)
             if name in _INSTEAD:
@@ -160,7 +168,5 @@ def cuda_patches() -> Iterator[Patch]:
             yield torch, name, _in_place_of(getattr(torch, name), f"torch.{name}")
     fork = torch.random.fork_rng
     yield torch.random, "fork_rng", lambda devices=None, enabled=True, *_, **__: fork([], enabled)
-    yield torch.Tensor, "record_stream", _refused("Tensor.record_stream")
-    if torch.distributed.is_available():
-        start = torch.distributed.init_process_group
-        yield torch.distributed, "init_process_group", _init_process_group(start)
+    yield torch.Tensor, "record_stream", refused("Tensor.record_stream")
+    yield from parallel_patches()

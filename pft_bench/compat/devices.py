@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -44,7 +45,7 @@ FACTORIES = (
         "zeros_like",
     ),
 )
-METHODS = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros", "type")
+METHODS = ("new", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros", "type")
 # Functions whose first argument is a device, or the name of its type.
 BY_POSITION = (
     *("set_default_device", "set_default_tensor_type", "get_autocast_dtype", "set_autocast_dtype"),
@@ -66,7 +67,7 @@ def on_cpu(value: Any) -> Any:
 
 def device_on_cpu(value: Any) -> Any:
     """The same for an argument that is a device, so that a number is one, too."""
-    return "cpu" if isinstance(value, int) and not isinstance(value, bool) else on_cpu(value)
+    return "cpu" if isinstance(value, Integral) and not isinstance(value, bool) else on_cpu(value)
 
 
 def reading_devices(function: Callable[..., Any], position: int | None = None) -> Callable[..., Any]:
@@ -178,8 +179,18 @@ def _custom_function(decorate: Callable[..., Any]) -> Callable[..., Any]:
     """torch.amp.custom_fwd and custom_bwd, also as torch.cuda.amp has them: without a device_type."""
 
     @functools.wraps(decorate)
-    def here(function: Any = None, *, device_type: str = "cuda", **keywords: Any) -> Any:
-        return decorate(function, device_type=on_cpu(device_type), **keywords)
+    def here(*function: Any, device_type: str = "cuda", **keywords: Any) -> Any:
+        return decorate(*function, device_type=on_cpu(device_type), **keywords)
+
+    return here
+
+
+def _device_module(find: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.get_device_module: that of "cuda" is torch.cuda, which covers what there is and refuses the rest."""
+
+    @functools.wraps(find)
+    def here(device: Any = None) -> Any:
+        return find(device) if device is None or device_on_cpu(device) == device else torch.cuda
 
     return here
 
@@ -188,6 +199,7 @@ def device_patches() -> Iterator[Patch]:
     """Everything that takes a device, tensors and modules included."""
     yield torch, "device", _stand_in(DEVICE, _device)
     yield torch, "Generator", _stand_in(GENERATOR, reading_devices(GENERATOR, 0))
+    yield torch, "get_device_module", _device_module(torch.get_device_module)
     for path, position in (*((name, None) for name in FACTORIES), *((name, 0) for name in BY_POSITION)):
         owner: Any = torch
         *parents, name = path.split(".")

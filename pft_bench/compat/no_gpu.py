@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+
 from .cuda import cuda_patches
 from .devices import Patch, device_patches
 
@@ -24,6 +26,7 @@ def cuda_is_cpu() -> Iterator[None]:
     """
     with ExitStack() as stack:
         for patch in [*device_patches(), *cuda_patches()]:
+            stack.enter_context(_compiled_as_before(patch))
             stack.callback(_undo, patch, _replaced(patch))
             setattr(*patch)
         yield
@@ -38,6 +41,21 @@ def stay_on_cpu() -> None:
 
 
 _STAYING = False
+
+
+@contextmanager
+def _compiled_as_before(patch: Patch) -> Iterator[None]:
+    """torch.jit.script takes what replaces one of torch's operators for that operator; it goes by identity."""
+    owner, name, new = patch
+    table: dict[int, str] = torch.jit._builtins._get_builtin_table()
+    operator = table.get(id(getattr(owner, name, None)))
+    if operator is not None:
+        table[id(new)] = operator
+    try:
+        yield
+    finally:
+        if operator is not None:
+            table.pop(id(new), None)
 
 
 def _replaced(patch: Patch) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .config import PFTConfig
 from .files import read_file, weights_file
+from .foreign import part_of_several
 from .infer import infer_config, listed
 from .notes import noted_settings
 from .pft import PFT
@@ -48,7 +50,7 @@ def load(
     try:
         _fill(model, weights, strict)
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
+        raise ValueError(f"{os.fspath(path)}: {error}{part_of_several(Path(path))}") from error
     return model.eval()
 
 
@@ -80,7 +82,7 @@ def _configure(
     try:
         return infer_config({name: tuple(value.shape) for name, value in weights.items()}, **told)
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
+        raise ValueError(f"{os.fspath(path)}: {error}{part_of_several(Path(path))}") from error
 
 
 def _fill(model: PFT, weights: Mapping[str, Tensor], strict: bool) -> None:

@@ -14,20 +14,13 @@ import numpy as np
 import torch
 
 from .config import OWN_PRESETS
+from .foreign import folder_of_parts, foreign, plain_pickle
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
-"""How names of checkpoints end, in any case. What a file is, its content says."""
+"""How names of checkpoints end, in any case. A file of another name is one if its content says so."""
 _USUAL = ".pth, .pt, .safetensors"
 # Weights that come with the package; each has a card beside it.
 SHIPPED = Path(__file__).parent.parent / "data"
-# What stands in place of a file that did not arrive: how it begins, and what it is.
-_NOT_THE_FILE = {
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself: git lfs pull brings that",
-    b"<!doctype html": "it is a web page, not the file itself: download it again",
-    b"<html": "it is a web page, not the file itself: download it again",
-    b"\x1f\x8b": "it is a gzip archive: unpack it first",
-    b"\x89hdf": "it is an HDF5 file: only files of PyTorch and safetensors are read",
-}
 _SAVE_AGAIN = "In a program of yours that trusts the file, save again with torch.save({what}, 'weights.pth')"
 _WHOLE = "torch.load({path!r}, weights_only=False)"
 
@@ -43,7 +36,7 @@ def weights_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     expected = f"{argument} must be a checkpoint ({_USUAL}) or {' or '.join(map(repr, OWN_PRESETS))}"
     if not file.is_file():
         raise FileNotFoundError(f"{expected}, got {given!r}: {_instead(file)}")
-    if not file.name.lower().endswith(SUFFIXES):
+    if not file.name.lower().endswith(SUFFIXES) and not _is_checkpoint(file):
         raise ValueError(f"{expected}, got {given!r}, which ends in {file.suffix or 'nothing'}")
     return file
 
@@ -52,6 +45,8 @@ def _instead(file: Path) -> str:
     if not file.is_dir():
         return "that is not a regular file" if file.exists() else "there is no such file"
     inside = sorted(name for name in os.listdir(file) if name.lower().endswith(SUFFIXES))
+    if told := folder_of_parts(file):
+        return f"that is a folder{told}"
     return "that is a folder" + (f", which holds {', '.join(inside[:3])}" if inside else "")
 
 
@@ -60,15 +55,31 @@ def read_file(file: Path) -> Mapping[str, Any]:
 
     Raises ValueError, which names the file, where it is something else or damaged.
     """
-    with file.open("rb") as opened:
-        head = opened.read(64)
-    if not head:
-        raise ValueError(f"{file}: not a checkpoint that holds weights only (the file is empty, 0 bytes)")
-    for mark, said in _NOT_THE_FILE.items():
-        if head.lstrip().lower().startswith(mark):
-            raise ValueError(f"{file}: not a checkpoint that holds weights only ({said})")
+    if is_safetensors(file):
+        return _read_safetensors(file)
+    head = _head(file)
+    said = foreign(head) if head else "the file is empty, 0 bytes"
+    if said is not None:
+        raise ValueError(f"{file}: not a checkpoint that holds weights only ({said})")
     by_name = file.name.lower().endswith(".safetensors") and not head.startswith((b"PK", b"\x80"))
-    return _read_safetensors(file) if by_name or is_safetensors(file) else _read_torch(file)
+    return _read_safetensors(file) if by_name else _read_torch(file)
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(512)
+
+
+def _is_checkpoint(file: Path) -> bool:
+    """By its content: safetensors, or what torch.save writes, now and before PyTorch 1.6."""
+    if is_safetensors(file) or _head(file).startswith(b"\x80\x02\x8a\nl\xfc\x9c"):
+        return True
+    return zipfile.is_zipfile(file) and any(name.endswith("data.pkl") for name in _members(file))
+
+
+def _members(file: Path) -> list[str]:
+    with zipfile.ZipFile(file) as archive:
+        return archive.namelist()
 
 
 def is_safetensors(file: Path) -> bool:
@@ -124,7 +135,10 @@ def _numpy_scalars() -> list[Any]:
 
 def _reason(file: Path, error: Exception) -> str:
     """Why torch.load refused the file, and what to do, in words of ours: torch's are a page long."""
-    members = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
+    if plain_pickle(_head(file)):
+        what = f"pickle.load(open({str(file)!r}, 'rb'))"
+        return f"it is a pickle that torch.save did not write. {_SAVE_AGAIN.format(what=what)}"
+    members = _members(file) if zipfile.is_zipfile(file) else []
     if any(name.endswith("/constants.pkl") for name in members):
         what = f"torch.jit.load({str(file)!r}).state_dict()"
         return f"it is a TorchScript program. {_SAVE_AGAIN.format(what=what)}"
@@ -136,7 +150,10 @@ def _reason(file: Path, error: Exception) -> str:
         again = _SAVE_AGAIN.format(what=f"{whole}.state_dict()")
         return f"it holds a whole model, pickled with its code: {', '.join(blocked[:3])}. {again}"
     if blocked:
-        again = _SAVE_AGAIN.format(what=f"{whole}['params']")
+        what = f"{whole}['params']"
+        if any(name.startswith("numpy.") for name in blocked):  # those may be the weights
+            what = f"{{name: torch.as_tensor(value) for name, value in {what}.items()}}"
+        again = _SAVE_AGAIN.format(what=what)
         return (
             f"beside weights it holds objects that would run code when read: {', '.join(blocked[:3])}. {again}, "
             f"where 'params' stands for the key of the weights in it"

@@ -92,9 +92,10 @@ def listed(names: Iterable[Any], most: int = 6) -> str:
 def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     layers: dict[int, set[int]] = {}
     for name in shapes:
-        if match := re.match(r"layers\.(\d+)\.residual_group\.layers\.(\d+)\.", name):
+        if match := re.match(r"layers\.(\d{1,18})\.residual_group\.layers\.(\d{1,18})\.", name):
             layers.setdefault(int(match[1]), set()).add(int(match[2]))
-    blocks = [layers.get(block, set()) for block in range(max(layers, default=-1) + 1)]
+    # As many as there are: a number beyond them leaves one of these without layers.
+    blocks = [layers.get(block, set()) for block in range(len(layers))]
     for block, present in enumerate(blocks):
         if present != set(range(len(present))) or not present:
             raise ValueError(

@@ -13,12 +13,14 @@ from .infer import listed
 
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
 WEIGHT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "network", "net_g")
-# A part of a name that says moving average: params_ema, ema_model, model_ema, swa_state_dict.
-_AVERAGE = re.compile(r"(^|[_-])(ema|swa|avg|average|averaged)([_-]|$)", re.IGNORECASE)
+# A word of a name that says moving average: params_ema, netEMA, emaModel, swa_state_dict, shadow.
+_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|average|averaged|shadow)(?![a-z])")
+_NEXT_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 # Parts of names that wrappers add wherever they wrap: DataParallel and DistributedDataParallel, torch.compile, FSDP,
 # activation checkpointing. No part of PFT is called so.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module"}
-# Counters that other tools register beside weights: thop's, AveragedModel's, those of moving averages.
+# Numbers that other tools register beside weights: thop's, AveragedModel's, those of moving averages. Whole numbers and
+# truth values are such by any name, for no layer has them.
 BOOKKEEPING = {"total_ops", "total_params", "n_averaged", "num_updates", "decay", "num_batches_tracked"}
 # Each PFT has the first of these; an incomplete one may still be told by the second.
 _MARKS = (r"conv_first\.weight", r"layers\.\d+\.residual_group\.layers\..+")
@@ -77,7 +79,7 @@ def _names(mapping: Mapping[Any, Any]) -> list[tuple[str, Tensor]]:
 
 def _prefixes(names: Iterable[tuple[str, Tensor]], mark: str) -> list[str]:
     """What stands in front of the names of each PFT among `names`: "" or "model.", once each."""
-    matches = (re.fullmatch(rf"((?:.*?\.)?){mark}", name) for name, _ in names)
+    matches = (re.fullmatch(rf"((?:.*?[\W_])?){mark}", name) for name, _ in names)
     return list(dict.fromkeys(match[1] for match in matches if match))
 
 
@@ -102,7 +104,7 @@ def _rank(place: Place) -> tuple[int, int]:
 
 
 def _is_average(place: Iterable[str]) -> bool:
-    return any(_AVERAGE.search(part) for part in place)
+    return any(_AVERAGE.search(_NEXT_WORD.sub("_", part).lower()) for part in place)
 
 
 def _without_prefix(named: Sequence[tuple[str, Tensor]], notes: list[str]) -> dict[str, Tensor]:
@@ -117,7 +119,7 @@ def _without_prefix(named: Sequence[tuple[str, Tensor]], notes: list[str]) -> di
     beside, counters = [], []
     for name, value in named:
         own = name.removeprefix(chosen)
-        if name.rpartition(".")[2] in BOOKKEEPING and value.numel() == 1:
+        if _is_counter(name, value):
             counters.append(name)
         elif not name.startswith(chosen):
             beside.append(name)
@@ -135,6 +137,12 @@ def _without_prefix(named: Sequence[tuple[str, Tensor]], notes: list[str]) -> di
     if beside or len(prefixes) > 1:
         notes.append(f"the weights are those under {chosen!r}; the others are left out: {listed(beside, 3)}")
     return weights
+
+
+def _is_counter(name: str, value: Tensor) -> bool:
+    known = name.rpartition(".")[2] in BOOKKEEPING
+    whole = not (value.is_floating_point() or value.is_complex() or name.startswith(_ROOTS))
+    return value.numel() == 1 and (known or whole)
 
 
 def _refuse_training_states(content: Mapping[Any, Any]) -> None:

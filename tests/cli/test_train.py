@@ -94,6 +94,19 @@ def test_a_damaged_checkpoint(train: Command, trained: Path, spoil: Callable[[Pa
     one_line(train("--sched", "16,3", "--resume"), str(trained / "checkpoint.pt"))
 
 
+def test_what_training_started_from_may_be_gone(train: Command, trained: Path, tmp_path: Path) -> None:
+    """The checkpoint has it all; the name alone is compared."""
+    shutil.copy(trained / "weights.safetensors", tmp_path / "start.safetensors")
+    given = ("--out", tmp_path / "next", "--init", tmp_path / "start.safetensors")
+    assert train(*given).code == 0
+    (tmp_path / "start.safetensors").unlink()
+    (tmp_path / "next" / "weights.safetensors").unlink()
+    ended = train(*given, "--resume")
+    assert ended.code == 0, ended
+    assert (tmp_path / "next" / "weights.safetensors").exists()
+    one_line(train("--out", tmp_path / "next", "--resume"), "init stored 'start.safetensors', now None")
+
+
 def test_a_damaged_or_deleted_curve(train: Command, trained: Path) -> None:
     curve = trained / "loss.jsonl"
     with curve.open("a") as file:

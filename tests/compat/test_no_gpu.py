@@ -13,8 +13,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,6 +51,10 @@ PLACES: dict[str, Callable[[], Any]] = {
     "to device=": lambda: ones().to(device=0, non_blocking=True).device,
     "to a number with a dtype": lambda: ones().to(1, torch.float64).device,
     "to a real device": lambda: ones().to(REAL("cuda", 0)).device,
+    "to a number of NumPy": lambda: ones().to(np.int64(0)).device,
+    "device of a number of NumPy": lambda: torch.device(np.int32(0)),
+    "new": lambda: ones().new(2, device="cuda:0").device,
+    "data_parallel": lambda: nn.parallel.data_parallel(nn.Linear(2, 2), ones(), [0, 1]).device,
     "cuda(0)": lambda: ones().cuda(0, non_blocking=True).device,
     "new_zeros": lambda: ones().new_zeros(2, device=0).device,
     "type": lambda: ones().type("torch.cuda.DoubleTensor").device,
@@ -130,6 +136,7 @@ def takes_a_device(dummy: Callable[..., Any]) -> bool:
 LOCATIONS: dict[str, Any] = {
     "nothing": None,
     "a number": 0,
+    "a number of NumPy": np.int64(1),
     "a name": "cuda:3",
     "a device": lambda: torch.device("cuda", 0),
     "a real device": lambda: REAL("cuda", 0),
@@ -289,12 +296,51 @@ def test_compiled(here: None) -> None:
     assert compiled(ones().to(0)).tolist() == [2, 2]
 
 
+def scripted(x: Tensor, place: torch.device) -> Tensor:
+    """As TorchScript compiles it: operators and a device by name."""
+    y = torch.zeros(2, device=place) + torch.ones_like(x) + torch.zeros(2, device=torch.device("cpu"))
+    return y + 1 if torch.is_autocast_enabled() else y
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript(here: None) -> None:
+    assert torch.jit.script(scripted)(ones(), torch.device("cuda", 0)).tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_custom_function_by_its_older_name(here: None) -> None:
+    decorate = torch.cuda.amp.autocast_mode.custom_fwd
+    assert decorate(lambda context, x: x + 1)(SimpleNamespace(), 1) == 2
+
+
+@pytest.mark.parametrize("backend", ["gloo", "cpu:gloo,cuda:nccl"])
+def test_processes_that_name_their_gpu(here: None, tmp_path: Path, backend: str) -> None:
+    """As BasicSR spreads a model, with the backend that there is."""
+    torch.distributed.init_process_group(
+        backend, f"file://{tmp_path}/meet", rank=0, world_size=1, device_id=torch.device("cuda", 0)
+    )
+    try:
+        model = nn.Linear(2, 1).cuda()
+        for given in (([torch.cuda.current_device()], 0), ()):
+            spread = nn.parallel.DistributedDataParallel(model, *given, find_unused_parameters=True)
+        spread = nn.parallel.DistributedDataParallel(model, device_ids=[0], output_device=0)
+        spread(ones()).backward()
+        torch.distributed.barrier(device_ids=[0])
+        assert model.weight.grad is not None
+        assert model.weight.grad.tolist() == [[1, 1]]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 NOTHING_TO_DO = {
     "synchronize": lambda: torch.cuda.synchronize(0),
     "set_device": lambda: torch.cuda.set_device("cuda:0"),
     "empty_cache": lambda: torch.cuda.empty_cache(),
     "ipc_collect": lambda: torch.cuda.ipc_collect(),
     "init": lambda: torch.cuda.init(),
+    "accelerator": lambda: (torch.accelerator.synchronize(), torch.accelerator.set_device_index(0)),
+    "cache of any accelerator": lambda: torch.accelerator.empty_cache(),
+    "of the module by its name": lambda: torch.get_device_module("cuda").synchronize(),
     "stream(None)": lambda: torch.cuda.stream(None),
 }
 
@@ -316,6 +362,15 @@ NOT_COVERED: dict[str, Callable[[], Any]] = {
     "torch.cuda.max_memory_allocated": lambda: torch.cuda.max_memory_allocated(0),
     "torch.cuda.reset_peak_memory_stats": lambda: torch.cuda.reset_peak_memory_stats(),
     "torch.cuda.memory.memory_stats": lambda: torch.cuda.memory.memory_stats(),
+    "torch.cuda.memory._record_memory_history": lambda: torch.cuda.memory._record_memory_history(),
+    "torch.cuda.memory._snapshot": lambda: torch.cuda.memory._snapshot(),
+    "torch.cuda.streams.Event": lambda: torch.cuda.streams.Event(enable_timing=True),
+    "torch.cuda._sleep": lambda: torch.cuda._sleep(10),
+    "torch.cuda.nccl.version": lambda: torch.cuda.nccl.version(),
+    "torch.accelerator.memory_allocated": lambda: torch.accelerator.memory_allocated(),
+    "torch.accelerator.current_stream": lambda: torch.accelerator.current_stream(),
+    "torch.nn.parallel.replicate": lambda: nn.parallel.replicate(nn.Linear(2, 2), [0, 1]),
+    "torch.nn.parallel.scatter": lambda: nn.parallel.scatter(ones(), [0, 1]),
     "torch.cuda.mem_get_info": lambda: torch.cuda.mem_get_info(),
     "torch.cuda.get_device_name": lambda: torch.cuda.get_device_name(0),
     "torch.cuda.get_device_properties": lambda: torch.cuda.get_device_properties("cuda"),

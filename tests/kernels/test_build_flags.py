@@ -142,6 +142,32 @@ def test_what_no_flag_takes_back_is_refused_by_name(tmp_path: Path) -> None:
     assert "cannot be used: with them a NaN need not come out as a NaN" in told
 
 
+@pytest.mark.parametrize(
+    ("flags", "options", "named"),
+    [
+        ({"LDFLAGS": "crtfastmath.o"}, (), "crtfastmath"),
+        ({}, ("-DCMAKE_CXX_STANDARD_LIBRARIES=-lm -ffast-math",), "-ffast-math"),
+        ({}, ("-DCMAKE_CXX_STANDARD_LIBRARIES=-Ofast",), "-Ofast"),
+    ],
+)
+def test_what_a_link_has_after_our_flags_is_refused(
+    tmp_path: Path, flags: dict[str, str], options: tuple[str, ...], named: str
+) -> None:
+    if "LDFLAGS" in flags:  # whichever this compiler has: CMake tries it before it reads our files
+        asked = ["c++", "-print-file-name=crtfastmath.o"]
+        found = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        if not os.path.isabs(found):
+            pytest.skip("this compiler has no crtfastmath.o")
+        flags = {"LDFLAGS": f"-g {found}"}
+    done, _ = configure(tmp_path / "flags", flags, *options)
+    assert done.returncode != 0
+    told = " ".join(done.stderr.split())
+    assert (
+        f"cannot be used: '{named}' switches denormal numbers off in every process that loads the module"
+        in told
+    )
+
+
 def test_flags_that_change_no_result_go_on_working(tmp_path: Path) -> None:
     harmless = '-O0 -g -DNDEBUG -fsanitize=undefined -flto -fno-omit-frame-pointer -DNAME="a;b"'
     done, build = configure(tmp_path / "flags", {"CXXFLAGS": harmless}, "-DCMAKE_BUILD_TYPE=Debug")

@@ -48,6 +48,8 @@ QUIET = {
     "Lightning with torch.compile": lambda w: {"state_dict": under("net._orig_mod.", w)},
     "BasicSR's net_g": lambda w: under("net_g.", w),
     "a prefix nobody has heard of": lambda w: {"params": under("student.backbone.", w)},
+    "a prefix that ends in no dot": lambda w: {"params": under("net_", w)},
+    "a prefix with a slash": lambda w: under("generator/", w),
     "model_state_dict with an optimiser": lambda w: {
         "epoch": 3,
         "model_state_dict": w,
@@ -59,6 +61,10 @@ QUIET = {
     "nested keys": lambda w: {"checkpoint": {"model": {"state_dict": w}}},
     "timm's average": lambda w: {"state_dict": doubled(w), "state_dict_ema": w},
     "an average inside a holder": lambda w: {"model": doubled(w), "ema": {"module": w, "decay": 0.999}},
+    "an average in camel case": lambda w: {"net": doubled(w), "netEMA": w},
+    "an average called emaModel": lambda w: {"emaModel": w, "model": doubled(w)},
+    "an average called EMAModel": lambda w: {"EMAModel": under("module.", w), "params": doubled(w)},
+    "a shadow": lambda w: {"model": doubled(w), "shadow": w},
     "params without an average": lambda w: {"params": w, "params_ema": None},
     "views of one storage": lambda w: {n: torch.stack([v, v], -1)[..., 0] for n, v in w.items()},
     "parameters": lambda w: {n: nn.Parameter(v, v.is_floating_point()) for n, v in w.items()},
@@ -76,6 +82,13 @@ NOTED = {
         lambda w: under("module.", w) | {"n_averaged": torch.tensor(7)},
         "counters of other tools are left out: 1 keys: n_averaged",
     ),
+    "counters of ema_pytorch and loops": (
+        lambda w: (
+            under("ema_model.", w)
+            | {"initted": torch.tensor([True]), "step": torch.tensor(3), "epoch": torch.tensor(1)}
+        ),
+        "counters of other tools are left out: 3 keys: initted, step, epoch",
+    ),
     "parts beside the model": (
         lambda w: {"state_dict": under("net_g.", w) | OTHERS},
         "those under 'net_g.'; the others are left out: 2 keys: criterion.vgg.0.weight, net_d.conv0.weight",
@@ -83,6 +96,10 @@ NOTED = {
     "an average beside the model": (
         lambda w: {"state_dict": under("model.", doubled(w)) | under("model_ema.", w)},
         "the weights are those under 'model_ema.'; the others are left out",
+    ),
+    "an average in camel case beside the model": (
+        lambda w: {"state_dict": under("netG.", doubled(w)) | under("netGEma.", w)},
+        "the weights are those under 'netGEma.'; the others are left out",
     ),
     "an average as a list": (
         lambda w: {"model": w, "ema": {"shadow_params": [torch.ones(2)]}},
@@ -165,6 +182,14 @@ REFUSED = {
     "an incomplete model under a prefix": (
         lambda w: {"state_dict": under("model.", {n: v for n, v in w.items() if n != "norm.bias"})},
         "the file lacks 1 keys: norm.bias",
+    ),
+    "a layer of an absurd number": (
+        lambda w: w | {"layers.9999999999.residual_group.layers.0.norm1.bias": torch.ones(2)},
+        r"layers of block 2 must be numbered from 0 without a gap, got \[\]",
+    ),
+    "a part that PFT does not have": (
+        lambda w: w | {"res_scale": torch.ones(1)},
+        "the file has unknown 1 keys: res_scale",
     ),
     "another model under a prefix": (
         lambda w: {

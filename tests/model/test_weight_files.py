@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import bz2
+import lzma
 import os
+import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +46,10 @@ READABLE = {
     "torch.safetensors": torch.save,
     "old.pth": old_format,
     "old.safetensors": old_format,
+    "weights": torch.save,
+    "weights (1)": save_file,
+    "net.pth.1": torch.save,
+    "net.model": old_format,
 }
 
 
@@ -91,6 +99,11 @@ def archive(path: Path) -> None:
         opened.writestr("weights/net.pth", b"x")
 
 
+def tarred(path: Path) -> None:
+    with tarfile.open(path, "w") as opened:
+        opened.addfile(tarfile.TarInfo("net.pth"))
+
+
 def cut(write: Callable[[Any, Path], None]) -> Callable[[Path], None]:
     def written(path: Path) -> None:
         write({"norm.bias": torch.ones(1000)}, path)
@@ -103,7 +116,16 @@ AGAIN = r"In a program of yours that trusts the file, save again with torch.save
 UNREADABLE = {
     "a namespace": (beside(argparse.Namespace(a=1)), rf"run code when read: argparse.Namespace. {AGAIN}\['params'\]"),
     "a path": (beside(Path("x")), "run code when read: pathlib.PosixPath"),
-    "an array of numpy": (beside(np.ones(3)), "run code when read: numpy._core.multiarray._reconstruct"),
+    "an array of numpy": (
+        beside(np.ones(3)),
+        "run code when read: numpy._core.multiarray._reconstruct.*torch.save"
+        r"\({name: torch.as_tensor\(value\) for name, value in torch.load\('.*'"
+        r", weights_only=False\)\['params'\].items\(\)},",
+    ),
+    "a plain pickle": (
+        lambda p: p.write_bytes(pickle.dumps({"norm.bias": torch.ones(3)})),
+        r"pickle that torch.save did not write.*torch.save\(pickle.load\(open\('.*net.pth', 'rb'\)\), 'weights.pth'\)",
+    ),
     "a type in the old format": (
         lambda p: old_format({"opt": argparse.Namespace()}, p),
         "run code when read: argparse.Namespace",
@@ -128,6 +150,26 @@ UNREADABLE = {
         lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
         "it is a Git LFS pointer",
     ),
+    "a web page with a mark before it": (
+        lambda p: p.write_bytes(b"\xef\xbb\xbf<!DOCTYPE html>"),
+        "it is a web page, not the file itself",
+    ),
+    "an answer of a server": (
+        lambda p: p.write_bytes(b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'),
+        "it is XML, not the file itself: download it again",
+    ),
+    "JSON": (lambda p: p.write_bytes(b'{"weight_map": {}}'), "it is JSON, not the file itself"),
+    "tar": (tarred, "it is a tar archive: unpack it first"),
+    "bzip2": (lambda p: p.write_bytes(bz2.compress(b"x")), "it is a bzip2 archive: unpack it first"),
+    "xz": (lambda p: p.write_bytes(lzma.compress(b"x")), "it is an xz archive: unpack it first"),
+    "zstd": (lambda p: p.write_bytes(b"\x28\xb5\x2f\xfdx"), "it is a zstd archive: unpack it first"),
+    "7z": (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1cx"), "it is a 7z archive: unpack it first"),
+    "rar": (lambda p: p.write_bytes(b"Rar!\x1a\x07x"), "it is a rar archive: unpack it first"),
+    "an array alone": (
+        lambda p: np.save(p.open("wb"), np.ones(3)),
+        "it is an array of NumPy: only files of PyTorch and safetensors are read",
+    ),
+    "GGUF": (lambda p: p.write_bytes(b"GGUF\3\0\0\0"), "it is a GGUF file: only files of PyTorch"),
     "a web page": (lambda p: p.write_bytes(b"\n<!DOCTYPE html><html>"), "it is a web page, not the file itself"),
     "an archive": (archive, "torch.save did not write: unpack it first; it holds weights/net.pth"),
     "a compressed file": (lambda p: p.write_bytes(b"\x1f\x8b\x08..."), "a gzip archive: unpack it first"),
@@ -175,9 +217,27 @@ def test_a_folder_says_what_it_holds(state: State, tmp_path: Path) -> None:
     (tmp_path / "loss.jsonl").write_text("")
     with pytest.raises(FileNotFoundError, match=r"that is a folder, which holds weights.safetensors$"):
         load(tmp_path)
+    (tmp_path / ".metadata").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"format_utils.dcp_to_torch_save\('.*', 'weights.pth'\)$"):
+        load(tmp_path)
     os.mkfifo(tmp_path / "net.pth")
     with pytest.raises(FileNotFoundError, match="that is not a regular file"):
         load(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pytorch_model-00001-of-00002.bin"])
+def test_a_part_of_several_says_so(name: str, state: State, tmp_path: Path) -> None:
+    write = save_file if name.endswith(".safetensors") else torch.save
+    path = tmp_path / name
+    first = ("conv_first.weight", "norm.bias")
+    for left_out in (first[:1], first[1:]):
+        write({key: value for key, value in state.items() if key not in left_out}, path)
+        with pytest.raises(
+            ValueError, match="by its name the file is part 1 of 2: save the weights of all parts in one"
+        ):
+            load(path, num_heads=3, num_topk=(16, 16, 9, 9, 5, 5))
+    write(state, path)
+    assert load(path, num_heads=3, num_topk=(16, 16, 9, 9, 5, 5), backend="dense")
 
 
 def test_a_schedule_as_text(make_model: Callable[..., PFT], tmp_path: Path) -> None:

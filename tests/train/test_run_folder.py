@@ -296,12 +296,28 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
         becomes(3, "state", "model", "conv.bias"),
         "['model']['conv.bias'] must be float32 [12], got int",
     ),
+    "a weight without values": (
+        becomes(torch.empty(12, device="meta"), "state", "model", "conv.bias"),
+        "['model']['conv.bias'] must be float32 [12], got meta float32 [12]",
+    ),
+    "a sparse weight": (
+        becomes(torch.ones(12).to_sparse(), "state", "ema", "conv.bias"),
+        "['ema']['conv.bias'] must be float32 [12], got sparse_coo float32 [12]",
+    ),
     "no optimizer": (without("state", "optimizer"), "['optimizer'] is missing"),
     "optimizer a text": (
         becomes("adam", "state", "optimizer"),
         "['optimizer'] must be a dictionary, got str",
     ),
     "no moments": (without("state", "optimizer", "state"), "['optimizer']['state'] is missing"),
+    "no moments of one weight": (
+        without(*MOMENT),
+        "['optimizer']['state'] must have all weights after 4 steps, lacks 1 of 2",
+    ),
+    "moments of no weight": (
+        becomes({}, "state", "optimizer", "state"),
+        "['optimizer']['state'] must have all weights after 4 steps, lacks 2 of 2",
+    ),
     "no moment": (without(*MOMENT, "exp_avg"), "['exp_avg'] is missing"),
     "a moment of another shape": (
         becomes(torch.ones(2), *MOMENT, "exp_avg_sq"),

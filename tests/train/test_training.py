@@ -216,6 +216,7 @@ def test_published_recipe() -> None:
     [
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"learning_rate": 1e38}, "learning_rate must be a positive number of at most 1e\\+37, got 1e\\+38"),
         ({"precision": "float8"}, "precision must be one of"),
         ({"milestones": (4, 2)}, "milestones must rise"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def misfits(stored: Any, own: Any, name: str = "") -> Iterator[str]:
-    """A sentence for each place where `stored` has another key, type, dtype or shape than `own`; values may differ."""
+    """A sentence for each place where `stored` has another key, type, layout, dtype or shape than `own`."""
     where = name or "the state"
     if isinstance(own, Mapping):
         if not isinstance(stored, Mapping):
@@ -33,4 +34,6 @@ def misfits(stored: Any, own: Any, name: str = "") -> Iterator[str]:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    held = "meta" if tensor.is_meta else tensor.layout
+    words = [str(word).removeprefix("torch.") for word in (held, tensor.dtype) if word != torch.strided]
+    return f"{' '.join(words)} {list(tensor.shape)}"

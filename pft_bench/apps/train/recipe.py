@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -10,6 +9,8 @@ PUBLISHED_ITERATIONS = 500_000
 # Shares of the published 500k iterations: 20k of warm-up; halved at 250k, 400k, 450k, 475k and 490k.
 _WARMUP = 0.04
 _MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
+# AdamW divides its first steps by 1 - beta, and the quotient must be a float32.
+_LARGEST_RATE = 1e37
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class Recipe:
         for name in ("iterations", "batch", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}")
+        if not 0 < self.learning_rate <= _LARGEST_RATE:
+            raise ValueError(
+                f"learning_rate must be a positive number of at most {_LARGEST_RATE}, got {self.learning_rate}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if self.warmup < 0 or list(self.milestones) != sorted(self.milestones):

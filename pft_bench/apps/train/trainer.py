@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -131,12 +131,24 @@ class Trainer:
             raise ValueError("; ".join(found))
         if not 0 <= state["step"] <= self.recipe.iterations:
             raise ValueError(f"['step'] must be in 0..{self.recipe.iterations}, got {state['step']}")
+        self._require_moments(state["step"], given["optimizer"]["state"])
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": given["optimizer"]["state"], "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+    def _require_moments(self, step: int, stored: Mapping[int, Any]) -> None:
+        """ValueError where AdamW would begin anew with some weights: each step has gradients of all of them, but in
+        float16 the first ones may have been skipped.
+        """
+        known, wanted = len(stored), len(list(self.model.parameters()))
+        if known == wanted or (known == 0 and (step == 0 or self.scaler.is_enabled())):
+            return
+        raise ValueError(
+            f"['optimizer']['state'] must have all weights after {step} steps, lacks {wanted - known} of {wanted}"
+        )
 
     def _moments(self, stored: object) -> dict[int, dict[str, Tensor]]:
         """What AdamW remembers of each weight, for its structure alone. A weight that had no gradient yet has none."""
