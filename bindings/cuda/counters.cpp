@@ -88,7 +88,8 @@ py::list take_counts() {
 
 void register_counters(py::module_& m) {
   using py::arg;
-  py::register_exception<emu::Error>(m, "EmulatorError", PyExc_RuntimeError);
+  // Local: _cuda_emu has a class of that name for its own.
+  py::register_local_exception<emu::Error>(m, "EmulatorError", PyExc_RuntimeError);
   m.def("configure", configure, arg("shared_limit") = emu::Config{}.shared_limit,
         arg("multiprocessors") = emu::Config{}.multiprocessors, arg("parts") = 1, arg("stride") = 1,
         arg("most_events") = size_t(8) << 20,
