@@ -115,7 +115,7 @@ COMMANDS = {
     "counters-gates": "-m pft_bench.insight.counters.report --gates",
     "counters-sass": "-m pft_bench.insight.counters.sass",
     "wheel": "-m pip --disable-pip-version-check wheel -q --no-deps -w dist",
-    "kernel-report": "-m pft_bench.report.kernel_table",
+    "kernel-report": "-m pft_bench.insight.kernel_table",
 }
 
 
