@@ -67,7 +67,8 @@ def on_cpu(value: Any) -> Any:
 
 def device_on_cpu(value: Any) -> Any:
     """The same for an argument that is a device, so that a number is one, too."""
-    return "cpu" if isinstance(value, Integral) and not isinstance(value, bool) else on_cpu(value)
+    number = type(value) is not bool and isinstance(value, Integral)
+    return "cpu" if number else on_cpu(value)
 
 
 def reading_devices(function: Callable[..., Any], position: int | None = None) -> Callable[..., Any]:
