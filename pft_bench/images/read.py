@@ -132,7 +132,7 @@ class _Vips:
             self.notes.append(f"only the first of {frames} frames")
         self._image = self._as_rgb(image)
         self.bits = 16 if self._image.format == "ushort" else 8
-        self.icc = _blob(self._image, ICC)
+        self.icc = self._facts.icc or _blob(self._image, ICC)
         self.metadata = _metadata(image, self._facts, swapped)
 
     def _as_rgb(self, image: pyvips.Image) -> pyvips.Image:
