@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from copy import copy
 from typing import Annotated, Any, cast
 
 import typer
@@ -14,9 +15,10 @@ from ..compare.remote import WorkerError
 from ..compare.revision import BuildFailed
 from ..container import respect_quota
 from ..record import FolderLocked, RecordError
+from ..shortage import out_of_memory
 from ..sweep import WorkersFailed
 from ..terminal import Console, outlets
-from ..text import told
+from ..text import in_short, told
 from ..train import TrainingStopped
 from . import (
     attention,
@@ -85,6 +87,16 @@ for _panel, _commands in {
         app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 
 
+def whole_program() -> Any:
+    """All commands, each of which knows --version as the program itself does."""
+    command: Any = typer.main.get_command(app)
+    version = copy(next(param for param in command.params if param.name == "version"))
+    version.expose_value = False  # the functions of the commands do not take it
+    for inner in command.commands.values():
+        inner.params.append(version)
+    return command
+
+
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What typer raises for a wrong command line; all its kinds say what is wrong with `format_message`."""
 
@@ -111,7 +123,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """The exit code of a command line."""
-    command = typer.main.get_command(app)
+    command = whole_program()
     console = Console(stderr=True)
     try:
         with warnings.catch_warnings(), command.make_context("pft-bench", arguments) as context:
@@ -138,6 +150,11 @@ def _run(arguments: list[str]) -> int:
         OSError,
     ) as error:
         console.error(told(error))
+        return USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise  # a mistake of ours shows where it was made
+        console.error(f"memory does not suffice: {in_short(error)}")
         return USAGE
     return 0
 

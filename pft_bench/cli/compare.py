@@ -16,6 +16,7 @@ from ..compare.remote import Version
 from ..compare.revision import build
 from ..compare.table import Row, Table
 from ..compare.verdicts import LOOKS, MARGIN, exit_code
+from ..drafts import require_writable
 from ..measure.statistics import Verdict
 from ..terminal import Console, Text, line
 from ..terminal import Table as Grid
@@ -87,6 +88,8 @@ def compare(
     else:
         options.refuse(context, ("force",), "is of two recorded runs, got none")
     options.refuse_what_is_read(out, *(path for run in (a, b) if run is not None for path in run.glob("*")))
+    if out is not None:
+        require_writable(out)
     console = Console(width=max(Console().width, 100))
     if a is not None and b is not None:
         table = compare_folders(a, b, margin=margin, force=force)

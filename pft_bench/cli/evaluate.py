@@ -33,6 +33,7 @@ from ..quality import (
 from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
 from ..schedule import parse_schedule, schedule_of
+from ..shortage import out_of_memory
 from ..terminal import Console, Words, progress_bar
 from ..text import in_short
 from . import options
@@ -234,8 +235,7 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
         records = group.run(fingerprint).records
     except Exception as error:  # the quality that was found stays, whatever the measurement runs into
         reason = f"{type(error).__name__}: {error}"
-        memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
-        status = Status.OOM if memory else Status.ERROR
+        status = Status.OOM if out_of_memory(error) else Status.ERROR
         records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
     with RecordWriter(folder / "records.jsonl") as writer:
         for record in records:

@@ -10,7 +10,7 @@ import typer
 from ..compare.history import Point, Series, run_folders
 from ..compare.history import history as series_of
 from ..compare.verdicts import MARGIN
-from ..drafts import draft, make_folder
+from ..drafts import draft, require_writable
 from ..terminal import Console, Table
 from ..text import in_figure
 from . import options
@@ -37,6 +37,8 @@ def history(
         raise ValueError(
             f"no case with a time next to a baseline below {root}" + (f" matches {case!r}" if case else "")
         )
+    if plot is not None:
+        require_writable(plot)
     console = Console(width=max(Console().width, 110))
     table = Table(title=f"{len(found)} cases below {root}")
     for name in ("case", "date", "commit", "median", "/ baseline", "against the run before"):
@@ -100,6 +102,5 @@ def draw(found: list[Series], path: Path) -> None:
     axes.set_ylabel("time / baseline's time")
     axes.tick_params(axis="x", rotation=30)
     axes.legend(fontsize="x-small")
-    make_folder(path.parent)
     with draft(path) as made:
         figure.savefig(made, dpi=150)

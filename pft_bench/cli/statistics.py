@@ -14,6 +14,7 @@ from ..cases import Settings, check_inputs
 from ..cases.group import thread_count
 from ..cases.image import image_notes, low_resolution
 from ..cases.model import make_model
+from ..drafts import require_writable
 from ..insight.statistics import LayerStatistics, collect
 from ..model import PFT
 from ..model.strips import strips
@@ -62,6 +63,8 @@ def statistics(
         num_heads=num_heads,
     )
     check_inputs(settings)
+    if out is not None:
+        require_writable(out)
     made = make_model(settings, settings.schedules[0])
     model = PFT.from_config(made.config, backend="auto").eval()
     model.load_state_dict(made.state_dict())

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
 from ..cases.group import thread_count
 from ..container import check_threads
-from ..drafts import make_folder, require_writable
+from ..drafts import require_writable
 from ..images import (
     OTHER_SUFFIXES,
     READ_SUFFIXES,
@@ -275,7 +275,6 @@ class Upscaler:
         if job.target.exists() and job.target.samefile(job.source):
             raise PictureError(f"{job.target} is the picture itself, which is never replaced")
         picture, lost = fit_to_file(job.target, picture, (height, width))
-        make_folder(job.target.parent)
         require_writable(job.target)
         task = self._bar.add_task(f"{title} to {width}x{height}", total=1)
         result = enlarge(
