@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import cache
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"
@@ -33,6 +34,10 @@ def _written(character: str, lines: bool) -> str:
         return character
     if character == "\n" and lines:
         return character
+    return _number(character)
+
+
+def _number(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file's name that is no text
         code -= 0xDC00
@@ -68,9 +73,23 @@ def in_short(error: BaseException) -> str:
     return text if isinstance(error, ValueError | OSError) else text.partition("\n")[0]
 
 
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that matplotlib's own font has, in normal and in bold."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    fonts = (get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold"))
+    return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts))
+
+
 def in_figure(text: object) -> str:
-    """`text` for matplotlib, which takes what stands between two dollars for a formula, and hides `_names`."""
+    """`text` for matplotlib, which takes what stands between two dollars for a formula, and hides `_names`.
+
+    What its font lacks is written out: it would be the same box for every character.
+    """
     shown = plain(text, lines=True).replace("$", r"\$")
+    if not shown.isascii():
+        shown = "".join(one if one.isascii() or ord(one) in _drawable() else _number(one) for one in shown)
     return f" {shown}" if shown.startswith("_") else shown
 
 
