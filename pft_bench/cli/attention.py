@@ -13,7 +13,7 @@ from ..cases.group import thread_count
 from ..container import check_threads
 from ..drafts import require_writable
 from ..focus import LayerFocus, focus_of, view_around
-from ..images import READ_SUFFIXES, read_picture, rgb
+from ..images import READ_SUFFIXES, read_picture, rgb, taken
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
 from ..terminal import Console
@@ -93,7 +93,7 @@ def attention(
     where = f"pixel {place[0] + view.top},{place[1] + view.left} of {image.name}"
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
-    notes = "".join(f"; {note}" for note in picture.notes)
+    notes = "".join(f"; {note}" for note in taken(picture))
     Console().print(f"written: {out} ({name}; {where}{notes})")
 
 

@@ -152,6 +152,16 @@ def test_a_slash_at_the_end_means_a_folder(
     assert ended.code == 0, ended
 
 
+def test_links_in_a_circle_are_no_traceback(
+    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for given in ((pictures, tmp_path / "circle"), (pictures / "0.png", tmp_path / "circle" / "a.png")):
+        ended = pft_bench_command("upscale", *given, "--weights", weights)
+        assert ended.code == 1, ended
+        assert str(tmp_path / "circle") in ended.out
+
+
 def test_odd_targets_are_named(
     pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
 ) -> None:
