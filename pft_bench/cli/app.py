@@ -110,7 +110,11 @@ def main() -> None:
     """
     respect_quota()
     with outlets() as (said, told):
-        code = _run(sys.argv[1:])
+        try:
+            code = _run(sys.argv[1:])
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted", style="yellow")
+            code = INTERRUPTED
         for outlet, name in ((said, "output"), (told, "error")):
             if outlet is None:
                 continue
@@ -134,9 +138,6 @@ def _run(arguments: list[str]) -> int:
     except USAGE_ERROR as error:
         _say_usage(console, error)
         return USAGE
-    except KeyboardInterrupt:
-        console.print("interrupted", style="yellow")
-        return INTERRUPTED
     except (
         ValueError,
         TypeError,

@@ -88,7 +88,9 @@ def draw(found: list[Series], path: Path) -> None:
     """One line a case: time over the baseline's, run by run; a ring marks a change."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(
+        figsize=(8, max(4.5, 1.5 + 0.17 * len(found))), layout="constrained"
+    )  # the legend's lines
     axes = figure.subplots()
     for item in found:
         dates = [point.created[:16].replace("T", " ") for point in item.points]

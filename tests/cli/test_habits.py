@@ -17,6 +17,8 @@ from PIL import Image
 
 import pft_bench
 from pft_bench.cli.app import whole_program
+from pft_bench.cli.history import draw
+from pft_bench.compare.history import Point, Series
 from pft_bench.images import enlarge
 from pft_bench.model import PRESETS, generated_weights
 from pft_bench.quality import bicubic_row, read_rows
@@ -291,6 +293,23 @@ def test_ctrl_c_anywhere_else(pft_bench_command: Command, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("pft_bench.cli.doctor.environment", stop)
     assert pft_bench_command("doctor") == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_before_a_command_begins(pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pft_bench.cli.app.whole_program", stop)
+    assert pft_bench_command("doctor") == (130, "", "interrupted\n")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_plot_of_many_cases_has_room_for_their_names(tmp_path: Path) -> None:
+    point = Point(tmp_path, "abc", "2026-01-01T00:00:00", 1.0, 0.5)
+    draw(
+        [Series(str(case), f"layer 256 -> {case}, cpu", (point,)) for case in range(150)], tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_backends_is_a_table_and_a_package() -> None:
