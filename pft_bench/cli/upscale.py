@@ -141,6 +141,10 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Job]:
     """
     if not out:
         raise ValueError("OUT must name a file or a folder, got an empty text")
+    if out == "-":
+        raise ValueError(
+            "OUT must name a file or a folder, got '-': pictures do not go to standard output (./- is a name)"
+        )
     target = Path(out)
     folder = out.endswith("/") or target.is_dir()
     if out.endswith("/") and target.exists() and not target.is_dir():
