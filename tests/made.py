@@ -6,8 +6,8 @@ from typing import Any
 
 import pft_bench
 from pft_bench.backends import get
+from pft_bench.harness.selftest.inputs import generator, index, layer, normal, product
 from pft_bench.model import PFTConfig
-from pft_bench.selftest.inputs import generator, index, layer, normal, product
 
 __all__ = [
     "BACKENDS",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pft_bench import container
+from pft_bench.common import container
+from pft_bench.harness.sweep.ranks import Ranks
 from pft_bench.model import tiles
-from pft_bench.sweep.ranks import Ranks
 
 V2 = "0::/docker/a1\n"
 V1 = "5:memory:/docker/a1\n4:cpu,cpuacct:/docker/a1\n1:name=systemd:/docker/a1\n0::/\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pft_bench.drafts import draft, make_folder, named, require_writable
+from pft_bench.common.drafts import draft, make_folder, named, require_writable
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:

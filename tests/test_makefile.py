@@ -107,7 +107,7 @@ COMMANDS = {
     "test": "-m pytest -m alone",
     "sanitize": "tests/sanitized.py",
     "microbench": "-m pytest tests/benchmarks --benchmark-only",
-    "machine-peaks": "-m pft_bench.measure.machine_peaks --out x y",
+    "machine-peaks": "-m pft_bench.maintain.machine_peaks --out x y",
     "small-model": "-m pft_bench train --data build/photographs/train --out runs/x y",
     "figures": "-m pft_bench attention build/photographs/held_out/chelsea.png",
     "quality": "-m pft_bench evaluate --weights small_x2",

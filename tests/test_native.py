@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from pft_bench import native
-from pft_bench.measure.environment import environment
+from pft_bench.common import native
+from pft_bench.harness.measure.environment import environment
 
 
 def test_this_build_left_denormals_on() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pft_bench.problem import Problem, random_index
+from pft_bench.harness.problem import Problem, random_index
 
 BASE: dict[str, Any] = {
     "op": "attention",

@@ -14,21 +14,23 @@ from typing import Any
 
 import pytest
 
-from pft_bench.measure.candidate import Candidate, Rejection
-from pft_bench.measure.rounds import CandidateResult, DroppedRound, Plan, RoundsResult, measure
-from pft_bench.measure.statistics import Verdict
-from pft_bench.record import (
+from pft_bench.harness.measure.contender import Contender, Rejection
+from pft_bench.harness.measure.rounds import ContenderResult, DroppedRound, Plan, RoundsResult, measure
+from pft_bench.harness.measure.verdicts import Verdict
+from pft_bench.harness.record import (
     Baseline,
     Case,
-    CheckResult,
+    CheckEntry,
     Flops,
     FolderLocked,
     Memory,
     Record,
     RecordError,
     RecordWriter,
+    RunFolder,
     Status,
     Timing,
+    begin_run,
     derive,
     known_settings,
     lock_folder,
@@ -44,8 +46,8 @@ from pft_bench.record import (
     to_frame,
 )
 
-PASSED = CheckResult("operator", True, "teacher-forced", error=1e-8, bound=1e-6)
-FAILED = CheckResult("operator", False, "tail", error=3.0, bound=1e-6)
+PASSED = CheckEntry("operator", True, "teacher-forced", error=1e-8, bound=1e-6)
+FAILED = CheckEntry("operator", False, "tail", error=3.0, bound=1e-6)
 MEMORY = Memory(peak_allocated_bytes=1 << 20, peak_allocated_source="planted", predicted_peak_bytes=1 << 19)
 
 
@@ -92,7 +94,7 @@ def test_round_trip_keeps_everything() -> None:
             options={"image": "astronaut", "x": None},
         ),
         "abc",
-        [PASSED, CheckResult("selection", True)],
+        [PASSED, CheckEntry("selection", True)],
         timing=timing(),
         stages_s={"logits": 0.5, "ffn": 0.25},
         flops=Flops(paper_macs=1, counted_flops=2, kernel_flops=3, kernel_bytes=4),
@@ -256,7 +258,7 @@ def test_infinite_errors_become_text() -> None:
         error: float = math.inf
         bound: float = 1.0
 
-    found = CheckResult.of(Outcome())
+    found = CheckEntry.of(Outcome())
     assert (found.error, found.bound, found.detail) == (None, 1.0, "tail (error inf)")
     Record.without_result(case(), "abc", Status.FAILED, "why", checks=[Outcome()]).to_json()
 
@@ -269,8 +271,8 @@ def test_the_error_of_a_check_in_units_of_its_bound_is_kept() -> None:
         detail: str = ""
         worst: float = 0.25
 
-    assert CheckResult.of(Outcome()) == CheckResult("operator", True, "", error=0.25, bound=1.0)
-    infinite = CheckResult.of(Outcome(passed=False, worst=math.inf))
+    assert CheckEntry.of(Outcome()) == CheckEntry("operator", True, "", error=0.25, bound=1.0)
+    infinite = CheckEntry.of(Outcome(passed=False, worst=math.inf))
     assert (infinite.error, infinite.detail) == (None, "(error inf)")
 
 
@@ -300,14 +302,14 @@ def test_recompute_finds_a_changed_digit() -> None:
 def rounds_result(rejection: Rejection | None = None, baseline_rejected: bool = False) -> RoundsResult:
     n = 0 if rejection else 7
     base = (
-        CandidateResult("dense", (FAILED,), 0, (), Rejection("failed", "tail"))
+        ContenderResult("dense", (FAILED,), 0, (), Rejection("failed", "tail"))
         if baseline_rejected
-        else CandidateResult("dense", (PASSED,), 1, (2.0,) * 7)
+        else ContenderResult("dense", (PASSED,), 1, (2.0,) * 7)
     )
     return RoundsResult(
         method="cpu-block",
         baseline="dense",
-        candidates={"dense": base, "cpu": CandidateResult("cpu", (PASSED,), 4, (1.0,) * n, rejection)},
+        contenders={"dense": base, "cpu": ContenderResult("cpu", (PASSED,), 4, (1.0,) * n, rejection)},
         control_s=() if baseline_rejected else (2.0,) * 7,
         rounds=tuple(range(7)),
         dropped=(),
@@ -342,9 +344,9 @@ def test_record_without_a_baseline_has_times_and_no_ratio() -> None:
 
 
 def test_a_real_measurement_goes_through_the_file(tmp_path: Path) -> None:
-    both = [Candidate(name, lambda: sum(range(1000)), lambda _: [PASSED]) for name in ("dense", "cpu")]
+    both = [Contender(name, lambda: sum(range(1000)), lambda _: [PASSED]) for name in ("dense", "cpu")]
     result = measure(both, "dense", Plan(rounds=6, max_rounds=6))
-    records = [Record.of_rounds(case(backend=name), "abc", result, name) for name in result.candidates]
+    records = [Record.of_rounds(case(backend=name), "abc", result, name) for name in result.contenders]
     with RecordWriter(tmp_path / "run" / "records.jsonl") as writer:
         for record in records:
             writer.append(record)
@@ -429,7 +431,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests_record_source import record
-from pft_bench.record import RecordWriter
+from pft_bench.harness.record import RecordWriter
 with RecordWriter(sys.argv[1]) as writer:
     for i in range(100000):
         writer.append(record(i))
@@ -437,11 +439,11 @@ with RecordWriter(sys.argv[1]) as writer:
 """
 
 SOURCE = """
-from pft_bench.record import Case, CheckResult, Record
+from pft_bench.harness.record import Case, CheckEntry, Record
 def record(i):
     long = {"pad": "x" * 20000}
     case = Case("op", "sddmm", "cpu", "cpu", "float32", "infer", 2, i, {"n": 1024}, options=long)
-    return Record.ok(case, "abc", [CheckResult("operator", True)])
+    return Record.ok(case, "abc", [CheckEntry("operator", True)])
 """
 
 
@@ -487,7 +489,7 @@ def test_a_full_disk_names_the_folder_that_cannot_be_locked(
 
 
 def test_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
-    code = f"from pft_bench.record import lock_folder\nimport time\nwith lock_folder({str(tmp_path)!r}):\n"
+    code = f"from pft_bench.harness.record import lock_folder\nimport time\nwith lock_folder({str(tmp_path)!r}):\n"
     code += "    print('held', flush=True)\n    time.sleep(60)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
@@ -566,3 +568,41 @@ def test_shares_of_one_division_write_side_by_side_and_nobody_else_does(tmp_path
     with lock_folder(tmp_path), pytest.raises(FolderLocked, match=f"process {os.getpid()};"):  # noqa: SIM117
         with lock_folder(tmp_path, "1of2"):
             pass
+
+
+def test_a_case_that_occurs_twice_counts_once_and_the_other_is_named(tmp_path: Path) -> None:
+    first, again = ok(), ok(memory=MEMORY)
+    with RecordWriter(record_file(tmp_path)) as writer:
+        for record in (first, Record.ok(case(seed=1), "abc", [PASSED], timing=timing()), again):
+            writer.append(record)
+    found = RunFolder.read(tmp_path)
+    assert found.by_case[first.case_id] == first
+    assert len(found.records) == 2
+    (note,) = found.notes
+    assert (
+        note == f"{record_file(tmp_path)}:3: case {first.case_id} is there already, the first record counts"
+    )
+    found = RunFolder.read(tmp_path)
+    with RecordWriter(record_file(tmp_path, "1of2")) as writer:  # a merge that was killed says nothing new
+        writer.append(first)
+    assert RunFolder.read(tmp_path) == found
+
+
+def test_each_record_has_the_roof_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    with begin_run(tmp_path) as run:
+        for number, name in enumerate(("slow", "fast")):
+            roof = {"bytes_per_s": 1e9 * (1 + number), "flops_per_s": 1e10}
+            assert run.remember({"fingerprint": name, "now": {"roof": roof}}) == name
+            run.append(Record.ok(case(seed=number), name, [PASSED], timing=timing()))
+        with pytest.raises(FolderLocked), begin_run(tmp_path):
+            pass
+    found = RunFolder.read(tmp_path)
+    roofs = [found.roof(record) for record in found.records]
+    assert [roof and roof.bytes_per_s for roof in roofs] == [1e9, 2e9]
+
+
+def test_a_run_without_a_record_leaves_no_file_of_records(tmp_path: Path) -> None:
+    with begin_run(tmp_path):
+        pass
+    with pytest.raises(RecordError, match=r"expected a run folder with records\.jsonl"):
+        RunFolder.read(tmp_path)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pft_bench.common.schedule import PRESETS, FocusSchedule, ScheduleError, parse_schedule
 from pft_bench.model import PRESETS as MODELS
-from pft_bench.schedule import PRESETS, FocusSchedule, ScheduleError, parse_schedule
 
 DEPTHS = (2, 1, 3)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pft_bench import stages
+from pft_bench.common import stages
 
 
 class Clock:

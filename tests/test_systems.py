@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from pft_bench.apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, macs, make_system, parameters, peers
 from pft_bench.model import PFT, parameter_count, preset, published_macs
-from pft_bench.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, macs, make_system, parameters, peers
 
 ROOT = Path(__file__).parent.parent
 PEERS = [system for system in SYSTEMS if system.architecture]
@@ -71,7 +71,7 @@ def test_without_spandrel_the_error_says_how_to_install_it(monkeypatch: pytest.M
 
 BROKEN = """
 import sys
-from pft_bench.systems import peers
+from pft_bench.apps.systems import peers
 before = set(sys.modules)
 with peers._torchvision_or_stand_in():
     from torchvision.transforms.functional import InterpolationMode, normalize, rotate

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import pft_bench
-from pft_bench.terminal import Console, Outlet, Table, Words, line, outlets, progress_bar
-from pft_bench.text import Lines
+from pft_bench.common.terminal import Console, Outlet, Table, Words, line, outlets, progress_bar
+from pft_bench.common.text import Lines
 
 PACKAGE = Path(pft_bench.__file__).parent
 NASTY = "a[bold]b[/b] :smile: [link=http://x]c\x1b[31md\ne\u202ef\udce9"
@@ -100,9 +100,10 @@ def test_bars_and_what_is_waited_for(screen: Screen, monkeypatch: pytest.MonkeyP
 
 TOOLS = {
     # `python -m` of developers, and a line on standard error before a foreign program runs
-    "pft_bench/report/kernel_table.py",
-    "pft_bench/train/sample_photographs.py",
+    "pft_bench/insight/kernel_table.py",
+    "pft_bench/maintain/sample_photographs.py",
     "pft_bench/compat/__main__.py",
+    "pft_bench/compat/startup/sitecustomize.py",
 }
 HARMLESS = {"BarColumn", "TimeElapsedColumn", "TaskID", "box"}
 
@@ -138,7 +139,7 @@ def strangers(path: Path) -> set[str]:
 def test_nothing_else_writes_to_the_terminal() -> None:
     """Rich's own console, tables and bars read markup; `typer.echo` and its like know nothing of names."""
     paths = {path.relative_to(PACKAGE.parent).as_posix(): path for path in PACKAGE.rglob("*.py")}
-    assert strangers(paths.pop("pft_bench/terminal.py"))
+    assert strangers(paths.pop("pft_bench/common/terminal.py"))
     for name in TOOLS:
         assert strangers(paths.pop(name)) == {"print"}
     assert {name: found for name, path in paths.items() if (found := strangers(path))} == {}

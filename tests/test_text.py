@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pft_bench.text import Lines, file_name, in_figure, in_short, plain, told
+from pft_bench.common.text import Lines, file_name, in_figure, in_short, plain, told
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,4 @@ def test_figures_take_dollars_and_underscores_as_they_are() -> None:
         figure.text(0, 0, in_figure(text))
     figure.add_subplot().plot([0], [1], label=in_figure("_mine"))
     assert [text.get_text() for text in figure.axes[0].legend().get_texts()] == [" _mine"]
-    figure.draw_without_rendering()
-
-
-@pytest.mark.filterwarnings("error")
-def test_figures_write_out_what_their_font_lacks() -> None:
-    """It would be a box, the same for every character, and a warning with a path of ours in it."""
-    from matplotlib.figure import Figure
-
-    assert in_figure("caf\u00e9 \u03a9") == "caf\u00e9 \u03a9"
-    assert in_figure("\u65e5 \U0001f469\u200d\U0001f680\n\U000e0041") == (
-        "\\u65e5 \\U0001f469\u200d\\U0001f680\n\\U000e0041"
-    )
-    figure = Figure()
-    figure.text(0, 0, in_figure("\u65e5\u672c \U0001f469\u200d\U0001f680 \u0939\u093f"), weight="bold")
     figure.draw_without_rendering()

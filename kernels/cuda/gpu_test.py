@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from pft_bench.backends import Layer, get
-from pft_bench.check.operator import check_layer, check_product
+from pft_bench.harness.check.operator import check_layer, check_product
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_LIMIT_S = 100

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import stages
-from ..native import load_native
+from ..common import stages
+from ..common.native import load_native
 from ..reference import Layer
 from .base import (
     AttentionBackward,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..native import load_native
+from ..common.native import load_native
 from ._cuda_launch import DTYPES, CudaLaunches, missing_module
 
 

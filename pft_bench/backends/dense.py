@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from .. import reference, stages
+from .. import reference
+from ..common import stages
 from ..reference import Layer
 from .base import AttentionForward, Backend, LayerShape
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import stages
+from ..common import stages
 from ..reference import Layer, index_dtype
 from ..reference.attention import bias_and_region
 from .base import AttentionForward, Backend

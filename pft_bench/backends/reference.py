@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference, stages
+from .. import reference
+from ..common import stages
 from ..reference import Layer
 from .base import AttentionForward, Backend, LayerShape
 

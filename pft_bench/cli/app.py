@@ -10,16 +10,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from .. import __version__
+from ..apps.train import TrainingStopped
 from ..backends import BackendUnavailable
-from ..compare.remote import WorkerError
-from ..compare.revision import BuildFailed
-from ..container import respect_quota
-from ..record import FolderLocked, RecordError
-from ..shortage import out_of_memory
-from ..sweep import WorkersFailed
-from ..terminal import Console, outlets
-from ..text import in_short, told
-from ..train import TrainingStopped
+from ..common.container import respect_quota
+from ..common.shortage import out_of_memory
+from ..common.terminal import Console, outlets
+from ..common.text import in_short, told
+from ..harness.compare.remote import WorkerError
+from ..harness.compare.revision import BuildFailed
+from ..harness.record import FolderLocked, RecordError
+from ..harness.sweep import WorkersFailed
 from . import (
     attention,
     check,

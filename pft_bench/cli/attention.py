@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import typer
 
-from ..cases.group import thread_count
-from ..container import check_threads
-from ..drafts import require_writable
-from ..focus import LayerFocus, focus_of, view_around
-from ..images import READ_SUFFIXES, read_picture, rgb, taken
+from ..apps.focus import LayerFocus, focus_of, view_around
+from ..apps.images import READ_SUFFIXES, read_picture, rgb, taken
+from ..common.container import check_threads
+from ..common.drafts import require_writable
+from ..common.terminal import Console
+from ..harness.cases.group import thread_count
 from ..model import preset
 from ..report.focus import Panel, write_focus_plot
-from ..terminal import Console
 from . import options
 from .loading import load_model
 

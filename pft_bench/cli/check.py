@@ -9,13 +9,13 @@ import torch
 import typer
 
 from ..backends import backends, get
-from ..cases.layer import problem_layer
-from ..cases.settings import resolve_device
-from ..check import CheckResult, check_layer, check_product, check_ties, failures
+from ..common.terminal import Console, line
+from ..harness.cases.layer import problem_layer
+from ..harness.cases.settings import resolve_device
+from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+from ..harness.problem import Problem
+from ..harness.sweep import load_plugins
 from ..ops.progressive_attention import REGION_PENALTY
-from ..problem import Problem
-from ..sweep import load_plugins
-from ..terminal import Console, line
 from . import options
 
 DTYPES = ("float32", "float16", "bfloat16")

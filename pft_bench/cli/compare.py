@@ -9,17 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cases import Settings
-from ..compare.folders import compare_folders
-from ..compare.live import compare_backends, compare_versions
-from ..compare.remote import Version
-from ..compare.revision import build
-from ..compare.table import Row, Table
-from ..compare.verdicts import LOOKS, MARGIN, exit_code
-from ..drafts import require_writable
-from ..measure.statistics import Verdict
-from ..terminal import Console, Text, line
-from ..terminal import Table as Grid
+from ..common.drafts import require_writable
+from ..common.terminal import Console, Table, Text, line
+from ..harness.cases import Settings
+from ..harness.compare.folders import compare_folders
+from ..harness.compare.live import compare_backends, compare_versions
+from ..harness.compare.remote import Version
+from ..harness.compare.revision import build
+from ..harness.compare.table import Row, VerdictTable
+from ..harness.measure.verdicts import LOOKS, MARGIN, Verdict, exit_code
 from . import options
 
 STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}
@@ -123,7 +121,7 @@ def _live(
     margin: float,
     budget_s: float,
     console: Console,
-) -> Table:
+) -> VerdictTable:
     names = [name.strip() for name in (backends or "").split(",") if name.strip()]
     with console.waiting("starting") as say:
 
@@ -156,11 +154,11 @@ def _live(
             )
 
 
-def show(table: Table, console: Console) -> None:
+def show(table: VerdictTable, console: Console) -> None:
     """Print the table, its summary and everything that speaks against it."""
     for reason in table.forced:
         console.print(f"FORCED, not comparable: {reason}", style="bold red")
-    grid = Grid(title=f"{table.b} against {table.a}")
+    grid = Table(title=f"{table.b} against {table.a}")
     grid.add_column("case")
     for name in ("A", "B", "B / A [95%]", "verdict", "p", "A/A'", "rounds"):
         grid.add_column(name, justify="right")

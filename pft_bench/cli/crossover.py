@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from ..cases import Settings
-from ..cases.group import thread_count
+from ..common.terminal import Console, Table
+from ..common.text import told
+from ..harness.cases import Settings
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import ENVIRONMENTS, RECORDS, begin_run, record_files
 from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..record import RecordWriter, lock_folder, record_file, record_files, remember_environment
-from ..terminal import Console, Table
-from ..text import told
 from . import options
 
 
@@ -67,7 +67,7 @@ def crossover_command(
     )
     names = backend or [other for other in settings.backends if other != "dense"]
     _find(settings, names, resolution, folder, console)
-    console.print(f"written to {folder}: records.jsonl, environment.json, {CROSSOVER}")
+    console.print(f"written to {folder}: {RECORDS}, {ENVIRONMENTS}, {CROSSOVER}")
 
 
 def _find(
@@ -75,17 +75,16 @@ def _find(
 ) -> None:
     """Measure and print each backend's crossover; every comparison is in the folder before the next begins."""
     found: dict[str, Crossover] = {}
-    with lock_folder(folder), thread_count(settings.threads):
-        fingerprint = remember_environment(folder, environment())
-        with RecordWriter(record_file(folder)) as writer:
-            for name in names:
-                try:
-                    found[name] = crossover(name, settings, fingerprint, writer.append, resolution)
-                except RuntimeError as error:  # a step failed; its record says why
-                    Console(stderr=True).error(told(error))
-                    raise typer.Exit(1) from None
-                _print(console, name, found[name])
-                write_answers(folder / CROSSOVER, found, resolution)
+    with begin_run(folder) as run, thread_count(settings.threads):
+        fingerprint = run.remember(environment())
+        for name in names:
+            try:
+                found[name] = crossover(name, settings, fingerprint, run.append, resolution)
+            except RuntimeError as error:  # a step failed; its record says why
+                Console(stderr=True).error(told(error))
+                raise typer.Exit(1) from None
+            _print(console, name, found[name])
+            write_answers(folder / CROSSOVER, found, resolution)
 
 
 def _print(console: Console, name: str, found: Crossover) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from .. import __version__
 from ..backends import backends
-from ..measure.environment import environment
+from ..common.terminal import Console, Table, line
+from ..harness.measure.environment import environment
 from ..model.tiles import show_memory
-from ..terminal import Console, Table, line
 
 
 def doctor() -> None:

@@ -12,15 +12,7 @@ import torch
 import typer
 from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..backends import get, require
-from ..cases.group import thread_count
-from ..cases.settings import Settings, resolve_device
-from ..container import check_threads
-from ..drafts import named
-from ..measure.environment import environment
-from ..measure.rounds import Plan
-from ..model import PFT, preset_of
-from ..quality import (
+from ..apps.quality import (
     Dataset,
     QualityRow,
     Restored,
@@ -30,12 +22,20 @@ from ..quality import (
     find_datasets,
     model_row,
 )
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plot
-from ..schedule import parse_schedule, schedule_of
-from ..shortage import out_of_memory
-from ..terminal import Console, Words, progress_bar
-from ..text import in_short
+from ..backends import get, require
+from ..common.container import check_threads
+from ..common.drafts import named
+from ..common.schedule import parse_schedule, schedule_of
+from ..common.shortage import out_of_memory
+from ..common.terminal import Console, Words, progress_bar
+from ..common.text import in_short
+from ..harness.cases.group import thread_count
+from ..harness.cases.settings import Settings, resolve_device
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
+from ..model import PFT, preset_of
+from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .loading import load_model, restorer
@@ -65,7 +65,7 @@ def evaluate(
     lr: options.Size = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
     budget: Annotated[
-        float, typer.Option(help="Seconds that measuring latency may take, checks apart.")
+        float, typer.Option(help="Seconds that measuring latency may take; checks are not counted.")
     ] = 60.0,
     images: Annotated[bool, typer.Option("--images", help="Print each image, too.")] = False,
     out: Annotated[
@@ -75,7 +75,7 @@ def evaluate(
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
     Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
-    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and a figure. Exit
+    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and figures. Exit
     code 1 if an image or a variant has no result.
     """
     if not rounds:
@@ -91,11 +91,11 @@ def evaluate(
     if (folder / "quality.jsonl").exists():
         raise ValueError(f"--out must be a new folder, got {folder} with results")
     console = Console.wide(120)
-    with lock_folder(folder):
+    with begin_run(folder) as run:
         try:
             with thread_count(settings.threads):
                 rows = restore_all(model, datasets, settings, folder, console)
-            records = measure_latency(settings, folder, console) if rounds else []
+            records = measure_latency(settings, run, console) if rounds else []
         except KeyboardInterrupt:
             what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
             console.print(what, style="yellow")
@@ -223,13 +223,13 @@ def _image_rows(
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
-def measure_latency(settings: Settings, folder: Path, console: Console) -> list[Record]:
+def measure_latency(settings: Settings, run: RunWriter, console: Console) -> list[Record]:
     """Records of all variants on one photograph; appended to records.jsonl."""
     console.print(
         f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
         f"{settings.plan.budget_s:g} s ...",
     )
-    fingerprint = remember_environment(folder, environment())
+    fingerprint = run.remember(environment())
     group = VariantsGroup(settings)
     try:
         records = group.run(fingerprint).records
@@ -237,9 +237,8 @@ def measure_latency(settings: Settings, folder: Path, console: Console) -> list[
         reason = f"{type(error).__name__}: {error}"
         status = Status.OOM if out_of_memory(error) else Status.ERROR
         records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
-    with RecordWriter(folder / "records.jsonl") as writer:
-        for record in records:
-            writer.append(record)
+    for record in records:
+        run.append(record)
     return records
 
 
@@ -257,11 +256,11 @@ def report(
     if made:
         console.print(f"{made} low-resolution images were made here by bicubic reduction")
     write_quality_csv(rows, folder / "quality.csv")
-    plot = write_quality_plot(rows, records, folder / "quality_vs_latency.png")
+    plots = write_quality_plots(rows, records, folder)
     files = [
         "quality.jsonl",
         "quality.csv",
-        *(["records.jsonl"] if records else []),
-        *([plot.name] if plot else []),
+        *([RECORDS] if records else []),
+        *(plot.name for plot in plots),
     ]
     console.print(f"written to {folder}: {', '.join(files)}")

@@ -9,13 +9,18 @@ from typing import Annotated
 
 import typer
 
-from ..cases.group import thread_count
-from ..cases.memory import footprint_case, measure_footprint, predicted_process_bytes, warm_process_bytes
-from ..cases.settings import Settings
-from ..measure.environment import environment
+from ..common.terminal import Console, Table
+from ..harness.cases.group import thread_count
+from ..harness.cases.memory import (
+    footprint_case,
+    measure_footprint,
+    predicted_process_bytes,
+    warm_process_bytes,
+)
+from ..harness.cases.settings import Settings
+from ..harness.measure.environment import environment
+from ..harness.record import Status, begin_run
 from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
-from ..record import RecordWriter, Status, lock_folder, remember_environment
-from ..terminal import Console, Table
 from . import options
 
 LARGEST_SIDE = 1 << 15
@@ -136,15 +141,14 @@ def _table(
 def _measure(
     settings: Settings, config: PFTConfig, size: tuple[int, int], backend: str, folder: Path, console: Console
 ) -> None:
-    with lock_folder(folder):
+    with begin_run(folder) as run:
         with thread_count(settings.threads):
-            fingerprint = remember_environment(folder, environment())
+            fingerprint = run.remember(environment())
         case = footprint_case(
             settings.preset, config, settings.schedules[0].text, size, backend, settings.threads
         )
         record = measure_footprint(case, config, fingerprint)
-        with RecordWriter(folder / "records.jsonl") as writer:
-            writer.append(record)
+        run.append(record)
     if record.status is not Status.OK:
         console.print(f"not measured: {record.status.value}: {record.reason}", style="red")
         raise typer.Exit(1)

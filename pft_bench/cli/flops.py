@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console, Table, line
+from ..harness.record import Case
 from ..insight.counts import formula_counts, recount
 from ..insight.limits import published_limits
 from ..model import PRESETS, PUBLISHED_LR, parameter_count, published_macs
-from ..record import Case
-from ..schedule import parse_schedule
-from ..terminal import Console, Table, line
 from . import options
 
 LEFT_OUT = {

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from os.path import relpath
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..compare.history import Point, Series, run_folders
-from ..compare.history import history as series_of
-from ..compare.verdicts import MARGIN
-from ..drafts import draft, require_writable
-from ..terminal import Console, Table
-from ..text import in_figure
+from ..common.drafts import draft, require_writable
+from ..common.terminal import Console, Table
+from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
+from ..harness.compare.history import history as series_of
+from ..harness.measure.verdicts import MARGIN
+from ..harness.record import RECORDS, Record
+from ..report import series, words
+from ..report.canvas import save
+from ..report.draw import draw
+from ..report.write import svg_file
 from . import options
 
 
@@ -64,15 +69,15 @@ def history(
     yardsticks = sum(item.yardstick for item in found)
     if yardsticks:
         console.print(
-            f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is to make "
-            "faster: not judged",
+            f"{yardsticks} cases are yardsticks (PyTorch's own operators and the like), which no commit is meant "
+            "to make faster: not judged",
         )
     if plot is not None:
-        draw(found, plot)
+        draw_history(found, plot)
         console.print(f"written to {plot}")
 
 
-def step(point: Point) -> str:
+def step(point: HistoryPoint) -> str:
     """What happened between the run before and this one."""
     if point.incomparable:
         return "not comparable: " + "; ".join(point.incomparable)
@@ -84,25 +89,46 @@ def step(point: Point) -> str:
     return f"{word} {found.ratio:.3f}{interval}"
 
 
-def draw(found: list[Series], path: Path) -> None:
-    """One line a case: time over the baseline's, run by run; a ring marks a change."""
-    from matplotlib.figure import Figure
+def draw_history(found: list[HistorySeries], path: Path) -> None:
+    """Draw the cases of several runs to a file, all if there are none; in SVG a point leads to its records."""
+    folders = {id(point.record): point.folder for item in found for point in item.points}
 
-    figure = Figure(
-        figsize=(8, max(4.5, 1.5 + 0.17 * len(found))), layout="constrained"
-    )  # the legend's lines
-    axes = figure.subplots()
+    def records(record: Record) -> str:
+        return relpath(folders[id(record)] / RECORDS, path.parent)
+
+    repeated = [item for item in found if len(item.points) > 1]
+    drawing = draw(figure_of(repeated or found), [], 900)
+    if path.suffix.lower() == ".svg":
+        with draft(path) as made:
+            made.write_text(svg_file(drawing, records), encoding="utf-8")
+    else:
+        save(drawing.canvas, path)
+
+
+def figure_of(found: list[HistorySeries]) -> series.Figure:
+    """One line a case: time over the baseline's, run by run; a change is named where it shows."""
+    dates = sorted({point.created[:16].replace("T", " ") for item in found for point in item.points})
+    lines = []
     for item in found:
-        dates = [point.created[:16].replace("T", " ") for point in item.points]
-        (line,) = axes.plot(
-            dates, [point.relative for point in item.points], marker=".", label=in_figure(item.title)
-        )
-        for point in item.changes:
-            at = point.created[:16].replace("T", " ")
-            axes.plot([at], [point.relative], "o", ms=10, mfc="none", color=line.get_color())
-    axes.set_yscale("log")
-    axes.set_ylabel("time / baseline's time")
-    axes.tick_params(axis="x", rotation=30)
-    axes.legend(fontsize="x-small")
-    with draft(path) as made:
-        figure.savefig(made, dpi=150)
+        points = [
+            series.Point(
+                point.record,
+                dates.index(point.created[:16].replace("T", " ")),
+                point.relative,
+                note=step(point) if point in item.changes else "",
+            )
+            for point in item.points
+        ]
+        lines.append(series.Series(item.title, tuple(points)))
+    return series.Figure(
+        "history",
+        "curves",
+        "Cases over time",
+        "Time over the baseline's in the same rounds, run by run.",
+        "run",
+        "time / baseline's time",
+        tuple(lines),
+        lambda place: dates[round(place)],
+        words.digits,
+        x_log=False,
+    )

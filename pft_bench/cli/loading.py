@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..backends import require
-from ..cases.settings import resolve_device
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console
+from ..harness.cases.settings import resolve_device
 from ..model import PFT, CheckpointNote, generated_weights, load, preset, upscale, weights_file
-from ..schedule import parse_schedule
-from ..terminal import Console
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..container import check_threads
+from ..common.container import check_threads
 
 
 def _possible_threads(threads: int) -> int:

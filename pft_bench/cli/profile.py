@@ -11,16 +11,16 @@ from typing import Annotated
 import torch
 import typer
 
-from ..cases import Settings, check_inputs
-from ..cases.group import thread_count
-from ..cases.image import image_notes, low_resolution
-from ..cases.model import make_model
-from ..drafts import make_folder
+from ..common.drafts import make_folder
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings, check_inputs
+from ..harness.cases.group import thread_count
+from ..harness.cases.image import image_notes, low_resolution
+from ..harness.cases.model import make_model
+from ..harness.measure.profile import Profile, marked, profiled, write_memory
 from ..insight.ranges import model_ranges
-from ..measure.profile import Profile, marked, profiled, write_memory
 from ..model import PFT
 from ..report.words import size
-from ..terminal import Console, Table
 from . import options
 
 

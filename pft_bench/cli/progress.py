@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..cases import Group
-from ..record import Record, Status
-from ..report.tables import candidate_text
-from ..terminal import Console, Words, progress_bar
+from ..common.terminal import Console, Words, progress_bar
+from ..harness.cases import Group
+from ..harness.record import Record, Status
+from ..report.tables import contender_text
 
 REFRESHES_PER_SECOND = 2
 """Few, for the bar is drawn on the processors that are being timed."""
 
 
 class Display:
-    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.sweep.Watcher`."""
+    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.harness.sweep.Watcher`."""
 
     def __init__(self, console: Console, groups: Sequence[Group]) -> None:
         self._console = console
@@ -63,7 +63,7 @@ class Display:
         self._bar.update(self._task, completed=self._done)
         for record in records:
             if record.status is not Status.OK:
-                self.say(f"{group.title} on {candidate_text(record)}: {record.status.value}: {record.reason}")
+                self.say(f"{group.title} on {contender_text(record)}: {record.status.value}: {record.reason}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ..common.terminal import Console
 from ..report import read_folder, write_report
-from ..terminal import Console
 from . import options
 
 
@@ -19,7 +19,7 @@ def report(
     """
     console = Console()
     found = read_folder(folder)
-    for line in found.truncated:
+    for line in found.notes:
         console.print(f"left out: {line}")
     written = write_report(found)
     console.print(f"{len(found.records)} records -> {written[0]}")

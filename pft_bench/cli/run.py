@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -11,14 +10,24 @@ from typing import Annotated
 
 import typer
 
-from ..cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..cases.image import image_notes
-from ..measure.roof import Roof
-from ..measure.rounds import Plan
-from ..record import FolderLocked, Record, Status, lock_folder, merge_shares, read_folder
-from ..report import problem_lines, results_table, stage_table, write_plots, write_summary
-from ..sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
-from ..terminal import Console, Table, line
+from ..common.terminal import Console, Table, line
+from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
+from ..harness.cases.image import image_notes
+from ..harness.measure.rounds import Plan
+from ..harness.record import (
+    ENVIRONMENTS,
+    RECORDS,
+    FolderLocked,
+    Record,
+    RunFolder,
+    Status,
+    known_environments,
+    lock_folder,
+    merge_shares,
+    read_folder,
+)
+from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
+from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .progress import Display
@@ -55,7 +64,9 @@ def run(
     threads: options.Threads = 0,
     seed: options.Seed = 0,
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each case.")] = 20,
-    budget: Annotated[float, typer.Option(help="Seconds that one case may take, checks apart.")] = 10.0,
+    budget: Annotated[
+        float, typer.Option(help="Seconds that timing one group may take; checks are not counted.")
+    ] = 10.0,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")] = False,
     shard: Annotated[
@@ -242,15 +253,14 @@ def collect(
 
 def report(records: Sequence[Record], settings: Settings, folder: Path, console: Console) -> None:
     """Print the tables and write summary.csv and the plots."""
-    write_summary(records, folder / "summary.csv")
+    write_summary(records, folder / SUMMARY)
     for level in settings.levels:
         if any(record.case.level == level for record in records):
             console.print(results_table(records, level, console.width))
     stages = stage_table(records)
     if stages is not None:
         console.print(stages)
-    roof = read_roof(folder)
-    plots = write_plots(records, folder, roof)
+    plots = write_plots(RunFolder(folder, tuple(records), known_environments(folder)))
     failed = problem_lines(records)
     for reason in failed:
         console.print(f"not measured: {reason}", style="red")
@@ -258,15 +268,5 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
         "generated weights: images mean nothing, times do" if settings.weights is None else settings.weights
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
-    files = ["records.jsonl", "summary.csv", "environment.json", *(plot.name for plot in plots)]
+    files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
     console.print(f"written to {folder}: {', '.join(files)}")
-
-
-def read_roof(folder: Path) -> Roof | None:
-    """The roof that was measured when the folder's last environment was recorded."""
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    known = list(json.loads(path.read_text()).values())
-    found = known[-1].get("now", {}).get("roof") if known else None
-    return None if found is None else Roof(**found)

@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from ..cases.group import thread_count
-from ..container import check_threads
-from ..measure.environment import environment
-from ..measure.statistics import Verdict
-from ..record import lock_folder, remember_environment
-from ..selftest.builds import run_builds
-from ..selftest.mutation import false_alarms, run_mutants
-from ..selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
-from ..terminal import Console, Table, line
+from ..common.container import check_threads
+from ..common.terminal import Console, Table, line
+from ..harness.cases.group import thread_count
+from ..harness.measure.environment import environment
+from ..harness.measure.verdicts import Verdict
+from ..harness.record import begin_run
+from ..harness.selftest.builds import run_builds
+from ..harness.selftest.mutation import false_alarms, run_mutants
+from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
 from . import options
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}
@@ -104,8 +104,8 @@ def judge_verdicts(
 ) -> bool:
     """Run the comparisons that the folder lacks, and print the rates."""
     path = folder / TRIALS
-    with lock_folder(folder):
-        fingerprint = remember_environment(folder, environment())
+    with begin_run(folder) as run:
+        fingerprint = run.remember(environment())
         made = [run_trials(path, verdicts, fingerprint, threads, stop_after_s)] if verdicts else []
         made += [run_builds(path, builds, fingerprint, threads, stop_after_s)] if builds else []
         for trial in chain.from_iterable(made):

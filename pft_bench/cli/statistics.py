@@ -10,16 +10,16 @@ import pandas as pd
 import torch
 import typer
 
-from ..cases import Settings, check_inputs
-from ..cases.group import thread_count
-from ..cases.image import image_notes, low_resolution
-from ..cases.model import make_model
-from ..drafts import require_writable
+from ..common.drafts import require_writable
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings, check_inputs
+from ..harness.cases.group import thread_count
+from ..harness.cases.image import image_notes, low_resolution
+from ..harness.cases.model import make_model
 from ..insight.statistics import LayerStatistics, collect
 from ..model import PFT
 from ..model.strips import strips
 from ..report.tables import write_csv
-from ..terminal import Console, Table
 from . import options
 
 
@@ -43,7 +43,7 @@ def statistics(
     threads: options.Threads = 0,
     out: Annotated[Path | None, options.file(help="CSV file for the table.")] = None,
 ) -> None:
-    """Each layer's kept attention, and what of the dropped would have come back, held against a chain without drops.
+    """What each layer keeps of its attention, and how much of what it drops a chain without selection would use later.
 
     Without --weights the model is random, and the figures show the method, not the published model.
     """

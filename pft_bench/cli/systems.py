@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich import box
 
-from ..cases import Settings
-from ..cases.systems import SystemsGroup
-from ..measure.environment import environment
-from ..measure.rounds import Plan
+from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
+from ..common.terminal import Console, Table
+from ..harness.cases import Settings
+from ..harness.cases.systems import SystemsGroup
+from ..harness.measure.environment import environment
+from ..harness.measure.rounds import Plan
+from ..harness.record import RECORDS, Record, Status, begin_run
 from ..model import PFT, preset, published_macs
-from ..record import Record, RecordWriter, Status, lock_folder, remember_environment
 from ..report.tables import bytes_text, seconds_text, speedup_text
-from ..systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
-from ..terminal import Console, Table
 from . import options
 
 
@@ -79,19 +79,17 @@ def systems(
     for record in records:
         if record.status is not Status.OK:
             console.print(f"{record.case.options['system']}: {record.reason}", style="red")
-    console.print(f"raw samples are in {folder / 'records.jsonl'}")
+    console.print(f"raw samples are in {folder / RECORDS}")
     if any(record.status is not Status.OK for record in records):
         raise typer.Exit(1)
 
 
 def run(group: SystemsGroup, folder: Path) -> list[Record]:
     """Measure the group; its records, which are also appended to the folder's."""
-    with lock_folder(folder):
-        fingerprint = remember_environment(folder, environment())
-        with RecordWriter(folder / "records.jsonl") as writer:
-            records = group.run(fingerprint).records
-            for record in records:
-                writer.append(record)
+    with begin_run(folder) as writer:
+        records = group.run(writer.remember(environment())).records
+        for record in records:
+            writer.append(record)
     return records
 
 

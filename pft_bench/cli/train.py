@@ -10,25 +10,25 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..cases.settings import resolve_device
-from ..container import check_threads
-from ..model import PFT, PFTConfig, preset
-from ..schedule import parse_schedule
-from ..terminal import Console
-from ..train import (
+from ..apps.train import (
     Diverged,
     FirstStopped,
     Photographs,
-    Progress,
     Recipe,
     Trainer,
+    TrainingProgress,
     fit,
     process_group,
     require_new,
     start_as_interpolation,
     start_from,
 )
-from ..train.folder import WEIGHTS
+from ..apps.train.folder import WEIGHTS
+from ..common.container import check_threads
+from ..common.schedule import parse_schedule
+from ..common.terminal import Console
+from ..harness.cases.settings import resolve_device
+from ..model import PFT, PFTConfig, preset
 from . import options
 from .exits import INTERRUPTED, USAGE
 
@@ -120,7 +120,7 @@ def train(
             if already:
                 console.print(f"{already} steps are done")
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             console.print(
                 f"step {progress.step:>7} of {progress.iterations}  loss {progress.loss:.5f}  "
                 f"lr {progress.rate:.2e}  {progress.crops_per_s:.1f} crops/s"

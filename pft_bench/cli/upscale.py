@@ -14,10 +14,7 @@ import torch
 import typer
 from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
-from ..cases.group import thread_count
-from ..container import check_threads
-from ..drafts import require_writable
-from ..images import (
+from ..apps.images import (
     READ_SUFFIXES,
     SUFFIXES,
     PictureError,
@@ -28,9 +25,12 @@ from ..images import (
     walk_pictures,
     write_picture,
 )
+from ..common.container import check_threads
+from ..common.drafts import require_writable
+from ..common.terminal import Console, Words, line, progress_bar
+from ..common.text import in_short
+from ..harness.cases.group import thread_count
 from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
-from ..terminal import Console, Words, line, progress_bar
-from ..text import in_short
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .loading import load_model, restorer
@@ -40,7 +40,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Job:
+class Enlargement:
     """One picture and where its enlargement goes."""
 
     source: Path
@@ -134,7 +134,7 @@ def upscale(
         raise typer.Exit(FAILURE)
 
 
-def plan_jobs(source: Path, out: str, format: str | None) -> list[Job]:
+def plan_jobs(source: Path, out: str, format: str | None) -> list[Enlargement]:
     """Which pictures there are and what they will be called; `out` is a folder where it ends in / or is one.
 
     Raises ValueError where there are none, or where the names cannot be right.
@@ -168,7 +168,7 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Job]:
             raise ValueError(
                 f"IN must hold pictures ({', '.join(READ_SUFFIXES)}), got {source} without any{told}"
             )
-        return [Job(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
+        return [Enlargement(path, _renamed(target / path.relative_to(source), suffix)) for path in found]
     if not source.exists():
         raise ValueError(f"IN must be a picture or a folder, got {source}: there is no such file")
     if not source.is_file():
@@ -178,10 +178,10 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Job]:
     if not folder and target.suffix.lower() in SUFFIXES:
         if suffix is not None and _FORMATS.get(suffix) != _FORMATS.get(target.suffix.lower()):
             raise ValueError(f"--format {format} does not agree with the name {target.name!r}")
-        return [Job(source, target)]
+        return [Enlargement(source, target)]
     if not folder and target.suffix:
         raise ValueError(f"OUT must end in {', '.join(SUFFIXES)} or be a folder, got {target.name!r}")
-    return [Job(source, _renamed(target / source.name, suffix))]
+    return [Enlargement(source, _renamed(target / source.name, suffix))]
 
 
 def _renamed(path: Path, suffix: str | None) -> Path:
@@ -233,7 +233,7 @@ class Upscaler:
             disable=not console.is_terminal,
         )
 
-    def run(self, jobs: Sequence[Job]) -> Counts:
+    def run(self, jobs: Sequence[Enlargement]) -> Counts:
         """Do all jobs."""
         done = Counts()
         written: dict[Path, Path] = {}
@@ -265,7 +265,7 @@ class Upscaler:
                         break
         return done
 
-    def _one(self, job: Job, title: str) -> None:
+    def _one(self, job: Enlargement, title: str) -> None:
         started = time.perf_counter()
         self._seams.clear()
         picture = read_picture(job.source)
@@ -302,7 +302,7 @@ class Upscaler:
         return result
 
 
-def _told(job: Job, error: Exception) -> str:
+def _told(job: Enlargement, error: Exception) -> str:
     """One line about an error, which names the picture."""
     text = in_short(error)
     if isinstance(error, OSError) and error.filename is None:

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ..common.terminal import Console
+from ..harness.measure.environment import environment
+from ..harness.record import ENVIRONMENTS, RECORDS, RecordError, RunFolder, known_environments, record_files
+from ..harness.selftest.trials import TRIALS, Trial
 from ..insight.counts import formula_counts, recount
 from ..insight.crossover import CROSSOVER, answers_that_differ
-from ..measure.environment import environment
-from ..record import ENVIRONMENTS, RecordError, known_environments, read_folder
-from ..report.folder import RECORDS
 from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
-from ..selftest.trials import TRIALS, Trial
-from ..terminal import Console
 from . import options
 
 
@@ -36,7 +35,7 @@ def verify(
     console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)
-    elif not (folder / RECORDS).is_file():
+    elif not record_files(folder):
         raise ValueError(
             f"DIR must hold {RECORDS} (a run) or {TRIALS} (comparisons of `pft-bench selftest`), got {folder}"
         )
@@ -64,7 +63,7 @@ def verify(
 def hold_crossover(result: Verification, folder: Path) -> None:
     """The answers of `pft-bench crossover`, by the same bisection over the folder's records."""
     try:
-        records = read_folder(folder).records
+        records = RunFolder.read(folder).records
     except RecordError:
         return  # said already
     count, wrong = answers_that_differ(folder / CROSSOVER, records)

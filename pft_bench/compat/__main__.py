@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..backends import BackendUnavailable
-from ..container import respect_quota
+from ..common.container import respect_quota
 from .children import bring_children
 from .fairscale import provide_fairscale
 from .install import install

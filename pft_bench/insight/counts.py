@@ -10,13 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import ops
 from ..backends import get
-from ..cases.layer import problem_layer, run_layer
-from ..cases.settings import layer_candidates
-from ..measure.flops import counted_flops
+from ..common.schedule import FocusSchedule
+from ..harness.cases.layer import problem_layer, run_layer
+from ..harness.cases.settings import layer_candidates
+from ..harness.measure.flops import counted_flops
+from ..harness.problem import Problem
+from ..harness.record import Case, Flops
 from ..model import PFT, PRESETS, PFTConfig, published_macs
-from ..problem import Problem
-from ..record import Case, Flops
-from ..schedule import FocusSchedule
 
 
 def model_config(case: Case) -> PFTConfig | None:

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from ..backends import get
-from ..cases import Settings
-from ..cases.layer import problem_layer
-from ..check.operator import check_layer
-from ..drafts import draft
-from ..measure.candidate import Candidate, CheckOutcome
-from ..measure.rounds import RoundsResult, measure
-from ..measure.timer import CpuTimer, cuda_timer
-from ..record import Case, CheckResult, Flops, Record, Status, seal, timing_of
+from ..common.drafts import draft
+from ..harness.cases import Settings
+from ..harness.cases.layer import problem_layer
+from ..harness.check.operator import check_layer
+from ..harness.measure.contender import CheckOutcome, Contender
+from ..harness.measure.rounds import RoundsResult, measure
+from ..harness.measure.timer import CpuTimer, cuda_timer
+from ..harness.record import Case, CheckEntry, Flops, Record, Status, seal, timing_of
 
 SPARSE, DENSE = "sparse", "dense step"
 CROSSOVER = "crossover.json"
@@ -33,7 +33,7 @@ SMALLEST_K = 4
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CrossoverStep:
     """Sparse against dense at one K: ratio of their times (below 1: sparse is faster) and its 95% interval."""
 
     k: int
@@ -47,7 +47,7 @@ class Comparison:
         return -1 if self.high < 1 else 1 if self.low > 1 else 0
 
     @classmethod
-    def of(cls, record: Record) -> Comparison:
+    def of(cls, record: Record) -> CrossoverStep:
         """What a record says; too few rounds bound nothing.
 
         Raises:
@@ -69,10 +69,12 @@ class Crossover:
 
     faster: int | None
     slower: int | None
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[CrossoverStep, ...]
 
 
-def bisect(compare: Callable[[int], Comparison], low: int, high: int, resolution: float = 1.1) -> Crossover:
+def bisect(
+    compare: Callable[[int], CrossoverStep], low: int, high: int, resolution: float = 1.1
+) -> Crossover:
     """Where `compare` turns from -1 to 1 between `low` and `high`, each end to within the factor `resolution`.
 
     Two searches share their comparisons: for the last K that is surely faster and the first that is surely slower.
@@ -82,7 +84,7 @@ def bisect(compare: Callable[[int], Comparison], low: int, high: int, resolution
         raise ValueError(f"low and high must satisfy 1 <= low < high, got {low} and {high}")
     if resolution <= 1:
         raise ValueError(f"resolution must be a factor above 1, got {resolution}")
-    known: dict[int, Comparison] = {}
+    known: dict[int, CrossoverStep] = {}
 
     def side(k: int) -> int:
         if k not in known:
@@ -123,24 +125,24 @@ def compare_at(backend: str, settings: Settings, environment: str, k: int) -> Re
     adapter, case = get(backend), case_at(settings, backend, k)
     shape = settings.problem("attention", k, k)
     device = torch.device(settings.device)
-    candidates = []
+    contenders = []
     for name, problem in (
         (DENSE, replace(shape, candidates=shape.tokens, kept=shape.tokens)),
         (SPARSE, shape),
     ):
         layer = problem_layer(problem, settings.device)
         call = partial(adapter.attention_forward, layer)
-        candidates.append(Candidate(name, call, lambda _, layer=layer: check_layer(adapter, layer)))  # type: ignore[misc]
+        contenders.append(Contender(name, call, lambda _, layer=layer: check_layer(adapter, layer)))  # type: ignore[misc]
     timer = CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device)
     flops = Flops(kernel_flops=shape.kernel_flops(), kernel_bytes=shape.kernel_bytes())
-    return _record(case, environment, measure(candidates, DENSE, settings.plan, timer=timer), flops)
+    return _record(case, environment, measure(contenders, DENSE, settings.plan, timer=timer), flops)
 
 
 def _record(case: Case, environment: str, result: RoundsResult, flops: Flops) -> Record:
     checks: list[CheckOutcome] = []
-    for name, found in result.candidates.items():
-        checks += [replace(CheckResult.of(check), name=f"{name}: {check.name}") for check in found.checks]
-    for name, found in result.candidates.items():
+    for name, found in result.contenders.items():
+        checks += [replace(CheckEntry.of(check), name=f"{name}: {check.name}") for check in found.checks]
+    for name, found in result.contenders.items():
         if found.rejection is not None:
             status, reason = Status(found.rejection.status), f"{name}: {found.rejection.reason}"
             return Record.without_result(case, environment, status, reason, checks=checks, flops=flops)
@@ -160,10 +162,10 @@ def crossover(
         RuntimeError: one of the two steps failed its check or could not run; its record was given to `keep`.
     """
 
-    def compare(k: int) -> Comparison:
+    def compare(k: int) -> CrossoverStep:
         record = compare_at(backend, settings, environment, k)
         keep(record)
-        return Comparison.of(record)
+        return CrossoverStep.of(record)
 
     return bisect(compare, SMALLEST_K, settings.config.window_size**2 - 1, resolution)
 
@@ -185,10 +187,10 @@ def found_again(records: Iterable[Record], backend: str, resolution: float) -> C
     known, high = {}, 0
     for record in records:
         if record.case == _as_of(record, backend) and record.case.k is not None:
-            known[record.case.k] = Comparison.of(record)
+            known[record.case.k] = CrossoverStep.of(record)
             high = record.case.shapes["tokens"] - 1
 
-    def compare(k: int) -> Comparison:
+    def compare(k: int) -> CrossoverStep:
         if k not in known:
             raise LookupError(f"the bisection of {backend} asks for K={k}, which has no record")
         return known[k]

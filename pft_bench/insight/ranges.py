@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from .. import stages
+from ..common import stages
 from ..model import PFT
 from ..model.attention import PFTLayer
 

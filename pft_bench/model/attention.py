@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..common.stages import part, stage
 from ..ops import ChainState
-from ..stages import part, stage
 from .config import PFTConfig
 from .layers import ConvFFN, DepthwiseConv, from_windows, to_windows
-from .variants import VARIANTS, Layer
+from .variants import VARIANTS, VariantInputs
 
 
 class WindowAttention(nn.Module):
@@ -31,7 +31,7 @@ class WindowAttention(nn.Module):
         heads, channels = self.num_heads, width // 3
         q, k, v = qkv.view(windows, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table.expand(-1, heads)
-        out, state = self.attend(Layer(q, k, v, bias, region, state, topk, backend))
+        out, state = self.attend(VariantInputs(q, k, v, bias, region, state, topk, backend))
         return out.transpose(1, 2).reshape(windows, tokens, channels), state
 
 

@@ -45,11 +45,6 @@ def forward_footprint(
     return max(walk.moments(), key=lambda moment: moment.bytes)
 
 
-def weight_bytes(config: PFTConfig, parameters: int, itemsize: int = 4) -> int:
-    """Parameters, and the published int64 index of bias rows, [window_size^2, window_size^2]."""
-    return parameters * itemsize + 8 * config.window_size**4
-
-
 class _Walk:
     """The moments of one forward pass at which memory may peak."""
 

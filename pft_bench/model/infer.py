@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..schedule import parse_schedule
+from ..common.schedule import parse_schedule
 from .config import OWN_PRESETS, PRESETS, SHARED_BIAS_MAX_DIM, PFTConfig
 from .upsamplers import FEATURES
 
@@ -27,7 +27,7 @@ _OPTIONS = {"num_topk": "--sched 512,128,32", "num_heads": "--num-heads 4"}
 def infer_config(shapes: Mapping[str, tuple[int, ...]], **overrides: Any) -> PFTConfig:
     """Read the configuration off the names and shapes of a state dict; `overrides` are keywords that win.
 
-    Among them, num_topk may be the text of a focus schedule (`pft_bench.schedule`).
+    Among them, num_topk may be the text of a focus schedule (`pft_bench.common.schedule`).
 
     Raises ValueError where the weights are not PFT's or leave a keyword open.
     """

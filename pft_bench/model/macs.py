@@ -2,7 +2,7 @@
 
 The count is a convention, not a cost: it leaves out softmax, top-k, gathers, the bias and all but one of the
 convolutions of "3conv", counts windows without padding, and takes the candidates of layer l to be num_topk[l - 2]. It
-is here so that the published tables can be reproduced; what an algorithm must do is counted in `pft_bench.problem`.
+is here so that the published tables can be reproduced; `pft_bench.harness.problem` counts what an algorithm must do.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backends import get as get_backend
+from ..common.stages import part, stage
 from ..ops import ChainState
-from ..stages import part, stage
 from .attention import PFTLayer
 from .config import PFTConfig
 from .layers import block_convolution, convolve, mirror_pad, region_map, relative_position_index
@@ -22,7 +22,7 @@ from .upsamplers import add_upsampler, reconstruct
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
-class LayerGroup(nn.Module):
+class ResidualGroup(nn.Module):
     """The layers of a block: a level that the published keys have, layers.B.residual_group.layers.L.*."""
 
     def __init__(self, layers: Iterable[PFTLayer]) -> None:
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     def __init__(self, config: PFTConfig, layers: Iterable[PFTLayer]) -> None:
         super().__init__()
-        self.residual_group = LayerGroup(layers)
+        self.residual_group = ResidualGroup(layers)
         self.conv = block_convolution(config.embed_dim, config.resi_connection)
         self.use_checkpoint = config.use_checkpoint
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from ..common.stages import stage
 from ..ops import ChainState, depthwise_gelu_add
-from ..stages import stage
 from .layers import DepthwiseConv
 
 if TYPE_CHECKING:

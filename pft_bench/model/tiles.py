@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..backends import require
-from ..container import memory_left
+from ..common.container import memory_left
 from .config import PFTConfig
 from .footprint import forward_footprint
 from .pft import PFT

@@ -31,14 +31,14 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..common.stages import stage
 from ..ops import ChainState
 from ..ops.progressive_attention import REGION_PENALTY
 from ..reference import accumulation_dtype, index_dtype
-from ..stages import stage
 
 
 @dataclass(frozen=True)
-class Layer:
+class VariantInputs:
     """What an attention layer is given: q, k, v [W, H, N, D], bias table [T, H], regions [P, N], its chain's state."""
 
     q: Tensor
@@ -71,30 +71,30 @@ class Layer:
         )
 
 
-def _dense(layer: Layer) -> tuple[Tensor, ChainState]:
+def _dense(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     return layer.attend(topk=layer.tokens)[0], ChainState()
 
 
-def _topk(layer: Layer) -> tuple[Tensor, ChainState]:
+def _topk(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     return layer.attend(topk=layer.topk)[0], ChainState()
 
 
-def _progressive(layer: Layer) -> tuple[Tensor, ChainState]:
+def _progressive(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     return layer.attend(topk=layer.tokens, state=layer.state)
 
 
-def _pfa(layer: Layer) -> tuple[Tensor, ChainState]:
+def _pfa(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     return layer.attend(topk=layer.topk, state=layer.state)
 
 
-def _compute_then_select(layer: Layer) -> tuple[Tensor, ChainState]:
+def _compute_then_select(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     """Softmax over the kept entries is the softmax over all of them divided by its sum: one more channel of ones."""
     ones = layer.v.new_ones((*layer.v.shape[:3], 1))
     out, _ = layer.attend(topk=layer.topk, v=torch.cat((layer.v, ones), -1))
     return out[..., :-1] / out[..., -1:], ChainState()
 
 
-def _hashed(layer: Layer) -> tuple[Tensor, ChainState]:
+def _hashed(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     if layer.topk >= layer.tokens:
         return _dense(layer)
     with torch.no_grad(), stage("select"):
@@ -143,7 +143,7 @@ def _rotation(dim: int, buckets: int, device: torch.device, dtype: torch.dtype) 
         return torch.randn(dim, buckets // 2, generator=generator).to(device, dtype)
 
 
-VARIANTS: dict[str, Callable[[Layer], tuple[Tensor, ChainState]]] = {
+VARIANTS: dict[str, Callable[[VariantInputs], tuple[Tensor, ChainState]]] = {
     "dense": _dense,
     "topk": _topk,
     "progressive": _progressive,

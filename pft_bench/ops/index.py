@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..native import load_native
+from ..common.native import load_native
 from ..reference import index_dtype
 from ._library import define
 

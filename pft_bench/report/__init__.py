@@ -1,12 +1,11 @@
 """Tables, verdicts and plots: pure functions of records."""
 
-from .folder import RunFolder, read_folder
-from .plots import write_plots
+from .folder import read_folder
 from .tables import problem_lines, results_table, stage_table, write_summary
-from .write import write_report
+from .write import SUMMARY, write_plots, write_report
 
 __all__ = [
-    "RunFolder",
+    "SUMMARY",
     "problem_lines",
     "read_folder",
     "results_table",

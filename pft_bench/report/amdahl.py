@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..record import Record
+from ..harness.record import Record
 
 ATTENTION = ("logits", "select", "av", "attention")
 """Stages that a kernel replaces; everything else stays as it is."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..drafts import draft
-from ..text import in_figure
+from .canvas import Array, blank, heat, save, style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Array = np.ndarray[Any, Any]
+    from .canvas import Axes
 
 _DIM = 0.22
 """Brightness of what the query does not see."""
@@ -42,9 +39,6 @@ def write_focus_plot(
     panels: Sequence[Panel], picture: Array, query: tuple[int, int], title: str, subtitle: str, path: Path
 ) -> Path:
     """Draw the panels in rows of blocks; `picture` is [h, w, 3] in 0..1 and `query` a pixel (y, x) of it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     blocks = [
         [(number, panel) for number, panel in enumerate(panels) if panel.block == block]
         for block in range(panels[-1].block + 1)
@@ -52,26 +46,24 @@ def write_focus_plot(
     columns = max(map(len, blocks))
     cell = 1.62
     left, top = 2.6, 0.75
-    figure = Figure(figsize=(left + columns * cell + 0.15, top + len(blocks) * (cell + 0.2) + 0.1), dpi=150)
-    FigureCanvasAgg(figure)
-    width, height = figure.get_size_inches()
+    width, height = left + columns * cell + 0.15, top + len(blocks) * (cell + 0.2) + 0.1
+    figure = blank(72 * width, 72 * height)
 
     def place(x: float, y: float, w: float, h: float) -> Axes:
         """Axes at inches from the left and the top."""
         return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
 
-    figure.text(0.12 / width, 1 - 0.14 / height, in_figure(title), fontsize=12, weight="bold", va="top")
-    figure.text(0.12 / width, 1 - 0.4 / height, in_figure(subtitle), fontsize=8.5, color="#444444", va="top")
-    box = _box(panels)
-    _overview(place(0.12, top + 0.2, left - 0.4, left - 0.4), picture, query, box)
-    _key(place(0.2, top + left + 0.25, left - 0.56, 0.12))
-    for row, block in enumerate(blocks):
-        for column, (number, panel) in enumerate(block):
-            axes = place(left + column * cell, top + row * (cell + 0.2) + 0.2, cell - 0.1, cell - 0.1)
-            _panel(axes, panel, number, picture, query, box)
-    with draft(path) as made:
-        figure.savefig(made, facecolor="white")
-    return path
+    with style():
+        figure.text(0.12 / width, 1 - 0.14 / height, title, fontsize=12, weight="bold", va="top")
+        figure.text(0.12 / width, 1 - 0.4 / height, subtitle, fontsize=8.5, color="#444444", va="top")
+        box = _box(panels)
+        _overview(place(0.12, top + 0.2, left - 0.4, left - 0.4), picture, query, box)
+        _key(place(0.2, top + left + 0.25, left - 0.56, 0.12))
+        for row, block in enumerate(blocks):
+            for column, (number, panel) in enumerate(block):
+                axes = place(left + column * cell, top + row * (cell + 0.2) + 0.2, cell - 0.1, cell - 0.1)
+                _panel(axes, panel, number, picture, query, box)
+    return save(figure, path)
 
 
 def _box(panels: Sequence[Panel]) -> tuple[int, int, int, int]:
@@ -92,13 +84,9 @@ def _bare(axes: Axes) -> None:
 
 
 def _outline(axes: Axes, box: tuple[int, int, int, int], colour: str, width: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    top, bottom, left, right = box
-    corner = left - 0.5, top - 0.5
-    axes.add_patch(
-        Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width)
-    )
+    top, bottom, left, right = (edge - 0.5 for edge in box)
+    corners = [left, right, right, left, left], [top, top, bottom, bottom, top]
+    axes.plot(*corners, color=colour, linewidth=width, solid_joinstyle="miter")
 
 
 def _mark(axes: Axes, query: tuple[int, int], size: float) -> None:
@@ -117,7 +105,7 @@ def _overview(axes: Axes, picture: Array, query: tuple[int, int], box: tuple[int
 def _key(axes: Axes) -> None:
     """The colours of the weights, and in words what else is drawn."""
     ramp = np.linspace(0, 1, 128)[None, :]
-    axes.imshow(_heat(ramp), aspect="auto")
+    axes.imshow(heat(ramp), aspect="auto")
     _bare(axes)
     axes.set_title("attention weight", fontsize=7.5, loc="left", pad=3)
     axes.text(0, 1.5, "0", fontsize=7, va="top", ha="left")
@@ -130,13 +118,6 @@ def _key(axes: Axes) -> None:
     axes.text(0, 4.6, words, fontsize=7, va="top", ha="left", color="#333333", linespacing=1.5)
 
 
-def _heat(value: Array) -> Array:
-    """Colours [..., 3] of values in 0..1; the square root, since a few weights outweigh all others."""
-    import matplotlib
-
-    return np.asarray(matplotlib.colormaps["inferno"](0.5 + 0.45 * np.sqrt(value)))[..., :3]
-
-
 def _blend(panel: Panel, picture: Array) -> Array:
     grey = picture @ np.array([0.299, 0.587, 0.114])
     seen = np.sqrt(panel.share)[..., None]  # a token that one head of six keeps must still be seen
@@ -144,7 +125,7 @@ def _blend(panel: Panel, picture: Array) -> Array:
     highest = panel.weights.max()
     relative = panel.weights / highest if highest > 0 else panel.weights
     opacity = 0.85 * np.sqrt(relative)[..., None]
-    blended: Array = image * (1 - opacity) + _heat(relative) * opacity
+    blended: Array = image * (1 - opacity) + heat(relative) * opacity
     return blended.clip(0, 1)
 
 

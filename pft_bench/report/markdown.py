@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 from markupsafe import escape
 
-from ..record import Record, Status
-from ..text import plain
+from ..common.text import plain
+from ..harness.record import Record, RunFolder, Status
 from . import words
 from .amdahl import ceilings
-from .folder import RunFolder, command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text
 from .page import LEVELS, SIGNS, generator, title_of
-from .tables import candidate_text, ordered_stages, problem_lines, step_text, work_text
+from .tables import contender_text, ordered_stages, problem_lines, step_text, work_text
 
 _MARKS = {**{mark: f"\\{mark}" for mark in "\\`*_[]|~$#"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -36,7 +36,7 @@ def _command(words: str) -> str:
 
 def _verdict_row(record: Record) -> list[str]:
     derived, memory = record.derived, record.memory.peak_allocated_bytes
-    row = [text(work_text(record).replace("->", "→")), text(candidate_text(record))]
+    row = [text(work_text(record).replace("->", "→")), text(contender_text(record))]
     if record.status is not Status.OK:
         return [*row, f"✕ {record.status.value}", "–", "–", "–", "–"]
     verdict, gain, interval, latency = "baseline" if record.timing else "checked", "", "", "–"
@@ -62,10 +62,10 @@ def _stages(records: Sequence[Record]) -> list[str]:
             seconds = (record.stages_s or {}).get(stage)
             row.append("–" if seconds is None else f"{words.seconds(seconds)} ({seconds / total:.0%})")
         rows.append(row)
-    heads = ["stage", *(text(f"{candidate_text(record)} {step_text(record)}") for record in chosen)]
+    heads = ["stage", *(text(f"{contender_text(record)} {step_text(record)}") for record in chosen)]
     lines = ["## Where the model's time goes", "", *_table(heads, rows, 1), ""]
     for found in ceilings(records):
-        what = text(f"{candidate_text(found.record)}, schedule {step_text(found.record)}")
+        what = text(f"{contender_text(found.record)}, schedule {step_text(found.record)}")
         lines.append(
             f"- {what}: attention takes {found.share:.0%}; "
             f"with attention free, the model gains at most {words.times(found.gain)}."

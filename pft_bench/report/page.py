@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,14 +16,17 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from ..measure.statistics import DELTA_MIN, Verdict, geometric_mean
-from ..record import Record, Status
-from ..text import plain
-from . import charts, svg, words
-from .amdahl import ceilings, stage_groups
-from .folder import RunFolder, command_text, commit_text, machine_text
-from .series import Figure, figures, setting_text
-from .tables import candidate_text, ordered_stages, step_text, work_text
+from ..common.text import plain
+from ..harness.compare.history import YARDSTICKS
+from ..harness.measure.statistics import geometric_mean
+from ..harness.measure.verdicts import RUN_MARGIN, Verdict
+from ..harness.record import Record, RunFolder, Status
+from . import marks, words
+from .amdahl import ceilings
+from .draw import DrawnFigure, pictures
+from .folder import command_text, commit_text, machine_text
+from .series import setting_text
+from .tables import contender_text, ordered_stages, step_text, work_text
 
 LEVELS = {
     "model": ("Whole model", "schedule"),
@@ -42,12 +46,10 @@ SIGNS = {
 
 @lru_cache(maxsize=1)
 def generator() -> str:
-    """Which renderer made a page: a digest of everything in this folder that shapes it."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for name in sorted(p.name for p in folder.iterdir() if p.suffix in (".py", ".html", ".css", ".js")):
-        if name not in ("kernel_table.py", "triton_table.py", "plots.py", "verify.py"):
-            digest.update((folder / name).read_bytes())
+    """Which renderer made a page: a digest of everything in this folder, and of matplotlib's version."""
+    digest = hashlib.sha256(version("matplotlib").encode())
+    for path in sorted(Path(__file__).parent.glob("*.*")):
+        digest.update(path.read_bytes())
     return f"pft-bench report {digest.hexdigest()[:12]}"
 
 
@@ -80,27 +82,27 @@ def speedup(record: Record) -> dict[str, Any] | None:
 
 def step_markup(record: Record) -> Markup:
     """The step or schedule, with an arrow, and with places to break a long one."""
-    return escape(work_text(record).replace("->", "→")).replace(",", Markup(",<wbr>"))
+    return escape(work_text(record).replace(" -> ", "\u00a0→\u00a0")).replace(",", Markup(",<wbr>"))
 
 
 def verdict_rows(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of one level's verdict table."""
-    scale = charts.interval_scale(records)
+    scale = marks.interval_scale(records)
     rows = []
     previous = None
     for record in records:
         derived, step = record.derived, step_markup(record)
         verdict = derived.verdict if derived is not None else None
-        kind = svg.look(record.case.backend, names)
+        kind = marks.look(record.case.backend, names)
         rows.append(
             {
                 "record": record,
                 "step": step,
                 "again": step == previous,
                 "kind": kind,
-                "mark": swatch(kind),
+                "mark": marks.swatch(kind),
                 "speedup": speedup(record),
-                "interval": charts.interval_cell(record, scale, kind),
+                "interval": marks.interval_cell(record, scale, kind),
                 "verdict": SIGNS[verdict] if verdict else None,
                 "verdict_class": verdict.value.lower() if verdict else "",
                 "failed": record.status is not Status.OK,
@@ -110,24 +112,18 @@ def verdict_rows(records: Sequence[Record], names: Sequence[str]) -> list[dict[s
     return rows
 
 
-def swatch(kind: int) -> Markup:
-    """The mark of a backend as it stands in the figures, for tables."""
-    return svg.tag(
-        "svg",
-        svg.mark(kind, 7, 7, 4.2),
-        class_=f"swatch look{kind}",
-        viewBox="0 0 14 14",
-        width=14,
-        height=14,
-        aria_hidden="true",
-    )
-
-
 def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One card for each backend and level: its geometric mean against the baseline, with the counts."""
+    """One card for each backend and level: its geometric mean against the baseline, with the counts.
+
+    Operators have cards where neither layers nor models were measured. Peers and compositions have none: what one would
+    use without these kernels stands in the tables.
+    """
     cards = []
-    for level in LEVELS:
-        compared = [r for r in records if r.case.level == level and r.derived and r.derived.ratio is not None]
+    whole = any(record.case.level in ("model", "layer") for record in records)
+    for level in LEVELS if not whole else [level for level in LEVELS if level != "op"]:
+        compared = [
+            r for r in own(records) if r.case.level == level and r.derived and r.derived.ratio is not None
+        ]
         if level == "threads":  # a mean over different numbers of them means nothing
             most = max((record.case.threads for record in compared), default=0)
             compared = [record for record in compared if record.case.threads == most]
@@ -143,7 +139,7 @@ def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
             cards.append(
                 {
                     "title": op if level == "op" else LEVELS[group[0].case.work][0],
-                    "backend": candidate_text(group[0]),
+                    "backend": contender_text(group[0]),
                     "baseline": group[0].timing.baseline.name,
                     "value": data(mean.value, words.times(mean.value)),
                     "one": group[0] if mean.count == 1 else None,
@@ -165,11 +161,16 @@ def headlines(records: Sequence[Record]) -> list[dict[str, Any]]:
     return cards
 
 
+def own(records: Sequence[Record]) -> list[Record]:
+    """Without what kernels are held against."""
+    return [record for record in records if record.case.backend not in YARDSTICKS]
+
+
 def memory_cards(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What each compared model needs, against its baseline of the same schedule."""
     models = [r for r in records if r.case.level == "model" and r.memory.peak_allocated_bytes]
     cards = []
-    for record in models:
+    for record in own(models):
         baseline = record.timing.baseline.name if record.timing and record.timing.baseline else None
         for other in models:
             if other.case.backend == baseline and other.case.schedule == record.case.schedule:
@@ -182,25 +183,6 @@ def memory_cards(records: Sequence[Record]) -> list[dict[str, Any]]:
     return cards
 
 
-def flames(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The stages of each model record as nested bars; `share` is of the longest one in the report."""
-    chosen = [record for record in records if record.stages_s]
-    longest = max((sum((r.stages_s or {}).values()) for r in chosen), default=0.0)
-    found = []
-    for record in chosen:
-        total = sum((record.stages_s or {}).values())
-        groups = [
-            {
-                "name": name,
-                "seconds": sum(seconds for _, seconds in inside),
-                "stages": [{"name": stage, "seconds": seconds} for stage, seconds in inside],
-            }
-            for name, inside in stage_groups(record)
-        ]
-        found.append({"record": record, "total": total, "share": total / longest, "groups": groups})
-    return found
-
-
 def _column(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")
 
@@ -209,7 +191,7 @@ def raw_text(record: Record) -> str:
     """The samples of a record as CSV, every digit of them."""
     timing = record.timing
     assert timing is not None
-    name = _column(candidate_text(record))
+    name = _column(contender_text(record))
     columns: dict[str, Sequence[float]] = {f"{name}_s": timing.samples_s}
     if timing.baseline is not None:
         base = _column(timing.baseline.name)
@@ -222,15 +204,6 @@ def raw_text(record: Record) -> str:
     for i, number in enumerate(timing.rounds):
         out.write(",".join([str(number), *(repr(values[i]) for values in columns.values())]) + "\n")
     return out.getvalue()
-
-
-def drawn(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
-    """A figure in both sizes."""
-    return {
-        "figure": figure,
-        "wide": charts.draw(figure, charts.WIDE, names, anchor),
-        "narrow": charts.draw(figure, charts.NARROW, names, anchor),
-    }
 
 
 def title_of(records: Sequence[Record]) -> tuple[str, str]:
@@ -259,9 +232,9 @@ def _environment() -> jinja2.Environment:
     made.globals.update(
         data=data, seconds=words.seconds, bytes=words.size, count=words.amount, times=words.times, anchor=anchor,
         style=Markup(read("chart.css") + read("page.css")), script=Markup(read("page.js")), command=command_text,
-        machine=machine_text, commit=commit_text, raw=raw_text, strip=charts.rounds_strip, step=step_text,
-        who=candidate_text,
-        margin=f"{DELTA_MIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
+        machine=machine_text, commit=commit_text, raw=raw_text, strip=marks.rounds_strip, step=step_text,
+        who=contender_text,
+        margin=f"{RUN_MARGIN * 100:.3g}%", digits=words.digits, stage_order=ordered_stages, generator=generator(),
     )  # fmt: skip
     made.filters["percent"] = lambda share: f"{share:.0%}"
     made.filters["width"] = lambda share: f"{max(share, 0.004) * 100:.2f}%"
@@ -275,10 +248,11 @@ def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(asked) | dict(environment) | {"now": now}
 
 
-def render(folder: RunFolder) -> str:
-    """The page; the same folder always gives the same text."""
+def render(folder: RunFolder, drawn: Sequence[DrawnFigure] | None = None) -> str:
+    """The page, with its figures if they are drawn already; the same folder always gives the same text."""
+    drawn = pictures(folder) if drawn is None else drawn
     records = folder.records
-    names = list(dict.fromkeys(record.case.backend for record in records))
+    names = folder.backends
     title, setting = title_of(records)
     tables = []
     for level, (heading, column) in LEVELS.items():
@@ -298,10 +272,13 @@ def render(folder: RunFolder) -> str:
         cards=headlines(records),
         memory_cards=memory_cards(records)[:2],
         tables=tables,
-        figures=[drawn(figure, names) for figure in figures(records, folder.roof, folder.quality_db)],
-        flames=flames(records),
+        figures=[picture for picture in drawn if picture.figure.kind != "stages"],
+        stages=[picture for picture in drawn if picture.figure.kind == "stages"],
         staged=staged,
         ceilings=ceilings(records),
+        left_cards=[
+            c for c in ceilings(own(records)) if c.record.derived and c.record.derived.ratio is not None
+        ][:2],
         unmeasured=[record for record in records if record.status is not Status.OK],
         environments=[(name, _known(folder.environments.get(name, {}))) for name in used],
         generated=any(record.case.options.get("weights") == "generated" for record in records),

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..drafts import draft
-from ..quality.evaluate import QualityRow, Variant, read_rows
-from ..record import Record, read_records, shown
-from ..terminal import Console, Table
-from ..text import in_figure
-from .plots import _look
+from ..apps.quality.evaluate import QualityRow, Variant, read_rows
+from ..common.terminal import Console, Table
+from ..common.text import file_name
+from ..harness.record import Record, RunFolder, shown
+from . import words
+from .draw import draw
+from .series import Figure, Point, Series
 from .tables import write_csv
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -108,94 +105,61 @@ def write_quality_csv(rows: Sequence[QualityRow], path: Path) -> None:
     write_csv(pd.DataFrame([shown(asdict(row)) for row in rows]), path)
 
 
-def write_quality_plot(rows: Sequence[QualityRow], records: Sequence[Record], path: Path) -> Path | None:
-    """Mean PSNR against latency and against peak memory, a row of axes a data set; None where nothing was timed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def quality_figures(rows: Sequence[QualityRow], records: Sequence[Record]) -> list[Figure]:
+    """Mean PSNR of each data set against latency and against peak memory; none where nothing was timed."""
     measured = {variant: record for variant, record in by_variant(records).items() if record.derived}
     averages = means(rows)
     datasets = [name for name, mean in next(iter(averages.values()), {}).items() if mean.images]
-    if not measured or not datasets:
-        return None
-    figure = Figure(figsize=(10.5, 0.8 + 3.4 * len(datasets)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    all_axes = figure.subplots(len(datasets), 2, squeeze=False, sharey="row")
-    for dataset, (left, right) in zip(datasets, all_axes, strict=True):
+    found: list[Figure | None] = []
+    for dataset in datasets if measured else []:
         quality = {variant: averages[variant][dataset].psnr_db for variant in averages}
-        _panel(left, quality, measured, _latency_ms, "latency [ms], median and MAD")
-        _panel(right, quality, measured, _memory_mib, "peak memory [MiB]")
-        left.set_ylabel(f"{in_figure(dataset)}: mean PSNR on Y [dB]")
-        bicubic = quality.get(Variant.bicubic())
-        if bicubic is not None and math.isfinite(bicubic):
-            left.set_title(f"bicubic: {bicubic:.2f} dB", loc="left", fontsize=9, color="#555555")
-    case = next(iter(measured.values())).case
-    size = f"{case.shapes['width']}x{case.shapes['height']}"
-    figure.suptitle(
-        f"{in_figure(case.options['weights'])}: quality against cost of a {size} input ({case.dtype}, {case.device}, "
-        f"{case.threads} threads)",
-        fontsize=11,
-        x=0.01,
-        ha="left",
+        key = f"_{file_name(dataset)}" if len(datasets) > 1 else ""
+        found += [
+            _quality_figure(f"quality_vs_{cost}{key}", dataset, quality, measured, cost)
+            for cost in ("latency", "memory")
+        ]
+    return [figure for figure in found if figure is not None]
+
+
+def _quality_figure(
+    key: str, dataset: str, quality: dict[Variant, float], measured: dict[Variant, Record], cost: str
+) -> Figure | None:
+    found: dict[str, list[Point]] = {}
+    for variant, record in measured.items():
+        psnr, peak = quality.get(variant, math.nan), record.memory.peak_allocated_bytes
+        assert record.derived is not None
+        middle, spread = record.derived.median_s, record.derived.mad_s
+        if cost == "memory":
+            middle, spread = peak or 0, 0.0
+        if math.isfinite(psnr) and middle:
+            ends = (middle - spread, middle + spread) if spread else (None, None)
+            point = Point(record, middle, psnr, x_low=ends[0], x_high=ends[1], note=variant.schedule)
+            found.setdefault(variant.backend, []).append(point)
+    if not found:
+        return None
+    record = next(iter(measured.values()))
+    size = f"{record.case.shapes['width']}x{record.case.shapes['height']} input"
+    bicubic = quality.get(Variant.bicubic(), math.nan)
+    setting = f"{size}, {record.case.dtype}, {record.case.device}, {record.case.threads} threads"
+    return Figure(
+        key,
+        "quality",
+        f"{record.case.options['weights']}: quality against {cost}",
+        "",
+        "latency, median and MAD" if cost == "latency" else "peak memory",
+        f"{dataset}: mean PSNR on Y",
+        tuple(Series(name, tuple(sorted(points, key=lambda p: p.x))) for name, points in found.items()),
+        words.seconds if cost == "latency" else words.size,
+        lambda value: f"{value:.2f} dB",
+        setting=f"{setting}; bicubic: {bicubic:.2f} dB" if math.isfinite(bicubic) else setting,
+        x_log=False,
+        y_log=False,
     )
-    with draft(path) as made:
-        figure.savefig(made)
-    return path
 
 
-def _latency_ms(record: Record) -> tuple[float, float]:
-    assert record.derived is not None
-    return record.derived.median_s * 1e3, record.derived.mad_s * 1e3
-
-
-def _memory_mib(record: Record) -> tuple[float, float]:
-    return (record.memory.peak_allocated_bytes or 0) / 2**20, 0.0
-
-
-def _panel(
-    axes: Axes,
-    quality: dict[Variant, float],
-    measured: dict[Variant, Record],
-    cost: Callable[[Record], tuple[float, float]],
-    label: str,
-) -> None:
-    """One curve a backend over its schedules, each point with the schedule's text beside it."""
-    axes.grid(visible=True, color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    backends = list(dict.fromkeys(variant.backend for variant in measured))
-    for position, backend in enumerate(backends):
-        colour, marker, dash = _look(backend, position)
-        points = sorted(
-            (*cost(record), quality[variant], variant.schedule)
-            for variant, record in measured.items()
-            if variant.backend == backend and math.isfinite(quality.get(variant, math.nan))
-        )
-        axes.errorbar(
-            [point[0] for point in points],
-            [point[2] for point in points],
-            xerr=[point[1] for point in points],
-            color=colour,
-            marker=marker,
-            linestyle=dash,
-            capsize=2,
-            label=in_figure(backend),
-        )
-        for x, _, y, schedule in points:
-            axes.annotate(
-                in_figure(schedule),
-                (x, y),
-                xytext=(6, -11),
-                textcoords="offset points",
-                fontsize=7.5,
-                color="#333333",
-            )
-    axes.set_xlabel(label)
-    axes.margins(x=0.18, y=0.15)
-    axes.ticklabel_format(axis="y", useOffset=False)
-    if len(backends) > 1:
-        axes.legend(frameon=False, fontsize=8)
+def write_quality_plots(rows: Sequence[QualityRow], records: Sequence[Record], folder: Path) -> list[Path]:
+    """Draw them into a folder; returns the files."""
+    return [draw(figure, []).png(folder) for figure in quality_figures(rows, records)]
 
 
 def main() -> None:
@@ -203,9 +167,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="what `pft-bench evaluate` wrote")
     folder = parser.parse_args().folder
-    rows, records = read_rows(folder / "quality.jsonl"), read_records(folder / "records.jsonl").records
+    rows, records = read_rows(folder / "quality.jsonl"), RunFolder.read(folder).records
     write_quality_csv(rows, folder / "quality.csv")
-    Console().print(f"written: {write_quality_plot(rows, records, folder / 'quality_vs_latency.png')}")
+    for path in write_quality_plots(rows, records, folder):
+        Console().print(f"written: {path}")
 
 
 if __name__ == "__main__":

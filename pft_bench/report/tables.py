@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich import box
 
-from ..drafts import draft
-from ..measure.statistics import Verdict
-from ..record import Record, Status, threads_text, to_frame
-from ..stages import STAGES
-from ..terminal import Table, Text
-from ..text import plain
+from ..common.drafts import draft
+from ..common.stages import STAGES
+from ..common.terminal import Table, Text
+from ..common.text import plain
+from ..harness.measure.verdicts import Verdict
+from ..harness.record import Record, Status, threads_text, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def work_text(record: Record) -> str:
     return f"{'model ' if case.level == 'threads' and case.work == 'model' else ''}{step_text(record)}"
 
 
-def candidate_text(record: Record) -> str:
+def contender_text(record: Record) -> str:
     """What ran it: the backend, at level threads with their number."""
     case = record.case
     return f"{case.backend}, {threads_text(case.threads)}" if case.level == "threads" else case.backend
@@ -93,7 +93,7 @@ def _check_cell(record: Record) -> Text:
 def results_table(records: Sequence[Record], level: str, width: int = 100) -> Table:
     """One row for each record of a level: check, time, speed-up with interval and verdict, memory, FLOPs.
 
-    A terminal of fewer than 96 columns (`width`) does without the FLOPs, which the summary has anyway.
+    On a terminal of fewer than 96 columns (`width`) the FLOPs are left out; the summary has them.
     """
     chosen = [record for record in records if record.case.level == level]
     titles = {
@@ -124,7 +124,7 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
             verdict = Text(derived.verdict.value, style=_VERDICT_STYLE[derived.verdict])
         table.add_row(
             step if step != previous else "",
-            candidate_text(record),
+            contender_text(record),
             _check_cell(record),
             "-" if derived is None else seconds_text(derived.median_s),
             speedup_text(record),
@@ -144,7 +144,7 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     table = Table(title="Where the model's time goes", box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for record in chosen:
-        heading = Text(f"{plain(candidate_text(record))}\n{plain(step_text(record))}")
+        heading = Text(f"{plain(contender_text(record))}\n{plain(step_text(record))}")
         table.add_column(heading, justify="right")
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     for stage in ordered_stages(chosen):
@@ -169,7 +169,7 @@ def ordered_stages(records: Iterable[Record]) -> list[str]:
 def problem_lines(records: Sequence[Record]) -> list[str]:
     """One line for each record without a result: what it was, its status and why."""
     return [
-        f"{record.case.level} {step_text(record)} on {candidate_text(record)}: {record.status.value}: {record.reason}"
+        f"{record.case.level} {step_text(record)} on {contender_text(record)}: {record.status.value}: {record.reason}"
         for record in records
         if record.status is not Status.OK
     ]

@@ -10,20 +10,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..measure.environment import fingerprint, machine_fingerprint
-from ..record import (
+from ..harness.measure.environment import fingerprint, machine_fingerprint
+from ..harness.record import (
     ENVIRONMENTS,
+    RECORDS,
     SETTINGS,
     Case,
     Flops,
     Record,
     RecordError,
+    RunFolder,
     derive,
     known_settings,
     seal,
     to_frame,
 )
-from .folder import RECORDS, RunFolder, read_folder
+from .folder import read_folder
 from .page import generator
 from .write import SUMMARY, texts
 
@@ -99,7 +101,7 @@ def verify_folder(
         result.mismatches.append(Mismatch(RECORDS, "the file", str(error), "records that can be read"))
         return result
     result.files.append(RECORDS)
-    result.notes += folder.truncated
+    result.notes += folder.notes
     _hold_seals(result, folder)
     hold_environments(result, folder.environments)
     for record in folder.records:

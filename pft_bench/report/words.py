@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def digits(value: float) -> str:
@@ -55,7 +56,4 @@ def times(value: float) -> str:
 
 def tick(text: str) -> str:
     """A number of an axis: without the zeros that only columns need ("1.00 ms" is "1 ms")."""
-    number, space, unit = text.partition(" ")
-    if "." in number:
-        number = number.rstrip("0").rstrip(".")
-    return f"{number}{space}{unit}"
+    return re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text))

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from ..drafts import draft
-from ..record import Record
-from ..text import plain
-from .charts import WIDE, draw
-from .folder import RunFolder
+from ..common.drafts import draft
+from ..common.text import plain
+from ..harness.record import Record, RunFolder
+from .canvas import style_sheet
+from .draw import Drawing, DrawnFigure, Href, pictures
 from .markdown import render_markdown
 from .page import anchor, generator, render
-from .plots import write_plots
-from .series import Figure, figures
-from .svg import tag
 from .tables import write_summary
 
 PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.csv"
@@ -28,42 +24,43 @@ def in_page(record: Record) -> str:
     return f"{PAGE}{anchor(record)}"
 
 
-def svg_file(figure: Figure, names: list[str]) -> str:
-    """A figure as an SVG file of its own, light or dark as its reader is."""
-    style = (resources.files(__package__) / "chart.css").read_text(encoding="utf-8")
-    drawn = str(draw(figure, WIDE, names, in_page))
+def svg_file(drawing: Drawing, href: Href = in_page) -> str:
+    """A figure as an SVG file of its own, light or dark as its reader is; `href` is where its points lead."""
     sans = "svg { background: var(--paper); font-family: system-ui, sans-serif; }"
-    head = tag("style", Markup(f"\n{style}{sans}\n")) + Markup(f"<!-- {generator()} -->")
-    opened = drawn.replace(
-        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDE[0]:g}" height="{WIDE[1]:g}" ', 1
+    head = Markup("<style>\n{}{}\n</style><!-- {} -->").format(
+        Markup(style_sheet()), Markup(sans), generator()
     )
-    end = opened.index(">") + 1
-    return plain(f"{opened[:end]}{head}{opened[end:]}\n", lines=True)
+    width, height = f"{drawing.width:g}", f"{drawing.height:g}"
+    drawn = drawing.svg(href, xmlns="http://www.w3.org/2000/svg", width=width, height=height)
+    end = drawn.index(">") + 1
+    return plain(f"{drawn[:end]}{head}{drawn[end:]}\n", lines=True)
 
 
-def texts(folder: RunFolder) -> dict[str, Callable[[], str]]:
+def write_plots(folder: RunFolder) -> list[Path]:
+    """Write every figure that the records allow as a PNG; returns the files."""
+    return [picture.wide.png(folder.path) for picture in pictures(folder)]
+
+
+def texts(folder: RunFolder, drawn: Sequence[DrawnFigure] | None = None) -> dict[str, Callable[[], str]]:
     """File name -> what it must hold, for every text that a report consists of. Pure: equal records, equal texts."""
-    names = list(dict.fromkeys(record.case.backend for record in folder.records))
-    made = figures(folder.records, folder.roof, folder.quality_db)
-    found: dict[str, Callable[[], str]] = {PAGE: lambda: render(folder)}
-    found[TEXT] = lambda: render_markdown(folder, [f"{figure.key}.png" for figure in made])
-    for figure in made:
-        found[f"{figure.key}.svg"] = lambda figure=figure: svg_file(figure, names)  # type: ignore[misc]
+    drawn = pictures(folder) if drawn is None else drawn
+    names = [f"{picture.figure.key}.png" for picture in drawn]
+    found: dict[str, Callable[[], str]] = {
+        PAGE: lambda: render(folder, drawn),
+        TEXT: lambda: render_markdown(folder, names),
+    }
+    for picture in drawn:
+        found[f"{picture.figure.key}.svg"] = lambda picture=picture: svg_file(picture.wide)  # type: ignore[misc]
     return found
 
 
 def write_report(folder: RunFolder) -> list[Path]:
     """Write page, Markdown, CSV and figures (SVG and PNG) beside the records; returns the files, the page first."""
-    written = []
-    for name, text in texts(folder).items():
+    written, drawn = [], pictures(folder)
+    for name, text in texts(folder, drawn).items():
         path = folder.path / name
         with draft(path) as made:
             made.write_text(text(), encoding="utf-8")
         written.append(path)
     write_summary(folder.records, folder.path / SUMMARY)
-    roof = folder.roof(folder.records[-1])
-    return [
-        *written,
-        folder.path / SUMMARY,
-        *write_plots(folder.records, folder.path, roof, folder.quality_db),
-    ]
+    return [*written, folder.path / SUMMARY, *(picture.wide.png(folder.path) for picture in drawn)]

@@ -12,9 +12,9 @@ import torch
 from made import BACKENDS
 
 from pft_bench.backends import get
-from pft_bench.cases.layer import problem_layer
-from pft_bench.check import exact_product, within
-from pft_bench.problem import Problem
+from pft_bench.harness.cases.layer import problem_layer
+from pft_bench.harness.check import exact_product, within
+from pft_bench.harness.problem import Problem
 
 TIMED = [name for name in ("dense", "cpu") if name in BACKENDS]
 

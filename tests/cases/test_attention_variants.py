@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from made import tiny_config
 
-from pft_bench.cases import Settings, plan_groups
-from pft_bench.cases import model as level
-from pft_bench.measure.rounds import Plan
+from pft_bench.harness.cases import Settings, plan_groups
+from pft_bench.harness.cases import model as level
+from pft_bench.harness.measure.rounds import Plan
+from pft_bench.harness.record import Status
 from pft_bench.model import PRESETS, published_macs
-from pft_bench.record import Status
 from pft_bench.report.tables import step_text
 
 TINY = tiny_config(16, 5, 2)

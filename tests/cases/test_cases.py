@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pft_bench.cases import Settings, check_inputs, left_out, plan_groups
-from pft_bench.cases.image import low_resolution
-from pft_bench.cases.layer import problem_layer
-from pft_bench.cases.settings import layer_candidates
+from pft_bench.common.schedule import parse_schedule
+from pft_bench.harness.cases import Settings, check_inputs, left_out, plan_groups
+from pft_bench.harness.cases.image import low_resolution
+from pft_bench.harness.cases.layer import problem_layer
+from pft_bench.harness.cases.settings import layer_candidates
+from pft_bench.harness.problem import Problem
 from pft_bench.model import PRESETS
-from pft_bench.problem import Problem
-from pft_bench.schedule import parse_schedule
 
 
 def test_steps_of_the_published_schedule_follow_its_two_chains() -> None:

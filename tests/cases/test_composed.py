@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pft_bench.cases import composed
-from pft_bench.cases.layer import output_gradient, problem_layer
-from pft_bench.problem import Problem
+from pft_bench.harness.cases import composed
+from pft_bench.harness.cases.layer import output_gradient, problem_layer
+from pft_bench.harness.problem import Problem
 
 STEPS = [(20, 9), (16, 16)]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pft_bench.cases.gradients import gradient_call
-from pft_bench.cases.layer import layer_gradients, problem_layer
-from pft_bench.cases.settings import Settings
-from pft_bench.problem import Problem
+from pft_bench.harness.cases.gradients import gradient_call
+from pft_bench.harness.cases.layer import layer_gradients, problem_layer
+from pft_bench.harness.cases.settings import Settings
+from pft_bench.harness.problem import Problem
 
 
 def test_backward_alone_runs_the_forward_once():

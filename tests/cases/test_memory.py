@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pft_bench.cases.memory import footprint_case, measure_footprint, predicted_process_bytes
 from pft_bench.cli.fit import largest_input
+from pft_bench.common.schedule import parse_schedule
+from pft_bench.harness.cases.memory import footprint_case, measure_footprint, predicted_process_bytes
+from pft_bench.harness.record import Status
 from pft_bench.model import PRESETS
-from pft_bench.record import Status
-from pft_bench.schedule import parse_schedule
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ import torch
 from made import product, tiny_config
 
 from pft_bench.backends import get
-from pft_bench.cases import Settings, plan_groups
-from pft_bench.cases import group as group_module
-from pft_bench.cases import settings as settings_module
-from pft_bench.cases.threads import ThreadsGroup, thread_counts, unlike, use_threads
+from pft_bench.harness.cases import Settings, plan_groups
+from pft_bench.harness.cases import group as group_module
+from pft_bench.harness.cases import settings as settings_module
+from pft_bench.harness.cases.threads import ThreadsGroup, thread_counts, unlike, use_threads
+from pft_bench.harness.measure.contender import Refused, Verified, verify
+from pft_bench.harness.measure.rounds import Plan
+from pft_bench.harness.measure.timer import CpuTimer
+from pft_bench.harness.record import Status
 from pft_bench.insight.counts import formula_counts
-from pft_bench.measure.candidate import Refused, Verified, verify
-from pft_bench.measure.rounds import Plan
-from pft_bench.measure.timer import CpuTimer
 from pft_bench.model import PFT, PRESETS
-from pft_bench.record import Status
 
 TINY = tiny_config(16, 5, 5)
 LAYERS = 6
@@ -71,7 +71,7 @@ def checked(group: ThreadsGroup) -> dict[str, Verified | Refused]:
     """The outcome of each candidate's check, as a run makes it, without the timing."""
     torch.set_num_threads(group.settings.threads)
     with torch.set_grad_enabled(group.settings.mode == "train"):
-        return {candidate.name: verify(candidate) for candidate in group.candidates()}
+        return {candidate.name: verify(candidate) for candidate in group.contenders()}
 
 
 def on_two_threads(monkeypatch: pytest.MonkeyPatch, backend: str, change: Change) -> None:

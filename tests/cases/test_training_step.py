@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pft_bench.cases.model import _check_step
+from pft_bench.harness.cases.model import _check_step
 from pft_bench.model import PFT, generated_weights
 
 

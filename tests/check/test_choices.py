@@ -13,7 +13,7 @@ from torch import Tensor
 from pft_bench import PFT
 from pft_bench.backends import Layer, base
 from pft_bench.backends.dense import DenseBackend
-from pft_bench.check import ModelOracle, check_output, failures
+from pft_bench.harness.check import ModelOracle, check_output, failures
 from pft_bench.model import generated_weights
 
 Check = Callable[..., tuple[list[str], list[str]]]

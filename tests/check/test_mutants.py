@@ -1,6 +1,6 @@
 """Wrong kernels on purpose: each must be found, by the check that is there for it, and right ones never.
 
-The mutants of `pft_bench.selftest` and more of the kind, each on every step of a chain that it can occur in.
+The mutants of `pft_bench.harness.selftest` and more of the kind, each on every step of a chain that it can occur in.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pft_bench.backends import Backend, get
 from pft_bench.backends.base import empty
-from pft_bench.check import Layer, check_layer, check_product, check_ties, failures
-from pft_bench.check.operator import check_shapes
-from pft_bench.selftest.kernels import (
+from pft_bench.harness.check import Layer, check_layer, check_product, check_ties, failures
+from pft_bench.harness.check.operator import check_shapes
+from pft_bench.harness.selftest.kernels import (
     LAYERS,
     accumulated,
     candidates_off_by_one,
@@ -45,7 +45,7 @@ from pft_bench.selftest.kernels import (
     wrong_head,
     zeros,
 )
-from pft_bench.selftest.mutant import Mutant
+from pft_bench.harness.selftest.mutant import Mutant
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from made import tiny_config
 
 from pft_bench.backends import base
 from pft_bench.cli import main
-from pft_bench.measure import roof
+from pft_bench.harness.measure import roof
 from pft_bench.model import PRESETS
 
 TINY = tiny_config(16, 5)

@@ -15,8 +15,8 @@ from PIL import Image
 
 import pft_bench
 from pft_bench.backends import base, get
-from pft_bench.record import read_records, seal
-from pft_bench.selftest.trials import Trial
+from pft_bench.harness.record import read_records, seal
+from pft_bench.harness.selftest.trials import Trial
 
 Command = Callable[..., Any]
 

@@ -77,13 +77,17 @@ def test_history_lists_and_draws(call, tmp_path: Path) -> None:  # type: ignore[
     assert code == 0
     assert "FASTER 0.80" in text
     assert "2 of 2 comparable steps changed" in text
-    assert plot.read_text().lstrip().startswith("<?xml")
+    drawn = plot.read_text()
+    assert drawn.startswith("<svg")
+    assert "FASTER 0.80" in drawn
+    for number in (0, 1):
+        assert f'href="{number}/records.jsonl"' in drawn, "every point leads to its records"
     assert call("history", tmp_path, "--case", "nothing like it")[0] == 2
 
 
 def test_selftest_prints_its_score(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     from pft_bench.cli import selftest
-    from pft_bench.selftest.mutation import Outcome
+    from pft_bench.harness.selftest.mutation import Outcome
 
     outcomes = [Outcome("zeros", "values", ("values",)), Outcome("side stream", "values", skipped="no GPU")]
     monkeypatch.setattr(selftest, "run_mutants", lambda: iter(outcomes))

@@ -13,9 +13,9 @@ from PIL import Image
 from skimage import data
 
 import pft_bench
+from pft_bench.apps.quality import Variant, psnr_y, read_rows
+from pft_bench.harness.record import Status, read_records
 from pft_bench.model import PRESETS, generated_weights
-from pft_bench.quality import Variant, psnr_y, read_rows
-from pft_bench.record import Status, read_records
 
 Command = Callable[..., Any]
 
@@ -57,7 +57,8 @@ def test_quality_latency_and_memory(
     }
     assert all(record.status is Status.OK and record.checks for record in records)
     assert all(record.memory.peak_allocated_bytes for record in records)
-    assert (out / "quality_vs_latency.png").stat().st_size > 10_000
+    for name in ("latency_Set5", "latency_Set14", "memory_Set5", "memory_Set14"):
+        assert (out / f"quality_vs_{name}.png").stat().st_size > 10_000
     psnr = {(row.dataset, row.variant.name): row.psnr_db for row in rows}
     for text in (f"{psnr['Set5', '16,3 cpu']:.2f}", f"{psnr['Set14', 'bicubic']:.2f}", "Set5 (1)", "ms"):
         assert text in ended.out
@@ -75,7 +76,7 @@ def test_the_rows_are_those_of_the_model(
     )
     assert ended.code == 0, ended
     assert not (out / "records.jsonl").exists()
-    from pft_bench.quality import find_datasets, load_pair
+    from pft_bench.apps.quality import find_datasets, load_pair
 
     low, high = (torch.from_numpy(part) for part in load_pair(find_datasets(sets, 2)[0].pairs[0], 2))
     assert high.shape == (32, 40, 3)
@@ -108,7 +109,7 @@ def test_a_broken_image_does_not_stop_the_others(
 def test_a_failed_measurement_keeps_the_quality(
     pft_bench_command: Command, weights: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.quality import VariantsGroup
+    from pft_bench.apps.quality import VariantsGroup
 
     def fails(self: VariantsGroup) -> None:
         raise RuntimeError("out of memory")

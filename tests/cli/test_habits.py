@@ -16,12 +16,10 @@ import torch
 from PIL import Image
 
 import pft_bench
+from pft_bench.apps.images import enlarge
+from pft_bench.apps.quality import bicubic_row, read_rows
 from pft_bench.cli.app import whole_program
-from pft_bench.cli.history import draw
-from pft_bench.compare.history import Point, Series
-from pft_bench.images import enlarge
 from pft_bench.model import PRESETS, generated_weights
-from pft_bench.quality import bicubic_row, read_rows
 
 Command = Callable[..., Any]
 PACKAGE = Path(pft_bench.__file__).parent
@@ -304,15 +302,6 @@ def test_ctrl_c_before_a_command_begins(pft_bench_command: Command, monkeypatch:
 
     monkeypatch.setattr("pft_bench.cli.app.whole_program", stop)
     assert pft_bench_command("doctor") == (130, "", "interrupted\n")
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_plot_of_many_cases_has_room_for_their_names(tmp_path: Path) -> None:
-    point = Point(tmp_path, "abc", "2026-01-01T00:00:00", 1.0, 0.5)
-    draw(
-        [Series(str(case), f"layer 256 -> {case}, cpu", (point,)) for case in range(150)], tmp_path / "a.png"
-    )
-    assert (tmp_path / "a.png").is_file()
 
 
 def test_backends_is_a_table_and_a_package() -> None:

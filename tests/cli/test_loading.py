@@ -11,8 +11,8 @@ import pytest
 import torch
 from skimage import io
 
+from pft_bench.apps.train.state import write_checkpoint
 from pft_bench.model import PFT, generated_weights
-from pft_bench.train.state import write_checkpoint
 
 # Windows of 16 tokens; so narrow that all heads share one bias, and no weight tells how many there are.
 NARROW: dict[str, Any] = {

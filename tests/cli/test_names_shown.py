@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 import pft_bench
+from pft_bench.apps.quality import read_rows
 from pft_bench.model import PRESETS, generated_weights
-from pft_bench.quality import read_rows
 
 Command = Callable[..., Any]
 

@@ -14,9 +14,9 @@ from pictures import encoded, no_pictures, save
 from PIL import Image
 
 import pft_bench
-from pft_bench.images import read_picture
+from pft_bench.apps.images import read_picture
+from pft_bench.apps.quality import read_rows
 from pft_bench.model import PRESETS, generated_weights
-from pft_bench.quality import read_rows
 
 Command = Callable[..., Any]
 PIXELS = np.random.default_rng(5).integers(0, 256, (32, 36, 3)).astype(np.uint8)

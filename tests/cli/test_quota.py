@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pft_bench import container
-from pft_bench.measure.environment import environment, fingerprint, machine_fingerprint
+from pft_bench.common import container
+from pft_bench.harness.measure.environment import environment, fingerprint, machine_fingerprint
 from pft_bench.report.folder import machine_text
 
 Run = Callable[..., Any]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pft_bench.record import read_records
-from pft_bench.sweep.resume import differences_of_environments, differences_of_settings
+from pft_bench.harness.record import read_records
+from pft_bench.harness.sweep.resume import differences_of_environments, differences_of_settings
 
 Run = Callable[..., Any]
 PLUGIN = """

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pft_bench.backends import get
-from pft_bench.record import Status, lock_folder, read_records, recompute
+from pft_bench.harness.record import Status, lock_folder, read_records, recompute
 
 Run = Callable[..., Any]
 
@@ -299,7 +299,7 @@ def test_options_that_typer_refuses_end_with_code_2_as_well(
 def test_the_roof_is_measured_on_the_threads_of_the_run(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.measure import roof
+    from pft_bench.harness.measure import roof
 
     seen = []
     right = roof.measure_roof
@@ -394,7 +394,7 @@ def test_an_interrupted_run_keeps_its_records_and_says_how_to_go_on(
 def test_what_fails_after_the_timing_costs_that_row_alone(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.cases import group
+    from pft_bench.harness.cases import group
 
     right = group.peak_allocated
     monkeypatch.setattr(
@@ -437,7 +437,7 @@ def test_what_a_backend_does_without_is_a_skipped_row(tiny_run: Run, tmp_path: P
 def test_a_timer_that_forgets_half_of_the_work_ends_the_run(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.measure.timer import CpuTimer
+    from pft_bench.harness.measure.timer import CpuTimer
 
     arguments = ("--level", "op", "--sched", "dense", "--backend", "cpu", "--out")
     assert tiny_run(*arguments, tmp_path / "sound").code == 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pft_bench.cases import settings
-from pft_bench.record import read_records
+from pft_bench.harness.cases import settings
+from pft_bench.harness.record import read_records
 
 Run = Callable[..., Any]
 ARGUMENTS = ("--level", "threads", "--threads", 2, "--backend", "cpu", "--sched", "5")

@@ -11,10 +11,11 @@ import pytest
 import torch
 import typer
 
-from pft_bench.cases.settings import MAX_THREADS
 from pft_bench.cli import app
+from pft_bench.common.container import usable_cores
 
 Command = Callable[..., Any]
+MAX_THREADS = 4 * usable_cores()
 COMMANDS = typer.main.get_command(app.app).commands
 TAKE_THREADS = [name for name, made in COMMANDS.items() if any(p.name == "threads" for p in made.params)]
 NEEDED = {

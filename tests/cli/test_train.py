@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import pft_bench
-from pft_bench.cases import settings as cases_settings
+from pft_bench.apps.train import trainer as training
 from pft_bench.cli.loading import load_model
+from pft_bench.harness.cases import settings as cases_settings
+from pft_bench.harness.record import lock_folder
 from pft_bench.model import PRESETS
-from pft_bench.record import lock_folder
-from pft_bench.train import trainer as training
 
 Command = Callable[..., Any]
 TRAINED = (16, 16, 3, 3)

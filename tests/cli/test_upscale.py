@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import pft_bench
-from pft_bench.images import Picture, read_picture, write_picture
+from pft_bench.apps.images import Picture, read_picture, write_picture
 from pft_bench.model import PRESETS, compare_tiled, generated_weights
 from pft_bench.model import upscale as model_upscale
 

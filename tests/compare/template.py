@@ -29,7 +29,7 @@ def serve(path: str) -> None:
     """Fork for everyone who asks, until killed."""
     import torch  # noqa: F401
 
-    import pft_bench.cases  # noqa: F401
+    import pft_bench.harness.cases  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks what became of a fork
     with socket.socket(socket.AF_UNIX) as listener:

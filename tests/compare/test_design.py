@@ -8,13 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from pft_bench.compare import design
-from pft_bench.compare.design import ROUNDS_A_LAYOUT, SIDES, Design, Sampler, measure_pair
-from pft_bench.compare.local import NotComparable, local_layout
-from pft_bench.compare.verdicts import LOOKS
-from pft_bench.measure.candidate import Candidate
-from pft_bench.measure.statistics import Verdict
-from pft_bench.record import CheckResult
+from pft_bench.harness.compare import design
+from pft_bench.harness.compare.design import ROUNDS_A_LAYOUT, SIDES, Design, Sampler, measure_pair
+from pft_bench.harness.compare.local import NotComparable, local_layout
+from pft_bench.harness.measure.contender import Contender
+from pft_bench.harness.measure.verdicts import LOOKS, Verdict
+from pft_bench.harness.record import CheckEntry
 
 
 class Scripted:
@@ -108,14 +107,14 @@ def test_the_budget_ends_it_at_twelve_rounds_or_later(monkeypatch: pytest.Monkey
 def test_real_calls_and_a_failed_check() -> None:
     data = np.random.default_rng(0).random(100_000)
 
-    def build(side: str) -> Candidate:
+    def build(side: str) -> Contender:
         mine = data[:60_000].copy() if side == "B" else data.copy()
-        return Candidate(side, lambda: np.sort(mine), lambda _: [CheckResult("planted", True)])
+        return Contender(side, lambda: np.sort(mine), lambda _: [CheckEntry("planted", True)])
 
     assert measure_pair(local_layout(build), Design()).evidence().verdict(0.05) is Verdict.FASTER
 
-    def wrong(side: str) -> Candidate:
-        return Candidate(side, lambda: None, lambda _: [CheckResult("planted", side != "B", "off")])
+    def wrong(side: str) -> Contender:
+        return Contender(side, lambda: None, lambda _: [CheckEntry("planted", side != "B", "off")])
 
     with pytest.raises(NotComparable, match="B: failed: planted: off"):
         measure_pair(local_layout(wrong), Design())

@@ -12,12 +12,21 @@ import pytest
 
 from pft_bench.cli.history import history as history_command
 from pft_bench.cli.history import step
-from pft_bench.compare.folders import compare_folders
-from pft_bench.compare.history import history, run_folders
-from pft_bench.measure.statistics import Verdict
-from pft_bench.record import Baseline, Case, CheckResult, Record, RecordWriter, Status, Timing, read_records
+from pft_bench.harness.compare.folders import compare_folders
+from pft_bench.harness.compare.history import history, run_folders
+from pft_bench.harness.measure.verdicts import Verdict
+from pft_bench.harness.record import (
+    Baseline,
+    Case,
+    CheckEntry,
+    Record,
+    RecordWriter,
+    Status,
+    Timing,
+    read_records,
+)
 
-PASSED = CheckResult("operator", True)
+PASSED = CheckEntry("operator", True)
 MACHINE = {
     "machine": "m1",
     "cpu": {"model": "one", "governor": "performance"},

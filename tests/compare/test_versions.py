@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from checkout import needs_git
 
-from pft_bench.compare import revision
-from pft_bench.compare.live import compare_versions
-from pft_bench.compare.remote import Version, Worker, WorkerError
-from pft_bench.measure.statistics import Verdict
+from pft_bench.harness.compare import revision
+from pft_bench.harness.compare.live import compare_versions
+from pft_bench.harness.compare.remote import Version, Worker, WorkerError
+from pft_bench.harness.measure.verdicts import Verdict
 
 SETTINGS = {
     "schedules": ["16,5"],
@@ -26,12 +26,12 @@ SETTINGS = {
 }
 SMALL = """
 import sys
-from pft_bench.cases import settings
-import pft_bench.problem as problem
+from pft_bench.harness.cases import settings
+import pft_bench.harness.problem as problem
 # windows of 64 tokens instead of 1024: a test has no time for more
 settings.Settings.problem, before = None, settings.Settings.problem
-def smaller(self, op, candidates, kept, *args, **more):
-    made = before(self, op, candidates, kept, *args, **more)
+def smaller(self, op, contenders, kept, *args, **more):
+    made = before(self, op, contenders, kept, *args, **more)
     from dataclasses import replace
     return replace(made, tokens=64)
 settings.Settings.problem = smaller

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pft_bench import PFT
+from pft_bench.apps.focus import MOST_TOKENS, focus_of, view_around
 from pft_bench.backends import Layer
-from pft_bench.focus import MOST_TOKENS, focus_of, view_around
 from pft_bench.model import generated_weights
 from pft_bench.ops import observe_layers
 

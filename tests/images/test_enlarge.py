@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pft_bench.images import Picture, enlarge, imresize
+from pft_bench.apps.images import Picture, enlarge, imresize
 
 
 def nearest(x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pft_bench.images import Picture, PictureError, read_picture, write_picture
-from pft_bench.images.files import check_writable
+from pft_bench.apps.images import Picture, PictureError, read_picture, write_picture
+from pft_bench.apps.images.files import check_writable
 
 
 def picture(channels: int = 3, dtype: type = np.uint8, alpha: bool = False, hw: tuple[int, int] = (5, 7)):

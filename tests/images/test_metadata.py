@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import IFDRational
 
-from pft_bench.images import Metadata, Picture, fit_to_file, read_picture, write_picture
+from pft_bench.apps.images import Metadata, Picture, fit_to_file, read_picture, write_picture
 
 SUFFIXES = (".jpg", ".png", ".webp", ".tif")
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF"}
@@ -340,7 +340,7 @@ def test_a_density_in_damaged_exif_is_not_replaced_by_a_made_up_one(tmp_path: Pa
 
 def test_a_tiff_of_long_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond 2 GB is written with offsets of eight bytes: here every picture is."""
-    monkeypatch.setattr("pft_bench.images.files._MOST_BYTES", {".tif": 0})
+    monkeypatch.setattr("pft_bench.apps.images.files._MOST_BYTES", {".tif": 0})
     pixels = np.random.default_rng(0).integers(0, 65536, (300, 70, 3)).astype(np.uint16)
     exif = of_a_camera(1).tobytes().removeprefix(b"Exif\0\0")
     given = Picture(

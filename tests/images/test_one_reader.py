@@ -12,10 +12,10 @@ import tifffile
 from pictures import chunk, encoded, no_pictures, save
 from PIL import Image, ImageCms
 
-from pft_bench.cases.image import low_resolution
-from pft_bench.images import PictureError, read_header, read_picture
-from pft_bench.quality import Pair, load_pair
-from pft_bench.train.photographs import Photographs, read_rgb
+from pft_bench.apps.images import PictureError, read_header, read_picture
+from pft_bench.apps.quality import ImagePair, load_pair
+from pft_bench.apps.train.photographs import Photographs, read_rgb
+from pft_bench.harness.cases.image import low_resolution
 
 HIGH, WIDE = 6, 9
 GREY = np.arange(HIGH * WIDE, dtype=np.uint8).reshape(HIGH, WIDE) * 4
@@ -145,7 +145,7 @@ def for_train(path: Path) -> np.ndarray:
 
 
 def for_evaluate(path: Path) -> np.ndarray:
-    low, high = load_pair(Pair("a", path, path), 1)
+    low, high = load_pair(ImagePair("a", path, path), 1)
     assert np.array_equal(low, high)
     return high
 
@@ -323,7 +323,7 @@ def test_no_other_library_decodes_pictures() -> None:
     import pft_bench
 
     root = Path(pft_bench.__file__).parent
-    known = {"images/bitmap.py", "images/tiff_tags.py"}  # the second decodes no pixels
+    known = {"apps/images/bitmap.py", "apps/images/tiff_tags.py"}  # the second decodes no pixels
     found = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pft_bench.images import list_pictures, pictures_left_out, walk_pictures
-from pft_bench.quality import find_datasets
-from pft_bench.train.photographs import picture_paths
+from pft_bench.apps.images import list_pictures, pictures_left_out, walk_pictures
+from pft_bench.apps.quality import find_datasets
+from pft_bench.apps.train.photographs import picture_paths
 
 PICTURES = ("a.png", "b.JPG", "c.tiff", "d.bmp", "deep/e.webp", "deep/er/f.jpeg")
 OTHERS = (

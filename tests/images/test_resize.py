@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pft_bench.images import imresize
+from pft_bench.apps.images import imresize
 
 
 def photograph() -> np.ndarray:

@@ -12,18 +12,18 @@ import pytest
 import torch
 from made import tiny_config
 
-from pft_bench import stages
 from pft_bench.backends import Layer
 from pft_bench.backends.reference import ReferenceBackend
-from pft_bench.cases import Settings
-from pft_bench.insight.crossover import Comparison, bisect, compare_at, crossover
+from pft_bench.common import stages
+from pft_bench.harness.cases import Settings
+from pft_bench.harness.measure.profile import marked, profiled, write_memory
+from pft_bench.harness.measure.rounds import Plan
+from pft_bench.harness.record import Record, Status
+from pft_bench.insight.crossover import CrossoverStep, bisect, compare_at, crossover
 from pft_bench.insight.limits import published_limits
 from pft_bench.insight.ranges import model_ranges
 from pft_bench.insight.statistics import collect
-from pft_bench.measure.profile import marked, profiled, write_memory
-from pft_bench.measure.rounds import Plan
 from pft_bench.model import PFT, PRESETS
-from pft_bench.record import Record, Status
 from pft_bench.report.amdahl import ceilings
 
 TINY = tiny_config(16, 5, 3)
@@ -33,10 +33,10 @@ def planted(crossing: float, blur: float = 1.0) -> tuple[list[int], object]:
     """A comparison whose ratio is k / crossing, its interval `blur` wide on either side."""
     asked: list[int] = []
 
-    def compare(k: int) -> Comparison:
+    def compare(k: int) -> CrossoverStep:
         asked.append(k)
         ratio = k / crossing
-        return Comparison(k, ratio, ratio / blur, ratio * blur)
+        return CrossoverStep(k, ratio, ratio / blur, ratio * blur)
 
     return asked, compare
 
@@ -65,8 +65,8 @@ def test_a_blurred_measurement_widens_the_interval_and_never_decides() -> None:
 def test_an_end_that_could_not_tell_hides_nothing(unsure: int, crossing: float) -> None:
     _, clear = planted(crossing)
 
-    def compare(k: int) -> Comparison:
-        return Comparison(k, 1.0, 0.5, 2.0) if k == unsure else clear(k)
+    def compare(k: int) -> CrossoverStep:
+        return CrossoverStep(k, 1.0, 0.5, 2.0) if k == unsure else clear(k)
 
     found = bisect(compare, 4, 1023)  # type: ignore[arg-type]
     sides = {c.k: c.side for c in found.comparisons}
@@ -101,7 +101,7 @@ def test_a_comparison_times_two_checked_layers(monkeypatch: pytest.MonkeyPatch, 
     assert record.timing is not None
     assert record.timing.baseline is not None
     assert len(record.timing.samples_s) == len(record.timing.baseline.samples_s) == 6
-    found = Comparison.of(record)
+    found = CrossoverStep.of(record)
     assert 0 < found.low <= found.ratio <= found.high
     assert {check.name.partition(":")[0] for check in record.checks} == {"sparse", "dense step"}
 

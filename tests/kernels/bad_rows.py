@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pft_bench.backends.base import poisoned
-from pft_bench.check import Layer
-from pft_bench.check.oracle import logits
+from pft_bench.harness.check import Layer
+from pft_bench.harness.check.oracle import logits
 
 ROW = 3
 

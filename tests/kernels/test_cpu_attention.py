@@ -7,9 +7,10 @@ import torch
 from bad_rows import check_bad_rows
 from cpu_cases import EPS, as_leaves, attention, close, expected_forward
 
-from pft_bench import reference, stages
+from pft_bench import reference
 from pft_bench.backends import Layer, get
 from pft_bench.backends.base import poisoned
+from pft_bench.common import stages
 
 CPU = get("cpu")
 

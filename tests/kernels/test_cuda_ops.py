@@ -1,6 +1,6 @@
 """The CUDA kernels, executed in the emulator with the race detector on, against masked dense attention in float64.
 
-The bounds are those of `pft_bench.check` (gamma_n); nothing here is tolerated by guess.
+The bounds are those of `pft_bench.harness.check` (gamma_n); nothing here is tolerated by guess.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from bad_rows import check_bad_rows
 
 import pft_bench
 from pft_bench.backends import Layer, get
-from pft_bench.check import within
-from pft_bench.check.bounds import gamma, output_rounding
-from pft_bench.check.operator import check_layer, check_product, exact_product
+from pft_bench.harness.check import within
+from pft_bench.harness.check.bounds import gamma, output_rounding
+from pft_bench.harness.check.operator import check_layer, check_product, exact_product
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
 
@@ -37,7 +37,7 @@ def backend() -> Iterator[Any]:
     found = get("cuda-emu")
     assert found.available() is None
     yield found
-    found.version = found.candidates = "auto"
+    found.version = found.contenders = "auto"
 
 
 def distinct_index(

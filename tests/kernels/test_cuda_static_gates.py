@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pft_bench.report import kernel_table as table
+from pft_bench.insight import kernel_table as table
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA_INCLUDE = [Path("/usr/local/cuda/include"), *Path("/usr/local").glob("cuda-*/include")]

@@ -10,7 +10,7 @@ import torch
 
 import pft_bench
 from pft_bench.backends import Layer, base, get, official
-from pft_bench.check.operator import check_layer, check_product
+from pft_bench.harness.check.operator import check_layer, check_product
 
 
 def _expect(index: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:

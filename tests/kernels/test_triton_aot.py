@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from pft_bench.report import triton_table
+from pft_bench.insight import triton_table
 
 # Shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, "Technical Specifications").
 SHARED_LIMIT_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}

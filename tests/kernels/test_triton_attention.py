@@ -8,7 +8,7 @@ from triton_cases import DEVICE, DTYPES, INTERPRETED, assert_passed, normal, ran
 import pft_bench
 from pft_bench import reference
 from pft_bench.backends import get
-from pft_bench.check import Layer, check_layer
+from pft_bench.harness.check import Layer, check_layer
 
 pytestmark = runs_kernels
 

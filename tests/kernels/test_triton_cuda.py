@@ -9,7 +9,7 @@ import torch
 from triton_cases import DEVICE, DTYPES, normal, random_index, random_layer, runs_kernels
 
 from pft_bench.backends import get
-from pft_bench.check import exact_product, oracle, within
+from pft_bench.harness.check import exact_product, oracle, within
 
 CUDA = "cuda" if DEVICE == "cuda" else "cuda-emu"
 

@@ -5,7 +5,7 @@ import torch
 from triton_cases import DEVICE, DTYPES, assert_passed, normal, random_index, runs_kernels
 
 from pft_bench.backends import get
-from pft_bench.check import check_product
+from pft_bench.harness.check import check_product
 
 pytestmark = runs_kernels
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pft_bench.backends import get
-from pft_bench.check import Layer, failures
+from pft_bench.harness.check import Layer, failures
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from checkout import needs_git
 
-from pft_bench.measure import environment as module
-from pft_bench.measure.environment import environment, fingerprint
-from pft_bench.measure.flops import counted_flops
+from pft_bench.harness.measure import environment as module
+from pft_bench.harness.measure.environment import environment, fingerprint
+from pft_bench.harness.measure.flops import counted_flops
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 @needs_git
 def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = tmp_path / "pft_bench" / "measure" / "environment.py"
+    here = tmp_path / "pft_bench" / "harness" / "measure" / "environment.py"
     here.parent.mkdir(parents=True)
     here.write_text("# one\n")
     _git(tmp_path, "init", "-q")
@@ -120,7 +120,7 @@ def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_an_installed_copy_does_not_take_the_commit_of_the_checkout_around_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / ".venv" / "lib" / "pft_bench" / "measure" / "environment.py"
+    here = tmp_path / ".venv" / "lib" / "pft_bench" / "harness" / "measure" / "environment.py"
     here.parent.mkdir(parents=True)
     here.write_text("")
     _git(tmp_path, "init", "-q")

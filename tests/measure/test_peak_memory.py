@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pft_bench.measure import memory
-from pft_bench.measure.memory import peak_allocated, peak_of_events, peak_process
+from pft_bench.harness.measure import memory
+from pft_bench.harness.measure.memory import peak_allocated, peak_of_events, peak_process
 
 MIB = 1 << 20
 

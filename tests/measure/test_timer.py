@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from pft_bench.measure import timer as timer_module
-from pft_bench.measure.candidate import Call, Candidate, Refused, Verified, verify
-from pft_bench.measure.timer import CpuTimer, CudaEventTimer, CudaGraphTimer, cuda_timer
-from pft_bench.record import CheckResult
+from pft_bench.harness.measure import timer as timer_module
+from pft_bench.harness.measure.contender import Call, Contender, Refused, Verified, verify
+from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, CudaGraphTimer, cuda_timer
+from pft_bench.harness.record import CheckEntry
 
 
-def passed() -> list[CheckResult]:
-    return [CheckResult("planted", True)]
+def passed() -> list[CheckEntry]:
+    return [CheckEntry("planted", True)]
 
 
 def verified(call: Call, *rotations: Call) -> Verified:
-    found = verify(Candidate("it", call, lambda _: passed(), rotations))
+    found = verify(Contender("it", call, lambda _: passed(), rotations))
     assert isinstance(found, Verified)
     return found
 
@@ -96,10 +96,10 @@ def test_warm_up_runs_short_calls_often_and_long_ones_once() -> None:
 
 
 def test_nothing_unchecked_can_be_timed() -> None:
-    candidate = Candidate("it", lambda: None, lambda _: [])
+    contender = Contender("it", lambda: None, lambda _: [])
     with pytest.raises(TypeError, match="unchecked"):
-        Verified(candidate, (), object())
-    assert isinstance(verify(candidate), Refused)  # a check without a result is no check
+        Verified(contender, (), object())
+    assert isinstance(verify(contender), Refused)  # a check without a result is no check
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_nothing_unchecked_can_be_timed() -> None:
     ],
 )
 def test_an_exception_in_a_check_becomes_a_reason(error: Exception, status: str) -> None:
-    def check(_: Call) -> list[CheckResult]:
+    def check(_: Call) -> list[CheckEntry]:
         raise error
 
-    found = verify(Candidate("it", lambda: None, check))
+    found = verify(Contender("it", lambda: None, check))
     assert isinstance(found, Refused)
     assert found.rejection.status == status
     assert type(error).__name__ in found.rejection.reason
@@ -124,11 +124,11 @@ def test_an_exception_in_a_check_becomes_a_reason(error: Exception, status: str)
 def test_the_allocator_of_torch_runs_out_as_expected() -> None:
     """The wording that tells an exhausted CPU allocator from other RuntimeErrors."""
 
-    def check(call: Call) -> list[CheckResult]:
+    def check(call: Call) -> list[CheckEntry]:
         call()
         return passed()
 
-    found = verify(Candidate("it", lambda: torch.empty(1 << 60, dtype=torch.int8), check))
+    found = verify(Contender("it", lambda: torch.empty(1 << 60, dtype=torch.int8), check))
     assert isinstance(found, Refused)
     assert found.rejection.status == "oom", found.rejection
 
@@ -139,11 +139,11 @@ def test_check_gets_the_callable_that_is_timed() -> None:
     def call() -> None:
         pass
 
-    def check(given: Call) -> list[CheckResult]:
+    def check(given: Call) -> list[CheckEntry]:
         seen.append(given)
         return passed()
 
-    found = verify(Candidate("it", call, check))
+    found = verify(Contender("it", call, check))
     assert isinstance(found, Verified)
     assert seen == [call] == [found.call]
 

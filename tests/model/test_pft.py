@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pft_bench
-from pft_bench import stages
+from pft_bench.common import stages
 from pft_bench.model import PFT, generated_weights
 from pft_bench.model.layers import relative_position_index
 

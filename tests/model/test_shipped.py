@@ -8,10 +8,10 @@ import torch
 from skimage import data
 
 import pft_bench
-from pft_bench.images.resize import imresize
+from pft_bench.apps.images.resize import imresize
+from pft_bench.maintain.sample_photographs import SOURCES
 from pft_bench.model import preset, weights_file
 from pft_bench.model.files import SHIPPED
-from pft_bench.train.sample_photographs import SOURCES
 
 LUMA = np.array([65.481, 128.553, 24.966]) / 255
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pft_bench.measure.memory import peak_allocated
+from pft_bench.harness.measure.memory import peak_allocated
 from pft_bench.model import PFT, forward_footprint, strips
 from pft_bench.model.layers import from_windows, to_windows
 

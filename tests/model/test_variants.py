@@ -15,23 +15,23 @@ from pft_bench.model import PFT
 from pft_bench.model.config import ATTENTIONS
 from pft_bench.model.layers import region_map
 from pft_bench.model.macs import layer_products
-from pft_bench.model.variants import VARIANTS, Layer, hashed_neighbours
+from pft_bench.model.variants import VARIANTS, VariantInputs, hashed_neighbours
 from pft_bench.ops import ChainState, observe_layers
 
 WINDOW, HEADS, DIM = 4, 2, 5
 TOKENS = WINDOW**2
 
 
-def inputs(seed: int = 0, backend: str = "dense", topk: int = 6, masked: bool = True) -> Layer:
+def inputs(seed: int = 0, backend: str = "dense", topk: int = 6, masked: bool = True) -> VariantInputs:
     """Four windows of an 8x8 image."""
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(4, HEADS, TOKENS, DIM, generator=generator) for _ in range(3))
     bias = torch.randn((2 * WINDOW - 1) ** 2, HEADS, generator=generator)
     region = region_map(8, 8, WINDOW, 2, torch.device("cpu")) if masked else None
-    return Layer(q, k, v, bias, region, None, topk, backend)
+    return VariantInputs(q, k, v, bias, region, None, topk, backend)
 
 
-def logits(layer: Layer) -> Tensor:
+def logits(layer: VariantInputs) -> Tensor:
     """All logits in float64, [W, H, N, N]."""
     z = layer.q.double() @ layer.k.double().transpose(-1, -2) / math.sqrt(DIM)
     for i in range(TOKENS):
@@ -76,11 +76,16 @@ def test_chains_add_logits_with_and_without_sparsity(backend: str) -> None:
     z1, z2 = logits(first), logits(second)
     v = second.v.double()
     _, state = VARIANTS["progressive"](first)
-    close(VARIANTS["progressive"](Layer(**(vars(second) | {"state": state})))[0], (z1 + z2).softmax(-1) @ v)
+    close(
+        VARIANTS["progressive"](VariantInputs(**(vars(second) | {"state": state})))[0],
+        (z1 + z2).softmax(-1) @ v,
+    )
     _, state = VARIANTS["pfa"](first)
-    second_masked = logits(Layer(**(vars(second) | {"region": None})))  # the mask is that of the dense layers
+    second_masked = logits(
+        VariantInputs(**(vars(second) | {"region": None}))
+    )  # the mask is that of the dense layers
     z = (z1 + second_masked).masked_fill(~largest(z1, 6), -math.inf)
-    out, _ = VARIANTS["pfa"](Layer(**(vars(second) | {"state": state})))
+    out, _ = VARIANTS["pfa"](VariantInputs(**(vars(second) | {"state": state})))
     close(out, (z.softmax(-1) * largest(z, 3)) @ v)
 
 
@@ -126,10 +131,10 @@ def test_gradients_reach_q_k_v_and_bias(backend: str) -> None:
     for name in ATTENTIONS:
         layer = inputs(backend=backend)
         leaves = {n: getattr(layer, n).clone().requires_grad_() for n in ("q", "k", "v", "bias")}
-        out, _ = VARIANTS[name](Layer(**(vars(layer) | leaves)))
+        out, _ = VARIANTS[name](VariantInputs(**(vars(layer) | leaves)))
         out.square().sum().backward()
         exact = {n: getattr(layer, n).double().requires_grad_() for n in leaves}
-        reference, _ = VARIANTS[name](Layer(**(vars(layer) | exact | {"backend": "reference"})))
+        reference, _ = VARIANTS[name](VariantInputs(**(vars(layer) | exact | {"backend": "reference"})))
         reference.square().sum().backward()
         for n, leaf in leaves.items():
             torch.testing.assert_close(
@@ -171,7 +176,7 @@ def test_what_every_variant_computes_and_keeps(
 ) -> None:
     seen = []
 
-    def keep(given: backends.Layer) -> None:
+    def keep(given: backends.VariantInputs) -> None:
         seen.append((given.candidates, min(given.topk, given.candidates)))
 
     with observe_layers(keep), torch.no_grad():

@@ -16,7 +16,7 @@ from torch import Tensor
 import pft_bench
 from pft_bench import reference
 from pft_bench.backends import get, poisoned
-from pft_bench.check import Layer, check_layer
+from pft_bench.harness.check import Layer, check_layer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import pft_bench
 from pft_bench import ChainState, reference
 from pft_bench.backends import Layer, get
-from pft_bench.check import ModelOracle, captured_layers, check_layers, failures
+from pft_bench.harness.check import ModelOracle, captured_layers, check_layers, failures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pft_bench
 from pft_bench.backends import get, poisoned
-from pft_bench.check import check_product, exact_product, within
+from pft_bench.harness.check import check_product, exact_product, within
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

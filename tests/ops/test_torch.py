@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pft_bench
 from pft_bench.backends import get
-from pft_bench.check import Layer
+from pft_bench.harness.check import Layer
 
 PRODUCTS = ("sddmm", "spmm", "spmm_transpose")
 STEPS: dict[str, dict[str, Any]] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pft_bench.images import PictureError, imresize
-from pft_bench.quality import Pair, find_datasets, load_pair
-from pft_bench.quality.datasets import load_noted
+from pft_bench.apps.images import PictureError, imresize
+from pft_bench.apps.quality import ImagePair, find_datasets, load_pair
+from pft_bench.apps.quality.datasets import load_noted
 
 
 def save(path: Path, height: int, width: int, value: int = 90) -> None:
@@ -135,6 +135,6 @@ def test_two_folders_of_low_pictures(tmp_path: Path) -> None:
 
 def test_sixteen_bits_are_rounded_and_said(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "a.png")
-    low, high, notes = load_noted(Pair("a", tmp_path / "a.png", None), 2)
+    low, high, notes = load_noted(ImagePair("a", tmp_path / "a.png", None), 2)
     assert notes == ["a.png: 16 bits a channel read as 8"]
     assert set(np.unique(high)) == set(np.unique(low)) == {117}

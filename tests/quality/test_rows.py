@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pft_bench.quality import (
+from pft_bench.apps.quality import (
     QualityRow,
     Restored,
     Variant,
@@ -19,7 +19,7 @@ from pft_bench.quality import (
     model_row,
     read_rows,
 )
-from pft_bench.report.quality import means, write_quality_plot
+from pft_bench.report.quality import means, quality_figures
 
 ABOUT = {"weights": "w.pth", "device": "cpu", "dtype": "float32"}
 
@@ -112,5 +112,5 @@ def test_means_are_over_the_same_images() -> None:
     assert found[Variant("paper", "cpu")]["Set5"].missing == 1
 
 
-def test_no_figure_without_a_time(tmp_path: Path) -> None:
-    assert write_quality_plot([row("a", "paper")], [], tmp_path / "a.png") is None
+def test_no_figure_without_a_time() -> None:
+    assert quality_figures([row("a", "paper")], []) == []

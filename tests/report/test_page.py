@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import DATA, Element, Page, committed, copy, raw_records
+from matplotlib.text import Text
+from recorded import DATA, Element, Page, committed, contrast, copy, raw_records
 
-from pft_bench.record import Record, Status
-from pft_bench.report import read_folder
-from pft_bench.report.page import render
+from pft_bench.harness.record import Record, Status
+from pft_bench.report import marks, read_folder, words
+from pft_bench.report.axis import Scale, limits, steps
+from pft_bench.report.draw import NARROW, WIDE
+from pft_bench.report.figures import figures
+from pft_bench.report.page import anchor, headlines, render
+from pft_bench.report.series import Point, pareto_front
 from pft_bench.report.write import texts
 
 UNITS = {
@@ -96,25 +101,38 @@ def test_every_number_of_the_page_is_that_of_the_record(page: Page, folder: Path
     assert held > 8 * len(timed)
 
 
+def height(point: Element) -> float:
+    """Where a point is drawn: matplotlib places a shape that many share, and writes one that few do point by point."""
+    placed = point.all("use")
+    if placed:
+        return float(placed[0].attributes["y"])
+    ys = [float(y) for _, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", point.all("path")[0].attributes["d"])]
+    return (min(ys) + max(ys)) / 2
+
+
 def test_every_point_is_where_its_record_says_and_leads_to_its_samples(page: Page, folder: Path) -> None:
     records = raw_records(folder)
     ids = {element.attributes["id"] for element in page.all("details") if "id" in element.attributes}
     count = 0
     for figure in page.all("figure"):
         key = figure.attributes["id"].removeprefix("figure-")
-        points = [a for svg in figure.all("svg") for a in svg.all("a")]
-        assert len(points) % 2 == 0
-        assert len(points) > 2
-        for point in points:
+        wide, narrow = (svg.all("a") for svg in figure.all("svg"))
+        assert [a.attributes for a in wide] == [a.attributes for a in narrow]
+        assert wide
+        for point in wide:
             record = records[point.attributes["data-case"]]
             assert point.attributes["href"] == f"#{record['case_id']}"
             assert record["case_id"] in ids
-            assert point.attributes["aria-label"]
-            assert float(point.attributes["data-y"]) == pytest.approx(expected(record, key), rel=1e-12)
+            assert point.all("title")[0].words().strip() == point.attributes["aria-label"]
+            part = point.attributes.get("data-part")
+            value = float(point.attributes["data-x" if key in ("stages", "speedup") else "data-y"])
+            wanted = record["stages_s"][part] if part else expected(record, key)
+            assert value == pytest.approx(wanted, rel=1e-12)
             count += 1
-        ordered = sorted(points[: len(points) // 2], key=lambda p: float(p.attributes["data-y"]))
-        heights = [float(point.all("circle")[0].attributes["cy"]) for point in ordered]
-        assert heights == sorted(heights, reverse=True), "higher values must be drawn higher"
+        if not key.startswith(("stages", "speedup")):
+            ordered = sorted(wide, key=lambda p: float(p.attributes["data-y"]))
+            heights = [height(point) for point in ordered]
+            assert heights == sorted(heights, reverse=True), "higher values must be drawn higher"
     assert count
 
 
@@ -173,23 +191,34 @@ def test_equal_records_give_equal_texts(folder: Path) -> None:
     assert first == second
 
 
+def test_equal_figures_give_equal_bytes_whatever_the_user_set(draw_anew: Any, tmp_path: Path) -> None:
+    """Drawn twice (unlike elsewhere in these tests: conftest.py), the second time by someone of other taste."""
+    import matplotlib
+
+    folder = read_folder(copy("layer", tmp_path / "run", 4))
+    figure = figures(folder.records, folder.roof)[0]
+    first = draw_anew(figure, folder.backends)
+    with matplotlib.rc_context(
+        {"font.size": 30, "axes.grid": False, "svg.fonttype": "path", "lines.linewidth": 9}
+    ):
+        second = draw_anew(figure, folder.backends)
+        written = [made.png(tmp_path).read_bytes() for made in (first, second)]
+        assert first is not second
+        assert first.svg(anchor) == second.svg(anchor)
+    assert written[0] == written[1]
+    assert 'style="fill:var(--c' in first.svg(anchor)
+    assert not re.search(r"#[0-9a-f]{6}\b|\bdate\b|font-family", first.svg(anchor), flags=re.I)
+
+
 def test_backends_differ_in_mark_and_dash_not_only_in_colour() -> None:
-    from pft_bench.report.svg import LOOKS, OTHER_LOOKS, mark
-
-    kinds = range(len(LOOKS) + OTHER_LOOKS)
-    assert len({str(mark(kind, 50, 50)) for kind in kinds}) == len(kinds)
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: str, b: str) -> float:
-    """WCAG 2.2's contrast ratio."""
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
+    names = ["cpu", "dense", "composed-sampled", "mine", "yours", "theirs"]
+    kinds = [marks.look(name, names) for name in names]
+    assert len(set(kinds)) == len(names)
+    assert kinds[:2] == [marks.look("cpu", ["mine", "cpu"]), marks.look("dense", [])], (
+        "fixed, whatever else is there"
+    )
+    assert len({str(marks.swatch(kind)) for kind in range(10)}) == 10
+    assert len({marks.MARKS[kind] for kind in range(10)}) == len(set(marks.DASHES) - {"-"}) + 2 == 10
 
 
 def test_contrast_in_light_and_dark() -> None:
@@ -232,33 +261,32 @@ def test_a_case_without_result_is_named_with_its_reason_and_has_no_number(folder
 
 
 def test_numbers_keep_three_digits() -> None:
-    from pft_bench.report import words
-
     assert [words.digits(v) for v in (0.0, 3.1, 93.74, 337.2, 999.6, 1264.0, 0.000123)] == [
         "0", "3.10", "93.7", "337", "1,000", "1,260", "0.000123",
     ]  # fmt: skip
     assert words.seconds(0.9996e-3) == "1.00 ms"
     assert words.seconds(2.5e-5) == "25.0 µs"
     assert words.size(1536) == "1.50 KiB"
-    assert words.tick("1.00 ms") == "1 ms"
-    assert words.tick("100 ms") == "100 ms"
 
 
-def test_axes_have_round_ticks_and_names_do_not_meet() -> None:
-    from pft_bench.report.svg import Scale, spread_out, ticks
-
-    assert ticks(0.8, 350, 6) == [1.0, 10.0, 100.0] or len(ticks(0.8, 350, 6)) <= 6
-    assert ticks(2.0**20, 2.0**28, 6, 2) == [2.0**20, 2.0**22, 2.0**24, 2.0**26, 2.0**28]
-    assert ticks(1.01, 1.02, 6) == [pytest.approx(math.sqrt(1.01 * 1.02))]
-    placed = spread_out([50, 51, 52, 90], 15, 0, 100)
-    assert all(b - a >= 15 for a, b in zip(sorted(placed), sorted(placed)[1:], strict=False))
+def test_axes_have_round_ticks() -> None:
+    assert steps(0.8, 350, 6) == [1.0, 10.0, 100.0] or len(steps(0.8, 350, 6)) <= 6
+    assert steps(2.0**20, 2.0**28, 6, binary=True) == [2.0**20, 2.0**22, 2.0**24, 2.0**26, 2.0**28]
+    assert steps(1.01, 1.02, 6) == [pytest.approx(math.sqrt(1.01 * 1.02))]
+    assert steps(32.743, 32.791, 5, log=False) == pytest.approx([32.75, 32.76, 32.77, 32.78, 32.79])
+    assert steps(9.5 * 2**20, 31 * 2**20, 5, log=False, binary=True) == [
+        n * 2.0**20 for n in (10, 15, 20, 25, 30)
+    ]
     scale = Scale(1, 100, 0, 10)
     assert [scale(v) for v in (1, 10, 100)] == [0, 5, 10]
+    low, high = limits([3.0, 3.1], log=True)
+    assert high / low > 1.5
+    assert [words.tick(text) for text in ("1.00 ms", "100 ms", "1.50×", "2.00×", "1,260", "0.050")] == [
+        "1 ms", "100 ms", "1.5×", "2×", "1,260", "0.05",
+    ]  # fmt: skip
 
 
 def test_front_holds_what_nothing_beats(folder: Path) -> None:
-    from pft_bench.report.series import Point, pareto_front
-
     record = read_folder(folder).records[0]
     points = [Point(record, x, y) for x, y in ((1, 9), (2, 5), (3, 6), (4, 1), (4, 2))]
     assert [(p.x, p.y) for p in pareto_front(points)] == [(1, 9), (2, 5), (4, 1)]
@@ -266,8 +294,7 @@ def test_front_holds_what_nothing_beats(folder: Path) -> None:
 
 def test_the_front_takes_psnr_where_an_evaluation_measured_it() -> None:
     """The shipped model's evaluation: the page says what its table says, and no point of best PSNR is beaten."""
-    from pft_bench.quality.evaluate import read_rows
-    from pft_bench.report.series import figures, pareto_front
+    from pft_bench.apps.quality.evaluate import read_rows
 
     source = DATA / "2026-11-23_small_x2_held_out"
     folder = read_folder(source)
@@ -297,5 +324,39 @@ def test_the_front_takes_psnr_where_an_evaluation_measured_it() -> None:
 def test_the_margin_is_the_one_of_the_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     from pft_bench.report import page
 
-    monkeypatch.setattr(page, "DELTA_MIN", 0.025)
+    monkeypatch.setattr(page, "RUN_MARGIN", 0.025)
     assert "beyond 2.5% or beyond what" in render(read_folder(committed("layer")))
+
+
+def test_cards_are_of_kernels_and_the_rest_stands_in_the_tables() -> None:
+    """Whole model, one layer, memory, what is left in attention; no peer, no composition, no operator beside layers."""
+    folder = read_folder(DATA / "2026-11-23_light_x4_64x64")
+    page = Page(render(folder))
+    cards = [card.all("h2")[0].words().split() for card in page.all("article")]
+    assert [" ".join(words) for words in cards] == [
+        "Whole model cpu", "One attention layer cpu", "Memory cpu", "Left in attention cpu",
+    ]  # fmt: skip
+    for backend in folder.backends:
+        assert any(backend in row.words() for row in page.all("tr"))
+    ops = read_folder(committed("op"))
+    assert [(card["title"], card["backend"]) for card in headlines(ops.records)] == [
+        ("sddmm", "cpu"),
+        ("spmm", "cpu"),
+    ]
+    assert "sddmm" not in {card["title"] for card in headlines([*folder.records, *ops.records])}
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_words_beside_crowded_points_do_not_meet(draw_anew: Any, width: int) -> None:
+    record = read_folder(committed("layer")).records[0]
+    points = tuple(
+        Point(record, 1 + i / 1e3, 2**20 * (1 + i % 3 / 1e3), note=f"1024,256,{i}, 32.7{i} dB")
+        for i in range(6)
+    )
+    plain = figures(read_folder(DATA / "2026-11-23_small_x2_held_out").records, lambda _: None)[0]
+    drawing = draw_anew(replace(plain, series=(replace(plain.series[0], points=points),)), [], width)
+    drawing.canvas.draw_without_rendering()  # which places annotations
+    boxes = [Text.get_window_extent(text) for text in drawing.canvas.axes[0].texts]  # without their leaders
+    assert len(boxes) == len(points)
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    assert [(box.x0, box.x1) for box in boxes if box.x0 < 0 or box.x1 > width] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pft_bench.measure.roof import Roof
-from pft_bench.record import Baseline, Case, CheckResult, Flops, Memory, Record, Status, Timing
-from pft_bench.report import problem_lines, results_table, stage_table, write_plots, write_summary
+from pft_bench.harness.measure.roof import Roof
+from pft_bench.harness.record import (
+    Baseline,
+    Case,
+    CheckEntry,
+    Flops,
+    Memory,
+    Record,
+    RunFolder,
+    Status,
+    Timing,
+)
+from pft_bench.report import problem_lines, results_table, stage_table, words, write_plots, write_summary
+from pft_bench.report.draw import pictures
+from pft_bench.report.page import render
 from pft_bench.report.tables import bytes_text, count_text, ordered_stages, seconds_text
 
 SLOW = (1.0, 1.02, 0.98, 1.01, 0.99, 1.0, 1.03)
@@ -53,7 +65,7 @@ def record(
     return Record.ok(
         case(backend, **changes),
         "environment",
-        (CheckResult("attention out", True, ""),),
+        (CheckEntry("attention out", True, ""),),
         timing=timing,
         stages_s=stages,
         flops=Flops(counted_flops=2_000_000_000, kernel_flops=10**9, kernel_bytes=10**8),
@@ -63,7 +75,7 @@ def record(
 
 def failed(backend: str = "cpu") -> Record:
     reason = "attention out: 3 entries off"
-    checks = (CheckResult("attention out", False, "3 entries off"),)
+    checks = (CheckEntry("attention out", False, "3 entries off"),)
     return Record.without_result(case(backend), "environment", Status.FAILED, reason, checks=checks)
 
 
@@ -137,37 +149,57 @@ def test_summary_has_units_in_its_names_and_a_row_a_record(tmp_path: Path) -> No
     assert rows[2]["reason"] == "attention out: 3 entries off"
 
 
+def run_folder(path: Path, records: list[Record], roof: Roof | None = None) -> RunFolder:
+    environment = {"now": {"roof": None if roof is None else asdict(roof)}}
+    return RunFolder(path, tuple(records), {"environment": environment})
+
+
+def drawn(*arguments: Any) -> list[str]:
+    return [path.stem for path in write_plots(run_folder(*arguments))]
+
+
 def test_plots_show_what_the_records_hold_and_leave_out_what_they_do_not(tmp_path: Path) -> None:
     from skimage import io
 
-    assert write_plots([], tmp_path, None) == []
-    assert write_plots([failed()], tmp_path, ROOF) == []
+    assert drawn(tmp_path, []) == []
+    assert drawn(tmp_path, [failed()], ROOF) == []
     layers = [record("dense", 1.0), record()]
-    assert [path.name for path in write_plots(layers, tmp_path, ROOF)] == [
-        "latency_vs_k.png",
-        "memory_vs_k.png",
-        "roofline.png",
-    ]
+    assert drawn(tmp_path, layers, ROOF) == ["latency_vs_k", "memory_vs_k", "roofline"]
     model = [record("dense", 1.0, {"ffn": 1.0}, **MODEL), record("cpu", 0.5, {"ffn": 0.5}, **MODEL)]
-    written = write_plots([*layers, *model, failed("reference")], tmp_path, ROOF)
-    assert [path.name for path in written] == [
-        "latency_vs_k.png",
-        "memory_vs_k.png",
-        "roofline.png",
-        "pareto.png",
-        "stages.png",
-        "speedup.png",
-    ]
-    for path in written:
-        assert io.imread(path).std() > 5
+    names = drawn(tmp_path, [*layers, *model, failed("reference")], ROOF)
+    assert names == ["latency_vs_k", "memory_vs_k", "roofline", "pareto", "speedup", "stages"]
+    for name in names:
+        assert io.imread(tmp_path / f"{name}.png").std() > 5
 
 
 def test_a_selecting_step_alone_and_a_missing_roof_can_be_drawn(tmp_path: Path) -> None:
     shapes = {**case().shapes, "candidates": 1024}
-    assert len(write_plots([record(shapes=shapes)], tmp_path, None)) == 2
-    assert len(write_plots([record(shapes=shapes)], tmp_path, ROOF)) == 3
+    assert len(drawn(tmp_path, [record(shapes=shapes)])) == 2
+    assert len(drawn(tmp_path, [record(shapes=shapes)], ROOF)) == 3
 
 
 def test_memory_that_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
-    plain = replace(record(), memory=Memory())
-    assert [path.name for path in write_plots([plain], tmp_path, None)] == ["latency_vs_k.png"]
+    assert drawn(tmp_path, [replace(record(), memory=Memory())]) == ["latency_vs_k"]
+
+
+def test_each_figure_has_the_roof_and_the_records_of_its_own_environment() -> None:
+    """A folder with shares of two machines: the second is ten times slower, and so is its roof."""
+    here = [record("dense", 1.0), record()]
+    there = [replace(made, environment="elsewhere") for made in (record("dense", 9.0), record("cpu", 0.9))]
+    roofs = {"environment": ROOF, "elsewhere": Roof(1e10, 1e9)}
+    known = {name: {"now": {"roof": asdict(roof)}} for name, roof in roofs.items()}
+    folder = RunFolder(Path("run"), (*here, *there), known)
+    made = {picture.figure.key: picture.figure for picture in pictures(folder)}
+    assert list(made) == [
+        f"{name}_{where}" for where in roofs for name in ("latency_vs_k", "memory_vs_k", "roofline")
+    ]
+    for where, roof in roofs.items():
+        latency, roofline = made[f"latency_vs_k_{where}"], made[f"roofline_{where}"]
+        assert roofline.roof == roof
+        assert latency.floor == ((64, roof.floor_s(10**9, 10**8)),)
+        assert {point.record.environment for point in latency.points} == {where}
+        assert latency.caption.endswith(f"Environment {where}.")
+        assert latency.setting.endswith(f"environment {where}")
+        assert words.rate(roof.flops_per_s) in roofline.caption
+    text = render(folder)
+    assert all(f'id="figure-{key}"' in text for key in made)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from recorded import copy, raw_records
 
+from pft_bench.harness.record import RecordWriter, remember_settings, seal
 from pft_bench.insight.counts import formula_counts, recount
-from pft_bench.record import RecordWriter, remember_settings, seal
 from pft_bench.report import read_folder, write_report
 from pft_bench.report.verify import Verification, verify_folder
 
@@ -187,7 +187,7 @@ def test_counted_flops_are_counted_again(tmp_path: Path) -> None:
         ("report.html", r'data-y="([\d.e-]+)"'),
         ("report.html", r"\n\d+,([\d.e-]+),"),
         ("report.html", r"at most\s+<b><data [^>]*>([\d.]+)×"),
-        ("latency_vs_k.svg", r'cy="([\d.]+)"'),
+        ("latency_vs_k.svg", r'<use [^>]*y="([\d.]+)"'),
     ],
 )
 def test_one_digit_of_any_text_is_found(folder: Path, file: str, pattern: str) -> None:

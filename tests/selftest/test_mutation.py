@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pft_bench.measure.audit import CpuProbe, audit, failures, require_sound
-from pft_bench.measure.timer import CpuTimer
-from pft_bench.selftest.kernels import PLANTED
-from pft_bench.selftest.mutant import GUARDS, Planted
-from pft_bench.selftest.mutation import false_alarms, run_kernel, run_timer
-from pft_bench.selftest.timers import TIMERS, PlantedTimer, WorkOutsideTheTimedRegion
+from pft_bench.harness.measure.audit import CpuProbe, audit, failures, require_sound
+from pft_bench.harness.measure.timer import CpuTimer
+from pft_bench.harness.selftest.kernels import PLANTED
+from pft_bench.harness.selftest.mutant import GUARDS, Planted
+from pft_bench.harness.selftest.mutation import false_alarms, run_kernel, run_timer
+from pft_bench.harness.selftest.timers import TIMERS, PlantedTimer, WorkOutsideTheTimedRegion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pft_bench.cli.selftest import holds
-from pft_bench.measure.statistics import Verdict
-from pft_bench.selftest import trials
-from pft_bench.selftest.trials import KINDS, Kind, Trial, rates, read_trials, run_trial, run_trials
+from pft_bench.harness.measure.verdicts import Verdict
+from pft_bench.harness.selftest import trials
+from pft_bench.harness.selftest.trials import KINDS, Kind, Trial, rates, read_trials, run_trial, run_trials
 
 
 def trial(kind: Kind, number: int, effect: float = 1.0, scale: float = 0.003) -> Trial:

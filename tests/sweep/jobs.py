@@ -80,7 +80,7 @@ def supervise_and_sleep(path):
     """A supervisor to be killed while its worker sleeps."""
     from functools import partial
 
-    from pft_bench.sweep import Workers
+    from pft_bench.harness.sweep import Workers
 
     with Workers() as workers:
         workers.run(partial(sleep_long, path))

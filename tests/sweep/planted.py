@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pft_bench.backends import register
 from pft_bench.backends.cpu import CpuBackend
-from pft_bench.measure import roof, timer
+from pft_bench.harness.measure import roof, timer
 from pft_bench.model import PRESETS, PFTConfig
 
 PRESETS["tiny_x2"] = PFTConfig(

@@ -15,7 +15,7 @@ import jobs
 import psutil
 import pytest
 
-from pft_bench.sweep import Death, Workers, isolation
+from pft_bench.harness.sweep import Death, Workers, isolation
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_each_job_has_a_fresh_process_with_its_own_threads_and_our_command(worke
 
 
 @pytest.mark.parametrize(
-    ("job", "candidate", "words"),
+    ("job", "contender", "words"),
     [
         (jobs.segfault, 1, ("SIGSEGV", "during its timing at", "string_at")),
         (jobs.abort, 0, ("SIGABRT", "during its check at jobs.py:", "(abort): the queue is full")),
@@ -42,11 +42,11 @@ def test_each_job_has_a_fresh_process_with_its_own_threads_and_our_command(worke
     ids=["segfault", "abort", "exit", "exception"],
 )
 def test_a_death_says_how_where_and_whose_turn_it_was(
-    workers: Workers, job: object, candidate: int | None, words: tuple[str, ...]
+    workers: Workers, job: object, contender: int | None, words: tuple[str, ...]
 ) -> None:
     ended = workers.run(job)  # type: ignore[arg-type]
     assert isinstance(ended, Death)
-    assert (ended.status, ended.candidate, ended.from_outside) == ("crashed", candidate, False)
+    assert (ended.status, ended.contender, ended.from_outside) == ("crashed", contender, False)
     for word in words:
         assert word in ended.reason
     assert workers.run(jobs.touch)[1] == 1, "the next job runs"
@@ -55,7 +55,7 @@ def test_a_death_says_how_where_and_whose_turn_it_was(
 def test_a_hang_is_killed_and_shows_its_stack(workers: Workers) -> None:
     ended = workers.run(jobs.hang)
     assert isinstance(ended, Death)
-    assert (ended.status, ended.candidate) == ("timeout", 2)
+    assert (ended.status, ended.contender) == ("timeout", 2)
     assert "no progress for 2 s during its check at jobs.py:" in ended.reason
     assert "in hang" in ended.output
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pft_bench.cases import Settings, plan_groups
-from pft_bench.sweep import Shard, find_ranks
+from pft_bench.harness.cases import Settings, plan_groups
+from pft_bench.harness.sweep import Shard, find_ranks
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/", "/2", "a/b", "1/2/3", "-1/2", "1.0/2", "0/2", "3/2", "1/0"])

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from jobs import TINY
 
-from pft_bench.record import Status, lock_folder, read_folder, read_records
+from pft_bench.harness.record import Status, lock_folder, read_folder, read_records
 
 Start = Callable[..., BaseProcess]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import RECIPE, make_trainer
 
-from pft_bench.train import CheckpointError, Diverged, Trainer, export_weights, fit, start_from
+from pft_bench.apps.train import CheckpointError, Diverged, Trainer, export_weights, fit, start_from
 
 NAN = float("nan")
 
@@ -122,6 +122,6 @@ def test_a_checkpoint_that_is_not_finite_is_not_resumed(folder: Path, tmp_path: 
     content["state"]["model"]["norm.weight"][0] = NAN
     torch.save(content, path)
     with pytest.raises(
-        CheckpointError, match=r"checkpoint\.pt cannot be gone on with: weight norm\.weight is not"
+        CheckpointError, match=r"checkpoint\.pt cannot be resumed: weight norm\.weight is not"
     ):
         fit(make_trainer(folder, replace(RECIPE, iterations=1)), tmp_path, {}, resume=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pft_bench.train import Photographs
-from pft_bench.train.photographs import read_rgb, reduced
+from pft_bench.apps.train import Photographs
+from pft_bench.apps.train.photographs import read_rgb, reduced
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(folder: Path) -> None:

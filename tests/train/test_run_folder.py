@@ -18,8 +18,8 @@ import pytest
 import torch
 from tiny_run import RECIPE, convolution_trainer
 
-from pft_bench.record import FolderLocked, lock_folder
-from pft_bench.train import CheckpointError, CurveError, TrainingStopped, fit, read_checkpoint
+from pft_bench.apps.train import CheckpointError, CurveError, TrainingStopped, fit, read_checkpoint
+from pft_bench.harness.record import FolderLocked, lock_folder
 
 SHORT = replace(RECIPE, iterations=4)
 FILES = ("checkpoint.pt", "loss.jsonl", "weights.safetensors")

@@ -17,18 +17,18 @@ import torch
 from safetensors import safe_open
 from tiny_run import RECIPE, convolution_trainer, make_trainer
 
-from pft_bench.model import load, settings_note
-from pft_bench.record import lock_folder
-from pft_bench.train import (
+from pft_bench.apps.train import (
     CheckpointError,
-    Group,
+    Processes,
     Recipe,
     Trainer,
     export_weights,
     fit,
     read_checkpoint,
 )
-from pft_bench.train.trainer import _seed
+from pft_bench.apps.train.trainer import _seed
+from pft_bench.harness.record import lock_folder
+from pft_bench.model import load, settings_note
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 
@@ -195,7 +195,7 @@ def test_a_step_has_the_same_seed_with_every_version_of_numpy(monkeypatch: pytes
     """numpy 1.26 is among those that the package declares; with .ci/oldest.txt all tests of training run on it."""
     expected = [6233904063939786893, 5712964121383671236, 5737856171534892084]
     assert [_seed(3, step, 0) for step in range(3)] == expected
-    monkeypatch.setattr("pft_bench.train.trainer.np.random.SeedSequence", OldSequence)
+    monkeypatch.setattr("pft_bench.apps.train.trainer.np.random.SeedSequence", OldSequence)
     assert [_seed(3, step, 0) for step in range(3)] == expected
 
 
@@ -228,5 +228,5 @@ def test_recipe_errors(change: dict[str, object], message: str) -> None:
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="batch must be a multiple of the 3 processes, got 4"):
-        Group(rank=0, size=3).share(4)
-    assert [list(Group(rank=rank, size=2).share(4)) for rank in (0, 1)] == [[0, 1], [2, 3]]
+        Processes(rank=0, size=3).share(4)
+    assert [list(Processes(rank=rank, size=2).share(4)) for rank in (0, 1)] == [[0, 1], [2, 3]]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pft_bench.apps.train import FirstStopped, Photographs, Processes, Recipe, Trainer, fit, process_group
+from pft_bench.harness.record import FolderLocked
 from pft_bench.model import PFT
-from pft_bench.record import FolderLocked
-from pft_bench.train import FirstStopped, Group, Photographs, Recipe, Trainer, fit, process_group
 
 # Two blocks in windows of 4x4, selecting in the second.
 TINY: dict[str, Any] = {
@@ -40,7 +40,7 @@ RECIPE = Recipe(
 
 
 def make_trainer(
-    folder: Path, recipe: Recipe = RECIPE, group: Group | None = None, backend: str = "dense"
+    folder: Path, recipe: Recipe = RECIPE, group: Processes | None = None, backend: str = "dense"
 ) -> Trainer:
     torch.manual_seed(recipe.seed)
     data = Photographs(folder, 2, recipe.patch)
@@ -73,7 +73,7 @@ def die_while_saving() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
 
-def refused(folder: Path, data: Path, group: Group) -> str:
+def refused(folder: Path, data: Path, group: Processes) -> str:
     """What a run in `folder` is refused with."""
     try:
         fit(make_trainer(data, group=group), folder, {})

@@ -1,0 +1,1 @@
+"""PFT for its users: pictures, quality, attention maps, training, and the systems it is compared with."""

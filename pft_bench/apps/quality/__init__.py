@@ -1,0 +1,24 @@
+"""Quality of restored images by the field's protocol, on the field's test sets, beside latency and memory."""
+
+from .datasets import Dataset, ImagePair, find_datasets, load_pair
+from .evaluate import BICUBIC, QualityRow, Restored, Variant, bicubic_row, model_row, read_rows
+from .latency import VariantsGroup
+from .metrics import luma, psnr_y, ssim_y
+
+__all__ = [
+    "BICUBIC",
+    "Dataset",
+    "ImagePair",
+    "QualityRow",
+    "Restored",
+    "Variant",
+    "VariantsGroup",
+    "bicubic_row",
+    "find_datasets",
+    "load_pair",
+    "luma",
+    "model_row",
+    "psnr_y",
+    "read_rows",
+    "ssim_y",
+]

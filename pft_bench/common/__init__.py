@@ -1,0 +1,1 @@
+"""What every part may use: texts and files as people see them, limits of the machine, schedules, stages."""

@@ -1,0 +1,183 @@
+"""The same sparse layer composed of public operators: what someone without these kernels would write.
+
+Two ways to the logits: `torch.sparse.sampled_addmm` on the kept positions (`composed-sampled`), or the dense product
+and a gather (`composed-dense`). The rest is the same: bias, softmax, `topk` where entries are dropped, `embedding_bag`
+over the kept values. What depends on the index alone is prepared beforehand and not timed: the sparsity pattern with
+the earlier logits, 64-bit indices, the flattened rows of the values, and the rows of the bias table. That is as it is
+where the layer before kept all its entries, and errs on the side of the composition elsewhere. The `-fresh` ones
+prepare it in the timed call, from the same inputs as our layers get: as it is after a layer that has selected.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...reference import Layer, relative_position
+from ..check import oracle
+from ..check.result import CheckResult, within
+from ..check.selection import check_selection
+from ..measure.contender import Call
+from .gradients import gradient_call
+
+SAMPLED, DENSE = "composed-sampled", "composed-dense"
+_FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
+FORWARD = (SAMPLED, DENSE, *_FRESH)
+"""All compositions of a forward."""
+
+Output = tuple[Tensor, Tensor, Tensor]
+"""out [W, H, N, D], kept positions [W, H, N, K] int64 (any order), their logits relative to the row's maximum."""
+
+
+@cache
+def _relative_positions(window_size: int) -> Tensor:
+    """Rows of the bias table for all pairs of tokens, which every model of this kind keeps."""
+    token = torch.arange(window_size**2)
+    return relative_position(window_size, token.unsqueeze(-1), token)
+
+
+class Composition:
+    """One sparse layer (`layer.index` and `layer.logits` given), its untimed preparations done."""
+
+    def __init__(self, layer: Layer) -> None:
+        assert layer.index is not None
+        self.layer = layer
+        self.index = layer.index.long()
+        windows, heads, queries, _ = layer.q.shape
+        self.first_row = torch.arange(windows * heads).view(windows, heads, 1, 1) * layer.k.shape[2]
+        self.rows = None if layer.selects else self._rows(self.index)  # of all candidates
+        relative = _relative_positions(math.isqrt(queries))
+        rows = relative.expand(windows, heads, -1, -1).gather(-1, self.index)
+        self.table_rows = rows.transpose(0, 1).reshape(heads, -1)
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        """Rows of all window-heads' values together, [W * H * N, K], for positions [W, H, N, K]."""
+        return (positions + self.first_row).view(-1, positions.shape[-1])
+
+    def bias_of(self, table: Tensor) -> Tensor:
+        """Bias of the candidates [W, H, N, C] from the table [T, H]."""
+        windows, heads, queries, candidates = self.index.shape
+        kept = table.T.contiguous().gather(-1, self.table_rows)
+        return kept.view(heads, windows, queries, candidates).transpose(0, 1)
+
+    def finish(self, z: Tensor, v: Tensor) -> Output:
+        """Softmax, selection and the sum of values, from the logits [W, H, N, C]."""
+        if self.rows is None:
+            kept, places = z.topk(self.layer.topk, dim=-1, sorted=False)
+            positions = self.index.gather(-1, places)
+            rows, relative = self._rows(positions), kept - kept.amax(-1, keepdim=True)
+            weights = (kept - z.logsumexp(-1, keepdim=True)).exp()
+        else:
+            positions, rows, relative = self.index, self.rows, z - z.amax(-1, keepdim=True)
+            weights = relative.softmax(-1)
+        out = functional.embedding_bag(
+            rows,
+            v.reshape(-1, v.shape[-1]),
+            per_sample_weights=weights.view_as(rows),
+            mode="sum",
+        )
+        return out.view(*z.shape[:3], -1), positions, relative
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logits: Tensor) -> Output:
+        """The dense product, then a gather; differentiable in all arguments."""
+        z = ((q * self.layer.scale) @ k.mT).gather(-1, self.index) + logits
+        return self.finish(z if bias is None else z + self.bias_of(bias), v)
+
+    def sampled(self, *, check: bool = True) -> Callable[[], Output]:
+        """`sampled_addmm` adds the products to the pattern's values, which are the earlier logits."""
+        layer = self.layer
+        windows, heads, queries, dim = layer.q.shape
+        keys, candidates = layer.k.shape[2], self.index.shape[-1]
+        batch = windows * heads
+        starts = torch.arange(0, queries * candidates + 1, candidates, dtype=torch.int32)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            pattern = torch.sparse_csr_tensor(
+                starts.expand(batch, -1).contiguous(),
+                self.index.int().view(batch, -1),
+                layer.logits.reshape(batch, -1),  # type: ignore[union-attr]
+                (batch, queries, keys),
+                check_invariants=check,
+            )
+
+        def call() -> Output:
+            q = layer.q.reshape(batch, queries, dim)
+            k = layer.k.reshape(batch, keys, dim)
+            z = torch.sparse.sampled_addmm(pattern, q, k.mT, beta=1.0, alpha=layer.scale).values()
+            z = z.view(windows, heads, queries, candidates)
+            return self.finish(z if layer.bias is None else z + self.bias_of(layer.bias), layer.v)
+
+        return call
+
+
+def inference_call(name: str, layer: Layer) -> Call:
+    """The layer's forward by one of the compositions."""
+    if name in _FRESH:
+        return lambda: _prepared(_FRESH[name], layer, check=False)()
+    return _prepared(name, layer, check=True)
+
+
+def _prepared(name: str, layer: Layer, *, check: bool) -> Call:
+    """`check`: whether PyTorch looks through the sparsity pattern that it is given."""
+    composed = Composition(layer)
+    if name == SAMPLED:
+        return composed.sampled(check=check)
+    assert layer.logits is not None
+    return lambda: composed.dense(layer.q, layer.k, layer.v, layer.bias, layer.logits)  # type: ignore[arg-type]
+
+
+def gradients_call(layer: Layer, grad_out: Tensor, mode: str) -> Call:
+    """Its gradients by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
+    composed = Composition(layer)
+    names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
+    leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+
+    def forward() -> list[Tensor]:
+        out, _, after = composed.dense(leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"])
+        return [out, after]
+
+    return gradient_call(
+        mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
+    )
+
+
+def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
+    """The call's own output against float64, on its own selection."""
+    out, positions, relative = cast(Output, call())
+    order = positions.sort(-1)
+    results = check_selection(layer, order.values) if layer.topk < layer.index.shape[-1] else []  # type: ignore[union-attr]
+    if any(not result.passed for result in results):
+        return results
+    kept, relative = order.values, relative.gather(-1, order.indices)
+    done = [oracle.forward(layer.window(i), kept[i : i + 1]) for i in range(layer.q.shape[0])]
+    exact, bound = (torch.cat([getattr(d.out, part) for d in done]) for part in ("value", "bound"))
+    handed = [
+        torch.cat([getattr(d.relative, part).gather(-1, kept[i : i + 1]) for i, d in enumerate(done)])
+        for part in ("value", "bound")
+    ]
+    return [
+        *results,
+        within("composed out", out, exact, bound),
+        within("composed logits", relative, handed[0], handed[1]),
+    ]
+
+
+def check_training(layer: Layer, call: Call, grad_out: Tensor) -> Sequence[CheckResult]:
+    """Its forward as above, and its gradients against autograd of the same in float64, relative in norm."""
+    tensors = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
+    wide = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
+    exact = gradients_call(layer.with_tensors(**wide), grad_out.double(), "train")()
+    results = list(check_inference(layer, inference_call(DENSE, layer)))
+    for number, (one, other) in enumerate(zip(call(), exact, strict=True)):  # type: ignore[call-overload]
+        error = float((one.double() - other).norm() / other.norm())
+        results.append(
+            CheckResult(f"composed gradient {number}", error / 1e-4, f"relative error {error:.2g}")
+        )
+    return results

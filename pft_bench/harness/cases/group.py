@@ -1,0 +1,166 @@
+"""A group: contenders that do the same work, checked, then timed in interleaved rounds against one baseline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..measure.contender import Call, Contender, Rejection, rejection_of
+from ..measure.flops import counted_flops
+from ..measure.memory import peak_allocated, peak_process, resident_bytes
+from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
+from ..measure.timer import CpuTimer, cuda_timer
+from ..record import Case, Flops, Memory, Record, Status
+from .settings import Settings
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass
+class GroupResult:
+    """The records of one group."""
+
+    records: list[Record] = field(default_factory=list)
+
+
+class Group(ABC):
+    """One set of interleaved contenders. Subclasses say what is called, how it is checked and what it should cost."""
+
+    title: str
+    baseline: str
+    cost: float
+    """Rough relative time, for the progress bar."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def cases(self) -> dict[str, Case]:
+        """Contender name -> its case."""
+
+    @abstractmethod
+    def contenders(self) -> list[Contender]:
+        """Builds inputs and returns what is to be checked and timed."""
+
+    @abstractmethod
+    def flops(self, name: str) -> Flops:
+        """Counts that need no run; `counted_flops` is filled in by `run`."""
+
+    def counted(self, contender: Contender) -> Call:
+        """What to count FLOPs of: the same work through operators that PyTorch's counter knows."""
+        return contender.call
+
+    def stages(self, contender: Contender, samples_s: Sequence[float]) -> dict[str, float] | None:
+        """Seconds by stage, for contenders that have stages; `samples_s` are its timed samples."""
+        return None
+
+    def predicted_bytes(self, name: str) -> int | None:
+        """What a call should add to the process at its peak, where that can be told from shapes."""
+        return None
+
+    def run(
+        self,
+        environment: str,
+        on_progress: OnProgress | None = None,
+        on_turn: OnTurn | None = None,
+        lost: Mapping[str, Rejection] | None = None,
+    ) -> GroupResult:
+        """Check and time all contenders; afterwards, apart from the timing, count FLOPs, memory and stages.
+
+        Contenders in `lost` are not run; their records carry the reason given there.
+        """
+        device = torch.device(self.settings.device)
+        turn = on_turn or (lambda name, doing: None)
+        with thread_count(self.settings.threads), _grad(self.settings.mode != "infer"):
+            contenders = self.contenders()
+            result = measure(
+                contenders,
+                self.baseline,
+                self.settings.plan,
+                timer=CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device),
+                on_progress=on_progress,
+                on_turn=turn,
+                lost=lost,
+            )
+            return GroupResult(
+                [self._record(contender, environment, result, turn) for contender in contenders]
+            )
+
+    def _record(self, contender: Contender, environment: str, result: RoundsResult, turn: OnTurn) -> Record:
+        """The record of one contender; an exception after its timing costs that contender alone its result."""
+        name, case = contender.name, self.cases[contender.name]
+        flops, memory, stages = self.flops(name), Memory(), None
+        if result.contenders[name].rejection is None:
+            turn(name, "memory, FLOPs and stages")
+            try:
+                contender.prepare()
+                counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
+                device = torch.device(self.settings.device)
+                memory = _memory(contender.call, device, self.predicted_bytes(name))
+                stages = self.stages(contender, result.contenders[name].samples_s)
+            except Exception as error:
+                found = rejection_of(error)
+                reason = f"after its timing: {found.reason}"
+                return Record.without_result(case, environment, Status(found.status), reason, flops=flops)
+            flops = replace(flops, counted_flops=counted)
+        return Record.of_rounds(case, environment, result, name, stages_s=stages, flops=flops, memory=memory)
+
+
+def run_or_explain(
+    group: Group,
+    environment: str,
+    on_progress: OnProgress | None = None,
+    on_turn: OnTurn | None = None,
+    lost: Mapping[str, Rejection] | None = None,
+) -> list[Record]:
+    """The group's records; if it cannot be set up, rows with the reason, so that the sweep goes on."""
+    try:
+        return group.run(environment, on_progress, on_turn, lost).records
+    except Exception as error:
+        return explained(group, environment, rejection_of(error), lost)
+
+
+def explained(
+    group: Group, environment: str, rejection: Rejection, lost: Mapping[str, Rejection] | None = None
+) -> list[Record]:
+    """A record without a result for every case of the group; those in `lost` keep their own reason."""
+    known = lost or {}
+    return [
+        Record.without_result(case, environment, Status(found.status), found.reason)
+        for name, case in group.cases.items()
+        for found in (known.get(name, rejection),)
+    ]
+
+
+def _memory(call: Callable[[], object], device: torch.device, predicted_bytes: int | None) -> Memory:
+    allocated, held_bytes = peak_allocated(call, device), resident_bytes()
+    process = peak_process(call)
+    return Memory(
+        peak_allocated_bytes=allocated.bytes,
+        peak_allocated_source=allocated.source,
+        peak_process_bytes=process.bytes,
+        peak_process_source=process.source,
+        predicted_peak_bytes=None if predicted_bytes is None else held_bytes + predicted_bytes,
+    )
+
+
+@contextmanager
+def thread_count(count: int) -> Iterator[None]:
+    """Let torch, and the kernels with it, use `count` threads inside this context."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+@contextmanager
+def _grad(enabled: bool) -> Iterator[None]:
+    with torch.set_grad_enabled(enabled):
+        yield

@@ -1,0 +1,220 @@
+"""Level model: the whole PFT model on a photograph, for each focus schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...common import stages
+from ...common.schedule import FocusSchedule
+from ...model import PFT, forward_footprint, generated_weights, load, published_macs
+from ..check import ModelOracle, captured_layers, check_layers, check_output
+from ..check.model import relative_error
+from ..check.result import CheckResult, within
+from ..measure.contender import Call, Contender
+from ..measure.statistics import median
+from ..record import Case, Flops
+from .group import Group
+from .image import BUNDLED, low_resolution
+from .settings import BASELINE, Settings, layer_candidates
+
+STAGE_RUNS = 3
+"""Instrumented runs at most, until the total of one lies within the timed samples."""
+
+
+def make_model(settings: Settings, schedule: FocusSchedule) -> PFT:
+    """The model of the settings with this schedule, its weights generated or loaded."""
+    if settings.weights is not None:
+        model = load(settings.weights, num_topk=schedule.num_topk, num_heads=settings.config.num_heads)
+    else:
+        model = PFT.from_config(settings.config.with_topk(schedule.num_topk))
+        model.load_state_dict(generated_weights(model))
+    return model.to(settings.device, settings.torch_dtype).train(settings.mode == "train")
+
+
+class ModelGroup(Group):
+    """One schedule: the model on every backend, the same weights and the same image."""
+
+    baseline = BASELINE
+
+    def __init__(self, settings: Settings, schedule: FocusSchedule) -> None:
+        super().__init__(settings)
+        self.schedule = schedule
+        self.title = f"{settings.preset} {schedule.text}"
+        self.cost = 20.0 * settings.windows / 4
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Contender name -> its case."""
+        settings = self.settings
+        height, width = settings.lr_hw
+        image = f"scikit-image:{BUNDLED}" if settings.image is None else settings.image.name
+        weights = "generated" if settings.weights is None else settings.weights.name
+        return settings.cases(
+            "model",
+            "model",
+            settings.backends,
+            shapes={"height": height, "width": width},
+            preset=settings.preset,
+            schedule=self.schedule.num_topk,
+            options={"image": image, "weights": weights, "sched": self.schedule.text},
+        )
+
+    def contenders(self) -> list[Contender]:
+        """The model's forward, or a training step (forward, L1 loss, backward) without the optimiser."""
+        settings = self.settings
+        x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
+        model = make_model(settings, self.schedule)
+        scale = model.config.output_scale
+        target = functional.interpolate(x, scale_factor=scale, mode="bicubic").clamp(0, 1)
+        oracle = ModelOracle(model, x)
+        found = []
+        for name in settings.backends:
+            variant = PFT.from_config(model.config, backend=name).to(settings.device, settings.torch_dtype)
+            variant.load_state_dict(model.state_dict())
+            variant.train(settings.mode == "train")
+            call = self._train_step(variant, x, target) if settings.mode == "train" else forward(variant, x)
+            found.append(Contender(name, call, self._check(variant, x, target, oracle)))
+        return found
+
+    def _check(self, model: PFT, x: Tensor, target: Tensor, oracle: ModelOracle):  # type: ignore[no-untyped-def]
+        train = self.settings.mode == "train"
+
+        def check(_: Call) -> list[CheckResult]:
+            with torch.no_grad():
+                outputs: list[Tensor] = []
+                layers = captured_layers(lambda: outputs.append(model(x)))
+            output = outputs[0]
+            results = check_layers(model.backend, layers, train=train) + check_output(
+                oracle, output, target, model
+            )
+            if train:
+                results += _check_step(model, x, target)
+            return results
+
+        return check
+
+    @staticmethod
+    def _train_step(model: PFT, x: Tensor, target: Tensor) -> Call:
+        def call() -> object:
+            model.zero_grad(set_to_none=True)
+            loss = functional.l1_loss(model(x), target)
+            loss.backward()
+            return loss
+
+        return call
+
+    def flops(self, name: str) -> Flops:
+        """The published count, and the attention core's roofline counts over all layers."""
+        settings = self.settings
+        config = settings.config.with_topk(self.schedule.num_topk)
+        height, width = settings.lr_hw
+        problems = [
+            settings.problem("attention", candidates, kept)
+            for candidates, kept in layer_candidates(config, self.schedule)
+        ]
+        return Flops(
+            paper_macs=published_macs(config, height, width),
+            kernel_flops=sum(problem.kernel_flops() for problem in problems),
+            kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
+        )
+
+    def predicted_bytes(self, name: str) -> int | None:
+        """The forward pass's footprint, on a CPU in float32."""
+        settings = self.settings
+        if (settings.mode, settings.device, settings.dtype) != (
+            "infer",
+            "cpu",
+            "float32",
+        ) or name == "reference":
+            return None
+        config = settings.config.with_topk(self.schedule.num_topk)
+        return forward_footprint(config, settings.lr_hw, backend=name, threads=settings.threads).bytes
+
+    def stages(self, contender: Contender, samples_s: Sequence[float]) -> dict[str, float]:
+        """Seconds by stage of an instrumented run that took as long as the timed ones.
+
+        A run that something else disturbed would misplace the time. So the first whose total lies within the timed
+        samples is taken, else the one that comes nearest to their median.
+        """
+        device = torch.device(self.settings.device)
+        synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+        runs: list[dict[str, float]] = []
+        for _ in range(STAGE_RUNS):
+            with stages.record(synchronize) as times:
+                contender.call()
+            runs.append(times.seconds)
+            if min(samples_s) <= sum(times.seconds.values()) <= max(samples_s):
+                return times.seconds
+        middle = median(samples_s)
+        return min(runs, key=lambda seconds: abs(sum(seconds.values()) - middle))
+
+
+def forward(model: PFT, x: Tensor) -> Call:
+    """The model on `x` without gradients, as a call."""
+
+    def call() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    return call
+
+
+def _check_step(model: PFT, x: Tensor, target: Tensor) -> list[CheckResult]:
+    """The loss and the gradients of the weights against the same step in float64 on masked dense attention.
+
+    Both go back from the same gradient of the loss. L1's is a sign: where an output lies within rounding of its target,
+    either is right, and one of 200,000 that differs would outweigh every error of the layers.
+    """
+    results = []
+    steps = []
+    grad_out: Tensor | None = None
+    for variant in (model, _double_dense(model)):
+        inputs, wanted = (x, target) if variant is model else (x.double(), target.double())
+        variant.zero_grad(set_to_none=True)
+        out = variant(inputs)
+        loss = functional.l1_loss(out, wanted)
+        if grad_out is None:
+            (grad_out,) = torch.autograd.grad(loss, out, retain_graph=True)
+        out.backward(grad_out.to(out.dtype))
+        flat = [p.grad.flatten().double() for p in variant.parameters() if p.grad is not None]
+        steps.append((loss.detach().double(), torch.cat(flat)))
+    (got_loss, got), (exact_loss, exact) = steps
+    results.append(within("model loss", got_loss, exact_loss, 1e-6 * exact_loss.abs()))
+    error = relative_error(got, exact)
+    results.append(CheckResult("model gradients", error / 1e-4, f"relative error {error:.2g}"))
+    model.zero_grad(set_to_none=True)
+    return results
+
+
+def _double_dense(model: PFT) -> PFT:
+    copied = PFT.from_config(model.config, backend="dense").to(next(model.parameters()).device).double()
+    copied.load_state_dict(model.state_dict())
+    return copied.train(model.training)
+
+
+def check_inputs(settings: Settings) -> None:
+    """Raise before anything is measured when the image or the weights cannot be used, or would not be."""
+    for name, given in (("image", settings.image), ("weights", settings.weights)):
+        if given is not None and not {"model", "threads"} & set(settings.levels):
+            raise ValueError(
+                f"{name} is used at levels model and threads only, got levels {', '.join(settings.levels)}"
+            )
+    if settings.image is not None:
+        low_resolution(settings.lr_hw, settings.image)
+    if settings.weights is not None:
+        make_model(settings, settings.schedules[0])
+        if settings.config.in_chans != 3:
+            raise ValueError(
+                f"weights must be of a model for colour here, got one of {settings.config.in_chans} channels"
+            )
+
+
+def model_groups(settings: Settings) -> list[Group]:
+    """One group a schedule."""
+    distinct = {schedule.num_topk: schedule for schedule in settings.schedules}
+    return [ModelGroup(settings, replace(schedule)) for schedule in distinct.values()]

@@ -1,0 +1,181 @@
+"""Level op: sddmm and spmm alone, at the shapes of the model, beside the best public operators for the same work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from ...backends import get
+from ..check.operator import check_product, exact_product
+from ..check.result import CheckResult, within
+from ..measure.contender import Call, Contender
+from ..problem import Problem
+from ..record import Case, Flops
+from .gradients import gradient_call
+from .group import Group
+from .settings import BASELINE, Settings, layer_candidates
+
+PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
+"""Public operators that do the same work on a CPU; the strongest known ones."""
+
+ROW_READS = "row_reads"
+"""The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
+
+
+class OpGroup(Group):
+    """One of sddmm and spmm at one K: every backend and, for inference on a CPU, the public peer."""
+
+    baseline = BASELINE
+
+    def __init__(self, settings: Settings, op: str, kept: int) -> None:
+        super().__init__(settings)
+        self.problem = settings.problem(op, kept, kept)
+        self.title = f"{op} K={kept}"
+        self.cost = 1.0
+        self.names = [*settings.backends]
+        if settings.device == "cpu" and settings.mode == "infer" and settings.dtype == "float32":
+            self.names.append(PEERS[op])
+            if "cpu" in settings.backends:
+                self.names.append(ROW_READS)
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Contender name -> its case."""
+        settings, problem = self.settings, self.problem
+        return settings.cases("op", problem.op, self.names, shapes=settings.shapes, k=problem.kept)
+
+    def contenders(self) -> list[Contender]:
+        """Raw launchers for inference; the differentiable op where gradients are wanted."""
+        inputs = self.problem.inputs(self.settings.device)
+        left, right = (inputs["q"], inputs["k"]) if self.problem.op == "sddmm" else (inputs["a"], inputs["v"])
+        found = []
+        for name in self.names:
+            if name == "sampled_addmm":
+                found.append(Contender(name, *_sampled_addmm(left, right, inputs["index"])))
+            elif name == "embedding_bag":
+                found.append(Contender(name, *_embedding_bag(left, right, inputs["index"])))
+            elif name == ROW_READS:
+                found.append(Contender(name, *_row_reads(right, inputs["index"])))
+            else:
+                backend, train = get(name), self.settings.mode != "infer"
+                call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
+                if train:
+                    call = _gradients(self.problem, left, right, inputs["index"], name)
+                found.append(
+                    Contender(
+                        name,
+                        call,
+                        lambda _, b=backend, t=train: check_product(b, self.problem.op, inputs, train=t),  # type: ignore[misc]
+                    )
+                )
+        return found
+
+    def counted(self, contender: Contender) -> Call:
+        """A raw launcher is invisible to the counter: count the op around it."""
+        if contender.name in (*PEERS.values(), ROW_READS) or self.settings.mode != "infer":
+            return contender.call
+        operands = self.problem.inputs(self.settings.device)
+        function = getattr(ops, self.problem.op)
+        return lambda: function(*operands.values(), backend=contender.name)
+
+    def flops(self, name: str) -> Flops:
+        """The roofline's counts of the problem; `row_reads` has those of the problem whose reads it makes."""
+        return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+
+
+def _gradients(problem: Problem, left: Tensor, right: Tensor, index: Tensor, backend: str) -> Call:
+    function = getattr(ops, problem.op)
+    left, right = left.detach().requires_grad_(), right.detach().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    width = index.shape[-1] if problem.op == "sddmm" else right.shape[-1]
+    grad = torch.randn((*index.shape[:2], width), generator=generator).to(left.dtype).to(left.device)
+    return gradient_call(
+        problem.mode, lambda: [function(left, right, index, backend=backend)], [left, right], lambda _: [grad]
+    )
+
+
+PeerCheck = Callable[[Call], Sequence[CheckResult]]
+
+
+def _peer_check(
+    op: str, left: Tensor, right: Tensor, index: Tensor, read: Callable[[object], Tensor]
+) -> PeerCheck:
+    """Check the very output of a peer's call against the float64 product."""
+
+    def check(call: Call) -> Sequence[CheckResult]:
+        exact, bound = exact_product(op, left, right, index)
+        return [within(f"{op} operator", read(call()), exact, bound)]
+
+    return check
+
+
+def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """`torch.sparse.sampled_addmm` on batched CSR; building the pattern is not timed."""
+    batch, queries, kept = index.shape
+    rows = torch.arange(0, queries * kept + 1, kept, dtype=torch.int32).expand(batch, -1).contiguous()
+    columns = index.to(torch.int32).flatten(1)
+    values = torch.zeros_like(columns, dtype=q.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            rows, columns, values, (batch, queries, k.shape[1]), check_invariants=True
+        )
+    keys = k.transpose(-1, -2)
+
+    def call() -> object:
+        return torch.sparse.sampled_addmm(pattern, q, keys, beta=0.0)
+
+    def read(result: object) -> Tensor:
+        assert isinstance(result, Tensor)
+        return result.values().view(index.shape)
+
+    return call, _peer_check("sddmm", q, k, index, read)
+
+
+def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """`embedding_bag(mode="sum")` with per-sample weights over all window-heads' rows; offsetting is not timed."""
+    batch, queries, kept = index.shape
+    offset = torch.arange(batch).view(-1, 1, 1) * v.shape[1]
+    rows = (index.long() + offset).view(batch * queries, kept)
+    table, weights = v.reshape(-1, v.shape[-1]), a.reshape(batch * queries, kept)
+
+    def call() -> object:
+        return torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+    def read(result: object) -> Tensor:
+        assert isinstance(result, Tensor)
+        return result.view(batch, queries, -1)
+
+    return call, _peer_check("spmm", a, v, index, read)
+
+
+def _row_reads(rows: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+    """[B, D], the sum of all rows that `index` [B, N, K] names in `rows` [B, M, D].
+
+    Of whole numbers: a long sum in float32 is then exact, and a row too many or too few shows.
+    """
+    rows = (4 * rows).round().clamp(-8, 8)
+    call = partial(get("cpu").row_reads, rows, index)  # type: ignore[attr-defined]
+
+    def check(call: Call) -> Sequence[CheckResult]:
+        entries = index.flatten(1).long()
+        times = torch.zeros(rows.shape[:2], dtype=torch.float64)
+        times.scatter_add_(1, entries, torch.ones_like(entries, dtype=torch.float64))
+        exact = torch.einsum("bm,bmd->bd", times, rows.double())
+        return [within("row reads", cast(Tensor, call()), exact, torch.full_like(exact, 0.5))]
+
+    return call, check
+
+
+def op_groups(settings: Settings) -> list[Group]:
+    """sddmm and spmm at every K that the schedules keep."""
+    kept = {
+        pair[1] for schedule in settings.schedules for pair in layer_candidates(settings.config, schedule)
+    }
+    return [OpGroup(settings, op, k) for k in sorted(kept, reverse=True) for op in ("sddmm", "spmm")]

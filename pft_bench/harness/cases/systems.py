@@ -1,0 +1,121 @@
+"""The compared systems on one photograph, interleaved: latency and memory in the same run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...apps.systems import System, make_system
+from ...model import PFT, generated_weights, preset, published_macs
+from ..check.model import relative_error
+from ..check.result import CheckResult
+from ..measure.contender import Call, Contender
+from ..record import Case, Flops
+from .group import Group
+from .image import low_resolution
+from .settings import Settings
+
+BACKEND_ERROR = 1e-3
+"""Relative error between two backends of a whole model: selections of nearly equal entries differ."""
+
+
+class SystemsGroup(Group):
+    """Models of several systems, random weights, one image; PFT is the baseline.
+
+    A model passes its check when its image has the right size, is finite and comes out again the same; PFT's must
+    also be that of masked dense attention.
+    """
+
+    baseline = "PFT"
+    title = "compared systems"
+    cost = 100.0
+
+    def __init__(self, settings: Settings, systems: tuple[System, ...]) -> None:
+        super().__init__(settings)
+        self.systems = {system.name: system for system in systems}
+        # The fastest backend that can run here; those of spandrel are plain PyTorch.
+        self.backend = settings.backends[-1]
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """System -> its case."""
+        settings = self.settings
+        height, width = settings.lr_hw
+        return {
+            name: Case(
+                level="model",
+                op="system",
+                backend="spandrel" if system.preset is None else self.backend,
+                device=settings.device,
+                dtype=settings.dtype,
+                mode="infer",
+                threads=settings.threads,
+                seed=settings.seed,
+                shapes={"height": height, "width": width},
+                preset=system.preset,
+                options={"system": name, "weights": "random"},
+            )
+            for name, system in self.systems.items()
+        }
+
+    def contenders(self) -> list[Contender]:
+        """The forward pass of every system."""
+        settings = self.settings
+        x = low_resolution(settings.lr_hw).to(settings.device, settings.torch_dtype)
+        found = []
+        for name, system in self.systems.items():
+            torch.manual_seed(settings.seed)
+            model = self._model(system).to(settings.device, settings.torch_dtype).eval()
+            found.append(Contender(name, _forward(model, x), self._check(model, x)))
+        return found
+
+    def _model(self, system: System) -> nn.Module:
+        if system.preset is None:
+            return make_system(system)
+        model = PFT.from_config(preset(system.preset), self.backend)
+        model.load_state_dict(generated_weights(model))
+        return model
+
+    @staticmethod
+    def _check(model: nn.Module, x: Tensor):  # type: ignore[no-untyped-def]
+        def check(call: Call) -> list[CheckResult]:
+            first, second = call(), call()
+            assert isinstance(first, Tensor)
+            assert isinstance(second, Tensor)
+            wanted = (1, 3, *(2 * side for side in x.shape[2:]))
+            results = [
+                _holds("size", tuple(first.shape) == wanted, f"{tuple(first.shape)}, expected {wanted}"),
+                _holds("finite", bool(first.isfinite().all()), ""),
+                _holds("repeatable", relative_error(second, first.double()) < 1e-5, ""),
+            ]
+            if isinstance(model, PFT):
+                own, model.backend = model.backend, "dense"
+                dense = call()
+                model.backend = own
+                assert isinstance(dense, Tensor)
+                error = relative_error(first, dense.double())
+                results.append(CheckResult("as dense", error / BACKEND_ERROR, f"relative error {error:.2g}"))
+            return results
+
+        return check
+
+    def flops(self, name: str) -> Flops:
+        """The authors' convention, for PFT; what PyTorch counts is added by `run`."""
+        system = self.systems[name]
+        if system.preset is None:
+            return Flops()
+        return Flops(paper_macs=published_macs(preset(system.preset), *self.settings.lr_hw))
+
+
+def _holds(name: str, holds: bool, detail: str) -> CheckResult:
+    return CheckResult(name, 0.0 if holds else math.inf, detail)
+
+
+def _forward(model: nn.Module, x: Tensor) -> Call:
+    def call() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    return call

@@ -1,0 +1,38 @@
+"""Error bounds of sums and products in finite precision.
+
+A sum of n products evaluated in any order satisfies ``|computed - exact| <= gamma_n * sum |a||b|`` with
+``gamma_n = n u / (1 - n u)`` and u the unit roundoff of the arithmetic (Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., section 3.1). Inputs are taken as given: they are already rounded to their dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...reference import accumulation_dtype
+
+EXP_ULPS = 4
+"""Roundings allowed to one exponential: its own few units in the last place and those of its argument's reduction."""
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Half the spacing of `dtype` at 1: the relative error of rounding to nearest."""
+    return torch.finfo(dtype).eps / 2
+
+
+def gamma(n: int, u: float) -> float:
+    """``n u / (1 - n u)``; raises where the bound says nothing (n u >= 1)."""
+    if n * u >= 1:
+        raise ValueError(f"gamma_n needs n * u < 1, got n = {n}, u = {u}")
+    return n * u / (1 - n * u)
+
+
+def arithmetic_roundoff(dtype: torch.dtype) -> float:
+    """Unit roundoff of the arithmetic that a kernel for `dtype` tensors must use."""
+    return unit_roundoff(accumulation_dtype(dtype))
+
+
+def output_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rounding `exact` to `dtype` may add: relative for normal numbers, absolute below the smallest of them."""
+    return unit_roundoff(dtype) * exact.abs() + torch.finfo(dtype).smallest_normal

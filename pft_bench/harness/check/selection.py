@@ -1,0 +1,76 @@
+"""Is what a kernel kept the top K, within what its logits can be known?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...reference import Layer
+from . import oracle
+from .result import CheckResult
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Entries of a kernel's selection that the float64 top K does not contain."""
+
+    ties: int
+    """Within the bound of both logits: either choice is right."""
+    wrong: int
+
+
+def check_selection(layer: Layer, new_index: Tensor) -> list[CheckResult]:
+    """Check the kept index [W, H, N, K]: ascending, a subset of the candidates, and the largest of them.
+
+    Every kept entry must be at least every dropped entry, less the bounds of both. Differences from the exact top K
+    are counted as ties (within the bound) or wrong.
+    """
+    structure = _structure(layer, new_index)
+    if not structure.passed:
+        return [structure]
+    worst, ties, wrong = 0.0, 0, 0
+    for i in range(layer.q.shape[0]):
+        z = oracle.logits(layer.window(i))
+        kept = new_index[i : i + 1].long()
+        ratio, found = _compare(z, kept, layer.topk)
+        worst, ties, wrong = max(worst, ratio), ties + found.ties, wrong + found.wrong
+    detail = f"{ties} ties, {wrong} wrong of {new_index.numel()}"
+    return [structure, CheckResult("attention selection", worst, detail)]
+
+
+def _structure(layer: Layer, new_index: Tensor) -> CheckResult:
+    name = "attention index"
+    index = new_index.long()
+    keys = layer.k.shape[2]
+    if index.numel() == 0:
+        return CheckResult(name, 0.0, "empty")
+    if int(index.min()) < 0 or int(index.max()) >= keys:
+        return CheckResult(name, math.inf, f"entries outside 0..{keys - 1}")
+    if index.shape[-1] > 1 and not bool((index[..., 1:] > index[..., :-1]).all()):
+        return CheckResult(name, math.inf, "not strictly ascending")
+    if layer.index is not None:
+        offered = torch.zeros((*index.shape[:-1], keys), dtype=torch.bool, device=index.device)
+        offered.scatter_(-1, layer.index.long(), True)
+        if not bool(offered.gather(-1, index).all()):
+            return CheckResult(name, math.inf, "keeps entries that were no candidates")
+    return CheckResult(name, 0.0)
+
+
+def _compare(z: oracle.Bounded, kept: Tensor, topk: int) -> tuple[float, Differences]:
+    """The worst inversion in units of the two logits' bounds, and the differences from the exact top K."""
+    is_kept = torch.zeros_like(z.value, dtype=torch.bool).scatter_(-1, kept, True)
+    candidate = z.value.isfinite()
+    # the lowest kept entry, as high as it may be, against the highest dropped entry, as low as it may be
+    low, low_at = (z.value + z.bound).masked_fill(~is_kept, math.inf).min(-1)
+    high, high_at = (z.value - z.bound).masked_fill(is_kept | ~candidate, -math.inf).max(-1)
+    bounds = z.bound.gather(-1, low_at.unsqueeze(-1)) + z.bound.gather(-1, high_at.unsqueeze(-1))
+    bounds = bounds.squeeze(-1)
+    inversion = (high - low + bounds).clamp_min(0) / bounds.clamp_min(torch.finfo(torch.float64).tiny)
+    worst = float(inversion.nan_to_num(nan=0.0, neginf=0.0).max())
+    exact = z.value.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    extra = is_kept & ~torch.zeros_like(is_kept).scatter_(-1, exact, True)
+    wrong = extra & (z.value + z.bound < high.unsqueeze(-1))
+    return worst, Differences(int(extra.sum() - wrong.sum()), int(wrong.sum()))

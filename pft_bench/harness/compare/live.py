@@ -1,0 +1,152 @@
+"""A whole table measured live: two backends in this process, or one backend in two versions of the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cases import Group, Settings, plan_groups
+from ..cases.group import thread_count
+from ..measure.contender import Contender
+from ..measure.rounds import order_of_rounds
+from ..measure.timer import CpuTimer, CudaEventTimer, Timer
+from ..measure.verdicts import MARGIN
+from .design import BLOCK_S, SIDES, Design, Layout, Pair, measure_pair
+from .local import NotComparable, local_layout
+from .remote import Version, WorkerError, remote_layout, workers_of
+from .table import Row, VerdictTable, with_verdicts
+
+OnRound = Callable[[str, int], None]
+"""Called with a case's title and the rounds done before each round."""
+
+
+def _timer(settings: Settings) -> Callable[[], Timer]:
+    device = torch.device(settings.device)
+    return (lambda: CpuTimer(BLOCK_S)) if device.type == "cpu" else (lambda: CudaEventTimer(device))
+
+
+def _measured(case_id: str, title: str, layout: Layout, design: Design, on_round: OnRound | None) -> Row:
+    told = None if on_round is None else (lambda done: on_round(title, done))
+    try:
+        samples = measure_pair(layout, design, told)
+        return Row(
+            case_id, title, samples.evidence(design.margin), samples=samples, medians_s=samples.medians_s
+        )
+    except (NotComparable, WorkerError) as error:
+        return Row(case_id, title, reason=str(error))
+
+
+def _sides(group: Group, a: str, b: str) -> Callable[[str], Contender]:
+    def build(side: str) -> Contender:
+        name = b if side == "B" else a
+        return next(contender for contender in group.contenders() if contender.name == name)
+
+    return build
+
+
+def compare_backends(
+    settings: Settings,
+    a: str,
+    b: str,
+    *,
+    margin: float = MARGIN,
+    budget_s: float = float("inf"),
+    on_round: OnRound | None = None,
+) -> VerdictTable:
+    """Backend B against backend A on every case of the settings, interleaved in this process."""
+    groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
+    design = Design(margin=margin, cases=max(1, len(groups)), budget_s=budget_s, seed=settings.seed)
+    rows = []
+    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
+        for group in groups:
+            layout = local_layout(_sides(group, a, b), _timer(settings))
+            rows.append(_measured(group.cases[b].case_id, group.title, layout, design, on_round))
+    return VerdictTable(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
+
+
+def compare_versions(
+    settings: Mapping[str, Any],
+    a: Version,
+    b: Version,
+    backends: Sequence[str],
+    folder: Path,
+    *,
+    margin: float = MARGIN,
+    budget_s: float = float("inf"),
+    seed: int = 0,
+    on_round: OnRound | None = None,
+) -> VerdictTable:
+    """Version B against version A: the same backends, on every case that both plan, in alternating processes.
+
+    What differs between two processes of identical code lasts as long as they live: where their libraries, heaps and
+    stacks lie is decided when they start. Rounds inside them repeat that one draw, and their interval does not know
+    of it. So each round takes a new interpreter on every side, started in random order, and the interval is one over
+    processes. Starting them takes seconds a round; all cases of the table share them.
+
+    Args:
+        settings: keywords of `Settings.make`, JSON-serialisable.
+        a: the baseline version.
+        b: the other one.
+        backends: those to compare; the cases of others are left out.
+        folder: where the workers write what they print.
+        margin: practical equivalence as a fraction.
+        budget_s: seconds a case may take.
+        seed: of the order of the rounds.
+        on_round: progress.
+    """
+    pairs: dict[str, Pair] = {}
+    rows: dict[str, Row] = {}
+    for order in order_of_rounds(SIDES, seed):
+        started = time.perf_counter()
+        with workers_of(a, b, folder, order) as workers:
+            plans = {side: worker.ask("plan", settings=dict(settings)) for side, worker in workers.items()}
+            if not rows:
+                rows = _planned(plans, backends, {side: workers[side].version.label for side in "AB"})
+                design = Design(margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1)
+                pairs = {case_id: Pair(design) for case_id, row in rows.items() if row.reason is None}
+            start_s = (time.perf_counter() - started) / max(1, len(pairs))
+            for case_id, pair in list(pairs.items()):
+                told = None if on_round is None else partial(on_round, rows[case_id].title)
+                pair.elapsed_s += start_s
+                try:
+                    with pair.clock(), remote_layout(workers, case_id) as sampler:
+                        pair.take(sampler, told)
+                except (NotComparable, WorkerError) as error:
+                    rows[case_id] = replace(rows[case_id], reason=str(error))
+                    del pairs[case_id]
+                    if isinstance(error, WorkerError):
+                        break  # what these processes say next may be the answer to another question
+                    continue
+                if pair.stop_reason is not None:
+                    samples = pairs.pop(case_id).samples()
+                    found = samples.evidence(margin)
+                    rows[case_id] = replace(
+                        rows[case_id], evidence=found, samples=samples, medians_s=samples.medians_s
+                    )
+        if not pairs:
+            break
+    how = "interleaved, fresh processes on both sides for each round"
+    return VerdictTable(a.label, b.label, how, with_verdicts(list(rows.values())), margin=margin)
+
+
+def _planned(
+    plans: Mapping[str, Sequence[Mapping[str, str]]], backends: Sequence[str], labels: Mapping[str, str]
+) -> dict[str, Row]:
+    """Every case that either version plans for these backends; with a reason where the other has no such case."""
+    rows = {}
+    for item in (*plans["B"], *plans["A"]):
+        case_id = item["case_id"]
+        if item["backend"] not in backends or case_id in rows:
+            continue
+        absent = [
+            label for side, label in labels.items() if all(p["case_id"] != case_id for p in plans[side])
+        ]
+        reason = f"{' and '.join(absent)} has no such case" if absent else None
+        rows[case_id] = Row(case_id, f"{item['title']}, {item['backend']}", reason=reason)
+    return rows

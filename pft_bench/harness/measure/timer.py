@@ -1,0 +1,198 @@
+"""One sample of one callable, in seconds a call. Each way of sampling has a name, and names are never mixed.
+
+All contenders of a comparison go through one timer object, chosen once (`cuda_timer` for a GPU, `CpuTimer`
+otherwise).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    # Nothing of this package is imported at run time: `compare` runs this file beside older versions of it.
+    from .contender import Verified
+
+MIN_BLOCK_S = 0.005
+"""A shorter CPU block says more about the clock and the scheduler than about the call."""
+
+SHORT_KERNEL_S = 20e-6
+"""Below this, launch overhead and event resolution exceed the kernel: time a graph of many launches."""
+
+GRAPH_LAUNCHES = 100
+"""Launches captured in one graph; with them a 2 us kernel fills 200 us."""
+
+WARMUP_S = 0.1
+WARMUP_CALLS = 3
+SLOW_CALL_S = 0.25
+
+
+class Timer(Protocol):
+    """Samples verified callables by one method."""
+
+    method: str
+
+    def warm_up(self, subject: Verified) -> None:
+        """Bring caches, thread pools, allocators and lazy initialisation into their steady state."""
+
+    def calibrate(self, subject: Verified) -> int:
+        """Calls in one sample; found once a contender, stored with its samples."""
+
+    def sample_s(self, subject: Verified, repeats: int) -> float:
+        """Seconds a call, from one block of `repeats` calls."""
+
+
+def _block_s(subject: Verified, repeats: int) -> float:
+    call = subject.call
+    start = time.perf_counter_ns()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter_ns() - start) * 1e-9
+
+
+class CpuTimer:
+    """Repeats the call until a block lasts `min_block_s`, by `time.perf_counter_ns`, caches warm."""
+
+    method = "cpu-block"
+
+    def __init__(self, min_block_s: float = MIN_BLOCK_S) -> None:
+        self.min_block_s = min_block_s
+
+    def warm_up(self, subject: Verified) -> None:
+        """At least three calls and 0.1 s; one call of 0.25 s is enough, its check has run it before."""
+        start = time.perf_counter()
+        for done in range(1, 100_000):
+            before = time.perf_counter()
+            subject.call()
+            now = time.perf_counter()
+            enough = done >= WARMUP_CALLS and now - start >= WARMUP_S
+            if enough or now - before >= SLOW_CALL_S:
+                return
+
+    def calibrate(self, subject: Verified) -> int:
+        """The number of calls whose fastest of three blocks fills `min_block_s`.
+
+        The fastest, because a block that was disturbed once would leave every later block too short.
+        """
+        repeats = 1
+        while True:
+            block_s = _block_s(subject, repeats)
+            if block_s >= 10 * self.min_block_s:
+                return repeats  # no disturbance makes a call this long worth more looks
+            block_s = min(block_s, _block_s(subject, repeats), _block_s(subject, repeats))
+            if block_s >= self.min_block_s:
+                return repeats
+            # 10% more than asked for, so that one more round of this loop does it; at most tenfold, since a
+            # very short block is mostly the clock.
+            wanted = math.ceil(1.1 * repeats * self.min_block_s / max(block_s, 1e-9))
+            repeats = min(max(wanted, repeats + 1), 10 * repeats)
+
+    def sample_s(self, subject: Verified, repeats: int) -> float:
+        """One block. Short calls get one untimed call first: what ran before them has taken the cache."""
+        if repeats > 1:
+            subject.call()
+        return _block_s(subject, repeats) / repeats
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)
+
+
+def _warm_up_cuda(subject: Verified) -> None:
+    start = time.perf_counter()
+    for done in range(1, 10_000):
+        subject.call()
+        torch.cuda.synchronize()
+        if done >= WARMUP_CALLS and time.perf_counter() - start >= WARMUP_S:
+            return
+
+
+class CudaEventTimer:
+    """Cold L2: write a buffer of twice its size, synchronise, then one call between two events."""
+
+    method = "cuda-events-cold-l2"
+
+    def __init__(self, device: torch.device) -> None:
+        l2_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
+        self._flush = torch.empty(max(2 * l2_bytes, 1 << 20), dtype=torch.int8, device=device)
+
+    def warm_up(self, subject: Verified) -> None:
+        """Three calls and 0.1 s at least, so that clocks have risen and kernels are loaded."""
+        _warm_up_cuda(subject)
+
+    def calibrate(self, subject: Verified) -> int:
+        """Always one: a second call would find its inputs in L2."""
+        return 1
+
+    def sample_s(self, subject: Verified, repeats: int) -> float:
+        """Device seconds of one call."""
+        if repeats != 1:
+            raise ValueError(f"{self.method} times one call a sample, got repeats={repeats}")
+        start, stop = _event(), _event()
+        self._flush.zero_()
+        torch.cuda.synchronize()
+        start.record()
+        subject.call()
+        stop.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3
+
+
+class CudaGraphTimer:
+    """For kernels under 20 us: a graph of many launches over rotating buffers, between two events."""
+
+    method = "cuda-graph-rotating"
+
+    def __init__(self) -> None:
+        # Keyed by the subject, which this keeps alive: no other can inherit its graph through a reused id.
+        self._graphs: dict[Verified, Any] = {}
+
+    def warm_up(self, subject: Verified) -> None:
+        """As the event timer; capture needs warm callables."""
+        _warm_up_cuda(subject)
+
+    def calibrate(self, subject: Verified) -> int:
+        """Whole turns over the rotating buffers, at least GRAPH_LAUNCHES launches."""
+        buffers = len(subject.rotations)
+        return buffers * math.ceil(GRAPH_LAUNCHES / buffers)
+
+    def _capture(self, subject: Verified, repeats: int) -> Any:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for turn in range(repeats):
+                subject.rotations[turn % len(subject.rotations)]()
+        graph.replay()  # the first replay uploads the graph
+        return graph
+
+    def sample_s(self, subject: Verified, repeats: int) -> float:
+        """Device seconds a launch, averaged over one replay."""
+        if subject not in self._graphs:
+            self._graphs[subject] = self._capture(subject, repeats)
+        graph = self._graphs[subject]
+        start, stop = _event(), _event()
+        torch.cuda.synchronize()
+        start.record()
+        graph.replay()
+        stop.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3 / repeats
+
+
+def cuda_timer(subjects: Sequence[Verified], device: torch.device) -> Timer:
+    """One method for all contenders of a comparison: the graph if all have rotating buffers and any is short.
+
+    Without rotating buffers a graph would find its inputs in L2, so then all are timed cold, by events.
+    """
+    events = CudaEventTimer(device)
+    for subject in subjects:
+        events.warm_up(subject)
+    rotating = all(len(subject.rotations) > 1 for subject in subjects)
+    if rotating and any(
+        min(events.sample_s(subject, 1) for _ in range(3)) < SHORT_KERNEL_S for subject in subjects
+    ):
+        return CudaGraphTimer()
+    return events

@@ -1,0 +1,177 @@
+"""One benchmark problem: an op with its shapes, dtype and seed; its inputs, FLOPs and bytes.
+
+The counts are what the algorithm must do, whoever does it: every operand is read once per window-head, every output
+is written once. They are the roofline's numbers (DESIGN: kernel_flops, kernel_bytes); what an implementation really
+executes is counted elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import index_dtype
+
+OPS = ("sddmm", "spmm", "attention")
+MODES = ("infer", "train", "backward")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`op` on `windows` x `heads` window-heads of `tokens` tokens, as PFT calls it (queries = keys = tokens).
+
+    `candidates` are the entries a row comes with (tokens: dense), `kept` those it keeps; they are equal for sddmm
+    and spmm. `mode` "train" means forward and backward, "backward" the latter alone.
+    """
+
+    op: str
+    windows: int
+    heads: int
+    tokens: int
+    head_dim: int
+    candidates: int
+    kept: int
+    dtype: str = "float32"
+    mode: str = "infer"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise ValueError(f"op must be one of {', '.join(OPS)}, got {self.op!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if not 1 <= self.kept <= self.candidates <= self.tokens:
+            raise ValueError(
+                f"kept and candidates must satisfy 1 <= kept <= candidates <= tokens, "
+                f"got {self.kept}, {self.candidates}, {self.tokens}"
+            )
+        if self.op != "attention" and self.kept != self.candidates:
+            raise ValueError(f"{self.op} keeps all its candidates, got {self.kept} of {self.candidates}")
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype must name a torch dtype, got {self.dtype!r}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def batch(self) -> int:
+        """Window-heads."""
+        return self.windows * self.heads
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every token is a candidate."""
+        return self.candidates == self.tokens
+
+    @property
+    def window_size(self) -> int | None:
+        """Side of the window, None where the tokens do not form a square."""
+        side = math.isqrt(self.tokens)
+        return side if side * side == self.tokens else None
+
+    def describe(self) -> dict[str, Any]:
+        """All fields, for a record."""
+        return asdict(self)
+
+    # -- counts ----------------------------------------------------------------------------------------------------
+
+    def kernel_flops(self) -> int:
+        """Floating-point operations the algorithm must do: 2 per multiply-add of the products.
+
+        Forward: q.k on the candidates, A.v on the kept entries. Backward: dq and dk on the candidates, dA and dv on the
+        kept entries. The exponentials and the selection are left out.
+        """
+        rows = self.batch * self.tokens
+        qk = 2 * rows * self.candidates * self.head_dim
+        av = 2 * rows * self.kept * self.head_dim
+        forward = {"sddmm": qk, "spmm": av, "attention": qk + av}[self.op]
+        return {"infer": 1, "train": 3, "backward": 2}[self.mode] * forward
+
+    def kernel_bytes(self) -> int:
+        """Bytes that must move between memory and the chip: each operand and output once.
+
+        q, k, v and out are `batch * tokens * head_dim` values; the index has 2 bytes an entry; the kept logits are
+        float32, read where the chain is sparse and written where it stays or becomes so. Backward has the gradients of
+        all of these, and reads the forward's operands again.
+        """
+        item = torch.empty(0, dtype=self.torch_dtype).element_size()
+        rows = self.batch * self.tokens
+        matrix = rows * self.head_dim * item
+        index = rows * self.candidates * index_dtype(self.tokens).itemsize
+        if self.op == "sddmm":
+            entries = rows * self.kept * item
+            return self._with_backward(2 * matrix + entries, index)
+        if self.op == "spmm":
+            entries = rows * self.kept * item
+            return self._with_backward(2 * matrix + entries, index)
+        table = 0 if self.window_size is None else (2 * self.window_size - 1) ** 2 * self.heads * 4
+        read_logits = 0 if self.is_dense else rows * self.candidates * 4
+        selects = self.kept < self.candidates
+        written = 0 if self.is_dense and not selects else rows * self.kept * 4
+        new_index = rows * self.kept * index_dtype(self.tokens).itemsize if selects else 0
+        read_index = 0 if self.is_dense else index
+        return self._with_backward(4 * matrix + table + read_logits + written, read_index + new_index)
+
+    def _with_backward(self, values: int, index: int) -> int:
+        """Bytes of the forward, of the backward (values again, their gradients, the index again), or of both."""
+        forward, backward = values + index, 2 * values + index
+        return {"infer": forward, "train": forward + backward, "backward": backward}[self.mode]
+
+    # -- inputs ----------------------------------------------------------------------------------------------------
+
+    def inputs(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The problem's tensors, the same for the same seed: standard normal q, k, v, a random ascending index.
+
+        sddmm: q, k [B, N, D], index [B, N, K]. spmm: a [B, N, K] (rows sum to 1), v, index. attention: q, k, v
+        [W, H, N, D] as views of one [W, N, 3, H, D] projection, bias [T, H] where the window is square, and index,
+        logits [W, H, N, C] where the chain is sparse. Drawn on the CPU, so that every device gets the same.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.op == "attention":
+            made = self._attention_inputs(generator)
+        else:
+            made = self._product_inputs(generator)
+        return {name: tensor.to(device) for name, tensor in made.items()}
+
+    def _product_inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
+        batch, tokens, kept = self.batch, self.tokens, self.kept
+        rows = (batch, tokens, self.head_dim)
+        index = random_index(batch * tokens, tokens, kept, generator).view(batch, tokens, kept)
+        right = torch.randn(rows, generator=generator).to(self.torch_dtype)
+        if self.op == "sddmm":
+            left = torch.randn(rows, generator=generator).to(self.torch_dtype)
+            return {"q": left, "k": right, "index": index}
+        weights = torch.randn((batch, tokens, kept), generator=generator).softmax(-1).to(self.torch_dtype)
+        return {"a": weights, "v": right, "index": index}
+
+    def _attention_inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (self.windows, self.heads, self.tokens, self.candidates)
+        projection = torch.randn(
+            (self.windows, self.tokens, 3, self.heads, self.head_dim), generator=generator
+        ).to(self.torch_dtype)
+        q, k, v = projection.permute(2, 0, 3, 1, 4).unbind(0)
+        made = {"q": q, "k": k, "v": v}
+        if self.window_size is not None:
+            table = ((2 * self.window_size - 1) ** 2, self.heads)
+            made["bias"] = 0.3 * torch.randn(table, generator=generator)
+        if not self.is_dense:
+            index = random_index(math.prod(shape[:3]), self.tokens, self.candidates, generator)
+            logits = torch.randn(shape, generator=generator)
+            made["index"] = index.view(shape)
+            made["logits"] = logits - logits.amax(-1, keepdim=True)
+        return made
+
+
+def random_index(rows: int, keys: int, kept: int, generator: torch.Generator) -> Tensor:
+    """`kept` distinct keys a row, uniformly drawn, ascending; [rows, kept] int16 (int32 beyond 32767 keys)."""
+    if kept == keys:
+        return torch.arange(keys).to(index_dtype(keys)).expand(rows, keys).contiguous()
+    drawn = torch.rand((rows, keys), generator=generator).topk(kept, dim=-1).indices
+    return drawn.sort(dim=-1).values.to(index_dtype(keys))

@@ -1,0 +1,99 @@
+"""What lies beside the records of a run folder: its environments and its settings, each with a seal.
+
+A seal is a digest that the writer adds. It shows that what is read is what was written; whoever changes a file on
+purpose can make a new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...common.drafts import draft
+from .parts import RecordError, seal
+
+ENVIRONMENTS, SETTINGS = "environment.json", "settings.json"
+"""The files' names."""
+
+
+def _object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        RecordError: it is none; the message names the file and what it has to be.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(
+            f"{path} must be {what} as JSON, got {path.stat().st_size} bytes: {error}"
+        ) from None
+    if not isinstance(found, dict):
+        raise RecordError(f"{path} must be {what} as a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _write_whole(path: Path, values: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    with draft(path) as made:
+        made.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def known_environments(folder: Path | str) -> dict[str, Any]:
+    """Fingerprint -> environment, of the folder's `environment.json`; empty without one.
+
+    Raises:
+        RecordError: the file is not what a run writes.
+    """
+    path = Path(folder) / ENVIRONMENTS
+    known = _object(path, "environments by their fingerprints") if path.is_file() else {}
+    if not all(isinstance(value, dict) for value in known.values()):
+        raise RecordError(f"{path} must map fingerprints to environments")
+    return known
+
+
+def remember_environment(folder: Path | str, found: Mapping[str, Any]) -> str:
+    """Add an environment to the folder's `environment.json` (by fingerprint) and return its fingerprint.
+
+    A folder may have several, of shares on several machines: each record points at its own.
+    """
+    folder, name = Path(folder), str(found["fingerprint"])
+    with (folder / ".lock-environment").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep write it at the same time
+        known = known_environments(folder)
+        known.setdefault(name, {**found, "seal": seal(found)})
+        _write_whole(folder / ENVIRONMENTS, known)
+    return name
+
+
+def known_settings(folder: Path | str) -> tuple[dict[str, str], bool] | None:
+    """What the folder was begun with, and whether a seal says so; None where nobody wrote it down.
+
+    Raises:
+        RecordError: the file holds no settings, or not those that its seal was made of.
+    """
+    path = Path(folder) / SETTINGS
+    if not path.is_file():
+        return None
+    found = _object(path, "the settings of a run")
+    sealed = found.pop("seal", None)
+    if sealed is not None and sealed != seal(found):
+        raise RecordError(
+            f"{path} was changed after it was written: its seal is {sealed!r}, its content has {seal(found)!r}"
+        )
+    return {str(name): str(value) for name, value in found.items()}, sealed is not None
+
+
+def remember_settings(folder: Path | str, now: Mapping[str, str], *, begin: bool) -> dict[str, str]:
+    """The folder's settings. With `begin` they become those given; else only where there are none yet."""
+    folder = Path(folder)
+    with (folder / ".lock-settings").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep come at the same time
+        known = None if begin else known_settings(folder)
+        if known is None:
+            _write_whole(folder / SETTINGS, {**now, "seal": seal(now)})
+            return dict(now)
+    return known[0]

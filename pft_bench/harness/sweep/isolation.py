@@ -1,0 +1,292 @@
+"""The supervisor's side: a fresh process for each job, and what to make of one that dies or hangs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ..cases import Group, explained, run_or_explain
+from ..measure.contender import Rejection
+from ..record import Record
+from .board import Board, Sight
+from .server import DUMP_SIGNAL, Ended, Finished, Job, Started
+
+TICK_S = 0.5
+"""How often the supervisor looks: rarely, because it shares the processors with what is being timed."""
+LAST_WORDS_S = 1.0
+"""Time for a worker to write its stacks before it is killed."""
+KILL_S = 60.0
+"""A process that outlives SIGKILL for longer hangs in a driver; it is left behind."""
+OUTPUT_KEPT = 1 << 16
+PARDONS = 2
+"""Times that a group runs again because somebody else killed its process, before the case becomes a row after all."""
+FROM_OUTSIDE = "killed from outside (SIGKILL, and memory had not run out)"
+
+Watch = Callable[[Sight], None]
+
+
+class WorkersFailed(RuntimeError):
+    """No worker can be started, or it could not do what every run needs."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a worker ended that gave no result, and whose turn it was (None: the set-up's)."""
+
+    status: Literal["oom", "crashed", "timeout"]
+    reason: str
+    contender: int | None
+    output: str
+    from_outside: bool = False
+    """Killed by somebody else: nothing that the case is to blame for, as far as can be told."""
+
+
+class Workers:
+    """Runs calls in fresh processes, one at a time. A context manager; what it started ends with it.
+
+    Args:
+        plugins: imported in each worker before its call.
+        timeout_s: seconds that one turn of one contender may last (its check, its warm-up, one sample, ...).
+        memory_limit_bytes: what a worker may allocate beyond what it starts with; None: no limit.
+        device: which memory is limited: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        plugins: tuple[str, ...] = (),
+        *,
+        timeout_s: float = 1800.0,
+        memory_limit_bytes: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.plugins, self.timeout_s = plugins, timeout_s
+        self.memory_limit_bytes, self.device = memory_limit_bytes, device
+        self._server: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._board_file = Board.make()
+        self._board = Board(self._board_file)
+        self._output = os.memfd_create("pft_bench-output", 0)
+        fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)  # a worker starts where the file was cut
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_server()
+        os.close(self._output)
+        os.close(self._board_file)
+
+    def _start_server(self) -> Connection:
+        ours, theirs = Pipe()
+        passed = (theirs.fileno(), self._board_file, self._output)
+        # not `-m`: the module would exist twice, and what it sends would be of classes that are not ours
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__} import server; server.main()"
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, passed), str(os.getpid())],
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._connection = ours
+        return ours
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._server.kill()  # its worker, if any, ends with it
+            self._server.wait()
+        if self._connection is not None:
+            self._connection.close()
+        self._server = self._connection = None
+
+    def run(
+        self, call: Callable[[Board], Any], watch: Watch | None = None, *, limited: bool = True
+    ) -> Any | Death:
+        """What `call(board)` returns in a fresh process, or how that process died.
+
+        `call` and its result must be picklable. `limited=False` lifts the memory limit.
+        """
+        limit = self.memory_limit_bytes if limited else None
+        self._board.clear()
+        os.ftruncate(self._output, 0)
+        connection = self._connection or self._start_server()
+        oom_kills = _oom_kills()
+        try:
+            connection.send(Job(call, self.plugins, limit, self.device, tuple(sys.argv)))
+            return self._wait(connection, watch, oom_kills)
+        except (EOFError, ConnectionError):
+            self._stop_server()
+            return self._death("crashed", "the process that starts workers died", from_outside=True)
+        except BaseException:
+            self._stop_server()  # an interrupt must not leave a worker behind
+            raise
+
+    def _wait(self, connection: Connection, watch: Watch | None, oom_kills: int | None) -> Any | Death:
+        pid, value, finished, patience = 0, None, False, _Patience(self.timeout_s)
+        while True:
+            if connection.poll(TICK_S):
+                message = connection.recv()
+                if isinstance(message, Started):
+                    pid = message.pid
+                elif isinstance(message, Finished):
+                    value, finished = message.value, True
+                elif isinstance(message, Ended):
+                    return value if finished else self._death(*cause_of_death(message.exit_code, oom_kills))
+            sight = self._board.look()
+            if watch is not None:
+                watch(sight)
+            if not finished and pid and patience.lost(sight):
+                self._kill(connection, pid)
+                return self._death("timeout", f"no progress for {self.timeout_s:g} s")
+
+    def _kill(self, connection: Connection, pid: int) -> None:
+        os.kill(pid, DUMP_SIGNAL)
+        time.sleep(LAST_WORDS_S)
+        os.kill(
+            pid, signal.SIGKILL
+        )  # not reaped before its server has sent `Ended`: no other process has this id
+        deadline = time.monotonic() + KILL_S
+        while time.monotonic() < deadline:
+            if connection.poll(TICK_S) and isinstance(connection.recv(), Ended):
+                return
+        self._stop_server()
+
+    def output(self) -> str:
+        """What the last worker wrote to its standard output and error, the end of it."""
+        size = os.fstat(self._output).st_size
+        data = os.pread(self._output, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT))
+        return data.decode(errors="replace")
+
+    def _death(
+        self, status: Literal["oom", "crashed", "timeout"], cause: str, *, from_outside: bool = False
+    ) -> Death:
+        sight, output = self._board.look(), self.output()
+        where = "" if (frame := innermost_frame(output)) is None else f" at {frame}"
+        words = "" if (last := last_words(output)) is None else f": {last}"
+        reason = f"{cause} during its {sight.doing}{where}{words}"
+        contender = None if sight.contender < 0 else sight.contender
+        return Death(status, reason, contender, output, from_outside or cause == FROM_OUTSIDE)
+
+
+class _Patience:
+    """Counts how long a turn has lasted, by the supervisor's own ticks: if both were stopped, nobody hung."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s, self._turn, self._lasted_s = timeout_s, -1, 0.0
+        self._seen = time.monotonic()
+
+    def lost(self, sight: Sight) -> bool:
+        """Whether the turn that is on the board has lasted too long."""
+        now = time.monotonic()
+        passed_s, self._seen = min(now - self._seen, 2 * TICK_S), now
+        if sight.turn != self._turn:
+            self._turn, self._lasted_s = sight.turn, 0.0
+        else:
+            self._lasted_s += passed_s
+        return self._lasted_s > self._timeout_s
+
+
+def _oom_kills() -> int | None:
+    """How many processes this kernel has killed for memory so far; None where it does not tell."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else int(found[1])
+
+
+def cause_of_death(exit_code: int, oom_kills_before: int | None) -> tuple[Literal["oom", "crashed"], str]:
+    """Status and words for the end of a worker that gave no result.
+
+    SIGKILL is what the kernel sends when memory runs out; that it did so is on its count of such kills.
+    """
+    if exit_code >= 0:
+        return "crashed", f"its process ended with exit code {exit_code}"
+    number = -exit_code
+    try:
+        name = f"{signal.Signals(number).name} ({signal.strsignal(number)})"
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        now = _oom_kills()
+        if now is None or oom_kills_before is None:
+            return "oom", "killed, as the kernel does when memory runs out,"
+        if now > oom_kills_before:
+            return "oom", "killed by the kernel because memory ran out"
+        return "crashed", FROM_OUTSIDE
+    return "crashed", f"its process died of {name}"
+
+
+_FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
+
+
+def innermost_frame(output: str) -> str | None:
+    """`file:line (function)` of the first frame of the last stack that faulthandler wrote, None without one."""
+    stack = output.rpartition("most recent call first")[2]
+    found = _FRAME.search(stack) if stack != output else None
+    return None if found is None else f"{Path(found['file']).name}:{found['line']} ({found['name']})"
+
+
+def last_words(output: str) -> str | None:
+    """The last line a worker wrote before any stack, e.g. what an abort said; None if it said nothing."""
+    said = re.split(
+        r"^(?:Fatal Python error|Current thread|Thread 0x|Traceback)", output, flags=re.MULTILINE
+    )[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else None
+
+
+def _in_worker(group: Group, environment: str, lost: dict[str, Rejection], board: Board) -> list[str]:
+    """Runs in the worker: the group's records as lines of JSON."""
+    names = list(group.cases)
+    records = run_or_explain(
+        group,
+        environment,
+        on_progress=lambda progress: board.progress(progress.rounds, progress.planned),
+        on_turn=lambda name, doing: board.turn(names.index(name), doing),
+        lost=lost,
+    )
+    return [record.to_json() for record in records]
+
+
+def run_isolated(
+    workers: Workers,
+    group: Group,
+    environment: str,
+    watch: Watch | None = None,
+    on_death: Callable[[str | None, Death], None] | None = None,
+) -> list[Record]:
+    """The records of a group that ran in a process of its own.
+
+    When the process dies in a contender's turn, the group runs again without that contender: the others are measured,
+    interleaved as ever, and it becomes a row. When it dies before anybody's turn, all its cases do. A process that was
+    killed from outside is started again.
+    """
+    lost: dict[str, Rejection] = {}
+    names = list(group.cases)
+    pardons = PARDONS
+    while True:
+        ended = workers.run(partial(_in_worker, group, environment, lost), watch)
+        if not isinstance(ended, Death):
+            return [Record.from_json(line) for line in ended]
+        if ended.from_outside and pardons:
+            pardons -= 1
+            continue
+        name = None if ended.contender is None else names[ended.contender]
+        if on_death is not None:
+            on_death(name, ended)
+        rejection = Rejection(ended.status, ended.reason)
+        if name is None:
+            return explained(group, environment, rejection, lost)
+        lost[name] = rejection

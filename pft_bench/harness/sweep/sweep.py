@@ -1,0 +1,209 @@
+"""A sweep: what of the plan is left, and running it with every record on the disk before the next case begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ...common.text import Lines, file_name
+from ..cases import Group, Settings, plan_groups, run_or_explain
+from ..cases.group import thread_count
+from ..measure import roof
+from ..measure.audit import CpuProbe, CudaProbe, audit
+from ..measure.environment import environment, fingerprint
+from ..measure.timer import CpuTimer, CudaEventTimer
+from ..record import (
+    Record,
+    RunWriter,
+    known_environments,
+    known_settings,
+    read_folder,
+    remember_settings,
+)
+from .board import Board, Sight
+from .isolation import Death, Workers, WorkersFailed, run_isolated
+from .resume import (
+    decisive,
+    differences_of_environments,
+    differences_of_settings,
+    refuse,
+)
+from .shard import Shard
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All groups of the sweep, those of this share, those of them that are left to run, and what is on the disk."""
+
+    groups: list[Group]
+    mine: list[Group]
+    left: list[Group]
+    done: dict[str, Record]
+    warnings: tuple[str, ...]
+
+    @property
+    def order(self) -> list[str]:
+        """Case ids of the whole sweep in the order of its plan."""
+        return [case.case_id for group in self.groups for case in group.cases.values()]
+
+
+def plan_sweep(settings: Settings, folder: Path, shard: Shard) -> SweepPlan:
+    """What is to be run, given what the folder holds. Lines cut short by a kill are in the warnings, by number.
+
+    Raises:
+        RecordError: lines of the folder's files that are no records, by number.
+    """
+    groups = plan_groups(settings)
+    mine = shard.of(groups)
+    scan = read_folder(folder)
+    done = {record.case_id: record for record in scan.records}
+    left = [group for group in mine if any(case.case_id not in done for case in group.cases.values())]
+    return SweepPlan(groups, mine, left, done, tuple(map(str, scan.truncated)))
+
+
+class Watcher(Protocol):
+    """Who wants to see how a sweep goes."""
+
+    def start(self, group: Group) -> None:
+        """A group begins."""
+
+    def progress(self, rounds: int, planned: int, doing: str) -> None:
+        """Where it stands."""
+
+    def finish(self, group: Group, records: Sequence[Record]) -> None:
+        """Its records are on the disk."""
+
+    def say(self, text: str) -> None:
+        """Something to be told, e.g. what a worker printed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs groups, in workers or, without, in this process, and appends their records to the folder."""
+
+    settings: Settings
+    folder: Path
+    shard: Shard
+    workers: Workers | None
+    plugins: dict[str, str]
+
+    def require_same(self, plan: SweepPlan) -> str | None:
+        """Begin the folder, or make sure that it can be resumed; what could not be made sure of, in words.
+
+        Raises:
+            ValueError: its rows depend on settings, inputs, code or a machine that are different now; all are named.
+        """
+        now = decisive(self.settings, self.workers)
+        records = list(plan.done.values())
+        found, unsure = [], None
+        if records and known_settings(self.folder) is None:
+            unsure = f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
+        else:
+            stored = remember_settings(self.folder, now, begin=not records and self.shard.name is None)
+            found += differences_of_settings(stored, now, records)
+        own = {case.case_id for group in plan.mine for case in group.cases.values()}
+        mine = records if self.shard.name is None else [r for r in records if r.case_id in own]
+        if mine:
+            known, here = known_environments(self.folder), self._in_worker(_software, self.plugins)
+            for name in dict.fromkeys(record.environment for record in mine):
+                found += differences_of_environments(known[name], here) if name in known else []
+        refuse(self.folder, found)
+        return unsure
+
+    def describe_machine(self) -> dict[str, Any]:
+        """The environment as a worker sees it, with the roof and the audit of the timer.
+
+        Raises:
+            WorkersFailed: the timer is not sound here, or the worker died.
+        """
+        found = self._in_worker(_machine, self.settings, self.plugins)
+        bad = [f"{item['name']}: {item['detail']}" for item in found["now"]["timer"] if not item["passed"]]
+        if bad:
+            raise WorkersFailed(f"the timer fails its audit, nothing was timed: {'; '.join(bad)}")
+        return found
+
+    def _in_worker(self, look: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        call = partial(look, *arguments)
+        found: dict[str, Any] | Death
+        found = call(None) if self.workers is None else self.workers.run(call, limited=False)
+        if isinstance(found, Death):
+            raise WorkersFailed(
+                Lines.of(f"the machine could not be measured: {found.reason}", *found.output.splitlines())
+            )
+        return found
+
+    def run(self, plan: SweepPlan, watcher: Watcher) -> list[Record]:
+        """Run what is left of the plan; all new records."""
+        if not plan.left:
+            return []
+        new = []
+        with RunWriter(self.folder, self.shard.name) as run:
+            environment = run.remember(self.describe_machine())
+            for group in plan.left:
+                watcher.start(group)
+                fresh = [
+                    record
+                    for record in self._run(group, environment, watcher)
+                    if record.case_id not in plan.done
+                ]
+                for record in fresh:
+                    run.append(record)
+                new += fresh
+                watcher.finish(group, fresh)
+        return new
+
+    def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
+        if self.workers is None:
+            return run_or_explain(
+                group,
+                environment,
+                lambda progress: watcher.progress(progress.rounds, progress.planned, "timing"),
+            )
+
+        def watch(sight: Sight) -> None:
+            watcher.progress(sight.rounds, sight.planned, sight.doing)
+
+        records = run_isolated(self.workers, group, environment, watch, self._keep_output(group))
+        said = self.workers.output().strip()
+        if said:
+            watcher.say(said)
+        return records
+
+    def _keep_output(self, group: Group) -> Callable[[str | None, Death], None]:
+        """What a worker that died had written, stacks included, is worth a file: `logs/<case id>.txt`."""
+
+        def keep(name: str | None, death: Death) -> None:
+            if death.output:
+                logs = self.folder / "logs"
+                logs.mkdir(exist_ok=True)
+                case = group.cases[group.baseline if name is None else name]
+                (logs / f"{file_name(case.case_id)}.txt").write_text(death.output)
+
+        return keep
+
+
+def _software(plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+    """The environment; plug-ins are part of the fingerprint, for they hold the kernels."""
+    found = environment()
+    if plugins:
+        found["plugins"] = plugins
+        found["fingerprint"] = fingerprint(found)
+    return found
+
+
+def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+    """Environment, roof (on the run's threads), and what the timer says of calls of known cost: 0.2 s, once a run."""
+    device = torch.device(settings.device)
+    with thread_count(settings.threads):
+        measured = roof.measure_roof(settings.device, settings.torch_dtype)
+        on_gpu = device.type == "cuda"
+        timer = CudaEventTimer(device) if on_gpu else CpuTimer()
+        findings = audit(timer, CudaProbe(device) if on_gpu else CpuProbe())
+    found = _software(plugins, board)
+    found["now"] |= {"roof": vars(measured), "timer": [vars(finding) for finding in findings]}
+    return found

@@ -1,0 +1,1 @@
+"""Scripts for maintainers, run through the Makefile."""
