@@ -110,7 +110,8 @@ def _drawable() -> frozenset[int]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     fonts = [
-        get_font(findfont(FontProperties("DejaVu Sans", weight=weight))) for weight in ("normal", "bold")
+        get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
+        for weight in ("normal", "bold")
     ]
     return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts)) | {ord("\n")}
 
