@@ -1,5 +1,6 @@
 """Records: illegal states, round trip, damaged files, killed writers, locks."""
 
+import errno
 import json
 import math
 import os
@@ -473,6 +474,18 @@ def test_second_writer_of_a_folder_is_refused_and_told_by_whom(tmp_path: Path) -
         pass
     with lock_folder(folder):
         pass
+
+
+def test_a_full_disk_names_the_folder_that_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as told, lock_folder(tmp_path):
+        pass
+    assert told.value.filename == str(tmp_path)
 
 
 def test_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:

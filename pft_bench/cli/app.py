@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from copy import copy
 from typing import Annotated, Any, cast
 
 import typer
@@ -12,8 +13,9 @@ from .. import __version__
 from ..apps.train import TrainingStopped
 from ..backends import BackendUnavailable
 from ..common.container import respect_quota
+from ..common.shortage import out_of_memory
 from ..common.terminal import Console, outlets
-from ..common.text import told
+from ..common.text import in_short, told
 from ..harness.compare.remote import WorkerError
 from ..harness.compare.revision import BuildFailed
 from ..harness.record import FolderLocked, RecordError
@@ -87,6 +89,16 @@ for _panel, _commands in {
         app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 
 
+def whole_program() -> Any:
+    """All commands, each of which knows --version as the program itself does."""
+    command: Any = typer.main.get_command(app)
+    version = copy(next(param for param in command.params if param.name == "version"))
+    version.expose_value = False  # the functions of the commands do not take it
+    for inner in command.commands.values():
+        inner.params.append(version)
+    return command
+
+
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What typer raises for a wrong command line; all its kinds say what is wrong with `format_message`."""
 
@@ -100,7 +112,11 @@ def main() -> None:
     """
     respect_quota()
     with outlets() as (said, told):
-        code = _run(sys.argv[1:])
+        try:
+            code = _run(sys.argv[1:])
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted", style="yellow")
+            code = INTERRUPTED
         for outlet, name in ((said, "output"), (told, "error")):
             if outlet is None:
                 continue
@@ -113,7 +129,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """The exit code of a command line."""
-    command = typer.main.get_command(app)
+    command = whole_program()
     console = Console(stderr=True)
     try:
         with warnings.catch_warnings(), command.make_context("pft-bench", arguments) as context:
@@ -124,9 +140,6 @@ def _run(arguments: list[str]) -> int:
     except USAGE_ERROR as error:
         _say_usage(console, error)
         return USAGE
-    except KeyboardInterrupt:
-        console.print("interrupted", style="yellow")
-        return INTERRUPTED
     except (
         ValueError,
         TypeError,
@@ -140,6 +153,11 @@ def _run(arguments: list[str]) -> int:
         OSError,
     ) as error:
         console.error(told(error))
+        return USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise  # a mistake of ours shows where it was made
+        console.error(f"memory does not suffice: {in_short(error)}")
         return USAGE
     return 0
 

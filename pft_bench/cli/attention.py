@@ -10,9 +10,9 @@ import torch
 import typer
 
 from ..apps.focus import LayerFocus, focus_of, view_around
-from ..apps.images import READ_SUFFIXES, read_picture, rgb
+from ..apps.images import READ_SUFFIXES, read_picture, rgb, taken
 from ..common.container import check_threads
-from ..common.drafts import make_folder
+from ..common.drafts import require_writable
 from ..common.terminal import Console
 from ..harness.cases.group import thread_count
 from ..model import preset
@@ -54,7 +54,7 @@ def attention(
         raise ValueError(f"--out must end in .png, .svg or .pdf, got {out.name!r}")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists: choose another name with --out, or add --overwrite")
-    if not image.is_file():
+    if not image.exists():
         raise ValueError(
             f"IMAGE must be a picture ({', '.join(READ_SUFFIXES)}), got {image}: there is no such file"
         )
@@ -78,6 +78,7 @@ def attention(
     heads = model.config.num_heads
     if head is not None and head > heads:
         raise ValueError(f"--head must be at most {heads}, got {head}")
+    require_writable(out)
     view = view_around(place, picture.size_hw, model.config.window_size)
     pixels = pixels[view.top : view.bottom, view.left : view.right]
     place = place[0] - view.top, place[1] - view.left
@@ -91,9 +92,8 @@ def attention(
     title = f"Progressive focus: {layers[0].keeps} tokens in the first layer, {layers[-1].keeps} in the last"
     where = f"pixel {place[0] + view.top},{place[1] + view.left} of {image.name}"
     subtitle = f"{name}; {where}; {shown}. Each title: layer: candidates \u2192 kept"
-    make_folder(out.parent)
     write_focus_plot([panel_of(layer, head) for layer in layers], pixels, place, title, subtitle, out)
-    notes = "".join(f"; {note}" for note in picture.notes)
+    notes = "".join(f"; {note}" for note in taken(picture))
     Console().print(f"written: {out} ({name}; {where}{notes})")
 
 

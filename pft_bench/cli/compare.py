@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..common.drafts import require_writable
 from ..common.terminal import Console, Table, Text, line
 from ..harness.cases import Settings
 from ..harness.compare.folders import compare_folders
@@ -85,6 +86,8 @@ def compare(
     else:
         options.refuse(context, ("force",), "is of two recorded runs, got none")
     options.refuse_what_is_read(out, *(path for run in (a, b) if run is not None for path in run.glob("*")))
+    if out is not None:
+        require_writable(out)
     console = Console(width=max(Console().width, 100))
     if a is not None and b is not None:
         table = compare_folders(a, b, margin=margin, force=force)

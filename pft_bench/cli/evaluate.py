@@ -26,6 +26,7 @@ from ..backends import get, require
 from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import parse_schedule, schedule_of
+from ..common.shortage import out_of_memory
 from ..common.terminal import Console, Words, progress_bar
 from ..common.text import in_short
 from ..harness.cases.group import thread_count
@@ -234,8 +235,7 @@ def measure_latency(settings: Settings, run: RunWriter, console: Console) -> lis
         records = group.run(fingerprint).records
     except Exception as error:  # the quality that was found stays, whatever the measurement runs into
         reason = f"{type(error).__name__}: {error}"
-        memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate" in reason
-        status = Status.OOM if memory else Status.ERROR
+        status = Status.OOM if out_of_memory(error) else Status.ERROR
         records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
     for record in records:
         run.append(record)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..common.drafts import draft, make_folder
+from ..common.drafts import draft, require_writable
 from ..common.terminal import Console, Table
 from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
 from ..harness.compare.history import history as series_of
@@ -42,6 +42,8 @@ def history(
         raise ValueError(
             f"no case with a time next to a baseline below {root}" + (f" matches {case!r}" if case else "")
         )
+    if plot is not None:
+        require_writable(plot)
     console = Console(width=max(Console().width, 110))
     table = Table(title=f"{len(found)} cases below {root}")
     for name in ("case", "date", "commit", "median", "/ baseline", "against the run before"):
@@ -96,7 +98,6 @@ def draw_history(found: list[HistorySeries], path: Path) -> None:
 
     repeated = [item for item in found if len(item.points) > 1]
     drawing = draw(figure_of(repeated or found), [], 900)
-    make_folder(path.parent)
     if path.suffix.lower() == ".svg":
         with draft(path) as made:
             made.write_text(svg_file(drawing, records), encoding="utf-8")

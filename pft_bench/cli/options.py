@@ -44,10 +44,13 @@ def refuse_what_is_read(out: Path | None, *inputs: Path | None) -> None:
 
 
 def in_path(text: str | Path) -> Path:
-    """What is read: any name but the empty one, which Python takes for the current folder."""
+    """What is read: any name but the empty one, which Python takes for the current folder; `a/` is no file."""
     if text == "":
         raise typer.BadParameter("it must name a file or a folder, got an empty text")
-    return Path(text)
+    path = Path(text)
+    if str(text).endswith("/") and path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"it must be a folder where it ends in /, got the file {path}")
+    return path
 
 
 def out_folder(text: str | Path) -> Path:

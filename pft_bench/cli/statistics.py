@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import typer
 
+from ..common.drafts import require_writable
 from ..common.terminal import Console, Table
 from ..harness.cases import Settings, check_inputs
 from ..harness.cases.group import thread_count
@@ -62,6 +63,8 @@ def statistics(
         num_heads=num_heads,
     )
     check_inputs(settings)
+    if out is not None:
+        require_writable(out)
     made = make_model(settings, settings.schedules[0])
     model = PFT.from_config(made.config, backend="auto").eval()
     model.load_state_dict(made.state_dict())

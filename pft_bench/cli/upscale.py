@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +15,18 @@ import typer
 from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
 from ..apps.images import (
-    OTHER_SUFFIXES,
     READ_SUFFIXES,
     SUFFIXES,
     PictureError,
     enlarge,
     fit_to_file,
-    name_files,
+    pictures_left_out,
     read_picture,
     walk_pictures,
     write_picture,
 )
 from ..common.container import check_threads
-from ..common.drafts import make_folder, require_writable
+from ..common.drafts import require_writable
 from ..common.terminal import Console, Words, line, progress_bar
 from ..common.text import in_short
 from ..harness.cases.group import thread_count
@@ -106,7 +106,7 @@ def upscale(
         raise ValueError(
             "--tile decides how large tiles are, and --memory lets them be chosen: give one of them"
         )
-    if all(job.target.resolve() == job.source.resolve() for job in jobs):
+    if all(os.path.realpath(job.target) == os.path.realpath(job.source) for job in jobs):
         raise ValueError(f"OUT must not be IN, whose pictures are never replaced, got {target}")
     if len(jobs) == 1 and jobs[0].target.exists() and not overwrite:
         raise ValueError(f"{jobs[0].target} exists: choose another name, or add --overwrite")
@@ -118,9 +118,8 @@ def upscale(
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be
     console = Console()
-    others = walk_pictures(source, OTHER_SUFFIXES, without=Path(target)) if source.is_dir() else []
-    if others:
-        console.print(_left_out(others))
+    for remark in pictures_left_out(source, without=Path(target)) if source.is_dir() else ():
+        console.print(remark)
     upscaler = Upscaler(model, console, quality or 95, overwrite, tiles, memory_bytes, seams)
     with thread_count(check_threads(threads)), torch.no_grad():
         done = upscaler.run(jobs)
@@ -142,6 +141,10 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Enlargement]:
     """
     if not out:
         raise ValueError("OUT must name a file or a folder, got an empty text")
+    if out == "-":
+        raise ValueError(
+            "OUT must name a file or a folder, got '-': pictures do not go to standard output (./- is a name)"
+        )
     target = Path(out)
     folder = out.endswith("/") or target.is_dir()
     if out.endswith("/") and target.exists() and not target.is_dir():
@@ -161,8 +164,7 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Enlargement]:
             )
         found = walk_pictures(source, without=target)
         if not found:
-            others = walk_pictures(source, OTHER_SUFFIXES, without=target)
-            told = f"; {_left_out(others)}" if others else ""
+            told = "".join(f"; {remark}" for remark in pictures_left_out(source, without=target))
             raise ValueError(
                 f"IN must hold pictures ({', '.join(READ_SUFFIXES)}), got {source} without any{told}"
             )
@@ -180,10 +182,6 @@ def plan_jobs(source: Path, out: str, format: str | None) -> list[Enlargement]:
     if not folder and target.suffix:
         raise ValueError(f"OUT must end in {', '.join(SUFFIXES)} or be a folder, got {target.name!r}")
     return [Enlargement(source, _renamed(target / source.name, suffix))]
-
-
-def _left_out(others: Sequence[Path]) -> str:
-    return f"left out, of formats that are not read here: {name_files(others)}"
 
 
 def _renamed(path: Path, suffix: str | None) -> Path:
@@ -239,13 +237,13 @@ class Upscaler:
         """Do all jobs."""
         done = Counts()
         written: dict[Path, Path] = {}
-        sources = {job.source.resolve() for job in jobs}
+        sources = {os.path.realpath(job.source) for job in jobs}
         with self._bar:
             for number, job in enumerate(jobs, start=1):
                 try:
                     if job.target in written:
                         raise PictureError(f"{job.target} was just written from {written[job.target]}")
-                    if job.target.resolve() in sources:
+                    if os.path.realpath(job.target) in sources:
                         raise PictureError(f"{job.target} is one of the pictures, which are never replaced")
                     if job.target.exists() and not self.overwrite:
                         done.left += 1
@@ -275,7 +273,6 @@ class Upscaler:
         if job.target.exists() and job.target.samefile(job.source):
             raise PictureError(f"{job.target} is the picture itself, which is never replaced")
         picture, lost = fit_to_file(job.target, picture, (height, width))
-        make_folder(job.target.parent)
         require_writable(job.target)
         task = self._bar.add_task(f"{title} to {width}x{height}", total=1)
         result = enlarge(

@@ -59,8 +59,12 @@ def _beside(path: Path | str, target: Path) -> str:
 
 
 def require_writable(path: Path | str) -> None:
-    """OSError, which names `path`, where it could not be written: better known before minutes of work."""
+    """OSError, which names `path`, where it could not be written: better known before minutes of work.
+
+    The folder it is in is made.
+    """
     require_file(path)
+    make_folder(Path(path).parent)
     os.unlink(_beside(path, Path(os.path.realpath(path))))
 
 

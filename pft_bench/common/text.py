@@ -33,6 +33,11 @@ def _written(character: str, lines: bool) -> str:
         return character
     if character == "\n" and lines:
         return character
+    return written_out(character)
+
+
+def written_out(character: str) -> str:
+    r"""The number of a character as Python writes it, such as `\u202e`."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file's name that is no text
         code -= 0xDC00

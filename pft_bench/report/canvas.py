@@ -20,7 +20,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..common.drafts import draft
-from ..common.text import plain
+from ..common.text import plain, written_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -81,6 +81,7 @@ def save(canvas: Canvas, path: Path) -> Path:
     """Write a drawing to a file of the kind that its name says."""
     with style(path.stem), draft(path) as made:
         _make_harmless(canvas)
+        _write_out_what_fonts_lack(canvas)
         canvas.savefig(made, dpi=PNG_DPI, facecolor=palette()["paper"])
     return path
 
@@ -91,6 +92,28 @@ def _make_harmless(canvas: Canvas) -> None:
 
     for text in canvas.findobj(Text):
         text.set_text(plain(text.get_text(), lines=True))
+
+
+def _write_out_what_fonts_lack(canvas: Canvas) -> None:
+    """It would be a box, the same for every such character, and a warning of matplotlib's."""
+    from matplotlib.text import Text
+
+    for text in canvas.findobj(Text):
+        found = text.get_text()
+        if not found.isascii():
+            text.set_text("".join(one if ord(one) in _drawable() else written_out(one) for one in found))
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that DejaVu Sans has, in normal and in bold; the end of a line is none of a font's."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    fonts = [
+        get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
+        for weight in ("normal", "bold")
+    ]
+    return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts)) | {ord("\n")}
 
 
 @cache

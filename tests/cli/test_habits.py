@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 
 import pft_bench
 from pft_bench.apps.images import enlarge
 from pft_bench.apps.quality import bicubic_row, read_rows
-from pft_bench.cli.app import app
+from pft_bench.cli.app import whole_program
 from pft_bench.model import PRESETS, generated_weights
 
 Command = Callable[..., Any]
 PACKAGE = Path(pft_bench.__file__).parent
 ROOT = PACKAGE.parent
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = whole_program().commands
 
 
-def test_version(pft_bench_command: Command) -> None:
-    assert pft_bench_command("--version") == (0, f"pft-bench {pft_bench.__version__}\n", "")
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_version(pft_bench_command: Command, command: str) -> None:
+    given = [command] if command else []
+    assert pft_bench_command(*given, "--version") == (0, f"pft-bench {pft_bench.__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -68,6 +69,9 @@ def test_help(pft_bench_command: Command, command: str) -> None:
         (("profile", "--bare", "--out", "{new}"), "--out is for what --bare leaves out"),
         (("upscale", "{a}", "{new}/b.png", "--weights", "small_x2", "--tile", 64, "--memory", "1GB"), "give one of"),
         (("upscale", "{a}", "{new}/b.png", "--weights", "small_x2", "--quality", 80), "--quality is that of JPEG"),
+        (("upscale", "{a}/", "{new}.png", "--weights", "small_x2"), "where it ends in /, got the file {a}"),
+        (("statistics", "{a}/", "--lr", "8x8"), "where it ends in /, got the file {a}"),
+        (("upscale", "{a}", "-", "--weights", "small_x2"), "pictures do not go to standard output"),
         (("upscale", "", "{new}", "--weights", "small_x2"), "'IN': it must name a file or a folder, got an empty"),
         (("upscale", "{a}", "", "--weights", "small_x2"), "OUT must name a file or a folder, got an empty text"),
         (("upscale", "{in}", "{new}.png", "--weights", "small_x2"), "OUT must be a folder when IN is one"),
@@ -80,6 +84,13 @@ def test_help(pft_bench_command: Command, command: str) -> None:
         (("attention", "{a}", "--out", "{link}", "--overwrite"), "--out must not be what is read"),
         (("attention", "{a}", "--out", "{new}.png/"), "it must be a file, got the folder"),
         (("attention", ""), "got an empty text"),
+        (("attention", "{in}", "--out", "{new}.png"), "must be a file with a picture, got a folder, a pipe or"),
+        (("attention", "{pipe}", "--out", "{new}.png"), "must be a file with a picture, got a folder, a pipe or"),
+        (("attention", "{new}", "--out", "{new}.png"), "got {new}: there is no such file"),
+        (("statistics", "{in}", "--lr", "8x8"), "must be a file with a picture, got a folder, a pipe or"),
+        (("statistics", "{new}", "--lr", "8x8"), "the image must be a picture, got {new}: there is no such file"),
+        (("run", "--image", "{pipe}", "--lr", "8x8"), "must be a file with a picture, got a folder, a pipe or"),
+        (("run", "--list", "--plugin", "{exits}"), "SystemExit: 3"),
         (("statistics", "--out", "{in}"), "it must be a file, got the folder"),
         (("statistics", "{a}", "--out", "{a}"), "--out must not be what is read"),
         (("history", "{in}", "--plot", "{in}"), "it must be a file, got the folder"),
@@ -98,7 +109,7 @@ def test_what_cannot_be_meant_is_refused(
     pft_bench_command: Command, tmp_path: Path, arguments: tuple[object, ...], said: str
 ) -> None:
     places = {name: tmp_path / name for name in ("in", "new", "file", "pipe", "run")}
-    places |= {"a": tmp_path / "in" / "a.png", "link": tmp_path / "link.png"}
+    places |= {"a": tmp_path / "in" / "a.png", "link": tmp_path / "link.png", "exits": tmp_path / "exits.py"}
     places["in"].mkdir()
     places["run"].mkdir()
     (places["run"] / "records.jsonl").write_text("")
@@ -106,11 +117,12 @@ def test_what_cannot_be_meant_is_refused(
     places["file"].write_text("")
     places["link"].hardlink_to(places["a"])
     os.mkfifo(places["pipe"])
+    places["exits"].write_text("raise SystemExit(3)")
     before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
     ended = pft_bench_command(*(str(part).format(**places) for part in arguments))
     assert (ended.code, ended.out) == (2, ""), ended
     assert ended.err.startswith("error: ")
-    assert said in ended.err
+    assert said.format(**places) in ended.err
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
 
 
@@ -141,6 +153,16 @@ def test_a_slash_at_the_end_means_a_folder(
     more = ("--format", "jpg", "--weights", weights)
     ended = pft_bench_command("upscale", pictures / "0.png", tmp_path / "a.jpeg", *more)
     assert ended.code == 0, ended
+
+
+def test_links_in_a_circle_are_no_traceback(
+    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for given in ((pictures, tmp_path / "circle"), (pictures / "0.png", tmp_path / "circle" / "a.png")):
+        ended = pft_bench_command("upscale", *given, "--weights", weights)
+        assert ended.code == 1, ended
+        assert str(tmp_path / "circle") in ended.out
 
 
 def test_odd_targets_are_named(
@@ -218,11 +240,67 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert (ended.code, ended.err) == (2, f"error: Permission denied: {tmp_path / 'out'}\n")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 112. GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes\nwhere"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_one_line(
+    pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def too_much(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pft_bench.cli.doctor.environment", too_much)
+    ended = pft_bench_command("doctor")
+    said = str(error).partition("\n")[0]
+    assert ended == (2, "", f"error: memory does not suffice: {said}\n")
+
+
+def test_a_mistake_of_ours_is_not_taken_for_it(
+    pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("pft_bench.cli.doctor.environment", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        pft_bench_command("doctor")
+
+
+def test_a_file_to_write_is_tried_before_the_work(
+    pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is made, as --out folders are; what cannot be written is known before anything is computed."""
+    given = ("statistics", pictures / "0.png", "--weights", weights, "--lr", "8x8")
+    assert pft_bench_command(*given, "--out", tmp_path / "new" / "a.csv").code == 0
+    assert (tmp_path / "new" / "a.csv").is_file()
+    ended = pft_bench_command(*given, "--out", pictures / "1.png" / "a.csv")
+    assert ended == (2, "", f"error: Is a file, not a folder: {pictures / '1.png'}\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr("pft_bench.cli.compare.compare_folders", lambda *_, **__: pytest.fail("it worked"))
+    ended = pft_bench_command("compare", run, run, "--out", "/dev/null")
+    assert ended == (2, "", "error: Is a device or a pipe, not a file: /dev/null\n")
+
+
 def test_ctrl_c_anywhere_else(pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pft_bench.cli.doctor.environment", stop)
+    assert pft_bench_command("doctor") == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_before_a_command_begins(pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pft_bench.cli.app.whole_program", stop)
     assert pft_bench_command("doctor") == (130, "", "interrupted\n")
 
 

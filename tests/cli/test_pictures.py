@@ -99,7 +99,9 @@ def test_what_is_converted_is_said_by_every_command(
     folder = tmp_path / "in"
     folder.mkdir()
     inked = save(folder, "a.jpg", encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"))
-    said = "CMYK converted to sRGB"
+    clear = np.dstack([PIXELS, np.full(PIXELS.shape[:2], 7, np.uint8)])
+    faint = save(folder, "b.png", encoded(clear, "PNG"))
+    said = {inked: "CMYK converted to sRGB", faint: "transparency left out"}
     model = ("--preset", "tiny_x2")
     for arguments in (
         (
@@ -117,15 +119,18 @@ def test_what_is_converted_is_said_by_every_command(
             1,
         ),
         ("run", "--image", inked, *model, "--lr", "8x8", "--level", "model", "--sched", "dense", "--list"),
+        ("run", "--image", faint, *model, "--lr", "8x8", "--level", "model", "--sched", "dense", "--list"),
         ("statistics", inked, *model, "--lr", "8x8", "--sched", "dense"),
         ("profile", "--image", inked, *model, "--lr", "8x8", "--sched", "dense", "--bare"),
         ("attention", inked, *model, "--out", tmp_path / "b.png"),
+        ("attention", faint, *model, "--out", tmp_path / "b.png"),
         ("upscale", inked, tmp_path / "c.png", "--weights", weights),
         ("evaluate", "--data", folder, "--weights", weights, "--out", tmp_path / "e", "--rounds", 0),
     ):
         ended = pft_bench_command(*arguments)
         assert ended.code == 0, (arguments, ended)
-        assert said in ended.out, arguments
+        for path, note in said.items():
+            assert (note in ended.out) == (path in arguments or folder in arguments), arguments
 
 
 def test_what_upscale_leaves_out_is_said_and_a_bad_profile_does_not_fail(
@@ -154,6 +159,14 @@ def test_a_bitmap_becomes_png(pft_bench_command: Command, weights: Path, tmp_pat
         assert ended.code == 0, ended
         assert [found.name for found in out.iterdir()] == ["a.png"]
         shutil.rmtree(out)
+
+
+def test_train_names_what_takes_no_part(pft_bench_command: Command, tmp_path: Path) -> None:
+    save(tmp_path, "a.png", encoded(PIXELS, "PNG"))
+    save(tmp_path, "b.gif", encoded(PIXELS, "GIF"))
+    brief = ("--preset", "tiny_x2", "--iterations", 1, "--patch", 4, "--batch", 1)
+    ended = pft_bench_command("train", "--data", tmp_path, "--out", tmp_path / "out", *brief)
+    assert "left out, of formats that are not read here: 1 (b.gif)" in ended.out, ended
 
 
 def test_evaluate_names_what_takes_no_part(pft_bench_command: Command, weights: Path, tmp_path: Path) -> None:

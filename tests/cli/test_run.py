@@ -254,7 +254,10 @@ WRONG = {
     "memory limit without a process": (("--memory-limit", "1G"), "needs a process for each case"),
     "plug-in": (("--plugin", "no_such_module"), "--plugin must be a module or a .py file"),
     "plug-in file": (("--plugin", "/nowhere/mine.py"), "got '/nowhere/mine.py'"),
-    "image": (("--image", "/nowhere/at/all.png"), "--image must be a file, got /nowhere/at/all.png"),
+    "image": (
+        ("--image", "/nowhere/at/all.png"),
+        "the image must be a picture, got /nowhere/at/all.png: there is no such file",
+    ),
     "weights": (
         ("--weights", "/nowhere/at/all.pth"),
         "--weights must be a checkpoint (.pth, .pt, .safetensors) or",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -240,8 +241,6 @@ PROFILES = {
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_never_makes_writing_fail(tmp_path: Path, suffix: str, name: str) -> None:
-    import re
-
     given, kept, said = PROFILES[name]
     picture = Picture(PIXELS, icc=given)
     fitted, (note,) = fit_to_file(tmp_path / f"a{suffix}", picture, (48, 60))
@@ -250,6 +249,26 @@ def test_a_profile_never_makes_writing_fail(tmp_path: Path, suffix: str, name: s
     assert re.search(said, note)
     write_picture(tmp_path / f"a{suffix}", picture)
     assert read_picture(tmp_path / f"a{suffix}").icc == kept
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_that_is_dropped_is_said_whatever_file_it_came_in(
+    tmp_path: Path, format: str, name: str
+) -> None:
+    """Some decoders drop what they do not like without a word."""
+    given, kept, said = PROFILES[name]
+    picture = read_picture(save(tmp_path, "in", encoded(PIXELS, format, icc_profile=given)))
+    fitted, (note,) = fit_to_file(tmp_path / "a.png", picture, (48, 60))
+    assert fitted.icc == kept
+    assert re.search(said, note)
+
+
+def test_a_profile_that_cannot_be_unpacked_is_said(tmp_path: Path) -> None:
+    content = encoded(PIXELS, "PNG")
+    broken = content[:33] + chunk(b"iCCP", b"name\0\0no zlib") + content[33:]
+    picture = read_picture(save(tmp_path, "a.png", broken))
+    assert (picture.icc, picture.notes) == (None, ("its colour profile, which is damaged, left out",))
 
 
 ODD = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pft_bench.apps.images import list_pictures, walk_pictures
+from pft_bench.apps.images import list_pictures, pictures_left_out, walk_pictures
 from pft_bench.apps.quality import find_datasets
 from pft_bench.apps.train.photographs import picture_paths
 
@@ -47,6 +47,21 @@ def test_what_systems_leave_is_passed_over_by_every_command(folder: Path) -> Non
     for path in list_pictures(folder):
         path.unlink()
     assert [found.name for found in find_datasets(folder, 2)] == ["deep"]
+
+
+def test_what_is_no_file_is_named(folder: Path) -> None:
+    """A link that leads nowhere stops nothing, and nothing waits for a pipe; neither is passed over in silence."""
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    odd = ["gone.png", "loop.png", "pipe.png"]
+    assert not [path for path in walk_pictures(folder) if path.name in odd]
+    expected = [
+        "left out, of formats that are not read here: 1 (h.gif)",
+        f"left out, as links that lead nowhere, pipes or devices: 3 ({', '.join(odd)})",
+    ]
+    assert pictures_left_out(folder) == expected
+    assert list(find_datasets(folder, 2)[0].remarks) == expected
 
 
 def test_a_hidden_folder_may_be_asked_for(folder: Path) -> None:

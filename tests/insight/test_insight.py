@@ -217,6 +217,23 @@ def test_profile_has_a_range_for_each_block_layer_and_stage(tiny: PFT, tmp_path:
     assert stages.part(tiny) is stages.part(tiny.layers[0]), "the marks are gone afterwards"
 
 
+@pytest.mark.parametrize("left", ["", '{"traceEvents": [{"na'])
+def test_a_trace_that_torch_could_not_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """On a full disk it leaves a draft of its own, or a part, and says nothing."""
+
+    def fill(_: object, path: str) -> None:
+        Path(f"{path}.tmp").write_text("")
+        Path(path).write_text(left)
+
+    monkeypatch.setattr("torch.profiler.profile.export_chrome_trace", fill)
+    with pytest.raises(OSError, match="Could not be written") as told:
+        profiled(lambda: torch.zeros(1), "cpu", tmp_path / "trace.json")
+    assert told.value.filename == str(tmp_path / "trace.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_trace_is_in_the_trace_event_format(tiny: PFT, tmp_path: Path) -> None:
     """What Perfetto's importer asks of each event, and that ranges of a thread nest."""
     x = torch.rand(1, 3, 8, 8)

@@ -12,7 +12,7 @@ import pytest
 from recorded import Page, copy
 
 from pft_bench.harness.record import Record
-from pft_bench.report import read_folder, write_report
+from pft_bench.report import canvas, read_folder, write_report
 from pft_bench.report.verify import verify_folder
 
 EVIL = "p\"><img src=x onerror=alert(1)></script>&amp; $a$ |b| `c` [d](e) *f* _g_, 'h'\x1b[31m\u202e\udce9/"
@@ -103,3 +103,15 @@ def test_the_summary(folder: Path) -> None:
 def test_it_verifies(folder: Path) -> None:
     found = verify_folder(folder)
     assert [mismatch for mismatch in found.mismatches if "environment" not in str(mismatch)] == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_figures_write_out_what_their_font_lacks(tmp_path: Path, suffix: str) -> None:
+    """It would be a box, the same for every character, and a warning with a path of ours in it."""
+    sheet = canvas.blank(200, 100)
+    sheet.text(0, 0.5, "caf\u00e9\n\u65e5 \U0001f469\u200d\U0001f680 \u0939\u093f", weight="bold")
+    canvas.save(sheet, tmp_path / f"a{suffix}")
+    shown = sheet.texts[0].get_text()
+    assert shown.startswith("caf\u00e9\n\\u65e5 \\U0001f469")
+    assert "\u0939" not in shown

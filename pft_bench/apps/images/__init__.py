@@ -2,16 +2,14 @@
 
 from .enlarge import enlarge
 from .files import SUFFIXES, check_writable, fit_to_file, write_picture
-from .folders import OTHER_SUFFIXES, READ_SUFFIXES, is_hidden, list_pictures, name_files, walk_pictures
-from .picture import TAKEN_AS_EIGHT, Metadata, Picture, PictureError, eight_bits, rgb, rgb8
-from .read import Header, read_header, read_picture
+from .folders import READ_SUFFIXES, is_hidden, list_pictures, name_files, pictures_left_out, walk_pictures
+from .picture import Header, Metadata, Picture, PictureError, eight_bits, rgb, rgb8, taken
+from .read import read_header, read_picture
 from .resize import imresize
 
 __all__ = [
-    "OTHER_SUFFIXES",
     "READ_SUFFIXES",
     "SUFFIXES",
-    "TAKEN_AS_EIGHT",
     "Header",
     "Metadata",
     "Picture",
@@ -24,10 +22,12 @@ __all__ = [
     "is_hidden",
     "list_pictures",
     "name_files",
+    "pictures_left_out",
     "read_header",
     "read_picture",
     "rgb",
     "rgb8",
+    "taken",
     "walk_pictures",
     "write_picture",
 ]

@@ -39,6 +39,7 @@ class Bitmap:
         sides = self._image.info.get("dpi", (0, 0))
         density = (sides[0] / 0.0254, sides[1] / 0.0254) if min(sides) > 0 else None
         self.metadata = Metadata(density=density)
+        self.alpha = "A" in self._image.mode
         self.size_hw = (self._image.height, self._image.width)
 
     @staticmethod

@@ -57,6 +57,15 @@ def text_of_png(name: bytes, content: bytes) -> tuple[str, str] | None:
     return key.decode("latin-1"), rest.decode("utf-8" if name == b"iTXt" else "latin-1", "replace")
 
 
+def profile_of_png(content: bytes) -> bytes | None:
+    """The colour profile in a chunk of the kind iCCP, as it is; None where it cannot be unpacked."""
+    packed = content.partition(b"\0")[2][1:]
+    try:
+        return zlib.decompressobj().decompress(packed, _PNG_LONGEST) or None
+    except zlib.error:
+        return None
+
+
 def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(marker, content) of each segment up to the pixels."""
     file.seek(2)

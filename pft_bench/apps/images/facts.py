@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .containers import iim_of, jpeg_segments, png_chunks, text_of_png
+from .containers import iim_of, jpeg_segments, png_chunks, profile_of_png, text_of_png
 from .content import check_size, damaged
 from .exif import exif_density
 from .picture import Metadata
@@ -23,7 +23,8 @@ _JPEG_EXIF, _JPEG_IPTC, _JPEG_FRAMES = b"Exif\0\0", b"Photoshop 3.0\0", b"MPF\0"
 class Facts:
     """What was found; `alpha` and `whole` are None where the file does not tell.
 
-    `vips_density` says that the density libvips tells may be taken.
+    `vips_density` says that the density libvips tells may be taken. `icc` is a colour profile as it stands in the
+    file, where libvips drops a damaged one without a word.
     """
 
     metadata: Metadata
@@ -31,6 +32,7 @@ class Facts:
     alpha: bool | None = None
     whole: bool | None = None
     vips_density: bool = True
+    icc: bytes | None = None
 
 
 def facts_of(file: BinaryIO, path: Path, kind: str) -> Facts:
@@ -68,11 +70,14 @@ def _png(file: BinaryIO, path: Path) -> Facts:
     except EOFError as error:
         raise damaged(path, "PNG") from error
     notes = [f"only the first of {frames} frames"] if frames > 1 else []
+    icc = profile_of_png(seen[b"iCCP"]) if b"iCCP" in seen else None
+    if b"iCCP" in seen and icc is None:
+        notes.append("its colour profile, which is damaged, left out")
     odd = b"cICP" in seen or seen.get(b"gAMA", _GAMMA_SRGB) != _GAMMA_SRGB
     if odd and b"iCCP" not in seen and b"sRGB" not in seen:
         notes.append("its description of the colours (cICP or gAMA) left out")
     metadata = Metadata(exif=exif, density=density or exif_density(exif), text=tuple(text))
-    return Facts(metadata, tuple(notes), whole=True, vips_density=False)
+    return Facts(metadata, tuple(notes), whole=True, vips_density=False, icc=icc)
 
 
 def _jpeg(file: BinaryIO, path: Path) -> Facts:

@@ -51,9 +51,30 @@ def walk_pictures(
 
     Links to folders are followed, each folder once. Raises OSError where a folder cannot be read.
     """
-    left_out = None if without is None or _real(without) == _real(folder) else _real(without)
-    found = [path for part in _folders(folder, left_out, set()) for path in list_pictures(part, suffixes)]
+    found = [path for part in _parts(folder, without) for path in list_pictures(part, suffixes)]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def pictures_left_out(folder: Path, *, deep: bool = True, without: Path | None = None) -> list[str]:
+    """A line for each reason why files that seem to be pictures are not among those that are listed, or walked."""
+    parts = _parts(folder, without) if deep else [folder]
+    odd = [
+        path
+        for part in parts
+        for path in sorted(part.iterdir())
+        if path.suffix.lower() in READ_SUFFIXES and not (path.is_file() or path.is_dir() or is_hidden(path))
+    ]
+    others = [path for part in parts for path in list_pictures(part, OTHER_SUFFIXES)]
+    reasons = {
+        "left out, of formats that are not read here": others,
+        "left out, as links that lead nowhere, pipes or devices": odd,
+    }
+    return [f"{reason}: {name_files(paths)}" for reason, paths in reasons.items() if paths]
+
+
+def _parts(folder: Path, without: Path | None) -> list[Path]:
+    left_out = None if without is None or _real(without) == _real(folder) else _real(without)
+    return list(_folders(folder, left_out, set()))
 
 
 def _folders(folder: Path, left_out: str | None, seen: set[str]) -> Iterator[Path]:

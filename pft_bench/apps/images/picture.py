@@ -30,6 +30,19 @@ class Metadata:
 
 
 @dataclass(frozen=True)
+class Header:
+    """What is known of a picture before it is decoded.
+
+    Height and width when upright, bits a channel, notes, and whether there is alpha, be it opaque throughout or not.
+    """
+
+    size_hw: tuple[int, int]
+    bits: int
+    notes: tuple[str, ...]
+    alpha: bool
+
+
+@dataclass(frozen=True)
 class Picture:
     """Pixels as they are stored, upright.
 
@@ -68,6 +81,17 @@ class Picture:
         return self.alpha is not None and bool((self.alpha != self.peak).any())
 
 
+def taken(picture: Picture | Header, *, eight: bool = False) -> tuple[str, ...]:
+    """Its notes, and what of it `rgb`, or with `eight` `rgb8`, leaves out."""
+    faint = picture.transparent if isinstance(picture, Picture) else picture.alpha
+    deep = (picture.pixels.dtype == np.uint16) if isinstance(picture, Picture) else picture.bits > 8
+    return (
+        *picture.notes,
+        *(["transparency left out"] if faint else []),
+        *(["16 bits a channel read as 8"] if eight and deep else []),
+    )
+
+
 def eight_bits(values: Array) -> Array:
     """uint8 or uint16 as uint8: white stays white, the rest is rounded to the nearest."""
     if values.dtype == np.uint8:
@@ -78,10 +102,6 @@ def eight_bits(values: Array) -> Array:
 def rgb(picture: Picture) -> Array:
     """The colours as [h, w, 3] in the picture's own depth, grey three times over, alpha left out."""
     return picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels.repeat(3, axis=2)
-
-
-TAKEN_AS_EIGHT = "16 bits a channel read as 8"
-"""The note for a picture of which `rgb8` took less than it holds."""
 
 
 def rgb8(picture: Picture) -> Array:

@@ -9,7 +9,7 @@ import logging
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,7 +18,7 @@ import numpy as np
 from .bitmap import Bitmap
 from .content import check_size, damaged, format_of
 from .facts import Facts, facts_of
-from .picture import Metadata, Picture, PictureError
+from .picture import Header, Metadata, Picture, PictureError
 
 if TYPE_CHECKING:
     import pyvips
@@ -38,15 +38,6 @@ _SWAPPED = 5
 """From this EXIF orientation on, width and height are exchanged."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What is known of a picture before it is decoded: height and width when upright, bits a channel, and notes."""
-
-    size_hw: tuple[int, int]
-    bits: int
-    notes: tuple[str, ...]
-
-
 def read_header(path: Path) -> Header:
     """What `read_picture` will make of a file. Files that were cut short are found here already.
 
@@ -54,7 +45,7 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as opened:
         opened.check_whole()
-        return Header(opened.size_hw, opened.bits, tuple(opened.notes))
+        return Header(opened.size_hw, opened.bits, tuple(opened.notes), opened.alpha)
 
 
 def read_picture(path: Path) -> Picture:
@@ -93,6 +84,7 @@ class _Bmp:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._bitmap = Bitmap(file, path)
         self.size_hw = self._bitmap.size_hw
+        self.alpha = self._bitmap.alpha
         self.notes = self._bitmap.notes
         self.metadata = self._bitmap.metadata
 
@@ -131,8 +123,9 @@ class _Vips:
         if frames > 1 and not image.get_typeof("n-subifds"):
             self.notes.append(f"only the first of {frames} frames")
         self._image = self._as_rgb(image)
+        self.alpha = self._image.bands in (2, 4)
         self.bits = 16 if self._image.format == "ushort" else 8
-        self.icc = _blob(self._image, ICC)
+        self.icc = self._facts.icc or _blob(self._image, ICC)
         self.metadata = _metadata(image, self._facts, swapped)
 
     def _as_rgb(self, image: pyvips.Image) -> pyvips.Image:

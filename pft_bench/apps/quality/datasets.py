@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..images import (
-    OTHER_SUFFIXES,
-    TAKEN_AS_EIGHT,
     PictureError,
     imresize,
     is_hidden,
     list_pictures,
     name_files,
+    pictures_left_out,
     read_picture,
     rgb8,
+    taken,
 )
 
 Array = np.ndarray[Any, Any]
@@ -92,7 +92,6 @@ def _dataset(folder: Path, scale: int) -> Dataset | None:
     pairs = tuple(ImagePair(stem, highs[stem], lows.get(stem)) for stem in sorted(highs))
     remarks = _remarks(
         (
-            ("left out, of formats that are not read here", list_pictures(place, OTHER_SUFFIXES)),
             ("left out, as another picture has the same name", other_highs + other_lows),
             (
                 "low-resolution pictures left out, as there is no high-resolution one of their name",
@@ -104,7 +103,9 @@ def _dataset(folder: Path, scale: int) -> Dataset | None:
             ),
         )
     )
-    return Dataset(folder.resolve().name, pairs, remarks)
+    folders = [place, *(low for low in low_places if low is not None and low != place)]
+    left_out = [line for part in folders for line in pictures_left_out(part, deep=False)]
+    return Dataset(folder.resolve().name, pairs, (*left_out, *remarks))
 
 
 def _remarks(found: Iterable[tuple[str, list[Path]]]) -> tuple[str, ...]:
@@ -178,6 +179,5 @@ def load_noted(pair: ImagePair, scale: int) -> tuple[Array, Array, list[str]]:
 
 def _rgb(path: Path, notes: list[str]) -> Array:
     picture = read_picture(path)
-    deep = [TAKEN_AS_EIGHT] if picture.pixels.dtype != np.uint8 else []
-    notes += [f"{path.name}: {note}" for note in (*picture.notes, *deep)]
+    notes += [f"{path.name}: {note}" for note in taken(picture, eight=True)]
     return rgb8(picture)

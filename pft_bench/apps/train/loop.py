@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...common.drafts import named
+from ...common.shortage import out_of_memory
 from ...harness.record import lock_folder
 from .folder import TrainingFolder
 from .trainer import Trainer
@@ -180,7 +181,7 @@ def _told(trainer: Trainer, files: TrainingFolder) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"stopped after {trainer.step} steps; {_way_on(files)}") from error
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise  # TrainingStopped has said it, and a mistake of ours shows where it was made
         what = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, OSError) and error.filename is not None:
@@ -190,9 +191,3 @@ def _told(trainer: Trainer, files: TrainingFolder) -> Iterator[None]:
 
 def _way_on(files: TrainingFolder) -> str:
     return files.told() + ("" if files.saved is None else ": go on with --resume")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.
-    words = ("can't allocate memory", "out of memory", "std::bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

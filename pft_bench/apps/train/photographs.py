@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..images import (
     READ_SUFFIXES,
-    TAKEN_AS_EIGHT,
     imresize,
     name_files,
+    pictures_left_out,
     read_header,
     read_picture,
     rgb8,
+    taken,
     walk_pictures,
 )
 
@@ -55,9 +56,10 @@ class Photographs:
         """What was left out or converted while reading, and in which pictures: a line each."""
         found: dict[str, list[Path]] = {}
         for path, header in zip(self.paths, self._headers, strict=True):
-            for note in (*header.notes, *([TAKEN_AS_EIGHT] if header.bits > 8 else [])):
+            for note in taken(header, eight=True):
                 found.setdefault(note, []).append(path)
-        return [f"{note}: {name_files(paths)}" for note, paths in found.items()]
+        converted = [f"{note}: {name_files(paths)}" for note, paths in found.items()]
+        return pictures_left_out(self.folder) + converted
 
     def fingerprint(self) -> str:
         """Names and sizes of the pictures as a short text: a run goes on only with the pictures it began with."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...apps.images import read_header, read_picture, rgb
+from ...apps.images import read_header, read_picture, rgb, taken
 
 BUNDLED = "astronaut"
 """A photograph that scikit-image ships: E. Collins, NASA, public domain."""
@@ -35,5 +35,5 @@ def low_resolution(size_hw: tuple[int, int], image: Path | None = None) -> Tenso
 
 def image_notes(image: Path | None) -> list[str]:
     """What was left out or converted while reading the user's file: at most one line."""
-    notes = () if image is None else read_header(image).notes
+    notes = () if image is None else taken(read_header(image))
     return [f"{image}: {'; '.join(notes)}"] if notes else []

@@ -110,8 +110,8 @@ class Settings:
         else:
             weights = weights_file(weights, "--weights")
             name, config = _weights_model(weights, preset_name, scale, schedules, num_heads)
-        if image is not None and not image.is_file():
-            raise ValueError(f"--image must be a file, got {image}")
+        if image is not None and not image.exists():
+            raise ValueError(f"the image must be a picture, got {image}: there is no such file")
         chosen = tuple(dict.fromkeys((BASELINE, *(backends or _default_backends(device, torch_dtype)))))
         for backend in chosen:
             require(backend, torch.device(device), torch_dtype)

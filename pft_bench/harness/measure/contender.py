@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
+from ...common.shortage import out_of_memory
 
 Call = Callable[[], object]
 
@@ -93,10 +93,7 @@ def rejection_of(error: Exception) -> Rejection:
     """The row's state for an exception: memory exhaustion and a missing op have states of their own."""
     if isinstance(error, NotImplementedError):
         return Rejection("skipped", str(error) or "not implemented")
-    # The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.
-    told = any(words in str(error) for words in ("can't allocate memory", "out of memory", "std::bad_alloc"))
-    memory = told or isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return Rejection("oom" if memory else "error", f"{type(error).__name__}: {error}")
+    return Rejection("oom" if out_of_memory(error) else "error", f"{type(error).__name__}: {error}")
 
 
 def verify(contender: Contender) -> Verified | Refused:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -63,8 +65,24 @@ def profiled(call: Callable[[], object], device: torch.device | str, trace: Path
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    recorded.export_chrome_trace(str(trace))
+    _export(recorded, trace)
     return Profile(_memory(recorded, device), _kernels(recorded))
+
+
+def _export(recorded: profile, trace: Path) -> None:
+    """Torch writes a draft of its own, and where the disk is full it leaves that and says nothing."""
+    with draft(trace) as made:
+        try:
+            recorded.export_chrome_trace(str(made))
+            with made.open("rb") as file:
+                file.seek(-min(made.stat().st_size, 64), os.SEEK_END)
+                whole = file.read().rstrip().endswith(b"}")
+            if not whole:
+                raise OSError(
+                    errno.EIO, "Could not be written by torch's profiler; is the disk full?", str(trace)
+                )
+        finally:
+            made.with_name(f"{made.name}.tmp").unlink(missing_ok=True)
 
 
 def _memory(recorded: profile, device: torch.device) -> tuple[tuple[float, int], ...]:

@@ -215,9 +215,11 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
                 mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
             if not _flock(mine, fcntl.LOCK_EX, wait=wait):
                 raise _locked(folder, {shard: _pid(mine)})
-        mine.truncate(0)
-        mine.write(f"{os.getpid()}\n")
-        mine.flush()
+        with named(
+            folder
+        ):  # without a buffer, which would try again and fail without a name when it is closed
+            os.ftruncate(mine.fileno(), 0)
+            os.write(mine.fileno(), f"{os.getpid()}\n".encode())
         yield folder
 
 

@@ -36,7 +36,7 @@ def load_plugin(name: str) -> ModuleType:
             del sys.modules[module_name]
             raise
         return module
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"--plugin must be a module or a .py file that can be imported, got {name!r}: "
             f"{type(error).__name__}: {error}"

@@ -1,0 +1,15 @@
+"""Errors that mean that memory did not suffice, whoever raised them."""
+
+from __future__ import annotations
+
+import torch
+
+# The CPU allocator of torch raises a plain RuntimeError; its text is all there is to tell it by.
+_WORDS = ("can't allocate memory", "out of memory", "std::bad_alloc")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was what an operation lacked, on the CPU or a GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    )
