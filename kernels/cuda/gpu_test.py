@@ -90,7 +90,7 @@ def layers(device: str, small: bool) -> list[tuple[str, Layer]]:
 
 def versions(backend: Any) -> tuple[str, ...]:
     """The rungs of the sparse products' ladder."""
-    return ("plain", "resident") if hasattr(backend, "version") else ("auto",)
+    return ("plain", "resident", "tiles") if hasattr(backend, "version") else ("auto",)
 
 
 def check(backend: Any, device: str, small: bool) -> int:

@@ -16,7 +16,7 @@ from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gra
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # Rungs of the ladder, by name; "auto" lets the launcher choose.
-VERSIONS = {"auto": -1, "plain": 0, "resident": 1}
+VERSIONS = {"auto": -1, "plain": 0, "resident": 1, "tiles": 2}
 # How the forward pass of a sparse layer meets its candidates: one by one, or picked from tensor-core tiles.
 CANDIDATES = {"auto": -1, "gather": 0, "tiles": 1}
 _NOWHERE = (0, 0, (0, 0, 0))

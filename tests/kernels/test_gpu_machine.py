@@ -50,7 +50,7 @@ def test_a_module_that_was_not_built_is_named_in_words() -> None:
 def test_the_counters_of_a_gpu_stand_beside_those_of_the_emulator(gpu_test: ModuleType) -> None:
     """The whole step on small shapes; what Nsight Compute would print is made up: each launch, one wavefront."""
     pytest.importorskip("pft_bench._cuda_count")
-    kernels = ["sddmm_resident", "spmm_resident", "spmm_transpose_owner", "attention_forward_dense",
+    kernels = ["sddmm_resident", "spmm_resident", "spmm_transpose_tiles", "attention_forward_dense",
                "attention_forward_tiled", "attention_forward_dense", "attention_forward_sparse"]  # fmt: skip
     metric = "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum"
     lines = [f'"{n}","{kernel}","{metric}","","1"' for n, kernel in enumerate(kernels)]
