@@ -40,6 +40,21 @@ def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-def test_the_readme_leads_to_every_page_of_the_documentation() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+def test_readme_and_site_lead_to_every_guide() -> None:
+    readme, index = (ROOT / "README.md").read_text(), (ROOT / "docs" / "index.md").read_text()
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert [name for name in pages if f"\n{name}\n" not in index] == []
+    assert [name for name in pages - {"commands", "api"} if f"docs/{name}.md" not in readme] == []
+
+
+def test_files_that_are_named_exist() -> None:
+    named = (
+        r"`((?:pft_bench|tests|kernels|bindings|reference|reports|docs|examples|\.ci|\.github)/[\w./-]*\w)`"
+    )
+    wrong = [
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(named, page.read_text())
+        if not (ROOT / path).exists() and not path.endswith("/mine.py")
+    ]
+    assert wrong == []
