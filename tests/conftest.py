@@ -31,6 +31,7 @@ ALONE = (
     *("measure", "sweep", "selftest"),
     # `run` begins with an audit of its timer.
     *("cli/test_run.py", "cli/test_resume.py", "cli/test_evaluate.py", "cli/test_threads_level.py"),
+    "cli/test_start_time.py",
     *("compare/test_design.py", "compare/test_versions.py"),
     *(
         "ops/test_cost.py",
