@@ -1,5 +1,7 @@
 """Every Triton kernel compiled for every target, without a GPU: it compiles, it fits, and it does not spill."""
 
+import os
+
 import pytest
 
 pytest.importorskip("triton")
@@ -23,10 +25,10 @@ EVERY_KERNEL = (
 @pytest.fixture(scope="module")
 def compiled():
     """Every kernel in float16 for all targets and in bfloat16 for the oldest; every situation in float32 for one."""
-    rows = triton_table.triton_resources(dtypes=["float16"], names=EVERY_KERNEL)
-    rows += triton_table.triton_resources([80], ["bfloat16"], names=EVERY_KERNEL)
-    rows += triton_table.triton_resources([90], ["float32"])
-    return rows
+    jobs = triton_table.jobs_of(triton_table.TARGETS, ["float16"], EVERY_KERNEL)
+    jobs += triton_table.jobs_of([80], ["bfloat16"], EVERY_KERNEL)
+    jobs += triton_table.jobs_of([90], ["float32"])
+    return triton_table.compile_jobs(jobs, processes=1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.mark.slow
