@@ -41,6 +41,7 @@ def test_variants_train(settings) -> None:
     assert [(r.status, r.reason) for r in group.run("here").records] == [(Status.OK, None)] * 2
 
 
+@pytest.mark.slow(25)
 def test_every_variant_is_checked_and_timed_against_standard_attention(settings) -> None:
     groups = plan_groups(settings(backends=["cpu"]))
     assert [group.baseline for group in groups] == ["dense"]

@@ -19,7 +19,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.double() - want.double()).norm() / want.double().norm())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("name", ["classical_small_x2", "light_small_x4_odd"])
 def test_golden_in_float32(name: str) -> None:
     """The same limits as every other backend: twice the published code's own float32 error, gradients to 1e-5."""

@@ -31,7 +31,7 @@ def compiled():
     return triton_table.compile_jobs(jobs, processes=1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_every_kernel_compiles_for_every_target(compiled):
     kernels = {row.kernel for row in compiled}
     assert kernels >= {
@@ -44,7 +44,7 @@ def test_every_kernel_compiles_for_every_target(compiled):
         assert {row.dtype for row in compiled if row.kernel == kernel} >= {"float16", "bfloat16"}, kernel
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_float32_is_never_multiplied_in_tf32(compiled):
     """The interpreter computes in IEEE arithmetic whatever is asked for: only the PTX shows what a GPU would do."""
     found = {(row.dtype, row.kernel) for row in compiled if row.tf32}
@@ -52,7 +52,7 @@ def test_float32_is_never_multiplied_in_tf32(compiled):
     assert not [kernel for dtype, kernel in found if dtype == "float32"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_default_configurations_fit_and_do_not_spill(compiled):
     too_large = [row for row in compiled if row.shared_bytes > 1024 * SHARED_LIMIT_KIB[row.target]]
     spilling = [row for row in compiled if row.spilled_bytes]

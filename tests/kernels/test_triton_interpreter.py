@@ -46,7 +46,7 @@ def interpreted():
             process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the files run on the GPU themselves")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the files run interpreted already")
 @pytest.mark.skipif(interpreter_limit() is not None, reason=str(interpreter_limit()))

@@ -346,6 +346,7 @@ def test_vmap_without_gradients(model, image):
 SIZES = ((10, 11), (20, 24), (33, 47), (64, 16), (5, 40), (40, 40), (17, 30), (48, 48), (36, 32), (31, 33))
 
 
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("grad", [True, False])
 def test_one_compiled_model_serves_all_sizes(grad, make_model):
     from torch._dynamo.testing import CompileCounterWithBackend
