@@ -17,7 +17,7 @@ NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch):
+def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None):
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
 
     def make(**others):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def pft_bench_command(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], no_collections: None
 ) -> Iterator[Callable[..., Ended]]:
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
@@ -44,9 +43,6 @@ def pft_bench_command(
     for known in ("_BACKENDS", "_loaded"):  # what a command's plug-ins register ends with the test
         monkeypatch.setattr(base, known, dict(getattr(base, known)))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(
-        gc, "collect", lambda *_: 0
-    )  # a tenth of a second in a full process, several times a case
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
