@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu
 
+from ..common.messages import UserError
 from ..reference import Layer, accumulation_dtype, index_dtype
 
 AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -115,7 +116,7 @@ class BackendInfo(NamedTuple):
     """Why it is not available and what to do; what it is, when it is available."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(UserError, RuntimeError):
     """A backend was asked for that cannot run here."""
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..backends import backends
 from ..common.terminal import Console, Table, line
-from ..harness.measure.environment import environment
-from ..model.tiles import show_memory
+from .work import at_work
+
+if at_work(__name__):
+    from ..backends import backends
+    from ..harness.measure.environment import environment
+    from ..model.tiles import show_memory
 
 
 def doctor() -> None:

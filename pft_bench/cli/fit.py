@@ -10,18 +10,21 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
-from ..harness.cases.group import thread_count
-from ..harness.cases.memory import (
-    footprint_case,
-    measure_footprint,
-    predicted_process_bytes,
-    warm_process_bytes,
-)
-from ..harness.cases.settings import Settings
-from ..harness.measure.environment import environment
-from ..harness.record import Status, begin_run
-from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.memory import (
+        footprint_case,
+        measure_footprint,
+        predicted_process_bytes,
+        warm_process_bytes,
+    )
+    from ..harness.cases.settings import Settings
+    from ..harness.measure.environment import environment
+    from ..harness.record import Status, begin_run
+    from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
 
 LARGEST_SIDE = 1 << 15
 

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..common.container import check_threads
+from ..common.container import require_possible
+from ..common.schedule import require_readable
 
 
-def _possible_threads(threads: int) -> int:
-    """Far too many end the OpenMP runtime with a crash, in whatever command: refused before any begins."""
-    check_threads(threads)
-    return threads
+def _at_once(check: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """A callback that lets `check` raise for what can be seen to be wrong before anything is loaded."""
+
+    def callback(value: Any) -> Any:
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is not None:
+                check(item)
+        return value
+
+    return callback
+
+
+def _check_device(name: str) -> None:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}")
+
+
+def _check_dtype(name: str) -> None:
+    if not name.startswith(("float", "bfloat")) and name not in ("half", "double"):
+        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
+
+
+def _check_mode(name: str) -> None:
+    if name not in ("infer", "train", "backward"):
+        raise ValueError(f"mode must be one of infer, train, backward, got {name!r}")
+
+
+def _check_scale(scale: int) -> None:
+    if scale not in (2, 3, 4):
+        raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -97,11 +124,14 @@ _SCHEDULES = (
     "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
     "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
 )
-Schedules = Annotated[list[str], typer.Option("--sched", help=_SCHEDULES)]
+Schedules = Annotated[
+    list[str], typer.Option("--sched", callback=_at_once(require_readable), help=_SCHEDULES)
+]
 WeightsSchedules = Annotated[
     list[str],
     typer.Option(
         "--sched",
+        callback=_at_once(require_readable),
         help=f"{_SCHEDULES} Default: what --weights were trained with, where pft-bench train made them; else "
         "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
@@ -113,11 +143,17 @@ Preset = Annotated[
         "classical on a GPU."
     ),
 ]
-Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
+Scale = Annotated[
+    int | None,
+    typer.Option(callback=_at_once(_check_scale), help="Enlargement of the preset: 2, 3 or 4. Default: 4."),
+]
 Size = Annotated[
     str | None,
     typer.Option(
-        "--lr", metavar="HxW", help="Height x width of the low-resolution input: 360x640 is a wide picture."
+        "--lr",
+        metavar="HxW",
+        callback=_at_once(lambda text: parse_size(text)),
+        help="Height x width of the low-resolution input: 360x640 is a wide picture.",
     ),
 ]
 Image = Annotated[
@@ -135,16 +171,20 @@ Backends = Annotated[
     list[str],
     typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+Device = Annotated[str, typer.Option(callback=_at_once(_check_device), help="cpu, cuda, or auto.")]
+Dtype = Annotated[str, typer.Option(callback=_at_once(_check_dtype), help="float32, float16 or bfloat16.")]
 Mode = Annotated[
-    str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
+    str,
+    typer.Option(
+        callback=_at_once(_check_mode),
+        help="infer, train (forward and backward), or backward (alone; levels op and layer).",
+    ),
 ]
 Threads = Annotated[
     int,
     typer.Option(
         min=0,
-        callback=_possible_threads,
+        callback=_at_once(require_possible),
         help="CPU threads; 0: as many as torch takes, or a CPU quota covers.",
     ),
 ]

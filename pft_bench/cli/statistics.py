@@ -6,21 +6,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-import torch
 import typer
 
 from ..common.drafts import require_writable
 from ..common.terminal import Console, Table
-from ..harness.cases import Settings, check_inputs
-from ..harness.cases.group import thread_count
-from ..harness.cases.image import image_notes, low_resolution
-from ..harness.cases.model import make_model
-from ..insight.statistics import LayerStatistics, collect
-from ..model import PFT
-from ..model.strips import strips
-from ..report.tables import write_csv
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    import pandas as pd
+    import torch
+
+    from ..harness.cases import Settings, check_inputs
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.image import image_notes, low_resolution
+    from ..harness.cases.model import make_model
+    from ..insight.statistics import LayerStatistics, collect
+    from ..model import PFT
+    from ..model.strips import strips
+    from ..report.tables import write_csv
 
 
 def statistics(

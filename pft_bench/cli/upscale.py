@@ -10,30 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
-from ..apps.images import (
-    READ_SUFFIXES,
-    SUFFIXES,
-    PictureError,
-    enlarge,
-    fit_to_file,
-    pictures_left_out,
-    read_picture,
-    walk_pictures,
-    write_picture,
-)
 from ..common.container import check_threads
 from ..common.drafts import require_writable
 from ..common.terminal import Console, Words, line, progress_bar
 from ..common.text import in_short
-from ..harness.cases.group import thread_count
-from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
 from . import options
 from .exits import FAILURE, INTERRUPTED
-from .loading import load_model, restorer
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+    from rich.progress import BarColumn, TaskID, TimeElapsedColumn
+
+    from ..apps.images import (
+        READ_SUFFIXES,
+        SUFFIXES,
+        PictureError,
+        enlarge,
+        fit_to_file,
+        pictures_left_out,
+        read_picture,
+        walk_pictures,
+        write_picture,
+    )
+    from ..harness.cases.group import thread_count
+    from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
+    from .loading import load_model, restorer
 
 _FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tif", ".tiff": "tif"}
 LOSSY = (".jpg", ".jpeg", ".webp")

@@ -300,7 +300,7 @@ def test_ctrl_c_before_a_command_begins(pft_bench_command: Command, monkeypatch:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pft_bench.cli.app.whole_program", stop)
+    monkeypatch.setattr("pft_bench.cli.app._program_for", stop)
     assert pft_bench_command("doctor") == (130, "", "interrupted\n")
 
 

@@ -83,6 +83,7 @@ def test_no_crossover_is_said_to_be_none() -> None:
 
 
 def tiny_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # as `no_collections` does
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     plan = Plan(rounds=6, max_rounds=6, budget_s=1.0)
     return Settings.make(

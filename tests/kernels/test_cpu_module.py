@@ -23,7 +23,7 @@ def run_python(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("isa", [name for name in ("scalar", "avx2", "avx512") if name != _cpu.isa()])
 def test_every_other_instruction_set_passes_the_same_tests(isa):
     if isa not in _cpu.isas():

@@ -17,10 +17,9 @@ from ...model.config import ATTENTIONS
 from ..measure.rounds import Plan
 from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
+from ..record.yardsticks import BASELINE as BASELINE
 
 LEVELS = ("op", "layer", "model", "threads")
-BASELINE = "dense"
-"""The backend that every speed-up is measured against: masked dense attention."""
 
 
 def resolve_device(name: str) -> str:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
+
     # Nothing of this package is imported at run time: `compare` runs this file beside older versions of it.
     from .contender import Verified
 
@@ -98,15 +98,26 @@ class CpuTimer:
         return _block_s(subject, repeats) / repeats
 
 
+# PyTorch is imported where a GPU is timed: who reads records has no need of it.
+
+
 def _event() -> torch.cuda.Event:
+    import torch
+
     return torch.cuda.Event(enable_timing=True)
+
+
+def _synchronize() -> None:
+    import torch
+
+    torch.cuda.synchronize()
 
 
 def _warm_up_cuda(subject: Verified) -> None:
     start = time.perf_counter()
     for done in range(1, 10_000):
         subject.call()
-        torch.cuda.synchronize()
+        _synchronize()
         if done >= WARMUP_CALLS and time.perf_counter() - start >= WARMUP_S:
             return
 
@@ -117,6 +128,8 @@ class CudaEventTimer:
     method = "cuda-events-cold-l2"
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
         l2_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
         self._flush = torch.empty(max(2 * l2_bytes, 1 << 20), dtype=torch.int8, device=device)
 
@@ -134,11 +147,11 @@ class CudaEventTimer:
             raise ValueError(f"{self.method} times one call a sample, got repeats={repeats}")
         start, stop = _event(), _event()
         self._flush.zero_()
-        torch.cuda.synchronize()
+        _synchronize()
         start.record()
         subject.call()
         stop.record()
-        torch.cuda.synchronize()
+        _synchronize()
         return float(start.elapsed_time(stop)) * 1e-3
 
 
@@ -161,6 +174,8 @@ class CudaGraphTimer:
         return buffers * math.ceil(GRAPH_LAUNCHES / buffers)
 
     def _capture(self, subject: Verified, repeats: int) -> Any:
+        import torch
+
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for turn in range(repeats):
@@ -174,11 +189,11 @@ class CudaGraphTimer:
             self._graphs[subject] = self._capture(subject, repeats)
         graph = self._graphs[subject]
         start, stop = _event(), _event()
-        torch.cuda.synchronize()
+        _synchronize()
         start.record()
         graph.replay()
         stop.record()
-        torch.cuda.synchronize()
+        _synchronize()
         return float(start.elapsed_time(stop)) * 1e-3 / repeats
 
 
