@@ -1,4 +1,4 @@
-// pft_bench._cpu: the CPU kernels as functions of addresses, strides and sizes. Typed in pft_bench/_cpu.pyi.
+// pft_bench._cpu: the CPU kernels as functions of addresses, strides and sizes.
 #include "register.hpp"
 
 PYBIND11_MODULE(_cpu, m) {

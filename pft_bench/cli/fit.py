@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
+from ..common.text import parse_bytes
 from ..harness.cases.group import thread_count
 from ..harness.cases.memory import (
     footprint_case,
@@ -20,7 +21,7 @@ from ..harness.cases.memory import (
 from ..harness.cases.settings import Settings
 from ..harness.measure.environment import environment
 from ..harness.record import Status, begin_run
-from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
+from ..model import PFTConfig, available_bytes, forward_footprint
 from . import options
 
 LARGEST_SIDE = 1 << 15
@@ -29,7 +30,7 @@ LARGEST_SIDE = 1 << 15
 def fit(
     context: typer.Context,
     memory: Annotated[
-        str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
+        str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
@@ -51,7 +52,7 @@ def fit(
     """
     if not measure:
         options.refuse(context, ("out",), "belongs to --measure: give it too")
-    limit = available_bytes() if memory is None else parse_memory(memory)
+    limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
     if len(sched) != 1:

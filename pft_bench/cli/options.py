@@ -93,6 +93,9 @@ def argument(metavar: str, parser: Any = in_path, **about: Any) -> Any:
     return typer.Argument(parser=parser, metavar=metavar, **about)
 
 
+SIZES = "a number of bytes such as 500M, 8G (10^9 each) or 8Gi (2^30 each)"
+"""How `common.text.parse_bytes` is explained."""
+
 _SCHEDULES = (
     "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
     "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
@@ -157,17 +160,6 @@ Plugins = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
-
-
-def parse_bytes(option: str, text: str | None) -> int | None:
-    """`2G`, `500M` or a plain number of bytes."""
-    if text is None:
-        return None
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    if not number.isdecimal() or not int(number):
-        raise ValueError(f"{option} must be a size such as 500M or 2G, got {text!r}")
-    return int(number) * unit
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
