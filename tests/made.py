@@ -19,6 +19,7 @@ __all__ = [
     "BACKENDS",
     "COMPOSITE",
     "NATIVE",
+    "SMALL",
     "device_of",
     "failed",
     "files_of_at_most",
@@ -34,6 +35,20 @@ __all__ = [
 BACKENDS = [row.name for row in pft_bench.backends() if row.available]
 COMPOSITE = [name for name in BACKENDS if get(name).composite]
 NATIVE = [name for name in BACKENDS if not get(name).composite]
+
+
+# Two blocks of three layers, both chains dense at first, windows of 4x4, heads that share no bias.
+SMALL: dict[str, Any] = {
+    "embed_dim": 12,
+    "depths": (3, 3),
+    "num_heads": 3,
+    "num_topk": (16, 16, 9, 9, 5, 5),
+    "window_size": 4,
+    "convffn_kernel_size": 3,
+    "mlp_ratio": 2,
+    "upscale": 2,
+    "upsampler": "pixelshuffle",
+}
 
 
 def device_of(backend: str) -> str:

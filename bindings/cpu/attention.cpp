@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 

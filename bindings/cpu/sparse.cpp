@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
+#include "../register.hpp"
 #include "arguments.hpp"
-#include "register.hpp"
 
 namespace py = pybind11;
 
