@@ -52,6 +52,10 @@ def _index(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 4) if tensor is None or tensor.numel() == 0 else (tensor.data_ptr(), tensor.element_size())
 
 
+def _empty_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else empty(tensor.shape, _F32, _CPU)
+
+
 def _workspace(bytes_needed: int) -> Tensor:
     """Memory from torch's allocator, so that it shows in memory profiles and tests can poison it."""
     return empty((bytes_needed,), torch.uint8, _CPU)
@@ -85,9 +89,10 @@ class _Inputs:
         self.bias, self.region, self.index, self.logits = _contiguous(
             layer.bias, layer.region, layer.index, layer.logits
         )
+        self.sizes = layer.sizes
         self.arguments = (
-            *(layer.sizes, layer.scale, layer.region_penalty),
-            *map(_strided, (layer.q, layer.k, layer.v)),
+            *(self.sizes, layer.scale, layer.region_penalty),
+            *(_strided(layer.q), _strided(layer.k), _strided(layer.v)),
             *(_address(self.bias), _address(self.region), _index(self.index), _address(self.logits)),
         )
 
@@ -139,7 +144,7 @@ class CpuBackend(Backend):
         out, new_index, new_logits, lse = empty_outputs(layer)
         given = _Inputs(layer)
         sparse = layer.index is not None
-        workspace = _workspace(_cpu.attention_forward_workspace_bytes(layer.sizes, sparse, threads))
+        workspace = _workspace(_cpu.attention_forward_workspace_bytes(given.sizes, sparse, threads))
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
                 given.arguments,
@@ -157,15 +162,13 @@ class CpuBackend(Backend):
         threads = torch.get_num_threads()
         grads = empty_gradients(layer)
         given = _Inputs(layer)
-        grad_bias, grad_logits_prev = (
-            None if like is None else empty(like.shape, _F32, _CPU) for like in (given.bias, given.logits)
-        )
+        grad_bias, grad_logits_prev = _empty_like(given.bias), _empty_like(given.logits)
         if grad_logits is not None and grad_logits.numel() == 0:
             grad_logits = None
         grad_logits, kept, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
         sparse = layer.index is not None
-        workspace = _workspace(_cpu.attention_backward_workspace_bytes(layer.sizes, sparse, threads))
+        workspace = _workspace(_cpu.attention_backward_workspace_bytes(given.sizes, sparse, threads))
         with stages.stage("attention"):
             _cpu.attention_backward(
                 given.arguments,
