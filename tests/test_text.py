@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pft_bench.common.text import Lines, file_name, in_figure, in_short, parse_bytes, plain, show_bytes, told
+from pft_bench.common.text import Lines, file_name, in_short, parse_bytes, plain, show_bytes, told
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,6 @@ def test_parts_of_files_names() -> None:
     odd = {file_name(text) for text in ("../a", "a/b", "a<b", "a>b", "..", "\udce9", "é")}
     assert len(odd) == 7
     assert all(name.isascii() and "/" not in name and not name.startswith(".") for name in odd)
-
-
-def test_figures_take_dollars_and_underscores_as_they_are() -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    for text in ("$\\frac$", "a$b$c", "_x", "caf\udce9 $"):
-        figure.text(0, 0, in_figure(text))
-    figure.add_subplot().plot([0], [1], label=in_figure("_mine"))
-    assert [text.get_text() for text in figure.axes[0].legend().get_texts()] == [" _mine"]
-    figure.draw_without_rendering()
 
 
 def test_sizes_in_bytes_are_read_and_shown_by_one_rule() -> None:

@@ -73,12 +73,6 @@ def in_short(error: BaseException) -> str:
     return text if isinstance(error, ValueError | OSError) else text.partition("\n")[0]
 
 
-def in_figure(text: object) -> str:
-    """`text` for matplotlib, which takes what stands between two dollars for a formula, and hides `_names`."""
-    shown = plain(text, lines=True).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
-
-
 def file_name(text: str) -> str:
     """`text` as a part of a file's name.
 
