@@ -24,9 +24,7 @@ from .base import (
 
 # After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
 try:
-    load_native("_cpu")
-    from .. import _cpu
-
+    _cpu: Any = load_native("_cpu")
     _cpu.isa()
     _reason: str | None = None
 except (ImportError, RuntimeError) as error:
@@ -71,10 +69,9 @@ def _over_index(
     threads = torch.get_num_threads()
     workspace = _workspace(_cpu.sparse_workspace_bytes(sizes, threads))
     getattr(_cpu, op)(
-        *(_strided(left), None if right is None else _strided(right)),
-        *(index.data_ptr(), index.element_size(), out.data_ptr(), sizes),
-        *(workspace.data_ptr(), workspace.numel(), threads),
-    )
+        _strided(left), None if right is None else _strided(right), index.data_ptr(), index.element_size(),
+        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads,
+    )  # fmt: skip
     return out
 
 
@@ -82,19 +79,13 @@ def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
-class _Inputs:
-    """A layer as the kernels take it; keeps the tensors, which may be copies, as long as a kernel runs."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.bias, self.region, self.index, self.logits = _contiguous(
-            layer.bias, layer.region, layer.index, layer.logits
-        )
-        self.sizes = layer.sizes
-        self.arguments = (
-            *(self.sizes, layer.scale, layer.region_penalty),
-            *(_strided(layer.q), _strided(layer.k), _strided(layer.v)),
-            *(_address(self.bias), _address(self.region), _index(self.index), _address(self.logits)),
-        )
+def _inputs(layer: Layer) -> tuple[tuple[Tensor | None, ...], tuple[Any, ...]]:
+    """Bias, region, index and logits, maybe copies, to be held while a kernel runs; the layer as kernels take it."""
+    bias, region, index, logits = tensors = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
+    return tensors, (
+        layer.sizes, layer.scale, layer.region_penalty, _strided(layer.q), _strided(layer.k), _strided(layer.v),
+        _address(bias), _address(region), _index(index), _address(logits),
+    )  # fmt: skip
 
 
 class CpuBackend(Backend):
@@ -142,15 +133,14 @@ class CpuBackend(Backend):
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
         threads = torch.get_num_threads()
         out, new_index, new_logits, lse = empty_outputs(layer)
-        given = _Inputs(layer)
+        _held, given = _inputs(layer)
         sparse = layer.index is not None
-        workspace = _workspace(_cpu.attention_forward_workspace_bytes(given.sizes, sparse, threads))
+        workspace = _workspace(_cpu.attention_forward_workspace_bytes(given[0], sparse, threads))
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
-                given.arguments,
-                *(_strided(out), _index(new_index), _address(new_logits), lse.data_ptr()),
-                *(stages.active(), workspace.data_ptr(), workspace.numel(), threads),
-            )
+                given, _strided(out), _index(new_index), _address(new_logits), lse.data_ptr(), stages.active(),
+                workspace.data_ptr(), workspace.numel(), threads,
+            )  # fmt: skip
         if seconds is not None:
             stages.split("attention", dict(zip(("logits", "select", "av"), seconds, strict=True)))
         return out, new_index, new_logits, lse
@@ -160,23 +150,22 @@ class CpuBackend(Backend):
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
         threads = torch.get_num_threads()
-        grads = empty_gradients(layer)
-        given = _Inputs(layer)
-        grad_bias, grad_logits_prev = _empty_like(given.bias), _empty_like(given.logits)
+        grad_q, grad_k, grad_v = empty_gradients(layer)
+        (bias, _region, _candidates, logits), given = _inputs(layer)
+        grad_bias, grad_logits_prev = _empty_like(bias), _empty_like(logits)
         if grad_logits is not None and grad_logits.numel() == 0:
             grad_logits = None
         grad_logits, kept, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
         sparse = layer.index is not None
-        workspace = _workspace(_cpu.attention_backward_workspace_bytes(given.sizes, sparse, threads))
+        workspace = _workspace(_cpu.attention_backward_workspace_bytes(given[0], sparse, threads))
         with stages.stage("attention"):
             _cpu.attention_backward(
-                given.arguments,
-                *(_strided(grad_out), _address(grad_logits), _index(kept), _strided(out), _address(lse_)),
-                *(*map(_strided, grads), _address(grad_bias), _address(grad_logits_prev)),
-                *(workspace.data_ptr(), workspace.numel(), threads),
-            )
-        return *grads, grad_bias, grad_logits_prev
+                given, _strided(grad_out), _address(grad_logits), _index(kept), _strided(out), _address(lse_),
+                _strided(grad_q), _strided(grad_k), _strided(grad_v), _address(grad_bias),
+                _address(grad_logits_prev), workspace.data_ptr(), workspace.numel(), threads,
+            )  # fmt: skip
+        return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
 
     def depthwise_gelu_add(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, first_row: int
@@ -191,9 +180,9 @@ class CpuBackend(Backend):
         out = empty(residual.shape, _F32, _CPU)
         by_tap = weight.reshape(channels, -1).t().contiguous()
         _cpu.depthwise_gelu_add(
-            *(_strided(x), by_tap.data_ptr(), _address(bias), _strided(residual), _strided(out)),
-            *(sizes, workspace.data_ptr(), workspace.numel(), threads),
-        )
+            _strided(x), by_tap.data_ptr(), _address(bias), _strided(residual), _strided(out), sizes,
+            workspace.data_ptr(), workspace.numel(), threads,
+        )  # fmt: skip
         return out
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
