@@ -109,6 +109,17 @@ WeightsSchedules = Annotated[
         "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
 ]
+
+
+def one_schedule(default: str) -> Any:
+    """A single --sched; where the weights note none, `default`."""
+    return typer.Option(
+        "--sched",
+        help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+        f"pft-bench train made them, else {default}, or the model's own where that does not fit.",
+    )
+
+
 Preset = Annotated[
     str | None,
     typer.Option(
