@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DRAWN = ROOT / "docs" / "architecture.md"
 # Besides rooms: what a package needs, and what is data.
-FURNITURE = {"__init__.py", "__main__.py", "py.typed", "_cpu.pyi", "data", "__pycache__"}
+FURNITURE = {"__init__.py", "__main__.py", "py.typed", "data", "__pycache__"}
 TOP = {"kernels", "bindings", "reference", "pft_bench", "reports", "docs", "examples", "tests"}
 
 

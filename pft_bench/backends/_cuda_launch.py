@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..reference import Layer
-from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gradients, empty_outputs
+from .base import AttentionBackward, AttentionForward, Backend, Maybe, empty, empty_gradients, empty_outputs
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # Rungs of the ladder, by name; "auto" lets the launcher choose.
@@ -105,13 +105,7 @@ class CudaLaunches(Backend):
         return out, new_index, new_logits, lse
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """A handful of launches, composed of the sparse products and the kernels that know softmax."""
         q, k, v, bias, index, logits = layer.q, layer.k, layer.v, layer.bias, layer.index, layer.logits

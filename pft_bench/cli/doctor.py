@@ -11,8 +11,8 @@ from .work import at_work
 
 if at_work(__name__):
     from ..backends import backends
+    from ..common.text import show_bytes
     from ..harness.measure.environment import environment
-    from ..model.tiles import show_memory
 
 
 def doctor() -> None:
@@ -42,7 +42,7 @@ def _allowed(found: Mapping[str, Any]) -> str:
     quota, memory = found["limits"]["cpu_quota"], found["limits"]["memory_bytes"]
     limits = [
         "CPU quota: " + (f"{quota:g} cores" if quota else "none"),
-        "memory limit: " + (show_memory(memory) if memory else "none"),
+        "memory limit: " + (show_bytes(memory) if memory else "none"),
         f"threads: {found['threads']['torch']}",
     ]
     if found["flushes_denormals"]:

@@ -120,6 +120,9 @@ def argument(metavar: str, parser: Any = in_path, **about: Any) -> Any:
     return typer.Argument(parser=parser, metavar=metavar, **about)
 
 
+SIZES = "a number of bytes such as 500M, 8G (10^9 each) or 8Gi (2^30 each)"
+"""How `common.text.parse_bytes` is explained."""
+
 _SCHEDULES = (
     "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
     "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
@@ -136,6 +139,17 @@ WeightsSchedules = Annotated[
         "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
 ]
+
+
+def one_schedule(default: str) -> Any:
+    """A single --sched; where the weights note none, `default`."""
+    return typer.Option(
+        "--sched",
+        help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+        f"pft-bench train made them, else {default}, or the model's own where that does not fit.",
+    )
+
+
 Preset = Annotated[
     str | None,
     typer.Option(
@@ -197,17 +211,6 @@ Plugins = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
-
-
-def parse_bytes(option: str, text: str | None) -> int | None:
-    """`2G`, `500M` or a plain number of bytes."""
-    if text is None:
-        return None
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    if not number.isdecimal() or not int(number):
-        raise ValueError(f"{option} must be a size such as 500M or 2G, got {text!r}")
-    return int(number) * unit
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

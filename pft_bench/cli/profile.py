@@ -30,13 +30,7 @@ if at_work(__name__):
 
 def profile(
     context: typer.Context,
-    sched: Annotated[
-        str | None,
-        typer.Option(
-            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
-            "pft-bench train made them, else 1024,256,128, or the model's own where that does not fit."
-        ),
-    ] = None,
+    sched: Annotated[str | None, options.one_schedule("1024,256,128")] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,

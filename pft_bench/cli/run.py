@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table, line
+from ..common.text import parse_bytes
 from . import options
 from .exits import FAILURE, INTERRUPTED
 from .work import at_work
@@ -82,7 +83,8 @@ def run(
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="What a case may allocate beyond its start, e.g. 2G. Default: all."
+            metavar="SIZE",
+            help=f"What a case may allocate beyond its start: {options.SIZES}. Default: all.",
         ),
     ] = None,
     isolate: Annotated[
@@ -110,7 +112,7 @@ def run(
         raise ValueError(f"--out must be a folder, got the file {out}")
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder to go on with")
-    limit = options.parse_bytes("--memory-limit", memory_limit)
+    limit = None if memory_limit is None else parse_bytes(memory_limit, "--memory-limit")
     if limit is not None and not isolate:
         raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
     if not isolate:

@@ -33,13 +33,7 @@ def statistics(
     ] = None,
     weights: options.Weights = None,
     num_heads: options.NumHeads = None,
-    sched: Annotated[
-        str | None,
-        typer.Option(
-            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
-            "pft-bench train made them, else paper, or the model's own where that does not fit."
-        ),
-    ] = None,
+    sched: Annotated[str | None, options.one_schedule("paper")] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +16,7 @@ from pft_bench.backends import base
 from pft_bench.cli import main
 from pft_bench.harness.measure import roof
 from pft_bench.harness.sweep import sweep
-from pft_bench.model import PRESETS
+from pft_bench.model import PFT, PRESETS, generated_weights
 
 TINY = tiny_config(16, 5)
 IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -58,6 +59,14 @@ def pft_bench_command(
 
     yield call
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of the tiny model."""
+    path = tmp_path / "tiny.pth"
+    torch.save({"params_ema": generated_weights(PFT.from_config(TINY))}, path)
+    return path
 
 
 @pytest.fixture

@@ -292,12 +292,5 @@ def _default_backends(device: str, dtype: torch.dtype) -> list[str]:
 
 
 def layer_candidates(config: PFTConfig, schedule: FocusSchedule) -> list[tuple[int, int]]:
-    """(candidates, kept) of every layer: what the layer before in its chain kept, and what it keeps itself."""
-    area = config.window_size**2
-    carried = [area, area]
-    found = []
-    for chain, topk in zip(config.chains, schedule.num_topk, strict=True):
-        kept = min(topk, carried[chain])
-        found.append((carried[chain], kept))
-        carried[chain] = kept
-    return found
+    """`PFTConfig.along_chains` of this schedule."""
+    return config.along_chains(schedule.num_topk)
