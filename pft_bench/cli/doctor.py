@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..backends import backends
+from ..backends import backends, rungs
 from ..common.terminal import Console, Table, line
 from ..harness.measure.environment import environment
 from ..model.tiles import show_memory
@@ -32,6 +32,9 @@ def doctor() -> None:
     for row in backends():
         table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)
+    for row in backends():
+        if names := rungs(row.name):
+            console.print(f"Rungs of {row.name}, for --backend: {', '.join(names)}")
 
 
 def _allowed(found: Mapping[str, Any]) -> str:

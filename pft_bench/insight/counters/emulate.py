@@ -68,7 +68,8 @@ class CountingBackend(CudaEmulatorBackend):
 
     name = "cuda-count"
 
-    def __init__(self, batch: int = 0) -> None:
+    def __init__(self, batch: int = 0, rung: str | None = None) -> None:
+        super().__init__(rung)
         self._native = load_module("_cuda_count")
         self._batch = batch
 
@@ -110,9 +111,7 @@ def count_launches(
     """
     native = native_module()
     one = replace(work, windows=1)
-    backend = CountingBackend(work.batch)
-    backend.candidates = work.how
-    backend.version = "auto"
+    backend = CountingBackend(work.batch, None if work.how == "auto" else work.how)
     call = _prepare(one, backend)
     parts = 1 if window_heads is None else max(1, one.batch // window_heads)
     limit = ARCHITECTURES[chip.arch].shared_limit
