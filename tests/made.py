@@ -6,7 +6,7 @@ from typing import Any
 
 import pft_bench
 from pft_bench.backends import get
-from pft_bench.harness.selftest.inputs import generator, index, layer, normal, product
+from pft_bench.harness.inputs import generator, index, layer, normal, product
 from pft_bench.model import PFTConfig
 
 __all__ = [

@@ -210,8 +210,8 @@ def get(name: str) -> Backend:
 
 def _unknown(name: object) -> ValueError:
     return ValueError(
-        f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))} (`pft-bench doctor` names their rungs too), "
-        f"got {name!r}"
+        f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))} "
+        f"(`pft-bench doctor` names their rungs too), got {name!r}"
     )
 
 
