@@ -28,7 +28,7 @@ settings.load_profile("pft")
 
 TESTS = Path(__file__).parent
 ALONE = (
-    *("measure", "sweep", "selftest"),
+    *("measure", "sweep", "selftest", "maintain"),
     # `run` begins with an audit of its timer.
     *("cli/test_run.py", "cli/test_resume.py", "cli/test_evaluate.py", "cli/test_threads_level.py"),
     *("compare/test_design.py", "compare/test_versions.py"),

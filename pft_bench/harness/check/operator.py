@@ -78,8 +78,8 @@ def check_product(
     before = _copies(inputs)
     index = inputs["index"]
     with poisoned(), torch.no_grad():
-        operands = left, right, _ = tuple(inputs.values())
-        results = _products(backend, op, operands, _keys(op, right))
+        left, right = (tensor for name, tensor in inputs.items() if name != "index")
+        results = _products(backend, op, (left, right, index), _keys(op, right))
         if train and op != "spmm_transpose":
             results += _product_gradients(backend, op, left, right, index)
         results.append(_product_recomputed(backend, op, inputs))

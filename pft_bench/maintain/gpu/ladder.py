@@ -96,7 +96,7 @@ class LadderProduct(_Counted, OpGroup):
 
     def _transposed(self, name: str, given: dict[str, Tensor]) -> Contender:
         backend = get(name)
-        call = partial(backend.spmm_transpose, *given.values(), self.problem.tokens)
+        call = partial(backend.spmm_transpose, given["a"], given["x"], given["index"], self.problem.tokens)
         return Contender(name, call, lambda _: check_product(backend, self.problem.op, given))
 
 

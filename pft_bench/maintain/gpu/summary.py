@@ -94,7 +94,7 @@ def _machine(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _ladder(folder: Path, rehearsed: bool) -> Iterator[str]:
-    """Median and speed-up over `dense` of each contender, a line for each op, layer and pass; no times of an emulator."""
+    """Median and speed-up over `dense` of each contender, a line for each op, layer and pass; no emulator's times."""
     run = RunFolder.read(folder)
     names = run.backends
     yield from ("", f"## {folder.name}{'' if rehearsed else ': median, times as fast as dense [95%]'}", "")
