@@ -73,7 +73,7 @@ def _lines(session: Session, results: Sequence[Result], names: Sequence[str]) ->
     for folder in sorted(session.out.glob("ladder_*")):
         if record_files(folder):
             yield from _ladder(folder, session.rehearse)
-    rows = [row for one in results for row in one.get("facts", {}).get("counters", ())]
+    rows = [row for one in results for row in one.get("facts", {}).get("counters", ()) if row[4] != "-"]
     if rows:
         yield from ("", "## Counters beside Nsight Compute's", "")
         yield from _table(("step", "kernel", "what", "counted or predicted", "profiled", "ratio"), rows)
