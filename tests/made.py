@@ -12,7 +12,7 @@ import torch
 
 import pft_bench
 from pft_bench.backends import base, get
-from pft_bench.harness.selftest.inputs import generator, index, layer, normal, product
+from pft_bench.harness.inputs import generator, index, layer, normal, product
 from pft_bench.model import PFTConfig
 
 __all__ = [

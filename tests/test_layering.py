@@ -25,6 +25,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "backends": {"ops", "model", "problem", "schedule", *ABOVE_OPS},
     "ops": {"model", "problem", "schedule", *ABOVE_OPS},
     "model": {"problem", *ABOVE_OPS},
+    "inputs": {"backends", "ops", "model", "schedule", "problem", *ABOVE_OPS},
     "problem": {"backends", "ops", "model", *ABOVE_OPS},
     "check": {"measure", "model", "cases", "record", *TOOLS},
     "measure": {"check", "cases", "record", "ops", "backends", "model", *TOOLS},

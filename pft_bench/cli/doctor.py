@@ -10,7 +10,7 @@ from ..common.terminal import Console, Table, line
 from .work import at_work
 
 if at_work(__name__):
-    from ..backends import backends
+    from ..backends import backends, rungs
     from ..common.text import show_bytes
     from ..harness.measure.environment import environment
 
@@ -35,6 +35,9 @@ def doctor() -> None:
     for row in backends():
         table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)
+    for row in backends():
+        if names := rungs(row.name):
+            console.print(f"Rungs of {row.name}, for --backend: {', '.join(names)}")
 
 
 def _allowed(found: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -83,6 +82,8 @@ def parse_tile(text: str) -> tuple[int, int | None]:
 
 def available_bytes() -> int:
     """Memory that this machine can still give, or a container's limit where that leaves less."""
+    import psutil  # here: a lent machine without it can compute and measure all the same
+
     left, machine = memory_left(), int(psutil.virtual_memory().available)
     return machine if left is None else min(left, machine)
 

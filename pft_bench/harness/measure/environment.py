@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-import psutil
 
 from ...common.container import cpu_quota, memory_limit
 from ...common.native import flushes_denormals
@@ -52,6 +51,11 @@ def _attempt(read: Callable[[], Any]) -> Any:
         return None
 
 
+def _psutil() -> ModuleType:
+    """Imported where it is asked: a machine without it, such as a lent GPU's, can measure all the same."""
+    return importlib.import_module("psutil")
+
+
 def _command(*arguments: str) -> str | None:
     """Standard output of a command, or None if it is missing, fails or takes more than ten seconds."""
     done = _attempt(lambda: subprocess.run(arguments, capture_output=True, text=True, timeout=10, check=True))
@@ -73,8 +77,8 @@ def _cpu() -> dict[str, Any]:
         "model": info.get("model name") or platform.processor() or None,
         "family_model_stepping": [info.get(key) for key in ("cpu family", "model", "stepping")],
         "architecture": platform.machine(),
-        "cores_physical": _attempt(lambda: psutil.cpu_count(logical=False)),
-        "cores_logical": _attempt(psutil.cpu_count),
+        "cores_physical": _attempt(lambda: _psutil().cpu_count(logical=False)),
+        "cores_logical": _attempt(lambda: _psutil().cpu_count()),
         "cores_usable": affinity,
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "hypervisor": "hypervisor" in flags,
@@ -193,7 +197,7 @@ def environment() -> dict[str, Any]:
     """
     import torch
 
-    memory = _attempt(psutil.virtual_memory)
+    memory = _attempt(lambda: _psutil().virtual_memory())
     cores = _attempt(lambda: sorted(os.sched_getaffinity(0)))
     found: dict[str, Any] = {
         "cpu": _attempt(_cpu),
@@ -218,7 +222,7 @@ def environment() -> dict[str, Any]:
         "cores": cores,
         "load_average": _attempt(lambda: list(os.getloadavg())),
         "memory_available_bytes": None if memory is None else memory.available,
-        "cpu_mhz": _attempt(lambda: round(psutil.cpu_freq().current)),
+        "cpu_mhz": _attempt(lambda: round(_psutil().cpu_freq().current)),
         "gpu": _attempt(_gpu_now),
     }
     return found

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -73,18 +72,18 @@ def peak_allocated(call: Callable[[], object], device: torch.device | str = "cpu
     return Peak(peak_of_events(sizes), "torch-profiler-events")
 
 
-def _peak_bytes() -> int | None:
-    """The peak since the mark was reset: the line VmHWM of /proc/self/status, which psutil leaves out."""
+def _status_bytes(key: str) -> int | None:
+    """A `key: N kB` line of /proc/self/status. It has VmHWM, which psutil leaves out, and needs no package."""
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        found = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
 
 
 def resident_bytes() -> int:
-    """What the process holds in memory now."""
-    return int(psutil.Process().memory_info().rss)
+    """What the process holds in memory now (Linux; elsewhere its peak so far, which is at least that)."""
+    return _status_bytes("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _reset_peak() -> bool:
@@ -93,7 +92,7 @@ def _reset_peak() -> bool:
         _CLEAR_REFS.write_text("5")
     except OSError:
         return False
-    peak = _peak_bytes()
+    peak = _status_bytes("VmHWM")
     return peak is not None and peak <= resident_bytes() + (4 << 20)
 
 
@@ -105,7 +104,7 @@ def peak_process(call: Callable[[], object]) -> Peak:
     gc.collect()
     was_reset = _reset_peak()
     call()
-    peak_bytes = _peak_bytes() if was_reset else None
+    peak_bytes = _status_bytes("VmHWM") if was_reset else None
     if peak_bytes is not None:
         return Peak(peak_bytes, "VmHWM")
     # Linux counts in KiB, macOS in bytes; this project runs on Linux.
