@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from . import ops as ops
     from .backends import BackendInfo, BackendUnavailable
     from .model import PFT, load
-    from .ops import ChainState, Index, progressive_attention, sddmm, spmm, spmm_transpose
+    from .ops import ChainState, Index, sddmm, spmm, spmm_transpose
+    from .ops.progressive_attention import progressive_attention
 
 __version__ = "0.1.0"
 
