@@ -184,8 +184,8 @@ def compare_later(session: Session) -> str | None:
     found = counter_rows(gpu.get("name", ""), session.rehearse, text)
     if isinstance(found, str):
         return found
-    told = {"detail": f"{len(found)} counters", "counters": found}
-    write_result(session.out / RESULTS, "counters", BESIDE, "ok", **told)
+    path = session.out / RESULTS
+    write_result(path, "counters", BESIDE, "ok", f"{len(found)} counters", counters=found)
     return None
 
 
