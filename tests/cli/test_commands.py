@@ -57,6 +57,16 @@ def test_check_passes_right_kernels(pft_bench_command: Command) -> None:
             assert f"{row.name} float32: ok" in ended.out
 
 
+def test_doctor_names_rungs_in_a_line_a_family_and_check_takes_one(pft_bench_command: Command) -> None:
+    said = pft_bench_command("doctor").out
+    assert "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-gather, cuda-tiles\n" in said
+    assert said.count("cuda-tiles") == 1
+    if get("cuda-emu").available() is None:
+        arguments = ("--backend", "cuda-emu-plain", "--tokens", 4, "--head-dim", 3, "--seeds", 1)
+        ended = pft_bench_command("check", *arguments, "--dtype", "float32")
+        assert (ended.code, "cuda-emu-plain float32: ok" in ended.out) == (0, True), ended
+
+
 def test_check_shows_every_check_on_request(pft_bench_command: Command) -> None:
     arguments = ("check", "--backend", "cpu", "--tokens", 9, "--head-dim", 3, "--seeds", 1)
     short, long = pft_bench_command(*arguments), pft_bench_command(*arguments, "--verbose")

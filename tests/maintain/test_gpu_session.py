@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bare
-import planted
+import gpu_items
 import psutil
 import pytest
 
@@ -23,7 +23,7 @@ from pft_bench.harness.record import RunFolder, Status
 from pft_bench.harness.sweep import Workers
 from pft_bench.insight.counters import ncu
 from pft_bench.maintain.gpu import ladder, session, tools
-from pft_bench.maintain.gpu.stage import Items, Session, Stage, read_results, write_result
+from pft_bench.maintain.gpu.running import Items, RunningStep, Session, read_results, write_result
 from pft_bench.maintain.gpu.summary import last_line, write_summary
 
 pytest.importorskip("pft_bench._cuda_emu")
@@ -44,25 +44,25 @@ def started(board: object) -> None:
 
 
 @pytest.fixture
-def stage_of(tmp_path: Path, workers: Workers) -> Callable[..., Stage]:
-    def make(limit_s: float = PATIENCE_S, kind: type[Session] = Session) -> Stage:
+def running_of(tmp_path: Path, workers: Workers) -> Callable[..., RunningStep]:
+    def make(limit_s: float = PATIENCE_S, kind: type[Session] = Session) -> RunningStep:
         made = kind(tmp_path, rehearse=True)
-        return Stage(made, "small", time.monotonic() + limit_s, workers)
+        return RunningStep(made, "small", time.monotonic() + limit_s, workers)
 
     return make
 
 
-def run_items(stage: Stage, items: Items) -> dict[str, tuple[str, str]]:
-    stage.run_items(items)
-    return {one["item"]: (one["status"], one["detail"]) for one in stage.results()}
+def run_items(running: RunningStep, items: Items) -> dict[str, tuple[str, str]]:
+    running.run_items(items)
+    return {one["item"]: (one["status"], one["detail"]) for one in running.results()}
 
 
 # -- a step ------------------------------------------------------------------------------------------------------------
 
 
-def test_each_item_ends_as_it_should_and_costs_no_other(stage_of: Callable[..., Stage]) -> None:
-    stage = stage_of()
-    found = run_items(stage, planted.one_of_each)
+def test_each_item_ends_as_it_should_and_costs_no_other(running_of: Callable[..., RunningStep]) -> None:
+    running = running_of()
+    found = run_items(running, gpu_items.one_of_each)
     assert list(found) == ["right", "wrong", "raises", "segfaults", "process"]
     assert found["right"] == ("ok", "")
     assert found["wrong"] == ("failed", "the values are off; so are the gradients")
@@ -70,16 +70,16 @@ def test_each_item_ends_as_it_should_and_costs_no_other(stage_of: Callable[..., 
     assert found["segfaults"][0] == "crashed"
     assert "SIGSEGV" in found["segfaults"][1]
     assert found["process"][0] == "ok"
-    write_summary(stage.session, ["small"])
-    text = (stage.session.out / "summary.md").read_text()
+    write_summary(running.session, ["small"])
+    text = (running.session.out / "summary.md").read_text()
     assert "| small | FAILED 3 of 5 |" in text
     assert "- small: raises: error: RuntimeError: no such \\| kernel" in text
-    assert last_line(read_results(stage.session.out), ["small"]) == ("FAILED: small (3 of 5)", 1)
+    assert last_line(read_results(running.session.out), ["small"]) == ("FAILED: small (3 of 5)", 1)
 
 
-def test_a_hang_ends_at_the_limit_and_is_named(stage_of: Callable[..., Stage]) -> None:
-    stage, began = stage_of(3.0), time.monotonic()
-    found = run_items(stage, planted.one_that_hangs)
+def test_a_hang_ends_at_the_limit_and_is_named(running_of: Callable[..., RunningStep]) -> None:
+    running, began = running_of(3.0), time.monotonic()
+    found = run_items(running, gpu_items.one_that_hangs)
     assert time.monotonic() - began < PATIENCE_S
     assert found["before"][0] == "ok"
     assert found["hangs"][0] == "timeout"
@@ -87,27 +87,29 @@ def test_a_hang_ends_at_the_limit_and_is_named(stage_of: Callable[..., Stage]) -
     assert found["after"] == found["last"] == ("left out", "no time left")
 
 
-def test_what_does_not_fit_is_said(stage_of: Callable[..., Stage]) -> None:
-    stage = stage_of(2.0)
-    found = run_items(stage, planted.more_than_fits)
+def test_what_does_not_fit_is_said(running_of: Callable[..., RunningStep]) -> None:
+    running = running_of(2.0)
+    found = run_items(running, gpu_items.more_than_fits)
     ends = [status for status, _ in found.values()]
     assert 0 < ends.count("ok") < 50
     assert set(ends) <= {"ok", "left out", "timeout"}
     assert len(ends) == 50
-    _, code = last_line(read_results(stage.session.out), ["small"])
+    _, code = last_line(read_results(running.session.out), ["small"])
     assert code == (1 if "timeout" in ends else 3)
 
 
-def test_an_error_that_spoils_cuda_is_followed_by_another_process(stage_of: Callable[..., Stage]) -> None:
-    stage = stage_of(kind=planted.OnGpu)
-    found = run_items(stage, planted.one_that_poisons)
+def test_an_error_that_spoils_cuda_is_followed_by_another_process(
+    running_of: Callable[..., RunningStep],
+) -> None:
+    running = running_of(kind=gpu_items.OnGpu)
+    found = run_items(running, gpu_items.one_that_poisons)
     assert [status for status, _ in found.values()] == ["ok", "error", "ok"]
-    pids = [one["facts"]["pid"] for one in stage.results() if "facts" in one]
+    pids = [one["facts"]["pid"] for one in running.results() if "facts" in one]
     assert pids[0] != pids[1]
 
 
-def test_a_device_that_is_gone_ends_the_step_early(stage_of: Callable[..., Stage]) -> None:
-    found = run_items(stage_of(kind=planted.OnGpu), planted.a_device_that_goes)
+def test_a_device_that_is_gone_ends_the_step_early(running_of: Callable[..., RunningStep]) -> None:
+    found = run_items(running_of(kind=gpu_items.OnGpu), gpu_items.a_device_that_goes)
     ends = [status for status, _ in found.values()]
     assert ends == ["ok", *["error"] * 3, *["left out"] * 17]
     assert found["number 19"][1] == "3 processes were lost before"
@@ -116,7 +118,7 @@ def test_a_device_that_is_gone_ends_the_step_early(stage_of: Callable[..., Stage
 # -- a session ---------------------------------------------------------------------------------------------------------
 
 
-def _broken(stage: Stage) -> None:
+def _broken(running: RunningStep) -> None:
     raise RuntimeError("the step itself is broken")
 
 
@@ -125,8 +127,8 @@ def test_a_step_that_breaks_stops_no_other_and_what_is_unused_goes_to_the_next(
 ) -> None:
     steps = {
         "build": session.Step(50, _broken),
-        "small": session.Step(25, lambda stage: stage.record("x", "ok")),
-        "full": session.Step(25, lambda stage: stage.run_items(planted.more_than_fits)),
+        "small": session.Step(25, lambda running: running.record("x", "ok")),
+        "full": session.Step(25, lambda running: running.run_items(gpu_items.more_than_fits)),
     }
     monkeypatch.setattr(session, "STEPS", steps)
     began = time.monotonic()
@@ -148,11 +150,11 @@ def test_the_summary_is_there_before_the_next_step(
 ) -> None:
     seen = []
 
-    def look(stage: Stage) -> None:
-        seen.append((stage.session.out / "summary.md").read_text())
+    def look(running: RunningStep) -> None:
+        seen.append((running.session.out / "summary.md").read_text())
         raise KeyboardInterrupt
 
-    first = session.Step(1, lambda stage: stage.record("x", "failed", "wrong"))
+    first = session.Step(1, lambda running: running.record("x", "failed", "wrong"))
     monkeypatch.setattr(session, "STEPS", {"build": first, "small": session.Step(1, look)})
     code = session.run_session(Session(tmp_path, True), ["build", "small"], 60.0, workers)
     assert code == session.INTERRUPTED
@@ -218,8 +220,8 @@ def test_results_of_another_session_are_not_overwritten(
 # -- tools -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_tool_is_killed_with_all_that_it_started(stage_of: Callable[..., Stage]) -> None:
-    code, text = tools.run_tool(stage_of(), ["bash", "-c", "sleep 1000 & echo $!; wait"], 1.0)
+def test_a_tool_is_killed_with_all_that_it_started(running_of: Callable[..., RunningStep]) -> None:
+    code, text = tools.run_tool(running_of(), ["bash", "-c", "sleep 1000 & echo $!; wait"], 1.0)
     assert code is None
     child = int(text)
     deadline = time.monotonic() + PATIENCE_S
@@ -259,17 +261,21 @@ def test_what_compute_sanitizer_says_is_read(code: int | None, text: str, status
     ("run", "tool"), [(tools.run_sanitizer, "compute-sanitizer"), (tools.run_counters, "ncu")]
 )
 def test_a_tool_that_is_not_there_is_a_failure_and_in_a_rehearsal_said(
-    run: Callable[[Stage], None],
+    run: Callable[[RunningStep], None],
     tool: str,
-    stage_of: Callable[..., Stage],
+    running_of: Callable[..., RunningStep],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(Path, "is_file", lambda path: False)
-    stage = stage_of()
-    run(stage)
-    run(Stage(dataclasses.replace(stage.session, rehearse=False), "full", stage.until, stage.workers))
-    found = read_results(stage.session.out)
+    running = running_of()
+    run(running)
+    run(
+        RunningStep(
+            dataclasses.replace(running.session, rehearse=False), "full", running.until, running.workers
+        )
+    )
+    found = read_results(running.session.out)
     assert [(one["item"], one["status"]) for one in found] == [(tool, "not rehearsed"), (tool, "missing")]
     assert last_line(found, ["small"])[1] == 0
     assert last_line(found, ["full"])[1] == 1
@@ -287,16 +293,35 @@ def made_up_profile() -> str:
 
 
 def test_why_there_are_no_counters_is_said(
-    stage_of: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+    running_of: Callable[..., RunningStep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission"
     monkeypatch.setattr(ncu, "find_ncu", lambda: "ncu")
     monkeypatch.setattr(tools, "run_tool", lambda *_: (1, denied))
-    stage = stage_of()
-    tools.run_counters(stage)
-    (found,) = stage.results()
+    running = running_of()
+    tools.run_counters(running)
+    (found,) = running.results()
     assert (found["status"], "ERR_NVGPUCTRPERM" in found["detail"]) == ("failed", True)
-    assert (stage.session.out / "ncu.csv").read_text() == denied, "what was printed is kept"
+    assert (running.session.out / "ncu.csv").read_text() == denied, "what was printed is kept"
+
+
+def test_counters_that_nobody_had_time_for_are_compared_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pft_bench._cuda_count")
+    (tmp_path / "ncu.csv").write_text(made_up_profile())
+    write_result(tmp_path / "results.jsonl", "build", "machine", "ok", gpu={"name": "NVIDIA H200"})
+    write_result(tmp_path / "results.jsonl", "counters", tools.BESIDE, "left out", "no time left")
+    assert last_line(read_results(tmp_path), ["counters"])[1] == 3
+    assert session.main(["--rehearse", "--compare", str(tmp_path)]) == 0
+    assert last_line(read_results(tmp_path), ["counters"]) == ("passed: counters", 0)
+    assert "sddmm_resident | wavefronts |" in (tmp_path / "summary.md").read_text()
+    (tmp_path / "ncu.csv").write_text("no table")
+    assert session.main(["--rehearse", "--compare", str(tmp_path)]) == 1
+    assert "not compared: ncu printed no table" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        session.main(["--compare", str(tmp_path / "nowhere")])
+    assert "--compare must be the folder of a session that has profiled" in capsys.readouterr().err
 
 
 def test_counters_of_other_launches_are_not_compared() -> None:
@@ -331,17 +356,17 @@ def test_chips_are_known_by_their_device_name(device: str, chip: str | None) -> 
 
 
 @pytest.fixture
-def gpu_plan(monkeypatch: pytest.MonkeyPatch) -> list[ladder.Block]:
+def gpu_plan(monkeypatch: pytest.MonkeyPatch) -> list[ladder.LadderPart]:
     """What would be measured on a GPU with everything installed; nothing of it is run."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     for name in ("cuda", "triton", "official", *rungs("cuda")):
         monkeypatch.setattr(get(name), "available", lambda: None)
-    return ladder.ladder_blocks(Session(Path("x")))
+    return ladder.ladder_parts(Session(Path("x")))
 
 
-def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.Block]) -> None:
-    groups = {group.title: list(group.cases) for block in gpu_plan for group in block.groups}
-    assert len(groups) == sum(len(block.groups) for block in gpu_plan), "one title, one group"
+def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.LadderPart]) -> None:
+    groups = {group.title: list(group.cases) for part in gpu_plan for group in part.groups}
+    assert len(groups) == sum(len(part.groups) for part in gpu_plan), "one title, one group"
     steps = [(1024, 1024), (1024, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32),
              (32, 32), (32, 16), (16, 16)]  # fmt: skip
     for dtype in ("float16", "float32"):
@@ -356,13 +381,13 @@ def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.B
                 assert ({"cuda-plain", "cuda-resident"} <= set(names)) == (op != "spmm_transpose")
                 assert {"dense", "cuda", "triton"} <= set(names)
         assert f"{dtype} layer 256 -> 256, backward" in groups
-    cases = [case for block in gpu_plan for group in block.groups for case in group.cases.values()]
+    cases = [case for part in gpu_plan for group in part.groups for case in group.cases.values()]
     assert {case.shapes["windows"] * case.shapes["heads"] for case in cases} == {66 * 6}
     assert not any("rehearsal" in case.options for case in cases)
 
 
-def test_what_tells_most_comes_first(gpu_plan: list[ladder.Block]) -> None:
-    titles = [group.title for block in gpu_plan for group in block.groups]
+def test_what_tells_most_comes_first(gpu_plan: list[ladder.LadderPart]) -> None:
+    titles = [group.title for part in gpu_plan for group in part.groups]
     steps = ("256 -> 256", "1024 -> 256", "1024 -> 1024", "64 -> 64")
     assert titles[:4] == [f"float16 layer {step}" for step in steps]
     products = [f"float16 {op} K=256" for op in ("spmm_transpose", "sddmm", "spmm")]
@@ -370,18 +395,18 @@ def test_what_tells_most_comes_first(gpu_plan: list[ladder.Block]) -> None:
     assert all("backward" in title for title in titles[-4:])
 
 
-def test_a_ladder_without_time_says_all_that_it_left_out(stage_of: Callable[..., Stage]) -> None:
-    stage = stage_of(-1.0)
-    ladder.run_ladder(stage)
-    planned = [group.title for block in ladder.ladder_blocks(stage.session) for group in block.groups]
-    assert [(one["item"], one["status"]) for one in stage.results()] == [
+def test_a_ladder_without_time_says_all_that_it_left_out(running_of: Callable[..., RunningStep]) -> None:
+    running = running_of(-1.0)
+    ladder.run_ladder(running)
+    planned = [group.title for part in ladder.ladder_parts(running.session) for group in part.groups]
+    assert [(one["item"], one["status"]) for one in running.results()] == [
         (title, "left out") for title in planned
     ]
 
 
-def test_a_group_that_is_not_done_in_time_is_left_out(stage_of: Callable[..., Stage]) -> None:
-    stage = stage_of(-1.0)
-    watch = ladder._Watch(stage)
+def test_a_group_that_is_not_done_in_time_is_left_out(running_of: Callable[..., RunningStep]) -> None:
+    running = running_of(-1.0)
+    watch = ladder._Watch(running)
     with pytest.raises(ladder.OutOfTime):
         watch.progress(1, 6, "timing")
 

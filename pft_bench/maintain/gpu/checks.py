@@ -14,7 +14,7 @@ from ...harness.check import CheckResult, check_layer, check_product, failures
 from ...harness.inputs import layer, product
 from ...harness.measure.environment import environment
 from ...reference import Layer
-from .stage import Finding, Item, Session
+from .running import Item, ItemResult, Session
 
 RUNS = 10
 
@@ -42,6 +42,7 @@ class Sizes:
 
 SMALL = Sizes(5, 13, 9, 4, 2, (13, 40), (1, 9, 25))
 FULL = Sizes(32, 40, 256, 128, 3, (40, 20, 13), (256, 16, 1))
+SANITIZED = replace(SMALL, product_dims=(13,), product_kept=(9,))
 # In the emulator, which needs seconds for what a GPU does in a millisecond; `pytest tests/kernels` has more of it.
 SMALL_REHEARSED = Sizes(4, 8, 5, 3, 1, (8,), (3,), windows=1, dtypes=(torch.float16, torch.float32))
 FULL_REHEARSED = replace(SMALL_REHEARSED, side=6, dtypes=(torch.float16,))
@@ -69,7 +70,7 @@ def family_item(session: Session) -> Iterator[Item]:
     """Whether the kernels at stake can run; without them a step looks at the others alone."""
     reason = unavailable(session.family)
     wrong = () if reason is None else (reason,)
-    yield Item(f"backend {session.family}", lambda: Finding(wrong))
+    yield Item(f"backend {session.family}", lambda: ItemResult(wrong))
 
 
 # -- what was built ----------------------------------------------------------------------------------------------------
@@ -83,22 +84,22 @@ def build_items(session: Session) -> Iterator[Item]:
     yield Item("machine", partial(_machine, session))
 
 
-def _built(family: str) -> Finding:
+def _built(family: str) -> ItemResult:
     major, minor = torch.cuda.get_device_capability()
     mine = f"{major}{minor}"
     info = getattr(get(family), "native")().build_info()  # noqa: B009 - no part of `Backend`
     known = info["architectures"].replace("-real", "").split(",")
     wrong = () if mine in known else (f"built for {info['architectures']}, the GPU is {mine}",)
-    return Finding(wrong, {"architectures": info["architectures"], "capability": f"{major}.{minor}"})
+    return ItemResult(wrong, {"architectures": info["architectures"], "capability": f"{major}.{minor}"})
 
 
-def _machine(session: Session) -> Finding:
+def _machine(session: Session) -> ItemResult:
     found = environment()
     facts = {name: found[name] for name in ("gpu", "system", "python", "libraries")}
     facts["gpu now"] = found["now"]["gpu"]
     facts["backends"] = {row.name: row.available or row.reason for row in backends()}
     missing = not session.rehearse and found["gpu"] is None
-    return Finding(("PyTorch sees no GPU",) if missing else (), facts)
+    return ItemResult(("PyTorch sees no GPU",) if missing else (), facts)
 
 
 # -- is it right? ------------------------------------------------------------------------------------------------------
@@ -162,15 +163,53 @@ def full_items(session: Session) -> Iterator[Item]:
 
 
 def sanitized_items(session: Session) -> Iterator[Item]:
-    """What compute-sanitizer watches: our own kernels, each path once."""
-    return correctness_items(SMALL_REHEARSED if session.rehearse else SMALL, session)
+    """What compute-sanitizer watches: each path of our own kernels once, forward and backward, and nothing else.
+
+    Values are looked at on the CPU, for finite ones alone: under the tool every kernel of PyTorch's would take long.
+    """
+    sizes = SMALL_REHEARSED if session.rehearse else SANITIZED
+    yield from family_item(session)
+    for case in layers(sizes, session.device):
+        for name in contenders(session, "attention_forward", (), rungs_too=case.sparse):
+            if case.dtype in get(name).dtypes:
+                yield Item(f"{name} layer {case.label}", partial(_finite_layer, name, case.make))
+    for dtype in sizes.dtypes:
+        for name in contenders(session, "sddmm", ()):
+            make = partial(_draw_products, session.device, sizes, dtype)
+            yield Item(f"{name} products {str(dtype)[6:]}", partial(_finite_products, name, make))
 
 
-def _check_layer(name: str, make: Callable[[], Layer]) -> Finding:
+def _draw_products(device: str, sizes: Sizes, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    shape = (sizes.batch, sizes.tokens, sizes.tokens, sizes.product_dims[0], sizes.product_kept[-1])
+    return [
+        product(op, *shape, dtype=dtype, index_dtype=torch.int16, device=device)
+        for op in ("sddmm", "spmm", "spmm_transpose")
+    ]
+
+
+def _finite_layer(name: str, make: Callable[[], Layer]) -> ItemResult:
+    return _finite(gradients(get(name), make()))
+
+
+def _finite_products(name: str, make: Callable[[], list[dict[str, torch.Tensor]]]) -> ItemResult:
+    backend, (one, two, three) = get(name), make()
+    made = [backend.sddmm(one["q"], one["k"], one["index"]), backend.spmm(two["a"], two["v"], two["index"])]
+    keys = three["x"].shape[1]
+    return _finite([*made, backend.spmm_transpose(three["a"], three["x"], three["index"], keys)])
+
+
+def _finite(found: list[torch.Tensor]) -> ItemResult:
+    wrong = [number for number, tensor in enumerate(found) if not tensor.cpu().isfinite().all()]
+    return ItemResult(tuple(f"result {number} is not finite" for number in wrong))
+
+
+def _check_layer(name: str, make: Callable[[], Layer]) -> ItemResult:
     return _judged(check_layer(get(name), make(), train=True))
 
 
-def _check_products(name: str, device: str, sizes: Sizes, dtype: torch.dtype, dim: int, kept: int) -> Finding:
+def _check_products(
+    name: str, device: str, sizes: Sizes, dtype: torch.dtype, dim: int, kept: int
+) -> ItemResult:
     results: list[CheckResult] = []
     for op in ("sddmm", "spmm"):
         shape = (sizes.batch, sizes.tokens, sizes.tokens, dim, kept)
@@ -179,9 +218,9 @@ def _check_products(name: str, device: str, sizes: Sizes, dtype: torch.dtype, di
     return _judged(results)
 
 
-def _judged(results: list[CheckResult]) -> Finding:
+def _judged(results: list[CheckResult]) -> ItemResult:
     worst = max(result.worst for result in results)
-    return Finding(tuple(map(str, failures(results))), {"checks": len(results), "worst": round(worst, 4)})
+    return ItemResult(tuple(map(str, failures(results))), {"checks": len(results), "worst": round(worst, 4)})
 
 
 # -- the same bits in every run? ---------------------------------------------------------------------------------------
@@ -197,14 +236,14 @@ def determinism_items(session: Session) -> Iterator[Item]:
                 yield Item(f"{name} {case.label}", partial(_same_bits, name, case.make))
 
 
-def _same_bits(name: str, make: Callable[[], Layer]) -> Finding:
+def _same_bits(name: str, make: Callable[[], Layer]) -> ItemResult:
     made, backend = make(), get(name)
     first = gradients(backend, made)
     for run in range(1, RUNS):
         again = gradients(backend, made)
         if not all(torch.equal(x, y) for x, y in zip(first, again, strict=True)):
-            return Finding((f"run {run + 1} of {RUNS} has different bits",))
-    return Finding((), {"runs": RUNS})
+            return ItemResult((f"run {run + 1} of {RUNS} has different bits",))
+    return ItemResult((), {"runs": RUNS})
 
 
 def gradients(backend: Backend, made: Layer) -> list[torch.Tensor]:

@@ -31,7 +31,7 @@ from ...insight.counts import formula_counts
 from ...model import PFTConfig
 from ...report.verify import verify_folder
 from .checks import deciding_rungs, unavailable
-from .stage import Session, Stage
+from .running import RunningStep, Session
 
 DTYPES = ("float16", "float32")
 ROUNDS = Plan(rounds=10, max_rounds=20, budget_s=2.5)
@@ -138,14 +138,14 @@ def telling_first(steps: Sequence[Step], tokens: int) -> tuple[list[Step], list[
 
 
 @dataclass(frozen=True)
-class Block:
+class LadderPart:
     """Groups of one dtype that are measured one after another."""
 
     settings: Settings
     groups: tuple[Group, ...]
 
 
-def ladder_blocks(session: Session) -> list[Block]:
+def ladder_parts(session: Session) -> list[LadderPart]:
     """What tells most in each dtype, then the rest in each dtype, the backward passes last."""
     first, rest = [], []
     for dtype in DTYPES:
@@ -153,14 +153,15 @@ def ladder_blocks(session: Session) -> list[Block]:
         tokens = settings.config.window_size**2
         steps = layer_candidates(settings.config, settings.schedules[0])
         telling, others = telling_first(steps, tokens)
+        telling = telling[:2] if session.rehearse else telling
         kept = sorted({k for c, k in steps if c == k < tokens}, reverse=True)
         ops = [(op, k) for k in kept for op in ("spmm_transpose", "sddmm", "spmm")]
-        first.append(Block(settings, _groups(session, settings, telling, ops[:3])))
+        first.append(LadderPart(settings, _groups(session, settings, telling, ops[:3])))
         more = _groups(session, settings, others, ops[3:]) + _groups(session, backward, telling, ())
-        rest.append(Block(settings, more))
+        rest.append(LadderPart(settings, more))
     if session.rehearse:  # one of each kind, and of the other dtype what is enough to make a folder of
         wide = first[1].groups[:1] + rest[1].groups[-1:]
-        return [first[0], Block(first[1].settings, wide)]
+        return [first[0], LadderPart(first[1].settings, wide)]
     return first + rest
 
 
@@ -203,7 +204,7 @@ def rungs_of(session: Session, settings: Settings, op: str) -> list[str]:
 class _Watch:
     """A `pft_bench.harness.sweep.Watcher` that keeps each group's times, and ends the step when its time is up."""
 
-    stage: Stage
+    running: RunningStep
 
     def start(self, group: Group) -> None:
         """A group begins, if there is time."""
@@ -220,36 +221,36 @@ class _Watch:
         detail = "; ".join(f"{r.case.backend} {r.status.value}: {r.reason}" for r in wrong)
         times = {r.case.backend: round(r.derived.median_s * 1e3, 4) for r in records if r.derived is not None}
         seconds = time.monotonic() - self._started
-        self.stage.record(group.title, "failed" if wrong else "ok", detail, seconds, median_ms=times)
+        self.running.record(group.title, "failed" if wrong else "ok", detail, seconds, median_ms=times)
 
     def say(self, text: str) -> None:
         """What a worker printed."""
-        self.stage.keep_output()
+        self.running.keep_output()
 
     def _require_time(self) -> None:
-        if self.stage.left_s <= 0:
+        if self.running.left_s <= 0:
             raise OutOfTime
 
 
-def run_ladder(stage: Stage) -> None:
-    """Measure block by block, then hold every number of the folders against its raw samples."""
-    session = stage.session
+def run_ladder(running: RunningStep) -> None:
+    """Measure part by part, then hold every number of the folders against its raw samples."""
+    session = running.session
     if (reason := unavailable(session.family)) is not None:
-        stage.record(f"backend {session.family}", "missing", reason)
-    blocks = ladder_blocks(session)
-    for block in blocks:
-        _run_block(stage, block)
-    done = {found["item"] for found in stage.results()}
-    for block in blocks:
-        for group in block.groups:
+        running.record(f"backend {session.family}", "missing", reason)
+    parts = ladder_parts(session)
+    for part in parts:
+        _run_part(running, part)
+    done = {found["item"] for found in running.results()}
+    for part in parts:
+        for group in part.groups:
             if group.title not in done:
-                stage.record(group.title, "left out", "no time left")
+                running.record(group.title, "left out", "no time left")
     for dtype in DTYPES:
         folder = ladder_folder(session, dtype)
         if folder.is_dir():
             found = verify_folder(folder, formula=formula_counts)
             wrong = "; ".join(map(str, found.mismatches))
-            stage.record(f"verify {folder.name}", "failed" if wrong else "ok", wrong, values=found.values)
+            running.record(f"verify {folder.name}", "failed" if wrong else "ok", wrong, values=found.values)
 
 
 def ladder_folder(session: Session, dtype: str) -> Path:
@@ -257,18 +258,18 @@ def ladder_folder(session: Session, dtype: str) -> Path:
     return session.out / f"ladder_{dtype}"
 
 
-def _run_block(stage: Stage, block: Block) -> None:
-    if stage.left_s <= 0:
+def _run_part(running: RunningStep, part: LadderPart) -> None:
+    if running.left_s <= 0:
         return
-    folder = make_folder(ladder_folder(stage.session, block.settings.dtype))
-    stage.workers.timeout_s = min(60.0, stage.left_s)
-    groups = list(block.groups)
-    sweep = Sweep(block.settings, folder, Shard(), stage.workers, {})
+    folder = make_folder(ladder_folder(running.session, part.settings.dtype))
+    running.workers.timeout_s = min(60.0, running.left_s)
+    groups = list(part.groups)
+    sweep = Sweep(part.settings, folder, Shard(), running.workers, {})
     try:
-        sweep.run(SweepPlan(groups, groups, groups, {}, ()), _Watch(stage))
+        sweep.run(SweepPlan(groups, groups, groups, {}, ()), _Watch(running))
     except OutOfTime:
         pass
     except WorkersFailed as error:
-        stage.record(f"{block.settings.dtype} {block.settings.mode}: the machine", "failed", str(error))
+        running.record(f"{part.settings.dtype} {part.settings.mode}: the machine", "failed", str(error))
     finally:
         (folder / ".lock-environment").unlink(missing_ok=True)

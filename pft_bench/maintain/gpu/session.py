@@ -40,7 +40,7 @@ from ...harness.record import lock_folder
 from ...harness.sweep import Workers
 from . import checks, tools
 from .ladder import run_ladder
-from .stage import RESULTS, Item, Items, Session, Stage, read_results, say
+from .running import RESULTS, Item, Items, RunningStep, Session, read_results, say
 from .summary import END, last_line, write_summary
 
 BUDGET_MIN = 12.0
@@ -51,11 +51,11 @@ class Step(NamedTuple):
     """One step: its share of a session's time in percent, and what runs it."""
 
     share: float
-    run: Callable[[Stage], None]
+    run: Callable[[RunningStep], None]
 
 
-def _items(items: Items) -> Callable[[Stage], None]:
-    return lambda stage: stage.run_items(items)
+def _items(items: Items) -> Callable[[RunningStep], None]:
+    return lambda running: running.run_items(items)
 
 
 STEPS: dict[str, Step] = {
@@ -93,14 +93,14 @@ def run_session(session: Session, names: Sequence[str], budget_s: float, workers
 def _run_step(session: Session, name: str, limit_s: float, workers: Workers) -> None:
     """One step. Whatever it raises is a failure of its own."""
     started = time.monotonic()
-    stage = Stage(session, name, started + limit_s, workers)
+    running = RunningStep(session, name, started + limit_s, workers)
     say(session, f"-- {name}: at most {limit_s:.0f} s")
     try:
-        STEPS[name].run(stage)
+        STEPS[name].run(running)
     except Exception as error:
-        stage.record("it ended early", "error", f"{type(error).__name__}: {told(error)}")
+        running.record("it ended early", "error", f"{type(error).__name__}: {told(error)}")
     seconds = time.monotonic() - started
-    stage.record(END, "done", f"{seconds:.0f} s", seconds, limit_s=round(limit_s, 1))
+    running.record(END, "done", f"{seconds:.0f} s", seconds, limit_s=round(limit_s, 1))
 
 
 # -- what a tool watches -----------------------------------------------------------------------------------------------
@@ -173,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         "--rehearse", action="store_true",
         help="all steps on small shapes in the emulator; without --out, its files are removed in the end",
     )  # fmt: skip
+    parser.add_argument(
+        "--compare", type=Path, metavar="FOLDER",
+        help="only hold the ncu.csv of a session that has ended against the emulator's counts; needs no GPU",
+    )  # fmt: skip
     parser.add_argument("--only", choices=ONLY, help=argparse.SUPPRESS)
     return parser
 
@@ -188,12 +192,27 @@ def _device_name() -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", first).strip("-")
 
 
+def _compare(parser: argparse.ArgumentParser, session: Session) -> int:
+    """The comparison of counters alone, for a session that had no time for it."""
+    try:
+        reason = tools.compare_later(session)
+    except OSError as error:
+        parser.error(f"--compare must be the folder of a session that has profiled: {told(error)}")
+    if reason is not None:
+        print(f"not compared: {reason}")
+        return 1
+    print(f"compared -> {write_summary(session, list(STEPS))}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.only:
         return ONLY[options.only](Session(options.out, options.rehearse))
+    if options.compare:
+        return _compare(parser, Session(options.compare, options.rehearse))
     if not options.rehearse and not torch.cuda.is_available():
         parser.error("no GPU: PyTorch sees none here; --rehearse goes through all steps in the emulator")
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from ...common.text import plain
 from ...harness.record import RunFolder
 from ...harness.record.folder import record_files
 from ...report.tables import seconds_text, speedup_text, step_text
-from .stage import BAD, OPEN, SUMMARY, Session, read_results
+from .running import BAD, OPEN, SUMMARY, Session, read_results
 
 Result = Mapping[str, Any]
 END = "the step"
@@ -20,7 +20,7 @@ END = "the step"
 
 def verdict(results: Sequence[Result], name: str) -> tuple[str, str]:
     """How a step ended, in a word, and what of it is wrong or open."""
-    mine = [one for one in results if one["step"] == name and one["item"] != END]
+    mine = [*{one["item"]: one for one in results if one["step"] == name and one["item"] != END}.values()]
     bad = [one for one in mine if one["status"] in BAD]
     left = [one for one in mine if one["status"] in OPEN]
     if not mine:
@@ -45,7 +45,9 @@ def last_line(results: Sequence[Result], names: Sequence[str]) -> tuple[str, int
 
 def write_summary(session: Session, names: Sequence[str]) -> Path:
     """Write summary.md: how each step ended, what is wrong, what did not fit, the ladder, the counters."""
-    results = read_results(session.out)
+    results = [
+        *{(one["step"], one["item"]): one for one in read_results(session.out)}.values()
+    ]  # the last counts
     path = session.out / SUMMARY
     with draft(path) as made:
         made.write_text("\n".join(_lines(session, results, names)) + "\n")

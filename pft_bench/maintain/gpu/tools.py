@@ -20,9 +20,11 @@ from ...harness.sweep import Death
 from ...harness.sweep.board import Board
 from ...insight import counters
 from ...insight.counters import ncu
-from .stage import LOG, NCU, Session, Stage
+from .running import LOG, NCU, RESULTS, RunningStep, Session, read_results, write_result
 
 CHECKERS = ("memcheck", "racecheck")
+BESIDE = "beside the emulator's"
+LATER = "gpu_test.py --compare FOLDER does it later, without a GPU"
 FOUND = 9
 """Exit code of compute-sanitizer where it found something."""
 _SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (?P<what>.*)$", re.MULTILINE)
@@ -34,7 +36,7 @@ def child(session: Session, only: str) -> list[str]:
     return [*command, "--rehearse"] if session.rehearse else command
 
 
-def run_tool(stage: Stage, command: Sequence[str], limit_s: float) -> tuple[int | None, str]:
+def run_tool(running: RunningStep, command: Sequence[str], limit_s: float) -> tuple[int | None, str]:
     """Exit code and output of a command; None where it was killed, with all that it started, at its limit."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -50,15 +52,15 @@ def run_tool(stage: Stage, command: Sequence[str], limit_s: float) -> tuple[int 
                 process.wait()
         output.seek(0)
         text = output.read().decode(errors="replace")
-    with (stage.session.out / LOG).open("a") as log:
+    with (running.session.out / LOG).open("a") as log:
         log.write(f"$ {' '.join(command)}\n{text}\n")
     return code, text
 
 
-def _missing(stage: Stage, tool: str, where: str) -> None:
+def _missing(running: RunningStep, tool: str, where: str) -> None:
     """A tool that is not there: nobody has looked, which a rehearsal may and a session may not pass over."""
-    status = "not rehearsed" if stage.session.rehearse else "missing"
-    stage.record(tool, status, f"{tool} is not installed ({where})")
+    status = "not rehearsed" if running.session.rehearse else "missing"
+    running.record(tool, status, f"{tool} is not installed ({where})")
 
 
 # -- compute-sanitizer -------------------------------------------------------------------------------------------------
@@ -70,20 +72,20 @@ def find_sanitizer() -> str | None:
     return found if Path(found).is_file() else None
 
 
-def run_sanitizer(stage: Stage) -> None:
+def run_sanitizer(running: RunningStep) -> None:
     """The small check of our own kernels under memcheck, then racecheck; each may take half of what is left."""
     tool = find_sanitizer()
     if tool is None:
-        _missing(stage, "compute-sanitizer", "it belongs to the CUDA toolkit")
+        _missing(running, "compute-sanitizer", "it belongs to the CUDA toolkit")
         return
     for number, name in enumerate(CHECKERS):
-        limit_s = stage.left_s / (len(CHECKERS) - number)
+        limit_s = running.left_s / (len(CHECKERS) - number)
         if limit_s <= 1:
-            stage.record(name, "left out", "no time left")
+            running.record(name, "left out", "no time left")
             continue
-        command = [tool, "--tool", name, "--error-exitcode", str(FOUND), *child(stage.session, "sanitized")]
-        code, text = run_tool(stage, command, limit_s)
-        stage.record(name, *sanitizer_verdict(code, text, limit_s))
+        command = [tool, "--tool", name, "--error-exitcode", str(FOUND), *child(running.session, "sanitized")]
+        code, text = run_tool(running, command, limit_s)
+        running.record(name, *sanitizer_verdict(code, text, limit_s))
 
 
 def sanitizer_verdict(code: int | None, text: str, limit_s: float) -> tuple[str, str]:
@@ -107,7 +109,7 @@ def sanitizer_verdict(code: int | None, text: str, limit_s: float) -> tuple[str,
 
 def counter_works(small: bool) -> list[counters.Work]:
     """Launches to be counted: each kind of kernel once, on enough window-heads to fill a device."""
-    sizes, k = ((1, 2, 64, 40), (24, 32, 16)) if small else ((40, 6, 1024, 40), (256, 256, 128))
+    sizes, k = ((1, 2, 64, 40), (24, 32, 16)) if small else ((22, 6, 1024, 40), (256, 256, 128))
     products = [counters.Work(op, *sizes, k[0], k[0], "float32") for op in counters.PRODUCTS]
     layers = [("float16", sizes[2], k[2], "auto"), ("float16", k[1], k[1], "tiles")]
     layers += [("float32", sizes[2], sizes[2], "auto"), ("float32", k[1], k[2], "gather")]
@@ -135,31 +137,33 @@ def chip_of(device_name: str) -> counters.Chip | None:
     return next((counters.CHIPS[ours] for theirs, ours in names.items() if theirs in device_name), None)
 
 
-def run_counters(stage: Stage) -> None:
+def run_counters(running: RunningStep) -> None:
     """Profile the launches, keep what the profiler printed, then hold it against the emulator's counts."""
-    tool, path = ncu.find_ncu(), stage.session.out / NCU
+    tool, path = ncu.find_ncu(), running.session.out / NCU
     if tool is None:
-        _missing(stage, "ncu", "Nsight Compute")
+        _missing(running, "ncu", "Nsight Compute")
         return
-    command = ncu.command(tool, child(stage.session, "launches"))
-    code, text = run_tool(stage, command, stage.left_s)
+    command = ncu.command(tool, child(running.session, "launches"))
+    code, text = run_tool(running, command, running.left_s)
     path.write_text(text)
     try:
         launches = len(ncu.parse(text))
     except ValueError as error:
-        stage.record("profiled", "timeout" if code is None else "failed", str(error))
+        running.record("profiled", "timeout" if code is None else "failed", str(error))
         return
-    stage.record("profiled", "timeout" if code is None else "ok", f"{launches} launches")
-    if stage.left_s <= 1:
-        stage.record("beside the emulator's", "left out", f"no time left; {NCU} has what was profiled")
+    running.record("profiled", "timeout" if code is None else "ok", f"{launches} launches")
+    if running.left_s <= 1:
+        running.record(BESIDE, "left out", f"no time left; {LATER}")
         return
-    ended = stage.run_worker(partial(_beside, stage.session))
-    if isinstance(ended, Death):
-        stage.record("beside the emulator's", ended.status, ended.reason)
+    ended = running.run_worker(partial(_beside, running.session))
+    if isinstance(ended, Death) and ended.status == "timeout":
+        running.record(BESIDE, "left out", f"{ended.reason}; {LATER}")
+    elif isinstance(ended, Death):
+        running.record(BESIDE, ended.status, ended.reason)
     elif isinstance(ended, str):
-        stage.record("beside the emulator's", "failed", ended)
+        running.record(BESIDE, "failed", ended)
     else:
-        stage.record("beside the emulator's", "ok", f"{len(ended)} counters", counters=ended)
+        running.record(BESIDE, "ok", f"{len(ended)} counters", counters=ended)
 
 
 def _beside(session: Session, board: Board) -> list[tuple[str, ...]] | str:
@@ -167,6 +171,22 @@ def _beside(session: Session, board: Board) -> list[tuple[str, ...]] | str:
     board.turn(0, "check")
     name = "in the emulator" if session.rehearse else torch.cuda.get_device_name()
     return counter_rows(name, session.rehearse, (session.out / NCU).read_text())
+
+
+def compare_later(session: Session) -> str | None:
+    """Add the comparison to a session that has ended, on any machine; why it cannot be made.
+
+    Raises:
+        OSError: the session has profiled nothing.
+    """
+    text = (session.out / NCU).read_text()
+    gpu = next((g for one in read_results(session.out) if (g := one.get("facts", {}).get("gpu"))), {})
+    found = counter_rows(gpu.get("name", ""), session.rehearse, text)
+    if isinstance(found, str):
+        return found
+    path = session.out / RESULTS
+    write_result(path, "counters", BESIDE, "ok", f"{len(found)} counters", counters=found)
+    return None
 
 
 def counter_rows(device_name: str, small: bool, profiled: str) -> list[tuple[str, ...]] | str:

@@ -9,39 +9,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from pft_bench.maintain.gpu import stage
-from pft_bench.maintain.gpu.stage import Finding, Item, Session
+from pft_bench.maintain.gpu import running
+from pft_bench.maintain.gpu.running import Item, ItemResult, Session
 
 
-def right() -> Finding:
-    return Finding((), {"checks": 3})
+def right() -> ItemResult:
+    return ItemResult((), {"checks": 3})
 
 
-def wrong() -> Finding:
-    return Finding(("the values are off", "so are the gradients"))
+def wrong() -> ItemResult:
+    return ItemResult(("the values are off", "so are the gradients"))
 
 
-def raises() -> Finding:
+def raises() -> ItemResult:
     raise RuntimeError("no such | kernel")
 
 
-def segfaults() -> Finding:
+def segfaults() -> ItemResult:
     ctypes.string_at(0)
-    return Finding()
+    return ItemResult()
 
 
-def hangs() -> Finding:
+def hangs() -> ItemResult:
     time.sleep(1000)
-    return Finding()
+    return ItemResult()
 
 
-def lasts(seconds: float) -> Finding:
+def lasts(seconds: float) -> ItemResult:
     time.sleep(seconds)
-    return Finding()
+    return ItemResult()
 
 
-def process() -> Finding:
-    return Finding((), {"pid": os.getpid()})
+def process() -> ItemResult:
+    return ItemResult((), {"pid": os.getpid()})
 
 
 def one_of_each(session: Session) -> Iterator[Item]:
@@ -70,10 +70,10 @@ class OnGpu(Session):
 
 def _unusable_after(times: int) -> None:
     """From now on this process is told that CUDA is unusable."""
-    stage._usable = lambda: False  # type: ignore[assignment]
+    running._usable = lambda: False  # type: ignore[assignment]
 
 
-def poisons() -> Finding:
+def poisons() -> ItemResult:
     _unusable_after(0)
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -83,7 +83,7 @@ def one_that_poisons(session: Session) -> Iterator[Item]:
         yield Item(name, call)
 
 
-def gone() -> Finding:
+def gone() -> ItemResult:
     _unusable_after(0)
     raise RuntimeError("CUDA error: the device was lost")
 

@@ -57,7 +57,7 @@ class Session:
         return tuple(n for n in names if self.device in get(n).devices and get(n).available() is None)
 
 
-class Finding(NamedTuple):
+class ItemResult(NamedTuple):
     """What an item found: why it is wrong (nothing: it is right), and facts to be kept."""
 
     failures: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Item(NamedTuple):
     """One thing that can be right or wrong."""
 
     name: str
-    run: Callable[[], Finding]
+    run: Callable[[], ItemResult]
 
 
 Items = Callable[[Session], Iterable[Item]]
@@ -88,7 +88,7 @@ class _Overdue(Exception):
 
 
 @dataclass
-class Stage:
+class RunningStep:
     """One step: `until` is when it must end, by time.monotonic()."""
 
     session: Session
@@ -189,7 +189,7 @@ def _run(items: Items, session: Session, step: str, done: frozenset[str], until:
             found = item.run()
             status, detail = ("failed", "; ".join(found.failures)) if found.failures else ("ok", "")
         except Exception as error:
-            found, status, detail = Finding(), "error", f"{type(error).__name__}: {told(error)}"
+            found, status, detail = ItemResult(), "error", f"{type(error).__name__}: {told(error)}"
             unusable = session.device == "cuda" and not _usable()
         seconds = time.monotonic() - started
         write_result(session.out / RESULTS, step, item.name, status, plain(detail), seconds, **found.facts)
