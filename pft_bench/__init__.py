@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import backends
-    from . import model as model
-    from . import ops as ops
     from .backends import BackendInfo, BackendUnavailable
     from .model import PFT, load
-    from .ops import ChainState, Index, progressive_attention, sddmm, spmm, spmm_transpose
+    from .ops import ChainState, Index, sddmm, spmm, spmm_transpose
+    from .ops.progressive_attention import progressive_attention
 
 __version__ = "0.1.0"
 
