@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import backends
-    from . import model as model
-    from . import ops as ops
     from .backends import BackendInfo, BackendUnavailable
     from .model import PFT, load
     from .ops import ChainState, Index, sddmm, spmm, spmm_transpose

@@ -15,7 +15,7 @@ ANSWERS = {
     "help of a command": ("-m", "pft_bench", "run", "--help"),
     "usage error": ("-m", "pft_bench", "run", "--nosuch"),
 }
-TRIES = 5
+TRIES = 4
 
 
 def processor_s(arguments: tuple[str, ...]) -> float:
