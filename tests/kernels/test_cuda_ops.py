@@ -91,7 +91,7 @@ def test_products_and_their_gradients(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_products_picked_from_tiles(backend: Any, dtype: torch.dtype) -> None:
-    """All products of 16 rows by tensor cores, in several blocks; more channels than its registers hold are gathered."""
+    """All products of 16 rows by tensor cores, in several blocks; more channels than registers hold are gathered."""
     backend = backend.on_rung("tiles")
     for number, shape in enumerate((*PRODUCT_SHAPES, (1, 130, 70, 40, 9), (1, 5, 20, 41, 3))):
         emu.configure(seed=number)
