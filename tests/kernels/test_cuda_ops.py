@@ -113,8 +113,8 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
         backend = backend.on_rung(version)
         emu.configure(seed=2, shared_limit=limit_kib << 10)
         outs = [torch.full((b, rows, d), math.nan, dtype=dtype) for rows in (n, m)]
-        backend._spmm(a, v, index, before[0], outs[0], scale)
-        backend._spmm_transpose(a, x, index, before[1], outs[1], scale)
+        backend._multiply("spmm", a, v, index, m, before[0], outs[0], scale)
+        backend._multiply("spmm_transpose", a, x, index, m, before[1], outs[1], scale)
         for op, right, keys, given, out in (
             ("spmm", v, None, before[0], outs[0]),
             ("spmm_transpose", x, m, before[1], outs[1]),

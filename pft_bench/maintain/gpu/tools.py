@@ -180,7 +180,9 @@ def compare_later(session: Session) -> str | None:
         OSError: the session has profiled nothing.
     """
     text = (session.out / NCU).read_text()
-    gpu = next((g for one in read_results(session.out) if (g := one.get("facts", {}).get("gpu"))), {})
+    gpu: dict[str, str] = next(
+        (g for one in read_results(session.out) if (g := one.get("facts", {}).get("gpu"))), {}
+    )
     found = counter_rows(gpu.get("name", ""), session.rehearse, text)
     if isinstance(found, str):
         return found
