@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from ..reference import Layer
-from .base import AttentionBackward, AttentionForward, Backend, Rung, empty, empty_gradients, empty_outputs
+from .base import (
+    AttentionBackward,
+    AttentionForward,
+    Backend,
+    Maybe,
+    Rung,
+    empty,
+    empty_gradients,
+    empty_outputs,
+)
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
@@ -141,13 +150,7 @@ class CudaLaunches(Backend):
         return out, new_index, new_logits, lse
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """A handful of launches, composed of the sparse products and the kernels that know softmax."""
         q, k, v, bias, index, logits = layer.q, layer.k, layer.v, layer.bias, layer.index, layer.logits

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu
 
+from ..common.messages import UserError
 from ..reference import Layer, accumulation_dtype, index_dtype
 
+Maybe = Tensor | None
 AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
 AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -86,13 +88,7 @@ class Backend:
         raise self._lacks("attention_forward")
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none).
 
@@ -121,6 +117,18 @@ class Backend:
         )
 
 
+class PlainBackend(Backend):
+    """Plain PyTorch on any device, in any dtype; PyTorch differentiates it."""
+
+    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+    devices = frozenset({"cpu", "cuda"})
+    composite = True
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+
 class BackendInfo(NamedTuple):
     """One row of `pft_bench.backends()`."""
 
@@ -130,7 +138,7 @@ class BackendInfo(NamedTuple):
     """Why it is not available and what to do; what it is, when it is available."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(UserError, RuntimeError):
     """A backend was asked for that cannot run here."""
 
 

@@ -378,7 +378,7 @@ def report(binary: Path | None = None, *, triton: bool = True) -> str:
 
         from . import triton_table
 
-        rows = triton_table.triton_resources(dtypes=("float16", "float32"))
+        rows = triton_table.compile_jobs(triton_table.jobs_of(triton_table.TARGETS, ("float16", "float32")))
         spilling = sum(1 for row in rows if row.spilled_bytes)
         text += [
             "",

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from made import register_broken
 from PIL import Image
 
 import pft_bench
-from pft_bench.backends import base, get
+from pft_bench.backends import get
 from pft_bench.harness.record import read_records, seal
 from pft_bench.harness.selftest.trials import Trial
 
@@ -115,17 +116,7 @@ def test_check_refuses_what_it_cannot_do(
 def test_doctor_says_why_a_backend_is_missing_and_what_to_do(
     pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(base.Backend):
-        name = "broken"
-        summary = ""
-        dtypes = frozenset({torch.float32})
-        devices = frozenset({"cpu"})
-
-        def available(self) -> str | None:
-            return "no compiler was found; install one"
-
-    monkeypatch.setitem(base._BACKENDS, "broken", ("broken", "Broken"))
-    monkeypatch.setitem(base._loaded, "broken", Broken())
+    register_broken(monkeypatch, "no compiler was found; install one")
     ended = pft_bench_command("doctor")
     assert ended.code == 0
     assert "no compiler was found; install one" in ended.out

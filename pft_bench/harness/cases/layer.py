@@ -41,7 +41,7 @@ class LayerGroup(Group):
         self.peers: tuple[str, ...] = ()
         if settings.device == "cpu" and settings.dtype == "float32" and not self.problem.is_dense:
             infer = settings.mode == "infer"
-            self.peers = composed.FORWARD if infer else (composed.DENSE,)
+            self.peers = composed.COMPOSED if infer else (composed.DENSE,)
 
     @property
     def cases(self) -> dict[str, Case]:

@@ -20,8 +20,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from ...common.container import cpu_quota, memory_limit
 from ...common.native import flushes_denormals
 
@@ -64,6 +62,11 @@ def _command(*arguments: str) -> str | None:
     return None if done is None else str(done.stdout).strip()
 
 
+def processor() -> dict[str, Any]:
+    """Model, instruction sets, caches and clock of this machine's processors; empty where it cannot be read."""
+    return _attempt(_cpu) or {}
+
+
 def _cpu() -> dict[str, Any]:
     lines = _attempt(lambda: Path("/proc/cpuinfo").read_text().splitlines()) or []
     # The first processor's block is enough; x86 says "flags", Arm "Features".
@@ -100,6 +103,8 @@ def _caches() -> dict[str, str] | None:
 
 
 def _gpu() -> dict[str, Any] | None:
+    import torch
+
     if not _attempt(torch.cuda.is_available):
         return None
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -119,6 +124,8 @@ def _gpu() -> dict[str, Any] | None:
 
 
 def _gpu_now() -> str | None:
+    import torch
+
     if not _attempt(torch.cuda.is_available):
         return None
     fields = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
@@ -139,6 +146,8 @@ def _builds() -> dict[str, Any]:
 def _version(library: str) -> str | None:
     """The imported module's own version where there is one: it tells a `+cpu` build from a CUDA one."""
     if library == "torch":
+        import torch
+
         return str(torch.__version__)
     found = _attempt(lambda: metadata.version(library))
     return None if found is None else str(found)
@@ -186,6 +195,8 @@ def environment() -> dict[str, Any]:
     `now` holds what varies from minute to minute and `host` who ran it; neither is part of the `fingerprint`.
     `machine` is the fingerprint of the processors and memory alone: equal over commits and library versions.
     """
+    import torch
+
     memory = _attempt(lambda: _psutil().virtual_memory())
     cores = _attempt(lambda: sorted(os.sched_getaffinity(0)))
     found: dict[str, Any] = {
