@@ -244,6 +244,10 @@ Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!s.keys || !s.topk) return Status::kBadShape;
+  if (s.topk >= s.keys) {
+    const Status status = attention_forward_online(in, out, stream);
+    if (status != Status::kUnsupported) return status;
+  }
   return with_type(in.q.dtype, [&](auto tag) { return run<decltype(tag)>(in, out, stream); });
 }
 
