@@ -2,10 +2,7 @@
 // ever whole. A warp owns 16 (float32: 32) query rows: their logits, weights and output stay in registers; a
 // block of 4 or 8 warps shares K, V and its slice of the bias table. With taller blocks than those of
 // attention_forward_dense, which needs whole rows to select, K and V come from L2 an eighth as often.
-//
-// Weights are relative to the largest logit so far. A float16 weight enters its product 2^15 times as large,
-// in two parts: what the parts lose is then 2^-40 of the row's largest weight, so for M keys and values up to
-// V at most 2^-40 M V in a sum: no more than float16's smallest normal number up to M V = 2^26.
+// Weights are relative to the largest logit so far.
 #include "logit_terms.cuh"
 
 namespace pft::cuda {
@@ -15,11 +12,6 @@ constexpr int kBlockRows = 128, kStaged = 64;
 
 template <class T>
 constexpr int kBuffers = kTensorCores<T> ? 2 : 1;
-template <class T>
-constexpr float kWeightExponent = 0.f;
-template <>
-constexpr float kWeightExponent<half_t> = 15.f;
-
 template <class T>
 struct OnlineArgs {
   Layer<T> layer;
@@ -42,26 +34,19 @@ struct OnlineMemory {
     const Layer<T>& l = a.layer;
     row_terms.code = shared.take<int>(2 * kBlockRows);  // first what lies at places known to the compiler
     terms.code = shared.take<int>(2 * kBuffers<T> * kStaged);
-    v = shared.take<T>(kBuffers<T> * value_elements(l.dim_v));
+    v = shared.take<T>(kBuffers<T> * value_elements<T>(kStaged, l.dim_v));
     bias = a.bias_rows ? shared.take<float>(a.bias_rows) : View<float>();
-    q = shared.take<T>(elements(a.block_rows, l.dim_qk));
-    k = shared.take<T>(kBuffers<T> * elements(kStaged, l.dim_qk));
+    q = shared.take<T>(key_elements<T>(a.block_rows, l.dim_qk));
+    k = shared.take<T>(kBuffers<T> * key_elements<T>(kStaged, l.dim_qk));
     if (!kTensorCores<T>) weights = shared.take<float>(a.block_rows * kWeightsPitch);
   }
 
-  __host__ __device__ static int64_t elements(int64_t rows, int64_t dim) {
-    return kTensorCores<T> ? rows * tile_pitch<T>(dim) : rows * ceil_div(dim, kChunk) * kChunkPitch;
-  }
-  __host__ __device__ static int64_t value_elements(int64_t dim) {
-    constexpr int most = LaneTile<T>::kColumns;
-    return kTensorCores<T> ? int64_t(kStaged) * tile_pitch<T>(dim < most ? dim : most)
-                           : int64_t(most) * kValuesPitch<kStaged>;
-  }
   static int64_t bytes(const AttentionShape& s, int64_t block_rows, int64_t bias_rows) {
     const int64_t size = int64_t(sizeof(T));
-    const int64_t buffer = (elements(kStaged, s.dim_qk) + value_elements(s.dim_v)) * size + 8 * kStaged;
+    const int64_t buffer =
+        (key_elements<T>(kStaged, s.dim_qk) + value_elements<T>(kStaged, s.dim_v)) * size + 8 * kStaged;
     return 8 * kBlockRows + round_up(bias_rows * 4, 16) +
-           round_up(elements(block_rows, s.dim_qk) * size, 16) + kBuffers<T> * buffer +
+           round_up(key_elements<T>(block_rows, s.dim_qk) * size, 16) + kBuffers<T> * buffer +
            (kTensorCores<T> ? 0 : block_rows * kWeightsPitch * 4);
   }
 };
@@ -97,7 +82,7 @@ struct OnlineRows {
       for (int r = 0; r < kR; ++r) {
         const float before = max[r];
         max[r] = fmaxf(before, LaneTile<T>::row_max(largest[r]));
-        const float factor = exp2_of_unit((before - reference(r)) * kLog2E);
+        const float factor = exp_of_unit(before - reference(r));
         weight[r] *= factor;
 #pragma unroll
         for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) LaneTile<T>::cell(sum, r, c) *= factor;
@@ -108,7 +93,7 @@ struct OnlineRows {
       const float from = reference(r);
 #pragma unroll
       for (int c = 0; c < kC; ++c) {
-        s[r][c] = exp2_of_unit(fmaf(s[r][c] - from, kLog2E, kWeightExponent<T>));
+        s[r][c] = scaled_weight<T>(s[r][c] - from);
         weight[r] += s[r][c];
       }
     }
@@ -123,14 +108,14 @@ __device__ void load_stage(const OnlineArgs<T>& a, const OnlineMemory<T>& memory
   const int padded = int(round_up(here, kGroup));
   const int cols = l.dim_v - col0 < LaneTile<T>::kColumns ? l.dim_v - col0 : LaneTile<T>::kColumns;
   const View<const T> k = l.k.head(b) + key0 * l.k.stride_row, v = l.v.head(b) + key0 * l.v.stride_row;
-  stage_lanes<T>(memory.k + buffer * memory.elements(kStaged, l.dim_qk), kStaged, k, l.k.stride_row, here,
+  stage_lanes<T>(memory.k + buffer * key_elements<T>(kStaged, l.dim_qk), kStaged, k, l.k.stride_row, here,
                  padded, l.dim_qk, l.k.aligned);
   if constexpr (kTensorCores<T>) {
-    stage_tile<T>(memory.v + buffer * memory.value_elements(l.dim_v), tile_pitch<T>(cols), v, l.v.stride_row,
-                  here, padded, col0, cols, tile_units<T>(cols), l.v.aligned);
+    stage_tile<T>(memory.v + buffer * value_elements<T>(kStaged, l.dim_v), tile_pitch<T>(cols), v,
+                  l.v.stride_row, here, padded, col0, cols, tile_units<T>(cols), l.v.aligned);
   } else {
-    stage_transposed<kStaged>(memory.v + buffer * memory.value_elements(l.dim_v), v, l.v.stride_row, here,
-                              padded, col0, cols, l.v.aligned);
+    stage_transposed(memory.v + buffer * value_elements<T>(kStaged, l.dim_v), values_pitch(kStaged), v,
+                     l.v.stride_row, here, padded, col0, cols, l.v.aligned);
   }
   stage_terms(memory.terms.from(2 * kStaged * buffer), l, region, key0, padded, l.keys);
 }
@@ -145,7 +130,7 @@ __device__ __forceinline__ void store_rows(const OnlineArgs<T>& a, OnlineRows<T>
     const float weight = LaneTile<T>::row_sum(rows.weight[r]), inverse = 1.f / weight;
     if (i >= l.queries) continue;
     if (col0 == 0 && LaneTile<T>::column(0) == 0) {
-      const float sum = weight * (kWeightExponent<T> > 0.f ? 0x1p-15f : 1.f);
+      const float sum = weight / kWeightScale<T>;
       a.lse[b * l.queries + i] = rows.max[r] + (weight == 0.f ? NAN : logf(sum));  // zero: no finite logit
     }
     const View<T> out = a.out.head(b) + i * a.out.stride_row;
@@ -167,14 +152,11 @@ __global__ void __launch_bounds__(kBlockRows / LaneTile<T>::kRows * 32, kTensorC
   const int block0 = int(blockIdx.x % unsigned(a.tiles)) * a.block_rows, row0 = warp * LaneTile<T>::kRows,
             i0 = block0 + row0;
   const int block_rows = l.queries - block0 < a.block_rows ? l.queries - block0 : a.block_rows;
-  const View<const uint8_t> region =
-      l.region ? l.region + int64_t(unsigned(b) / unsigned(l.heads) % unsigned(l.patterns)) * l.queries
-               : l.region;
+  const View<const uint8_t> region = region_of(l, b);
   SharedMemory shared;
   const OnlineMemory<T> memory(shared, a);
   const BiasSlice bias = bias_slice(l, memory.bias, b, block0, block_rows);
-  stage_terms(memory.row_terms, l, region, block0, a.block_rows, l.queries,
-              table_center(l.window_size) - (bias.shared ? bias.first : 0));
+  stage_terms(memory.row_terms, l, region, block0, a.block_rows, l.queries, row_code_offset(l, bias));
   stage_lanes<T>(memory.q, a.block_rows, l.q.head(b) + block0 * l.q.stride_row, l.q.stride_row, block_rows,
                  a.block_rows, l.dim_qk, l.q.aligned);  // finished by the first finish_staging()
 
@@ -195,7 +177,7 @@ __global__ void __launch_bounds__(kBlockRows / LaneTile<T>::kRows * 32, kTensorC
       for (int group = 0; group < here; group += kGroup) {
         LaneProducts<T> s;
         lane_products<T>(s, memory.q, row0, a.block_rows,
-                         memory.k + buffer * memory.elements(kStaged, l.dim_qk), group, kStaged, l.dim_qk);
+                         memory.k + buffer * key_elements<T>(kStaged, l.dim_qk), group, kStaged, l.dim_qk);
         finish_logits<T>(s, l, memory.row_terms.from(row0), bias,
                          memory.terms.from(2 * kStaged * buffer + group), here - group);
         rows.add(s);
@@ -203,11 +185,12 @@ __global__ void __launch_bounds__(kBlockRows / LaneTile<T>::kRows * 32, kTensorC
         if constexpr (kTensorCores<T>) {
           const int held = cols < LaneTile<T>::kColumns ? cols : LaneTile<T>::kColumns,
                     pitch = tile_pitch<T>(held);
-          add_weighted<T>(rows.sum, s, memory.v + buffer * memory.value_elements(l.dim_v) + group * pitch,
-                          pitch, int(ceil_div(held, 8)));
+          add_weighted<T>(rows.sum, s,
+                          memory.v + buffer * value_elements<T>(kStaged, l.dim_v) + group * pitch, pitch,
+                          int(ceil_div(held, 8)));
         } else {
-          add_weighted<kStaged>(rows.sum, s, memory.weights + row0 * kWeightsPitch,
-                                memory.v + buffer * memory.value_elements(l.dim_v) + group, cols);
+          add_weighted(rows.sum, exchange_weights(s, memory.weights + row0 * kWeightsPitch), memory.v + group,
+                       values_pitch(kStaged), cols);
         }
       }
     }

@@ -65,16 +65,32 @@ struct LaneTile<float> {
   }
 };
 
+// Weights relative to a row's largest logit enter their product as 2^kWeightExponent times what they are:
+// float16 takes them in two parts, and has no small numbers. What the parts lose is then 2^-40 of the row's
+// largest weight, so at most 2^-40 M V in a sum over M keys with values up to V: no more than float16's
+// smallest normal number up to M V = 2^26.
+template <class T>
+constexpr float kWeightExponent = 0.f;
+template <>
+constexpr float kWeightExponent<half_t> = 15.f;
+template <class T>
+constexpr float kWeightScale = kWeightExponent<T> > 0.f ? 0x1p15f : 1.f;
+
+// Weight of a logit above `from`, the row's largest.
+template <class T>
+__device__ __forceinline__ float scaled_weight(float above) {
+  return exp2_of_unit(fmaf(above, kLog2E, kWeightExponent<T>));
+}
+
 template <class T>
 using LaneProducts = float[LaneTile<T>::kLaneRows][LaneTile<T>::kLaneOthers];
 template <class T>
 using LaneSums = float[LaneTile<T>::kSumRows][LaneTile<T>::kSumCells];
 
-// d[r][c] += sum_e rows[4r][e] * others[8c][e] for the lane's rows and its first kUsed columns.
+// d[r][c] += sum_e rows[r][e] * others[8c][e] for the lane's rows and its first kUsed columns.
 template <int kUsed, int kColumns>
-__device__ __forceinline__ void register_tile(float (&d)[8][kColumns], View<const float> rows, int row_pitch,
+__device__ __forceinline__ void register_tile(float (&d)[8][kColumns], const View<const float> (&rows)[8],
                                               View<const float> others, int pitch, int units) {
-  const View<const float> x = rows + LaneTile<float>::lane_row() * row_pitch;
   const View<const float> y = others + LaneTile<float>::lane_column() * pitch;
 #pragma unroll 1
   for (int u = 0; u < units; ++u) {
@@ -83,13 +99,23 @@ __device__ __forceinline__ void register_tile(float (&d)[8][kColumns], View<cons
     for (int c = 0; c < kUsed; ++c) b[c] = load_as<float4>(y + (8 * c * pitch + 4 * u));
 #pragma unroll
     for (int r = 0; r < 8; ++r) {
-      const float4 a = load_as<float4>(x + (4 * r * row_pitch + 4 * u));
+      const float4 a = load_as<float4>(rows[r] + 4 * u);
 #pragma unroll
       for (int c = 0; c < kUsed; ++c)
         d[r][c] = fmaf(a.x, b[c].x, fmaf(a.y, b[c].y, fmaf(a.z, b[c].z, fmaf(a.w, b[c].w, d[r][c]))));
     }
   }
 }
+
+// A lane's rows of an array, `mask` of whose rows exist; beyond, they are read again.
+struct LaneRows {
+  View<const float> at[8];
+
+  __device__ __forceinline__ LaneRows(View<const float> rows, int pitch, int mask = 31) {
+#pragma unroll
+    for (int r = 0; r < 8; ++r) at[r] = rows + (LaneTile<float>::row(r) & mask) * pitch;
+  }
+};
 
 // Rows of T in shared memory as lane_products reads them; see kChunk for float32. Room for `room` rows, of
 // which `padded` are written, those from `rows` on with zeros.
@@ -130,8 +156,8 @@ __device__ __forceinline__ void lane_products(LaneProducts<T>& s, View<const T> 
     }
     for (int col0 = 0; col0 < dim; col0 += kChunk) {
       const int cols = dim - col0 < kChunk ? dim - col0 : kChunk, chunk = col0 / kChunk;
-      register_tile<4>(s, rows + (chunk * row_room + row0) * kChunkPitch, kChunkPitch,
-                       others + (chunk * other_room + other0) * kChunkPitch, kChunkPitch,
+      const LaneRows mine(rows + (chunk * row_room + row0) * kChunkPitch, kChunkPitch);
+      register_tile<4>(s, mine.at, others + (chunk * other_room + other0) * kChunkPitch, kChunkPitch,
                        units_of<float>(cols));
     }
   }
@@ -178,44 +204,67 @@ __device__ __forceinline__ void add_weighted(LaneSums<T>& sum, const LaneProduct
   }
 }
 
-// float32 values of up to kKeys keys, a row for each of their columns: an odd number of 16-byte units.
-template <int kKeys>
-constexpr int kValuesPitch = kKeys + 4;
+// float32 values of up to `keys` keys, a multiple of 32, have a row for each of their columns: an odd number
+// of 16-byte units.
+__host__ __device__ constexpr int values_pitch(int keys) { return keys + 4; }
 
-// Columns [col0, col0 + cols) of `rows` keys, zeros up to `padded` and up to as many columns as are used.
-template <int kKeys>
-__device__ __forceinline__ void stage_transposed(View<float> to, View<const float> from, int64_t stride_row,
-                                                 int rows, int padded, int col0, int cols, bool aligned) {
-  constexpr int kPitch = kValuesPitch<kKeys>;
-  const int used = cols <= 16 ? 16 : kChunk;
+// Elements that as many rows of queries or keys take in shared memory, and keys' values of up to kColumns
+// columns.
+template <class T>
+__host__ __device__ constexpr int64_t key_elements(int64_t rows, int64_t dim) {
+  return kTensorCores<T> ? rows * tile_pitch<T>(dim) : rows * ceil_div(dim, kChunk) * kChunkPitch;
+}
+template <class T>
+__host__ __device__ constexpr int64_t value_elements(int64_t keys, int64_t dim) {
+  const int64_t cols = dim < LaneTile<T>::kColumns ? dim : LaneTile<T>::kColumns;
+  return kTensorCores<T> ? keys * tile_pitch<T>(cols) : int64_t(kChunk) * values_pitch(int(keys));
+}
+
+// Columns [col0, col0 + cols) of `rows` keys, zeros up to `padded` (a multiple of 32) and up to as many
+// columns as are used. A warp takes 32 keys and every so many-th unit of 16 bytes.
+__device__ __forceinline__ void stage_transposed(View<float> to, int pitch, View<const float> from,
+                                                 int64_t stride_row, int rows, int padded, int col0, int cols,
+                                                 bool aligned) {
+  const int used = cols <= 16 ? 16 : kChunk, warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32;
   const bool whole = aligned && cols % 4 == 0;
-  for (int e = int(threadIdx.x); e < kKeys * (used / 4); e += int(blockDim.x)) {
-    const int row = e % kKeys, unit = e / kKeys;
-    if (row >= padded) continue;
+  const int stretches = padded / 32, sharers = warps >= stretches ? warps / stretches : 1;
+  const int own = warp / sharers;
+  for (int stretch = own; stretch < stretches; stretch += warps) {
+    const int row = stretch * 32 + int(threadIdx.x) % 32;
     const View<const float> source = from + (row * stride_row + col0);
-    float4 x = make_float4(0.f, 0.f, 0.f, 0.f);
-    if (row < rows && unit * 4 < cols) {
-      if (whole) {
-        x = load_as<float4>(source + unit * 4);
-      } else {
-        x.x = source[unit * 4];
-        if (unit * 4 + 1 < cols) x.y = source[unit * 4 + 1];
-        if (unit * 4 + 2 < cols) x.z = source[unit * 4 + 2];
-        if (unit * 4 + 3 < cols) x.w = source[unit * 4 + 3];
+    for (int unit = warp % sharers; unit * 4 < used; unit += sharers) {
+      float4 x = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (row < rows && unit * 4 < cols) {
+        if (whole) {
+          x = load_as<float4>(source + unit * 4);
+        } else {
+          x.x = source[unit * 4];
+          if (unit * 4 + 1 < cols) x.y = source[unit * 4 + 1];
+          if (unit * 4 + 2 < cols) x.z = source[unit * 4 + 2];
+          if (unit * 4 + 3 < cols) x.w = source[unit * 4 + 3];
+        }
       }
+      const View<float> at = to + (unit * 4 * pitch + row);
+      at[0] = x.x;
+      at[pitch] = x.y;
+      at[2 * pitch] = x.z;
+      at[3 * pitch] = x.w;
     }
-    const View<float> at = to + (unit * 4 * kPitch + row);
-    at[0] = x.x;
-    at[kPitch] = x.y;
-    at[2 * kPitch] = x.z;
-    at[3 * kPitch] = x.w;
   }
 }
 
-// sum += weights * values, of `cols` columns, transposed; the weights pass through `scratch`, the warp's own.
-template <int kKeys>
-__device__ __forceinline__ void add_weighted(LaneSums<float>& sum, const LaneProducts<float>& w,
-                                             View<float> scratch, View<const float> values, int cols) {
+// sum += weights * transposed values of `cols` columns.
+__device__ __forceinline__ void add_weighted(LaneSums<float>& sum, const LaneRows& weights,
+                                             View<const float> values, int pitch, int cols) {
+  if (cols <= 16) {
+    register_tile<2>(sum, weights.at, values, pitch, kGroup / 4);
+  } else {
+    register_tile<5>(sum, weights.at, values, pitch, kGroup / 4);
+  }
+}
+
+// Weights from the lanes that made them to those that need them, through `scratch`, the warp's own.
+__device__ __forceinline__ LaneRows exchange_weights(const LaneProducts<float>& w, View<float> scratch) {
   __syncwarp();
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
@@ -224,11 +273,7 @@ __device__ __forceinline__ void add_weighted(LaneSums<float>& sum, const LanePro
       scratch[LaneTile<float>::row(r) * kWeightsPitch + LaneTile<float>::other(c)] = w[r][c];
   }
   __syncwarp();
-  if (cols <= 16) {
-    register_tile<2>(sum, scratch, kWeightsPitch, values, kValuesPitch<kKeys>, kGroup / 4);
-  } else {
-    register_tile<5>(sum, scratch, kWeightsPitch, values, kValuesPitch<kKeys>, kGroup / 4);
-  }
+  return LaneRows(scratch, kWeightsPitch);
 }
 
 }  // namespace pft::cuda

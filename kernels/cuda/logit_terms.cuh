@@ -4,8 +4,6 @@
 
 namespace pft::cuda {
 
-constexpr float kLog2E = 1.44269504f;
-
 // Of a stretch of up to kRoom queries or keys: position codes, and after them region labels. A query's code
 // is the row of the bias slice for a key of code 0.
 template <int kRoom>
@@ -40,6 +38,20 @@ __device__ BiasSlice bias_slice(const Layer<T>& layer, View<float> shared, int64
   for (int r = slice.first + int(threadIdx.x); shared && r < last; r += int(blockDim.x))
     shared[r - slice.first] = slice.table[int64_t(r) * slice.heads];
   return slice;
+}
+
+// The labels of window-head b's pattern, if there are any.
+template <class T>
+__device__ View<const uint8_t> region_of(const Layer<T>& layer, int64_t b) {
+  if (!layer.region) return layer.region;
+  const unsigned window = unsigned(b) / unsigned(layer.heads);
+  return layer.region + int64_t(window % unsigned(layer.patterns)) * layer.queries;
+}
+
+// What makes a query's position code the row of the slice for a key of code 0.
+template <class T>
+__device__ int row_code_offset(const Layer<T>& layer, const BiasSlice& bias) {
+  return table_center(layer.window_size) - (bias.shared ? bias.first : 0);
 }
 
 // By the threads of the block, one position each; `padded` of them, those beyond the last in its place.
