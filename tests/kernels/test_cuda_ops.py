@@ -370,7 +370,7 @@ def test_selection_of_hard_rows(backend: Any, count: int) -> None:
     for topk in (1, count // 4, count // 2 + 1, count - 1):
         expected = reference.kept_positions(x, topk)
         # a query of zeros and a one picks its row of logits exactly
-        q, k = torch.eye(7).view(1, 1, 7, 7), x.T.reshape(1, 1, count, 7)
+        q, k = torch.eye(7).view(1, 1, 7, 7), x.T.contiguous().view(1, 1, count, 7)
         v = torch.ones(1, 1, count, 4)
         dense = Layer(q, k, v, None, None, None, None, 1.0, 0.0, topk)
         assert torch.equal(backend.attention_forward(dense)[1][0, 0].long(), expected)
