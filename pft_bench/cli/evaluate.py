@@ -94,7 +94,8 @@ def evaluate(
     if not rounds:
         left_out = ("lr", "budget", "timeout", "memory_limit", "isolate")
         options.refuse(context, left_out, "is of measuring latency, which --rounds 0 leaves out")
-    folder, limits = run_folder(out, resume, "quality-{}"), Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, resume, "quality-{}")
+    limits = Limits.of(context, timeout, memory_limit, isolate) if rounds else Limits(isolate=False)
     model = load_model(
         weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
     )

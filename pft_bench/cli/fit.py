@@ -52,7 +52,8 @@ def fit(
         options.refuse(
             context, ("out", "resume", "timeout", "memory_limit"), "belongs to --measure: give it too"
         )
-    folder, limits = run_folder(out, resume), Limits.of(context, timeout, memory_limit, isolate=True)
+    folder = run_folder(out, resume)
+    limits = Limits.of(context, timeout, memory_limit, isolate=True)
     limit = available_bytes() if memory is None else parse_memory(memory)
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")

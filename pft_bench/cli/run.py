@@ -91,7 +91,8 @@ def run(
     """
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")
-    folder, limits = run_folder(out, resume), Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, resume)
+    limits = Limits.of(context, timeout, memory_limit, isolate)
     if attention is not None and set(level) != {"model"}:
         options.refuse(context, ("level",), "must be model alone with --attention, which holds whole models")
     ranks = find_ranks()

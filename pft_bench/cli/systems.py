@@ -56,7 +56,8 @@ def systems(
         )
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")
-    folder, limits = run_folder(out, resume, "{}-systems"), Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, resume, "{}-systems")
+    limits = Limits.of(context, timeout, memory_limit, isolate)
     console = Console.wide(120)
     settings = Settings.make(
         schedules=["paper"],

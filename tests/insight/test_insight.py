@@ -18,6 +18,7 @@ from pft_bench.common import stages
 from pft_bench.harness.cases import Settings, StepsGroup
 from pft_bench.harness.measure.profile import marked, profiled, write_memory
 from pft_bench.harness.measure.rounds import Plan
+from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import Record, Status
 from pft_bench.insight.crossover import CrossoverStep, bisect, crossover, found_again
 from pft_bench.insight.limits import published_limits
@@ -73,6 +74,13 @@ def test_an_end_that_could_not_tell_hides_nothing(unsure: int, crossing: float) 
     assert found.faster == max((k for k in sides if sides[k] < 0), default=None)
     assert found.slower == min((k for k in sides if sides[k] > 0), default=None)
     assert (found.faster or found.slower) is not None
+
+
+def test_the_verdict_decides_and_the_interval_alone_where_there_is_none() -> None:
+    """An interval beyond 1 but within the margin, or within what identical code showed, is no difference."""
+    assert CrossoverStep(9, 0.995, 0.991, 0.999).side == -1
+    for verdict, side in zip(Verdict, (-1, 1, 0, 0), strict=True):
+        assert CrossoverStep(9, 0.995, 0.991, 0.999, verdict).side == side
 
 
 def test_no_crossover_is_said_to_be_none() -> None:

@@ -60,6 +60,18 @@ def test_a_hang_is_killed_and_shows_its_stack(workers: Workers) -> None:
     assert "in hang" in ended.output
 
 
+def test_a_process_that_was_not_forked_is_the_server_itself_and_ends_alike(workers: Workers) -> None:
+    workers.run(jobs.touch)
+    assert workers._server is not None
+    server = workers._server.pid
+    ended = workers.run(jobs.hang, fresh=True)
+    assert isinstance(ended, Death)
+    assert (ended.status, ended.contender, ended.from_outside) == ("timeout", 2, False)
+    assert "in hang" in ended.output
+    assert gone(server)
+    assert workers.run(jobs.touch)[1] == 1, "the next job runs"
+
+
 def test_the_timeout_counts_from_the_last_turn(workers: Workers) -> None:
     seen = []
     assert workers.run(jobs.hang_after_progress, seen.append) == "done"

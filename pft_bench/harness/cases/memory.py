@@ -45,11 +45,12 @@ def predicted_process_bytes(
 class FootprintGroup(Group):
     """One forward pass of the last backend of the settings, whose memory alone is of interest: it gets no time.
 
-    Meant for a process of its own. Without `check`, the kernels are taken to be those of a record that is there: the
+    Without `check`, the kernels are taken to be those of a record that is there: the
     peak is measured once more.
     """
 
     cost = 1.0
+    fresh = True
 
     def __init__(self, settings: Settings, *, check: bool = True) -> None:
         super().__init__(settings)
