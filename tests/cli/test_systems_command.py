@@ -39,7 +39,10 @@ def systems(pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.Monk
             raise PeersMissing(f"{system.name} needs spandrel: install it")
         return Enlarges(2.0 if system.name == "HAT" else 1.0)
 
-    peers = [System(name, Published(1.0, 0.1), architecture=name) for name in ("SwinIR", "HAT")]
+    peers = [
+        System(name, Published(1.0, 0.1, psnr_db=(38.0, 33.0, 39.0)), architecture=name)
+        for name in ("SwinIR", "HAT")
+    ]
     shown = (
         *peers,
         System("PFT", Published(), preset="small_x2"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import jobs
 import pytest
 
@@ -15,10 +13,12 @@ from pft_bench.harness.record import Status
 from pft_bench.harness.sweep import Workers, run_isolated
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with Workers((jobs.PLUGIN,)) as made:
-        yield made
+@pytest.fixture
+def planted(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> Workers:
+    """With what goes wrong, and with patience."""
+    monkeypatch.setattr(workers, "plugins", (jobs.PLUGIN,))
+    monkeypatch.setattr(workers, "timeout_s", 600.0)
+    return workers
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def settings() -> Settings:
     )
 
 
-def test_a_peer_that_crashes_is_a_row_however_early(workers: Workers, settings: Settings) -> None:
+def test_a_peer_that_crashes_is_a_row_however_early(planted: Workers, settings: Settings) -> None:
     peers = [System(name, Published(), architecture=name) for name in ("Enlarges", "Aborts", "CannotBeMade")]
     systems = (System("PFT", Published(), preset="small_x2"), *peers)
-    records = run_isolated(workers, SystemsGroup(settings, systems), "e")
+    records = run_isolated(planted, SystemsGroup(settings, systems), "e")
     found = {str(record.case.options["system"]): record for record in records}
     assert {name: record.status for name, record in found.items()} == {
         "PFT": Status.OK,
@@ -55,9 +55,9 @@ def test_a_peer_that_crashes_is_a_row_however_early(workers: Workers, settings: 
 
 
 def test_a_sparse_step_that_crashes_leaves_its_dense_one_measured(
-    workers: Workers, settings: Settings
+    planted: Workers, settings: Settings
 ) -> None:
-    dense, sparse = run_isolated(workers, StepsGroup(settings, "planted-segfault", 4), "e")
+    dense, sparse = run_isolated(planted, StepsGroup(settings, "planted-segfault", 4), "e")
     assert (dense.status, sparse.status) == (Status.OK, Status.CRASHED)
     assert "SIGSEGV" in str(sparse.reason)
     assert dense.timing is not None

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +15,6 @@ import psutil
 import pytest
 
 from pft_bench.harness.sweep import Death, Workers, isolation
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with Workers(timeout_s=2.0) as made:
-        yield made
 
 
 def test_each_job_has_a_fresh_process_with_its_own_threads_and_our_command(workers: Workers) -> None:
