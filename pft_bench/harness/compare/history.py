@@ -17,8 +17,8 @@ from ..record import Record, RunFolder, record_files
 from .folders import between, describe, obstacles
 
 YARDSTICKS = frozenset({BASELINE, "official", "spandrel", *PEERS.values(), ROW_READS, *FORWARD})
-"""What kernels are held against: PyTorch's own operators, the published extension, other systems, reads alone. No commit
-is meant to make these faster, so a step of theirs is one of the machine or of PyTorch: shown, not judged."""
+"""What kernels are held against: PyTorch's own operators, the published extension, other systems, reads alone. No
+commit is meant to make these faster, so a step of theirs is one of the machine or of PyTorch: shown, not judged."""
 
 
 @dataclass(frozen=True)
