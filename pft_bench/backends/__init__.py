@@ -12,6 +12,7 @@ from .base import (
     Backend,
     BackendInfo,
     BackendUnavailable,
+    Rung,
     backends,
     empty,
     empty_gradients,
@@ -22,6 +23,7 @@ from .base import (
     register,
     registered,
     require,
+    rungs,
 )
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "BackendInfo",
     "BackendUnavailable",
     "Layer",
+    "Rung",
     "backends",
     "empty",
     "empty_gradients",
@@ -39,6 +42,7 @@ __all__ = [
     "register",
     "registered",
     "require",
+    "rungs",
 ]
 
 

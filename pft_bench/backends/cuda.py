@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..common.native import load_native
-from ._cuda_launch import DTYPES, CudaLaunches, missing_module
+from ._cuda_launch import CudaLaunches, missing_module
 
 _BUILD = (
     "where there is an NVIDIA GPU, reinstall from source with nvcc (CUDA 13) on PATH, or without a toolkit: "
@@ -29,10 +29,10 @@ class CudaBackend(CudaLaunches):
 
     name = "cuda"
     summary = "hand-written CUDA kernels, float32, float16 and bfloat16, deterministic gradients"
-    dtypes = frozenset(DTYPES)
     devices = frozenset({"cuda"})
 
-    def __init__(self) -> None:
+    def __init__(self, rung: str | None = None) -> None:
+        super().__init__(rung)
         self._native = _load()
 
     def available(self) -> str | None:

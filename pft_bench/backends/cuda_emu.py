@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..common.native import load_native
-from ._cuda_launch import DTYPES, CudaLaunches, missing_module
+from ._cuda_launch import CudaLaunches, missing_module
 
 
 def load_module(name: str) -> ModuleType | Exception:
@@ -24,11 +24,11 @@ class CudaEmulatorBackend(CudaLaunches):
 
     name = "cuda-emu"
     summary = "the CUDA kernels in an emulator with a race detector: proves them without a GPU, never timed"
-    dtypes = frozenset(DTYPES)
     devices = frozenset({"cpu"})
     timed = False
 
-    def __init__(self) -> None:
+    def __init__(self, rung: str | None = None) -> None:
+        super().__init__(rung)
         self._native = load_module("_cuda_emu")
 
     def available(self) -> str | None:

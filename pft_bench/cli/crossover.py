@@ -10,15 +10,18 @@ import typer
 
 from ..common.terminal import Console, Table
 from ..common.text import told
-from ..harness.cases import Settings
-from ..harness.measure.rounds import Plan
-from ..harness.record import ENVIRONMENTS, RECORDS
-from ..harness.sweep import Sweep
-from ..insight.crossover import CROSSOVER, Crossover, StepFailed, backends_of, crossover, write_answers
 from . import options
 from .exits import FAILURE
-from .progress import Display
-from .sweeping import Limits, going_on_later, opened, run_folder
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases import Settings
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import ENVIRONMENTS, RECORDS
+    from ..harness.sweep import Sweep
+    from ..insight.crossover import CROSSOVER, Crossover, StepFailed, backends_of, crossover, write_answers
+    from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def crossover_command(

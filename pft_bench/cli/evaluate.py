@@ -9,42 +9,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..apps.quality import (
-    QUALITY,
-    Dataset,
-    QualityRow,
-    Restored,
-    Variant,
-    bicubic_row,
-    find_datasets,
-    model_row,
-    rows_to_go_on_with,
-)
-from ..backends import get, require
 from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import parse_schedule, schedule_of
 from ..common.terminal import Console, Words, progress_bar
 from ..common.text import in_short
-from ..harness.cases import SchedulesGroup
-from ..harness.cases.group import thread_count
-from ..harness.cases.settings import Settings, resolve_device
-from ..harness.measure.environment import environment
-from ..harness.measure.rounds import Plan
-from ..harness.record import RECORDS, Record, Status, remember_environment
-from ..harness.sweep import Sweep, SweepPlan
-from ..harness.sweep.resume import content
-from ..model import PFT, preset_of, weights_file
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from . import options
 from .exits import FAILURE
-from .loading import load_model, restorer
-from .progress import Display
-from .sweeping import Limits, going_on_later, opened, run_folder
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+    from rich.progress import BarColumn, TimeElapsedColumn
+
+    from ..apps.quality import (
+        QUALITY,
+        Dataset,
+        QualityRow,
+        Restored,
+        Variant,
+        bicubic_row,
+        find_datasets,
+        model_row,
+        rows_to_go_on_with,
+    )
+    from ..backends import get, require
+    from ..harness.cases import SchedulesGroup
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.settings import Settings, resolve_device
+    from ..harness.measure.environment import environment
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import RECORDS, Record, Status, remember_environment
+    from ..harness.sweep import Sweep, SweepPlan
+    from ..harness.sweep.resume import content
+    from ..model import PFT, preset_of, weights_file
+    from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
+    from .loading import load_model, restorer
+    from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def evaluate(

@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
-from ..harness.cases.memory import FootprintGroup, predicted_process_bytes, warm_process_bytes
-from ..harness.cases.settings import Settings
-from ..harness.record import Status
-from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
+from ..common.text import parse_bytes
 from . import options
 from .exits import FAILURE
-from .sweeping import Limits, measure_groups, run_folder
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases.memory import FootprintGroup, predicted_process_bytes, warm_process_bytes
+    from ..harness.cases.settings import Settings
+    from ..harness.record import Status
+    from ..model import PFTConfig, available_bytes, forward_footprint
+    from .sweeping import Limits, measure_groups, run_folder
 
 LARGEST_SIDE = 1 << 15
 
@@ -24,7 +28,7 @@ LARGEST_SIDE = 1 << 15
 def fit(
     context: typer.Context,
     memory: Annotated[
-        str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
+        str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
@@ -54,7 +58,7 @@ def fit(
         )
     folder = run_folder(out, resume)
     limits = Limits.of(context, timeout, memory_limit, isolate=True)
-    limit = available_bytes() if memory is None else parse_memory(memory)
+    limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
     if len(sched) != 1:

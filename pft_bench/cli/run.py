@@ -9,27 +9,30 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table, line
-from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..harness.cases.image import image_notes
-from ..harness.measure.rounds import Plan
-from ..harness.record import (
-    ENVIRONMENTS,
-    RECORDS,
-    FolderLocked,
-    Record,
-    RunFolder,
-    Status,
-    known_environments,
-    lock_folder,
-    merge_shares,
-    read_folder,
-)
-from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
-from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
 from . import options
 from .exits import FAILURE
-from .progress import Display
-from .sweeping import Limits, going_on_later, opened, run_folder
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
+    from ..harness.cases.image import image_notes
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import (
+        ENVIRONMENTS,
+        RECORDS,
+        FolderLocked,
+        Record,
+        RunFolder,
+        Status,
+        known_environments,
+        lock_folder,
+        merge_shares,
+        read_folder,
+    )
+    from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
+    from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
+    from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Self
 import typer
 
 from ..common.terminal import Console
+from ..common.text import parse_bytes
 from ..harness.cases import Group, Settings
 from ..harness.record import Record, lock_folder, merge_shares
 from ..harness.sweep import Ranks, Sweep, SweepPlan, Workers, plan_sweep
@@ -33,7 +34,7 @@ class Limits:
         """As the options say; ValueError where they cannot be right."""
         if not timeout > 0:
             raise ValueError(f"--timeout must be positive seconds, got {timeout}")
-        limit = options.parse_bytes("--memory-limit", memory_limit)
+        limit = None if memory_limit is None else parse_bytes(memory_limit, "--memory-limit")
         if limit is not None and not isolate:
             raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
         if not isolate:

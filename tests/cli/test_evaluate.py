@@ -17,16 +17,8 @@ from skimage import data
 import pft_bench
 from pft_bench.apps.quality import Variant, psnr_y, read_rows
 from pft_bench.harness.record import Status, read_records
-from pft_bench.model import PRESETS, generated_weights
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture
-def weights(tmp_path: Path, pft_bench_command: Command) -> Path:
-    path = tmp_path / "tiny.pth"
-    torch.save({"params": generated_weights(pft_bench.PFT.from_config(PRESETS["tiny_x2"]))}, path)
-    return path
 
 
 @pytest.fixture
@@ -187,7 +179,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert (ended.code, "--data: stored 2 images (sha256 " in ended.err) == (2, True), ended
     edited.write_bytes(before)
     saved, state = weights.read_bytes(), torch.load(weights, weights_only=True)
-    state["params"]["conv_first.bias"] += 1
+    state["params_ema"]["conv_first.bias"] += 1
     torch.save(state, weights)
     ended = pft_bench_command(*arguments, "--resume")
     assert (ended.code, "--weights: stored tiny.pth (sha256 " in ended.err) == (2, True), ended

@@ -33,11 +33,10 @@ def _emulator_defaults() -> Iterator[None]:
 
 
 @pytest.fixture
-def backend() -> Iterator[Any]:
+def backend() -> Any:
     found = get("cuda-emu")
     assert found.available() is None
-    yield found
-    found.version = found.candidates = "auto"
+    return found
 
 
 def distinct_index(
@@ -82,7 +81,7 @@ def test_products_and_their_gradients(
     backend: Any, op: str, dtype: torch.dtype, version: str, seed: int
 ) -> None:
     emu.configure(seed=seed)
-    backend.version = version
+    backend = backend.on_rung(version)
     for number, (b, n, m, d, kept) in enumerate(PRODUCT_SHAPES):
         index = torch.int16 if (number + seed) % 2 else torch.int32
         assert_passed(
@@ -93,7 +92,7 @@ def test_products_and_their_gradients(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shared_memory_too_small_for_all_keys(backend: Any, dtype: torch.dtype) -> None:
     """Keys, columns and accumulators pass through shared memory in pieces."""
-    backend.version = "resident"
+    backend = backend.on_rung("resident")
     for op in ("sddmm", "spmm"):
         inputs = product(op, 1, 20, 200, 40, 24, dtype, 5, torch.int16)
         emu.configure(seed=1, shared_limit=41 << 10 if op == "spmm" else 20 << 10)
@@ -111,7 +110,7 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
     before = [torch.randn((b, rows, d), generator=g) for rows in (n, m)]
     scale = 0.375
     for version, limit_kib in (("plain", 99), ("resident", 99), ("resident", 41), ("resident", 15)):
-        backend.version = version
+        backend = backend.on_rung(version)
         emu.configure(seed=2, shared_limit=limit_kib << 10)
         outs = [torch.full((b, rows, d), math.nan, dtype=dtype) for rows in (n, m)]
         backend._spmm(a, v, index, before[0], outs[0], scale)
@@ -146,7 +145,7 @@ def test_offsets_of_window_heads_need_64_bits() -> None:
 @pytest.mark.parametrize("version", ["plain", "resident"])
 def test_lists_longer_than_a_staged_tile(backend: Any, version: str) -> None:
     """More than 2048 entries a row: spmm_transpose stages them in pieces."""
-    backend.version = version
+    backend = backend.on_rung(version)
     inputs = product("spmm", 1, 2, 2100, 4, 2070, torch.float32, 1, torch.int16)
     emu.configure(seed=1)
     assert_passed(check_product(backend, "spmm", inputs, train=True))
@@ -261,7 +260,7 @@ TILED = {
 def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
     """The forward pass that long lists of candidates take, here at any length; the backward pass follows it."""
     emu.configure(seed=seed)
-    backend.candidates = "tiles"
+    backend = backend.on_rung("tiles")
     assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
 
 
@@ -279,7 +278,7 @@ def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candida
     if candidates is not None:
         assert case.logits is not None
         case = case.with_tensors(logits=torch.zeros_like(case.logits))
-        backend.candidates = "tiles"
+        backend = backend.on_rung("tiles")
     v = 256 * case.v  # sums far above float16's subnormal numbers
     for _ in range(3):
         v = (v.double() - logits.softmax(-1) @ v.double()).to(dtype)
@@ -315,7 +314,7 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
     case = layer(side=12, windows=1, heads=1, candidates=130, topk=9, dtype=torch.float16, dim=40)
     emu.configure(shared_limit=15 << 10)
     assert_passed(check_layer(backend, case, train=False))
-    backend.candidates = "tiles"
+    backend = backend.on_rung("tiles")
     with pytest.raises(RuntimeError, match="attention_forward"):
         backend.attention_forward(case)
     emu.configure(shared_limit=48 << 10)  # several blocks, keys in ranges
@@ -333,7 +332,8 @@ def test_a_bad_query_row_spoils_its_own_row_alone(
 ) -> None:
     if kernel == "tiles" and dtype == torch.float32:
         return
-    backend.candidates = "auto" if kernel == "dense" else kernel
+    if kernel != "dense":
+        backend = backend.on_rung(kernel)
     candidates = None if kernel == "dense" else 9
     check_bad_rows(backend, layer(windows=1, side=4, dim=8, topk=topk, candidates=candidates, dtype=dtype))
 
@@ -452,7 +452,7 @@ def test_empty_batches(backend: Any) -> None:
 @pytest.mark.parametrize("shape", [(1, 4, 0, 8, 0), (1, 0, 5, 8, 3), (2, 4, 5, 8, 0)], ids=str)
 def test_products_of_nothing(backend: Any, version: str, shape: tuple[int, ...]) -> None:
     """Without keys, queries or entries: zeros, or nothing; a crash would end Python."""
-    backend.version = version
+    backend = backend.on_rung(version)
     b, n, m, d, kept = shape
     for op in ("sddmm", "spmm"):
         assert_passed(
@@ -491,7 +491,7 @@ def test_what_a_device_refuses_is_an_error_that_names_op_shape_and_kernel(backen
 
 
 def test_tiles_of_float32_are_refused_for_their_dtype(backend: Any) -> None:
-    backend.candidates = "tiles"
+    backend = backend.on_rung("tiles")
     with pytest.raises(
         RuntimeError, match=r"attention_forward \[.*\]: this kernel does not take these dtypes"
     ):

@@ -18,15 +18,10 @@ from ..check.result import CheckResult, within
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
+from ..record.yardsticks import PEERS, ROW_READS
 from .gradients import gradient_call
 from .group import Group
 from .settings import BASELINE, Settings, layer_candidates
-
-PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
-"""Public operators that do the same work on a CPU; the strongest known ones."""
-
-ROW_READS = "row_reads"
-"""The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
 
 CALLED = ("cpu-op", "cpu-op-tensor")
 """The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check.
