@@ -6,11 +6,13 @@ Outputs and workspaces come from `empty`; what each launch computes stands in ke
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common.native import load_native
 from ..reference import Layer
 from .base import (
     AttentionBackward,
@@ -65,6 +67,14 @@ def _unit_stride(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def _loaded(name: str) -> ModuleType | Exception:
+    """A native module, or why it does not load."""
+    try:
+        return load_native(name)
+    except ImportError as error:
+        return error
+
+
 def missing_module(error: Exception) -> str:
     """Why a native module did not load: it was never built, or what the loader said."""
     if isinstance(error, ModuleNotFoundError):
@@ -82,8 +92,11 @@ class CudaLaunches(Backend):
     composite = False
     dtypes = frozenset(DTYPES)
     rungs = RUNGS
+    module: str
+    """The native module: `_cuda`, `_cuda_emu` or `_cuda_count`."""
 
     def __init__(self, rung: str | None = None) -> None:
+        self._native = _loaded(self.module)
         self._version = VERSIONS.get(rung or "", CHOOSE)
         self._candidates = CANDIDATES.get(rung or "", CHOOSE)
         if rung is not None:
@@ -107,8 +120,8 @@ class CudaLaunches(Backend):
         return type(self)(rung)
 
     def native(self) -> Any:
-        """The module `_cuda` or `_cuda_emu`."""
-        raise NotImplementedError
+        """The native module."""
+        return self._native
 
     def place(self, device: torch.device) -> tuple[int, int]:
         """Device number and current stream."""
@@ -123,13 +136,13 @@ class CudaLaunches(Backend):
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D]: rows of v weighted by a, in v's dtype."""
         out = empty((*index.shape[:-1], v.shape[-1]), v.dtype, v.device)
-        self._spmm(a, v, index, None, out, 1.0)
+        self._multiply("spmm", a, v, index, v.shape[-2], None, out, 1.0)
         return out
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D]: rows of x weighted by a, summed by key, in x's dtype."""
         out = empty((x.shape[0], num_keys, x.shape[-1]), x.dtype, x.device)
-        self._spmm_transpose(a, x, index, None, out, 1.0)
+        self._multiply("spmm_transpose", a, x, index, num_keys, None, out, 1.0)
         return out
 
     def attention_forward(self, layer: Layer) -> AttentionForward:
@@ -203,9 +216,9 @@ class CudaLaunches(Backend):
             a_kept.data_ptr(),
             place,
         )
-        self._spmm(g, k, candidates, base_q, grad_q, layer.scale)
-        self._spmm_transpose(g, q, candidates, base_k, grad_k, layer.scale)
-        self._spmm_transpose(a_kept, grad_out, kept_index, None, grad_v, 1.0)
+        self._multiply("spmm", g, k, candidates, layer.keys, base_q, grad_q, layer.scale)
+        self._multiply("spmm_transpose", g, q, candidates, layer.keys, base_k, grad_k, layer.scale)
+        self._multiply("spmm_transpose", a_kept, grad_out, kept_index, layer.keys, None, grad_v, 1.0)
         if grad_bias is not None:
             self._bias_sparse(listed.sizes, candidates, g, grad_bias, accumulate=index is None)
         return grad_q, grad_k, grad_v, grad_bias, None if logits is None else g
@@ -271,21 +284,22 @@ class CudaLaunches(Backend):
             args = (sizes, _tensor(q), _tensor(k), _index(index), _tensor(out), 1.0)
             self.native().sddmm(*args, self.version, self.place(q.device))
 
-    def _spmm(
-        self, a: Tensor, v: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float
+    def _multiply(
+        self,
+        op: str,
+        a: Tensor,
+        x: Tensor,
+        index: Tensor,
+        keys: int,
+        base: Tensor | None,
+        out: Tensor,
+        scale: float,
     ) -> None:
+        """`base` + `scale` * what spmm or spmm_transpose makes of the rows of x."""
         if out.numel():
-            sizes = _sparse_sizes(index, v.shape[-2], v.shape[-1])
-            args = (sizes, _tensor(a), _tensor(v), _index(index), _address(base), _tensor(out), scale)
-            self.native().spmm(*args, self.version, self.place(v.device))
-
-    def _spmm_transpose(
-        self, a: Tensor, x: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float
-    ) -> None:
-        if out.numel():
-            sizes = _sparse_sizes(index, out.shape[-2], x.shape[-1])
+            sizes = _sparse_sizes(index, keys, x.shape[-1])
             args = (sizes, _tensor(a), _tensor(x), _index(index), _address(base), _tensor(out), scale)
-            self.native().spmm_transpose(*args, self.version, self.place(x.device))
+            getattr(self.native(), op)(*args, self.version, self.place(x.device))
 
 
 def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:

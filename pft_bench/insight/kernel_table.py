@@ -291,6 +291,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_backward_sparse": _GATHER,
     "attention_forward_tiled": _TENSOR,
     "attention_forward_dense": _TENSOR,
+    "attention_forward_online": _TENSOR,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
 }

@@ -22,7 +22,7 @@ from pft_bench.backends.cuda import CudaBackend
 from pft_bench.harness.record import RunFolder, Status
 from pft_bench.harness.sweep import Workers
 from pft_bench.insight.counters import ncu
-from pft_bench.maintain.gpu import ladder, session, tools
+from pft_bench.maintain.gpu import checks, ladder, session, tools
 from pft_bench.maintain.gpu.running import Items, RunningStep, Session, read_results, write_result
 from pft_bench.maintain.gpu.summary import last_line, write_summary
 
@@ -384,6 +384,19 @@ def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.L
     cases = [case for part in gpu_plan for group in part.groups for case in group.cases.values()]
     assert {case.shapes["windows"] * case.shapes["heads"] for case in cases} == {66 * 6}
     assert not any("rehearsal" in case.options for case in cases)
+
+
+@pytest.mark.parametrize("items", [checks.small_items, checks.full_items, checks.determinism_items])
+def test_our_own_kernels_are_looked_at_before_others_compile(
+    items: Items, gpu_plan: list[ladder.LadderPart]
+) -> None:
+    names = [item.name for item in items(Session(Path("x")))]
+    assert len(set(names)) == len(names)
+    others = [name.startswith("triton") for name in names]
+    assert others == sorted(others)
+    assert any(others)
+    if items is not checks.determinism_items:
+        assert {name.split()[0] for name in names} >= {"cuda", *rungs("cuda"), "triton"}
 
 
 def test_what_tells_most_comes_first(gpu_plan: list[ladder.LadderPart]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...backends.cuda_emu import CudaEmulatorBackend, load_module
+from ...backends.cuda_emu import CudaEmulatorBackend
 from ...harness.cases.layer import output_gradient
 from ...harness.problem import Problem
 from ...reference import attention
@@ -66,10 +66,10 @@ class CountingBackend(CudaEmulatorBackend):
     """The kernels in the emulator that counts; what they compute with some blocks left out is not complete."""
 
     name = "cuda-count"
+    module = "_cuda_count"
 
     def __init__(self, batch: int = 0, rung: str | None = None) -> None:
         super().__init__(rung)
-        self._native = load_module("_cuda_count")
         self._batch = batch
 
     def bias_row_blocks(self, window_heads: int, queries: int) -> int:

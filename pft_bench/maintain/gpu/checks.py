@@ -58,12 +58,11 @@ def deciding_rungs(family: str, op: str) -> list[str]:
     return [name for name in rungs(family) if op in get(family).rungs[name.removeprefix(f"{family}-")].ops]
 
 
-def contenders(session: Session, op: str, others: Iterable[str], *, rungs_too: bool = True) -> list[str]:
-    """Backends that can run here: the family, its rungs that decide the op, and those of the others that can."""
-    found = session.others(*others)
+def own(session: Session, op: str, rungs_too: bool = True) -> list[str]:
+    """The family and its rungs that decide the op; nobody where its kernels cannot run here."""
     if unavailable(session.family) is not None:
-        return [*found]
-    return [session.family, *(deciding_rungs(session.family, op) if rungs_too else ()), *found]
+        return []
+    return [session.family, *(deciding_rungs(session.family, op) if rungs_too else ())]
 
 
 def family_item(session: Session) -> Iterator[Item]:
@@ -133,33 +132,37 @@ def layers(sizes: Sizes, device: str) -> Iterator[LayerCase]:
             yield LayerCase(label, dtype, candidates is not None, make)
 
 
-def correctness_items(sizes: Sizes, session: Session, *others: str) -> Iterator[Item]:
-    """Layers, then products, on every rung that decides them: values, selection and gradients against float64."""
+def correctness_items(sizes: Sizes, session: Session) -> Iterator[Item]:
+    """Values, selection and gradients against float64: ours on every rung, then Triton's, which compile for long."""
     yield from family_item(session)
-    for case in layers(sizes, session.device):
-        for name in contenders(session, "attention_forward", others, rungs_too=case.sparse):
-            if case.dtype in get(name).dtypes:
+    others = session.others("triton")
+    for ours in (True, False):
+        for case in layers(sizes, session.device):
+            names = own(session, "attention_forward", case.sparse) if ours else others
+            for name in able(names, case.dtype):
                 yield Item(f"{name} layer {case.label}", partial(_check_layer, name, case.make))
-    for dtype in sizes.dtypes:
-        for dim in sizes.product_dims:
-            for kept in sizes.product_kept:
-                label = f"products {str(dtype)[6:]} D {dim} K {kept}"
-                for name in contenders(session, "sddmm", others):
-                    if dtype in get(name).dtypes:
-                        yield Item(
-                            f"{name} {label}",
-                            partial(_check_products, name, session.device, sizes, dtype, dim, kept),
-                        )
+        for dtype in sizes.dtypes:
+            for dim in sizes.product_dims:
+                for kept in sizes.product_kept:
+                    label = f"products {str(dtype)[6:]} D {dim} K {kept}"
+                    for name in able(own(session, "sddmm") if ours else others, dtype):
+                        check = partial(_check_products, name, session.device, sizes, dtype, dim, kept)
+                        yield Item(f"{name} {label}", check)
+
+
+def able(names: Iterable[str], dtype: torch.dtype) -> list[str]:
+    """Those that take tensors of this dtype."""
+    return [name for name in names if dtype in get(name).dtypes]
 
 
 def small_items(session: Session) -> Iterator[Item]:
     """Odd sizes that take every path in a moment."""
-    return correctness_items(SMALL_REHEARSED if session.rehearse else SMALL, session, "triton")
+    return correctness_items(SMALL_REHEARSED if session.rehearse else SMALL, session)
 
 
 def full_items(session: Session) -> Iterator[Item]:
     """The windows of the classical model."""
-    return correctness_items(FULL_REHEARSED if session.rehearse else FULL, session, "triton")
+    return correctness_items(FULL_REHEARSED if session.rehearse else FULL, session)
 
 
 def sanitized_items(session: Session) -> Iterator[Item]:
@@ -170,11 +173,10 @@ def sanitized_items(session: Session) -> Iterator[Item]:
     sizes = SMALL_REHEARSED if session.rehearse else SANITIZED
     yield from family_item(session)
     for case in layers(sizes, session.device):
-        for name in contenders(session, "attention_forward", (), rungs_too=case.sparse):
-            if case.dtype in get(name).dtypes:
-                yield Item(f"{name} layer {case.label}", partial(_finite_layer, name, case.make))
+        for name in able(own(session, "attention_forward", case.sparse), case.dtype):
+            yield Item(f"{name} layer {case.label}", partial(_finite_layer, name, case.make))
     for dtype in sizes.dtypes:
-        for name in contenders(session, "sddmm", ()):
+        for name in able(own(session, "sddmm"), dtype):
             make = partial(_draw_products, session.device, sizes, dtype)
             yield Item(f"{name} products {str(dtype)[6:]}", partial(_finite_products, name, make))
 
@@ -230,9 +232,9 @@ def determinism_items(session: Session) -> Iterator[Item]:
     """Ten runs of each layer's output and gradients, of ours and of Triton's."""
     sizes = FULL_REHEARSED if session.rehearse else FULL
     yield from family_item(session)
-    for case in layers(sizes, session.device):
-        for name in contenders(session, "attention_forward", ("triton",), rungs_too=False):
-            if case.dtype in get(name).dtypes:
+    for names in (own(session, "attention_forward", rungs_too=False), session.others("triton")):
+        for case in layers(sizes, session.device):
+            for name in able(names, case.dtype):
                 yield Item(f"{name} {case.label}", partial(_same_bits, name, case.make))
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...backends import get
+from ...common.terminal import Console
 from ...common.text import plain, told
 from ...harness.sweep import Death, Workers
 from ...harness.sweep.board import Board
@@ -217,6 +218,6 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 
 def say(session: Session, text: str) -> None:
     """A line for the terminal and the log."""
-    print(text, flush=True)
+    Console().print(text)
     with (session.out / LOG).open("a") as log:
         log.write(text + "\n")

@@ -35,6 +35,7 @@ from typing import NamedTuple
 import torch
 
 from ...common.drafts import make_folder
+from ...common.terminal import Console
 from ...common.text import told
 from ...harness.record import lock_folder
 from ...harness.sweep import Workers
@@ -114,7 +115,7 @@ def _only_sanitized(session: Session) -> int:
 
 def _passes(item: Item) -> bool:
     found = item.run()
-    print(f"{item.name}: {'; '.join(found.failures) or 'ok'}", flush=True)
+    Console().print(f"{item.name}: {'; '.join(found.failures) or 'ok'}")
     return not found.failures
 
 
@@ -199,9 +200,9 @@ def _compare(parser: argparse.ArgumentParser, session: Session) -> int:
     except OSError as error:
         parser.error(f"--compare must be the folder of a session that has profiled: {told(error)}")
     if reason is not None:
-        print(f"not compared: {reason}")
+        Console().print(f"not compared: {reason}")
         return 1
-    print(f"compared -> {write_summary(session, list(STEPS))}")
+    Console().print(f"compared -> {write_summary(session, list(STEPS))}")
     return 0
 
 

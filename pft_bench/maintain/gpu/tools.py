@@ -180,8 +180,9 @@ def compare_later(session: Session) -> str | None:
         OSError: the session has profiled nothing.
     """
     text = (session.out / NCU).read_text()
-    gpu = next((g for one in read_results(session.out) if (g := one.get("facts", {}).get("gpu"))), {})
-    found = counter_rows(gpu.get("name", ""), session.rehearse, text)
+    facts = [one.get("facts", {}).get("gpu") for one in read_results(session.out)]
+    name = next((str(gpu["name"]) for gpu in facts if gpu), "")
+    found = counter_rows(name, session.rehearse, text)
     if isinstance(found, str):
         return found
     path = session.out / RESULTS
