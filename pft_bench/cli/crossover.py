@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +11,21 @@ import typer
 from ..common.terminal import Console, Table
 from ..common.text import told
 from . import options
+from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
     from ..harness.cases import Settings
-    from ..harness.cases.group import thread_count
-    from ..harness.measure.environment import environment
     from ..harness.measure.rounds import Plan
-    from ..harness.record import ENVIRONMENTS, RECORDS, begin_run, record_files
-    from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
+    from ..harness.record import ENVIRONMENTS, RECORDS
+    from ..harness.sweep import Sweep
+    from ..insight.crossover import CROSSOVER, Crossover, StepFailed, backends_of, crossover, write_answers
+    from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def crossover_command(
+    context: typer.Context,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
@@ -39,15 +41,25 @@ def crossover_command(
     out: Annotated[
         Path | None, options.folder(help="Folder of the records. Default: runs/<date-time>-crossover.")
     ] = None,
+    resume: options.Resume = False,
+    timeout: options.Timeout = 1800.0,
+    memory_limit: options.MemoryLimit = None,
+    isolate: options.Isolate = True,
 ) -> None:
     """Bisect K between a sparse layer (K -> K) and a dense one (all tokens) of the same backend and shape.
 
     Both are checked first. The crossover lies between the last K where sparse was surely faster and the first where
-    dense was. Writes a record of each comparison, with the raw samples of both, and the answers (crossover.json);
-    `pft-bench verify` finds these again from the records.
+    dense was. Writes the records of each comparison, with the raw samples of both, and the answers (crossover.json);
+    `pft-bench verify` finds these again from the records. A backend that fails, crashes or hangs at some K has a row
+    with the reason and no answer; the others have theirs. Exit code 1 if one has none.
+
+    --resume goes on with a folder, and shows it again, if nothing that its rows depend on is different now; other
+    backends and another --resolution may join it.
     """
-    if out is not None and out.exists() and (not out.is_dir() or record_files(out)):
-        raise ValueError(f"--out must be a new folder, got {out}")
+    if resolution <= 1:
+        raise ValueError(f"--resolution must be a factor above 1, got {resolution:g}")
+    folder = run_folder(out, resume, "{}-crossover")
+    limits = Limits.of(context, timeout, memory_limit, isolate)
     settings = Settings.make(
         schedules=["dense"],
         preset_name=preset,
@@ -61,7 +73,6 @@ def crossover_command(
         lr_hw=options.parse_size(lr),
         plan=Plan(rounds=rounds, max_rounds=2 * rounds, min_rounds=min(6, rounds), budget_s=20.0, seed=seed),
     )
-    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-crossover")
     console = Console()
     sizes = settings.shapes
     console.print(
@@ -69,25 +80,31 @@ def crossover_command(
         f"{dtype}, {settings.device}, {settings.threads} threads"
     )
     names = backend or [other for other in settings.backends if other != "dense"]
-    _find(settings, names, resolution, folder, console)
+    with limits.workers(settings.device) as workers, going_on_later(folder, console):
+        failed = _find(Sweep(settings, folder, workers=workers), names, resolution, console, resume=resume)
     console.print(f"written to {folder}: {RECORDS}, {ENVIRONMENTS}, {CROSSOVER}")
+    if failed:
+        raise typer.Exit(FAILURE)
 
 
-def _find(
-    settings: Settings, names: Sequence[str], resolution: float, folder: Path, console: Console
-) -> None:
-    """Measure and print each backend's crossover; every comparison is in the folder before the next begins."""
-    found: dict[str, Crossover] = {}
-    with begin_run(folder) as run, thread_count(settings.threads):
-        fingerprint = run.remember(environment())
-        for name in names:
+def _find(sweep: Sweep, names: Sequence[str], resolution: float, console: Console, *, resume: bool) -> bool:
+    """Measure and print each backend's crossover, those of the folder too; whether one has no answer."""
+    answers: dict[str, Crossover] = {}
+    with (
+        opened(sweep, [], console, resume=resume) as plan,
+        Display(console) as display,
+        sweep.measuring(plan.done, display) as measured,
+    ):
+        wanted = list(dict.fromkeys((*backends_of(plan.done.values()), *names)))
+        for name in wanted:
             try:
-                found[name] = crossover(name, settings, fingerprint, run.append, resolution)
-            except RuntimeError as error:  # a step failed; its record says why
+                answers[name] = crossover(name, sweep.settings, measured, resolution)
+            except StepFailed as error:  # its record says why
                 Console(stderr=True).error(told(error))
-                raise typer.Exit(1) from None
-            _print(console, name, found[name])
-            write_answers(folder / CROSSOVER, found, resolution)
+                continue
+            _print(console, name, answers[name])
+            write_answers(sweep.folder / CROSSOVER, answers, resolution)
+    return len(answers) < len(wanted)
 
 
 def _print(console: Console, name: str, found: Crossover) -> None:

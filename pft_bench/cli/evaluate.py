@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +14,10 @@ import typer
 from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import parse_schedule, schedule_of
-from ..common.shortage import out_of_memory
 from ..common.terminal import Console, Words, progress_bar
 from ..common.text import in_short
 from . import options
-from .exits import FAILURE, INTERRUPTED
+from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
@@ -25,24 +25,30 @@ if at_work(__name__):
     from rich.progress import BarColumn, TimeElapsedColumn
 
     from ..apps.quality import (
+        QUALITY,
         Dataset,
         QualityRow,
         Restored,
         Variant,
-        VariantsGroup,
         bicubic_row,
         find_datasets,
         model_row,
+        rows_to_go_on_with,
     )
     from ..backends import get, require
+    from ..harness.cases import SchedulesGroup
     from ..harness.cases.group import thread_count
     from ..harness.cases.settings import Settings, resolve_device
     from ..harness.measure.environment import environment
     from ..harness.measure.rounds import Plan
-    from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
-    from ..model import PFT, preset_of
+    from ..harness.record import RECORDS, Record, Status, remember_environment
+    from ..harness.sweep import Sweep, SweepPlan
+    from ..harness.sweep.resume import content
+    from ..model import PFT, preset_of, weights_file
     from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
     from .loading import load_model, restorer
+    from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def evaluate(
@@ -75,15 +81,25 @@ def evaluate(
     out: Annotated[
         Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
+    resume: options.Resume = False,
+    timeout: options.Timeout = 1800.0,
+    memory_limit: options.MemoryLimit = None,
+    isolate: options.Isolate = True,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
     Borders of as many pixels as the scale are cropped. Latency and memory are those of one photograph of --lr pixels,
-    checked, in interleaved rounds. Writes quality.jsonl (each image), quality.csv, records.jsonl and figures. Exit
-    code 1 if an image or a variant has no result.
+    checked, in interleaved rounds, in a process of their own. Writes quality.jsonl (each image), quality.csv,
+    records.jsonl and figures. Exit code 1 if an image or a variant has no result.
+
+    --resume goes on with a folder if nothing that its rows depend on is different now: settings, weights, images, code,
+    machine. Other schedules and backends may join it.
     """
     if not rounds:
-        options.refuse(context, ("lr", "budget"), "is of measuring latency, which --rounds 0 leaves out")
+        left_out = ("lr", "budget", "timeout", "memory_limit", "isolate")
+        options.refuse(context, left_out, "is of measuring latency, which --rounds 0 leaves out")
+    folder = run_folder(out, resume, "quality-{}")
+    limits = Limits.of(context, timeout, memory_limit, isolate) if rounds else Limits(isolate=False)
     model = load_model(
         weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
     )
@@ -91,19 +107,18 @@ def evaluate(
     settings = make_settings(
         model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
     )
-    folder = out or Path("runs") / datetime.now().strftime("quality-%Y%m%d-%H%M%S")
-    if (folder / "quality.jsonl").exists():
-        raise ValueError(f"--out must be a new folder, got {folder} with results")
-    console = Console.wide(120)
-    with begin_run(folder) as run:
-        try:
+    console, groups = Console.wide(120), [SchedulesGroup(settings)] if rounds else []
+    what = f"the images that were done are in {folder / QUALITY}"
+    with limits.workers(settings.device) as workers, going_on_later(folder, console, what):
+        inputs = {"weights": content(weights_file(weights), ""), "data": _content_of(datasets)}
+        sweep = Sweep(settings, folder, workers=workers, inputs=inputs, beside=QUALITY)
+        with opened(sweep, groups, console, resume=resume) as plan:
+            done = rows_to_go_on_with(folder / QUALITY)
+            if not plan.done and not done:  # what the first rows depend on, as records do
+                remember_environment(folder, sweep.describe_machine() if rounds else environment())
             with thread_count(settings.threads):
-                rows = restore_all(model, datasets, settings, folder, console)
-            records = measure_latency(settings, run, console) if rounds else []
-        except KeyboardInterrupt:
-            what = f"interrupted; the images that were done are in {folder / 'quality.jsonl'}"
-            console.print(what, style="yellow")
-            raise typer.Exit(INTERRUPTED) from None
+                rows = restore_all(model, datasets, settings, folder, console, done)
+            records = measure_latency(sweep, plan, console)
     report(rows, records, folder, console, images=images)
     if any(row.reason for row in rows) or any(record.status is not Status.OK for record in records):
         raise typer.Exit(FAILURE)
@@ -160,12 +175,17 @@ def make_settings(
 
 
 def restore_all(
-    model: PFT, datasets: Sequence[Dataset], settings: Settings, folder: Path, console: Console
+    model: PFT,
+    datasets: Sequence[Dataset],
+    settings: Settings,
+    folder: Path,
+    console: Console,
+    done: Sequence[QualityRow],
 ) -> list[QualityRow]:
-    """A row for each image and variant, appended to quality.jsonl as it comes."""
+    """A row for each image and variant, appended to quality.jsonl as it comes; those that are `done` first."""
     assert settings.weights is not None
     about = {"weights": settings.weights.name, "device": settings.device, "dtype": settings.dtype}
-    rows = []
+    rows, known = list(done), {(row.dataset, row.image, row.variant) for row in done}
     total = sum(len(dataset.pairs) for dataset in datasets)
     console.print(
         f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
@@ -183,13 +203,13 @@ def restore_all(
         transient=True,
         disable=not console.is_terminal,
     )
-    path = folder / "quality.jsonl"
+    path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
                 bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
-                for row in _image_rows(model, dataset, number, settings, about, console):
+                for row in _image_rows(model, dataset, number, settings, known, about, console):
                     file.write(row.to_json() + "\n")
                     file.flush()
                     rows.append(row)
@@ -201,7 +221,13 @@ def restore_all(
 
 
 def _image_rows(
-    model: PFT, dataset: Dataset, number: int, settings: Settings, about: dict[str, Any], console: Console
+    model: PFT,
+    dataset: Dataset,
+    number: int,
+    settings: Settings,
+    known: Container[tuple[str, str, Variant]],
+    about: dict[str, Any],
+    console: Console,
 ) -> Iterator[QualityRow]:
     pair, scale = dataset.pairs[number], model.config.output_scale
     schedules = {schedule.text: schedule for schedule in settings.schedules}
@@ -209,6 +235,8 @@ def _image_rows(
     image: Restored | None = None
     failed = QualityRow(dataset.name, pair.name, scale, "", "", reason="not run", **about)
     for variant in (Variant.bicubic(), *variants):
+        if (dataset.name, pair.name, variant) in known:
+            continue
         named = {"schedule": variant.schedule, "backend": variant.backend, **about}
         try:
             if image is None:
@@ -227,23 +255,29 @@ def _image_rows(
             yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
 
 
-def measure_latency(settings: Settings, run: RunWriter, console: Console) -> list[Record]:
-    """Records of all variants on one photograph; appended to records.jsonl."""
+def _content_of(datasets: Sequence[Dataset]) -> str:
+    """All images, by their names and contents."""
+    digest, count = hashlib.sha256(), 0
+    for dataset in datasets:
+        for pair in dataset.pairs:
+            for path in filter(None, (pair.high, pair.low)):
+                digest.update(f"{dataset.name}/{pair.name}\n".encode(errors="surrogateescape"))
+                with suppress(OSError):  # one that cannot be read is a row with the reason
+                    digest.update(path.read_bytes())
+            count += 1
+    return f"{count} images (sha256 {digest.hexdigest()[:12]})"
+
+
+def measure_latency(sweep: Sweep, plan: SweepPlan, console: Console) -> list[Record]:
+    """Records of all variants on one photograph, those that the folder holds already too."""
+    if not plan.left:
+        return list(plan.done.values())
+    height, width = sweep.settings.lr_hw
     console.print(
-        f"measuring latency and memory on {settings.lr_hw[0]}x{settings.lr_hw[1]} pixels, at most "
-        f"{settings.plan.budget_s:g} s ...",
+        f"measuring latency and memory on {height}x{width} pixels, at most {sweep.settings.plan.budget_s:g} s ...",
     )
-    fingerprint = run.remember(environment())
-    group = VariantsGroup(settings)
-    try:
-        records = group.run(fingerprint).records
-    except Exception as error:  # the quality that was found stays, whatever the measurement runs into
-        reason = f"{type(error).__name__}: {error}"
-        status = Status.OOM if out_of_memory(error) else Status.ERROR
-        records = [Record.without_result(case, fingerprint, status, reason) for case in group.cases.values()]
-    for record in records:
-        run.append(record)
-    return records
+    with Display(console, plan.left) as display:
+        return [*plan.done.values(), *sweep.run(plan, display)]
 
 
 def report(
@@ -262,7 +296,7 @@ def report(
     write_quality_csv(rows, folder / "quality.csv")
     plots = write_quality_plots(rows, records, folder)
     files = [
-        "quality.jsonl",
+        QUALITY,
         "quality.csv",
         *([RECORDS] if records else []),
         *(plot.name for plot in plots),

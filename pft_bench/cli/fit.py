@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +12,15 @@ import typer
 from ..common.terminal import Console, Table
 from ..common.text import parse_bytes
 from . import options
+from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
-    from ..harness.cases.group import thread_count
-    from ..harness.cases.memory import (
-        footprint_case,
-        measure_footprint,
-        predicted_process_bytes,
-        warm_process_bytes,
-    )
+    from ..harness.cases.memory import FootprintGroup, predicted_process_bytes, warm_process_bytes
     from ..harness.cases.settings import Settings
-    from ..harness.measure.environment import environment
-    from ..harness.record import Status, begin_run
+    from ..harness.record import Status
     from ..model import PFTConfig, available_bytes, forward_footprint
+    from .sweeping import Limits, measure_groups, run_folder
 
 LARGEST_SIDE = 1 << 15
 
@@ -46,15 +41,23 @@ def fit(
         bool, typer.Option("--measure", help="Run --lr (else the input found) in a process of its own.")
     ] = False,
     out: Annotated[Path | None, options.folder(help="Folder for the record of --measure.")] = None,
+    resume: options.Resume = False,
+    timeout: options.Timeout = 1800.0,
+    memory_limit: options.MemoryLimit = None,
 ) -> None:
     """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
 
     --lr is height x width, as everywhere; what is printed is width x height, as pictures are described.
 
-    With --measure, also run it and write its record. Exit code 1 if the run failed.
+    With --measure, also run it and write its record. Exit code 1 if the run failed. --resume adds a record to a folder,
+    or shows that which is there, if nothing that its rows depend on is different now.
     """
     if not measure:
-        options.refuse(context, ("out",), "belongs to --measure: give it too")
+        options.refuse(
+            context, ("out", "resume", "timeout", "memory_limit"), "belongs to --measure: give it too"
+        )
+    folder = run_folder(out, resume)
+    limits = Limits.of(context, timeout, memory_limit, isolate=True)
     limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
@@ -92,8 +95,7 @@ def fit(
         found = f"{_size(largest)} (--lr {largest[0]}x{largest[1]}), {predict(largest) / 1e9:.2f} GB"
     console.print(f"largest {aspect} input within {limit / 1e9:.2f} GB: {found}")
     if measure:
-        folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-        _measure(settings, config, size, backend, folder, console)
+        _measure(replace(settings, lr_hw=size), folder, console, limits, resume=resume)
 
 
 def largest_input(
@@ -142,20 +144,15 @@ def _table(
     return table
 
 
-def _measure(
-    settings: Settings, config: PFTConfig, size: tuple[int, int], backend: str, folder: Path, console: Console
-) -> None:
-    with begin_run(folder) as run:
-        with thread_count(settings.threads):
-            fingerprint = run.remember(environment())
-        case = footprint_case(
-            settings.preset, config, settings.schedules[0].text, size, backend, settings.threads
-        )
-        record = measure_footprint(case, config, fingerprint)
-        run.append(record)
+def _measure(settings: Settings, folder: Path, console: Console, limits: Limits, *, resume: bool) -> None:
+    group = FootprintGroup(settings)
+    (case,) = group.cases.values()
+    # Each row says its size.
+    records = measure_groups([group], settings, folder, console, limits, resume=resume, inputs={"lr": "any"})
+    (record,) = (record for record in records if record.case_id == case.case_id)
     if record.status is not Status.OK:
         console.print(f"not measured: {record.status.value}: {record.reason}", style="red")
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURE)
     measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
     assert measured is not None
     assert predicted is not None

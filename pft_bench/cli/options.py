@@ -210,6 +210,17 @@ Plugins = Annotated[
         help="Import this first; it registers backends of yours (pft_bench.backends.register). Repeatable.",
     ),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds that one step of a case (check, warm-up, one sample) may take.")
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help=f"What a case may allocate beyond its start: {SIZES}. Default: all."),
+]
+Isolate = Annotated[
+    bool, typer.Option(help="A process for each group of cases. Without it, debuggers see a single process.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
 
 

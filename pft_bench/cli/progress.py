@@ -17,9 +17,12 @@ REFRESHES_PER_SECOND = 2
 
 
 class Display:
-    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.harness.sweep.Watcher`."""
+    """A bar that moves with the rounds, by the rough cost of each group; a `pft_bench.harness.sweep.Watcher`.
 
-    def __init__(self, console: Console, groups: Sequence[Group]) -> None:
+    Without `groups` nobody knows how many there will be: it counts them and promises nothing.
+    """
+
+    def __init__(self, console: Console, groups: Sequence[Group] = ()) -> None:
         self._console = console
         self._bar = progress_bar(
             console,
@@ -30,9 +33,9 @@ class Display:
             spinner=True,
             refresh_per_second=REFRESHES_PER_SECOND,
         )
-        self._count = len(groups)
+        self._of = f"/{len(groups)}" if groups else ""
         self._total = sum(group.cost for group in groups)
-        self._task = self._bar.add_task("starting", total=self._total, left="")
+        self._task = self._bar.add_task("starting", total=self._total or None, left="")
         self._done, self._number = 0.0, 0
         self._started = time.perf_counter()
         self._group: Group | None = None
@@ -73,14 +76,14 @@ class Display:
         assert self._group is not None
         self._bar.update(
             self._task,
-            description=f"{self._number}/{self._count} {self._group.title}: {doing}",
+            description=f"{self._number}{self._of} {self._group.title}: {doing}",
             completed=self._done + share,
             left=self._left(share),
         )
 
     def _left(self, share: float) -> str:
         done = self._done + share
-        if done <= 0:
+        if done <= 0 or not self._total:
             return ""
         seconds = (time.perf_counter() - self._started) / done * (self._total - done)
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"

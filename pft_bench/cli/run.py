@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..common.terminal import Console, Table, line
-from ..common.text import parse_bytes
 from . import options
-from .exits import FAILURE, INTERRUPTED
+from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
@@ -32,9 +29,10 @@ if at_work(__name__):
         merge_shares,
         read_folder,
     )
-    from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
+    from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
     from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
     from .progress import Display
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def run(
@@ -72,24 +70,13 @@ def run(
         float, typer.Option(help="Seconds that timing one group may take; checks are not counted.")
     ] = 10.0,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")] = False,
+    resume: options.Resume = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run share I of N; shares may write one folder.")
     ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(help="Seconds that one step of a case (check, warm-up, one sample) may take."),
-    ] = 1800.0,
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help=f"What a case may allocate beyond its start: {options.SIZES}. Default: all.",
-        ),
-    ] = None,
-    isolate: Annotated[
-        bool, typer.Option(help="A process for each case. Without it, debuggers see a single process.")
-    ] = True,
+    timeout: options.Timeout = 1800.0,
+    memory_limit: options.MemoryLimit = None,
+    isolate: options.Isolate = True,
     plugin: options.Plugins = [],  # noqa: B006
     list_cases: Annotated[bool, typer.Option("--list", help="Print the cases; run nothing.")] = False,
 ) -> None:
@@ -105,18 +92,10 @@ def run(
     Exit code 0: every row was checked and measured; 1: some row was not; 2: the command cannot be carried out;
     130: interrupted, go on with --resume.
     """
-    for option, value in (("budget", budget), ("timeout", timeout)):
-        if not value > 0:
-            raise ValueError(f"--{option} must be positive seconds, got {value}")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder, got the file {out}")
-    if resume and out is None:
-        raise ValueError("--resume needs --out, the folder to go on with")
-    limit = None if memory_limit is None else parse_bytes(memory_limit, "--memory-limit")
-    if limit is not None and not isolate:
-        raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
-    if not isolate:
-        options.refuse(context, ("timeout",), "needs a process for each case, got --no-isolate")
+    if not budget > 0:
+        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    folder = run_folder(out, resume)
+    limits = Limits.of(context, timeout, memory_limit, isolate)
     if attention is not None and set(level) != {"model"}:
         options.refuse(context, ("level",), "must be model alone with --attention, which holds whole models")
     ranks = find_ranks()
@@ -152,26 +131,13 @@ def run(
     if list_cases:
         print_plan(plan_groups(settings), share, out, console)
         return
-    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     if ranks is not None:
         folder = Path(ranks.agree(str(folder)))
         if settings.device == "cpu" and not ranks.take_cores(settings.threads):
             console.print("the ranks share cores: their times disturb one another", style="yellow")
-    with ExitStack() as stack:
-        workers = None
-        if isolate:
-            made = Workers(
-                tuple(plugins), timeout_s=timeout, memory_limit_bytes=limit, device=settings.device
-            )
-            workers = stack.enter_context(made)
+    with limits.workers(settings.device, tuple(plugins)) as workers, going_on_later(folder, console):
         sweep = Sweep(settings, folder, share, workers, plugins)
-        try:
-            mine, order = execute(sweep, console, resume=resume, ranks=ranks)
-        except KeyboardInterrupt:
-            console.print(
-                f"interrupted; what was measured is in {folder}, go on with --resume", style="yellow"
-            )
-            raise typer.Exit(INTERRUPTED) from None
+        mine, order = execute(sweep, console, resume=resume, ranks=ranks)
     records = collect(sweep, mine, order, console, ranks)
     if ranks is None or ranks.leads:
         report(records, settings, folder, console)
@@ -200,34 +166,21 @@ def execute(
 
     Its records, old ones included, and the case ids of the whole plan.
     """
-    settings, folder = sweep.settings, sweep.folder
-    with lock_folder(folder, sweep.shard.name):
-        plan = plan_sweep(settings, folder, sweep.shard)
-        own = {case.case_id for group in plan.mine for case in group.cases.values()}
-        found = plan.done.keys() if sweep.shard.name is None else plan.done.keys() & own
-        if found and not resume:
-            raise ValueError(
-                f"--out must be a new folder (or add --resume), got {folder} with {len(found)} records"
-            )
-        unsure = sweep.require_same(plan)
-        if ranks is not None:
-            ranks.meet()  # nobody writes before everybody has looked
-        elif sweep.shard.name is None:
-            merge_shares(folder)
+    settings = sweep.settings
+    with opened(sweep, plan_groups(settings), console, resume=resume, ranks=ranks) as plan:
         console.print(
             line(
                 (settings.preset, "bold"),
                 f", {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, {settings.dtype}, "
                 f"{settings.device}, {settings.threads} threads; backends {', '.join(settings.backends)}; "
-                f"{len(plan.left)} groups to run -> {folder}",
+                f"{len(plan.left)} groups to run -> {sweep.folder}",
             )
         )
-        for warning in (*plan.warnings, *([unsure] if unsure else [])):
-            console.print(warning, style="yellow")
         for name, reason in left_out(settings):
             console.print(f"{name} left out: {reason}")
         with Display(console, plan.left) as display:
             new = sweep.run(plan, display)
+        own = {case.case_id for group in plan.mine for case in group.cases.values()}
         old = [record for record in plan.done.values() if sweep.shard.name is None or record.case_id in own]
         return [*old, *new], plan.order
 

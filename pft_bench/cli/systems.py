@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from ..common.terminal import Console, Table
 from . import options
+from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
@@ -18,11 +18,11 @@ if at_work(__name__):
     from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
     from ..harness.cases import Settings
     from ..harness.cases.systems import SystemsGroup
-    from ..harness.measure.environment import environment
     from ..harness.measure.rounds import Plan
-    from ..harness.record import RECORDS, Record, Status, begin_run
+    from ..harness.record import RECORDS, Record
     from ..model import PFT, preset, published_macs
-    from ..report.tables import bytes_text, seconds_text, speedup_text
+    from ..report.tables import bytes_text, problem_lines, seconds_text, speedup_text, step_text
+    from .sweeping import Limits, measure_groups, run_folder
 
 
 def systems(
@@ -35,18 +35,33 @@ def systems(
     budget: Annotated[float, typer.Option(help="Seconds of rounds after which no more are begun.")] = 120.0,
     measure: Annotated[bool, typer.Option(help="Latency and memory; without them, sizes alone.")] = True,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>-systems.")] = None,
+    resume: options.Resume = False,
+    timeout: options.Timeout = 1800.0,
+    memory_limit: options.MemoryLimit = None,
+    isolate: options.Isolate = True,
 ) -> None:
     """Parameters and multiply-accumulates beside the paper's; latency and memory, measured in one interleaved run.
 
-    SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. Exit code 1 if a
-    system that is there could not be measured.
+    SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. A system that runs
+    out of memory, crashes or hangs is a row with the reason, and the others are measured. Exit code 1 if a system that
+    is there could not be measured.
+
+    --resume shows a folder again, and measures the systems that it lacks, if nothing that its rows depend on is
+    different now.
     """
     if not measure:
         options.refuse(
             context,
-            ("lr", "device", "threads", "seed", "rounds", "budget", "out"),
+            (
+                *("lr", "device", "threads", "seed", "rounds", "budget", "out"),
+                *("resume", "timeout", "memory_limit", "isolate"),
+            ),
             "is of measuring latency, which --no-measure leaves out",
         )
+    if not budget > 0:
+        raise ValueError(f"--budget must be positive seconds, got {budget}")
+    folder = run_folder(out, resume, "{}-systems")
+    limits = Limits.of(context, timeout, memory_limit, isolate)
     console = Console.wide(120)
     settings = Settings.make(
         schedules=["paper"],
@@ -74,27 +89,19 @@ def systems(
         console.print(missing, style="yellow")
     if not measure:
         return
-    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S-systems")
-    records = run(SystemsGroup(settings, tuple(here)), folder)
+    records = measure_groups(
+        [SystemsGroup(settings, tuple(here))], settings, folder, console, limits, resume=resume
+    )
     height, width = settings.lr_hw
     console.print(
         time_table(records, f"{width}x{height} input, x2, {settings.device}, {settings.threads} threads")
     )
-    for record in records:
-        if record.status is not Status.OK:
-            console.print(f"{record.case.options['system']}: {record.reason}", style="red")
+    failed = problem_lines(records)
+    for reason in failed:
+        console.print(f"not measured: {reason}", style="red")
     console.print(f"raw samples are in {folder / RECORDS}")
-    if any(record.status is not Status.OK for record in records):
-        raise typer.Exit(1)
-
-
-def run(group: SystemsGroup, folder: Path) -> list[Record]:
-    """Measure the group; its records, which are also appended to the folder's."""
-    with begin_run(folder) as writer:
-        records = group.run(writer.remember(environment())).records
-        for record in records:
-            writer.append(record)
-    return records
+    if failed:
+        raise typer.Exit(FAILURE)
 
 
 def size_table() -> Table:
@@ -159,7 +166,7 @@ def time_table(records: list[Record], title: str) -> Table:
     for record in records:
         derived = record.derived
         table.add_row(
-            str(record.case.options["system"]),
+            step_text(record),
             record.case.backend,
             record.status.value,
             "-" if derived is None else seconds_text(derived.median_s),

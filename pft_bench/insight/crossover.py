@@ -1,63 +1,69 @@
 """From which K on does a sparse layer no longer pay? Found by bisection, given as an interval.
 
 At each K that the bisection asks for, the sparse step K -> K and the dense step (all tokens) of the same backend run
-interleaved; its answer counts only where the whole 95% interval of their ratio lies on one side of 1. Each comparison
-is a record, and the answer follows from them alone: `found_again` asks the records what the bisection asked.
+interleaved (a `StepsGroup`). The sparse step counts as faster or slower where its verdict says so. The answer follows
+from the records of the sparse steps alone: `found_again` asks them what the bisection asked.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..backends import get
 from ..common.drafts import draft
-from ..harness.cases import Settings
-from ..harness.cases.layer import problem_layer
-from ..harness.check.operator import check_layer
-from ..harness.measure.contender import CheckOutcome, Contender
-from ..harness.measure.rounds import RoundsResult, measure
-from ..harness.measure.timer import timer_for
-from ..harness.record import Case, CheckEntry, Flops, Record, Status, seal, timing_of
+from ..harness.cases import Settings, StepsGroup
+from ..harness.cases.joined import DENSE, SPARSE
+from ..harness.measure.verdicts import Verdict
+from ..harness.record import Case, Record, Status, seal
 
-SPARSE, DENSE = "sparse", "dense step"
 CROSSOVER = "crossover.json"
+VERDICT = "verdict"
+"""What decided at each K, in `crossover.json`; older ones do not say it: there it was the interval alone."""
 SMALLEST_K = 4
+
+
+class StepFailed(RuntimeError):
+    """A comparison without a result: one of its two steps failed its check or could not run."""
 
 
 @dataclass(frozen=True)
 class CrossoverStep:
-    """Sparse against dense at one K: ratio of their times (below 1: sparse is faster) and its 95% interval."""
+    """Sparse against dense at one K: ratio of their times (below 1: sparse is faster), its 95% interval, the verdict.
+
+    Without a verdict the interval alone decides, as it did before the margin and the A/A control were asked too.
+    """
 
     k: int
     ratio: float
     low: float
     high: float
+    verdict: Verdict | None = None
 
     @property
     def side(self) -> int:
-        """-1: sparse is faster, 1: dense is faster, 0: the interval has 1 in it."""
+        """-1: sparse is faster, 1: dense is faster, 0: neither for sure."""
+        if self.verdict is not None:
+            return {Verdict.FASTER: -1, Verdict.SLOWER: 1}.get(self.verdict, 0)
         return -1 if self.high < 1 else 1 if self.low > 1 else 0
 
     @classmethod
     def of(cls, record: Record) -> CrossoverStep:
-        """What a record says; too few rounds bound nothing.
+        """What the record of a sparse step says; too few rounds bound nothing.
 
         Raises:
-            RuntimeError: one of the two steps failed its check or could not run.
+            StepFailed: it, or the dense step that it is held against, failed its check or could not run.
         """
         found, k = record.derived, record.case.k
         if found is None or found.ratio is None or k is None:
-            raise RuntimeError(f"{record.case.backend} at K={k}: {record.status.value}: {record.reason}")
+            reason = record.reason or f"its {DENSE} has no time"
+            raise StepFailed(f"{record.case.backend} at K={k}: {record.status.value}: {reason}")
         low = 0.0 if found.ratio_low is None else found.ratio_low
-        return cls(k, found.ratio, low, math.inf if found.ratio_high is None else found.ratio_high)
+        high = math.inf if found.ratio_high is None else found.ratio_high
+        return cls(k, found.ratio, low, high, found.verdict)
 
 
 @dataclass(frozen=True)
@@ -110,63 +116,24 @@ def bisect(
     )
 
 
-def case_at(settings: Settings, backend: str, k: int) -> Case:
-    """The sparse step K -> K of one backend, held against its own dense step and not against the baseline of a run."""
-    shapes = {**settings.shapes, "candidates": k}
-    options = {"against": f"{backend}, {DENSE}"}
-    found = settings.cases("layer", "progressive_attention", [backend], shapes=shapes, k=k, options=options)
-    return found[backend]
-
-
-def compare_at(backend: str, settings: Settings, environment: str, k: int) -> Record:
-    """Sparse K -> K against dense, both checked and then timed in interleaved rounds: the sparse step's record, which
-    has the dense step's samples and checks in it.
-    """
-    adapter, case = get(backend), case_at(settings, backend, k)
-    shape = settings.problem("attention", k, k)
-    device = torch.device(settings.device)
-    contenders = []
-    for name, problem in (
-        (DENSE, replace(shape, candidates=shape.tokens, kept=shape.tokens)),
-        (SPARSE, shape),
-    ):
-        layer = problem_layer(problem, settings.device)
-        call = partial(adapter.attention_forward, layer)
-        contenders.append(Contender(name, call, lambda _, layer=layer: check_layer(adapter, layer)))  # type: ignore[misc]
-    flops = Flops(kernel_flops=shape.kernel_flops(), kernel_bytes=shape.kernel_bytes())
-    return _record(
-        case, environment, measure(contenders, DENSE, settings.plan, timer=timer_for(device)), flops
-    )
-
-
-def _record(case: Case, environment: str, result: RoundsResult, flops: Flops) -> Record:
-    checks: list[CheckOutcome] = []
-    for name, found in result.contenders.items():
-        checks += [replace(CheckEntry.of(check), name=f"{name}: {check.name}") for check in found.checks]
-    for name, found in result.contenders.items():
-        if found.rejection is not None:
-            status, reason = Status(found.rejection.status), f"{name}: {found.rejection.reason}"
-            return Record.without_result(case, environment, status, reason, checks=checks, flops=flops)
-    return Record.ok(case, environment, checks, timing=timing_of(result, SPARSE), flops=flops)
-
-
 def crossover(
     backend: str,
     settings: Settings,
-    environment: str,
-    keep: Callable[[Record], None],
+    measured: Callable[[StepsGroup], Sequence[Record]],
     resolution: float = 1.1,
 ) -> Crossover:
-    """The crossover of one backend in the windows of `settings`; `keep` is given each record as it comes.
+    """The crossover of one backend in the windows of `settings`; `measured` gives the records of a comparison.
 
     Raises:
-        RuntimeError: one of the two steps failed its check or could not run; its record was given to `keep`.
+        StepFailed: one of the two steps failed its check or could not run.
     """
 
     def compare(k: int) -> CrossoverStep:
-        record = compare_at(backend, settings, environment, k)
-        keep(record)
-        return CrossoverStep.of(record)
+        records = measured(StepsGroup(settings, backend, k))
+        for name, record in zip((DENSE, SPARSE), records, strict=True):
+            if record.status is not Status.OK:
+                raise StepFailed(f"{backend} at K={k}: {record.status.value}: {name}: {record.reason}")
+        return CrossoverStep.of(records[-1])
 
     return bisect(compare, SMALLEST_K, settings.config.window_size**2 - 1, resolution)
 
@@ -174,13 +141,21 @@ def crossover(
 def write_answers(path: Path, found: Mapping[str, Crossover], resolution: float) -> None:
     """Between which K each backend's crossover lies; what was measured is in the records beside."""
     answers = {name: {"faster": item.faster, "slower": item.slower} for name, item in found.items()}
-    values = {"resolution": resolution, "backends": answers}
+    values = {"rule": VERDICT, "resolution": resolution, "backends": answers}
     with draft(path) as made:
         made.write_text(json.dumps({**values, "seal": seal(values)}, indent=1) + "\n")
 
 
-def found_again(records: Iterable[Record], backend: str, resolution: float) -> Crossover:
-    """The bisection once more, with the records for a measurement.
+def backends_of(records: Iterable[Record]) -> list[str]:
+    """All whose crossover the records are of."""
+    found = (record.case.backend for record in records if record.case == _as_of(record, record.case.backend))
+    return list(dict.fromkeys(found))
+
+
+def found_again(
+    records: Iterable[Record], backend: str, resolution: float, rule: str | None = VERDICT
+) -> Crossover:
+    """The bisection once more, with the records for a measurement; without a `rule`, the intervals alone decide.
 
     Raises:
         LookupError: it asks for a K that no record has.
@@ -188,7 +163,8 @@ def found_again(records: Iterable[Record], backend: str, resolution: float) -> C
     known, high = {}, 0
     for record in records:
         if record.case == _as_of(record, backend) and record.case.k is not None:
-            known[record.case.k] = CrossoverStep.of(record)
+            step = CrossoverStep.of(record)
+            known[record.case.k] = step if rule == VERDICT else replace(step, verdict=None)
             high = record.case.shapes["tokens"] - 1
 
     def compare(k: int) -> CrossoverStep:
@@ -212,14 +188,14 @@ def answers_that_differ(path: Path, records: Iterable[Record]) -> tuple[int, lis
         stored: dict[str, Any] = json.loads(path.read_text())
         if stored["seal"] != seal(stored):
             wrong.append("the file was changed after it was written")
-        resolution, answers = float(stored["resolution"]), dict(stored["backends"])
+        resolution, answers, rule = float(stored["resolution"]), dict(stored["backends"]), stored.get("rule")
     except (ValueError, KeyError, TypeError) as error:
         return 0, [f"the file holds no answers: {type(error).__name__}: {error}"]
     records = list(records)
     for name, answer in answers.items():
         try:
-            fresh = found_again(records, name, resolution)
-        except (LookupError, RuntimeError) as error:
+            fresh = found_again(records, name, resolution, rule)
+        except (LookupError, StepFailed) as error:
             wrong.append(str(error))
             continue
         expected = {"faster": fresh.faster, "slower": fresh.slower}

@@ -213,6 +213,7 @@ def title_of(records: Sequence[Record]) -> tuple[str, str]:
     if models:
         size = f"{case.shapes['height']}×{case.shapes['width']} input"
         name = (case.preset or "model").replace("_x", " ×")
+        name = "and other systems" if case.op == "system" else name
         return f"PFT {name}", f"{size}, {case.mode}, {case.dtype}"
     what = {"layer": "Attention layer"}.get(case.work, "Sparse products")
     return what, setting_text((models or list(records))[0])

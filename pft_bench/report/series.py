@@ -113,7 +113,8 @@ def model_text(record: Record) -> str:
     """Preset, input and setting of a whole model, in words."""
     case = record.case
     size = f"{case.shapes['height']}x{case.shapes['width']} input"
-    return f"{case.preset}, {size}, {case.dtype}, {case.mode}"
+    name = "" if case.op == "system" else f"{case.preset}, "
+    return f"{name}{size}, {case.dtype}, {case.mode}"
 
 
 def selects(record: Record) -> bool:

@@ -65,6 +65,8 @@ def step_text(record: Record) -> str:
     """What was run: the schedule, the step of a chain, or the op and its K."""
     case = record.case
     if case.work == "model":
+        if "system" in case.options:
+            return str(case.options["system"])
         schedule = str(case.options.get("sched", case.schedule))
         return f"{schedule} {case.options['attention']}" if "attention" in case.options else schedule
     if case.work == "layer":

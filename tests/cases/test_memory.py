@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from pft_bench.cli.fit import largest_input
-from pft_bench.common.schedule import parse_schedule
-from pft_bench.harness.cases.memory import footprint_case, measure_footprint, predicted_process_bytes
-from pft_bench.harness.record import Status
+from pft_bench.harness.cases import Settings
+from pft_bench.harness.cases.memory import FootprintGroup, predicted_process_bytes
+from pft_bench.harness.measure.contender import Rejection
+from pft_bench.harness.record import Status, read_records
+from pft_bench.harness.sweep import Workers, run_isolated
 from pft_bench.model import PRESETS
+
+COMMITTED = Path(__file__).parents[2] / "reports" / "data" / "2026-11-23_classical_x2_360x640_memory"
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers() as made:
+        yield made
+
+
+def settings_of(preset: str, schedule: str, size_hw: tuple[int, int]) -> Settings:
+    return Settings.make(
+        schedules=[schedule], preset_name=preset, backends=["cpu"], device="cpu", threads=2, lr_hw=size_hw
+    )
 
 
 @pytest.mark.parametrize(
@@ -19,17 +38,16 @@ from pft_bench.model import PRESETS
         ("classical_x3", "32", (96, 64)),
     ],
 )
-def test_prediction_within_a_tenth(preset: str, schedule: str, size_hw: tuple[int, int]) -> None:
-    config = PRESETS[preset]
-    parsed = parse_schedule(schedule, config.depths, config.window_size**2)
-    config = config.with_topk(parsed.num_topk)
-    case = footprint_case(preset, config, schedule, size_hw, "cpu", 2)
+def test_prediction_within_a_tenth(
+    workers: Workers, preset: str, schedule: str, size_hw: tuple[int, int]
+) -> None:
+    settings = settings_of(preset, schedule, size_hw)
     peaks = []
     # What the allocator leaves lying between pieces differs from run to run, by a tenth at these sizes, and only
     # ever adds: six runs of the second case peaked at 597 to 667 MB. So the least of a few is held against the sum.
     for attempt in range(8):
         # What the layers compute is checked once: it is the same in every run, and takes longer than the forward pass.
-        record = measure_footprint(case, config, "test", check=attempt == 0)
+        (record,) = run_isolated(workers, FootprintGroup(settings, check=attempt == 0), "test")
         assert record.status is Status.OK, record.reason
         measured, predicted = record.memory.peak_process_bytes, record.memory.predicted_peak_bytes
         assert measured
@@ -40,6 +58,14 @@ def test_prediction_within_a_tenth(preset: str, schedule: str, size_hw: tuple[in
             break
     assert predicted == pytest.approx(min(peaks), rel=0.1)
     assert record.timing is None
+
+
+def test_it_is_the_case_of_the_committed_run_and_a_death_is_its_row() -> None:
+    (committed,) = read_records(COMMITTED / "records.jsonl").records
+    group = FootprintGroup(settings_of("classical_x2", "paper", (360, 640)))
+    assert {name: case.case_id for name, case in group.cases.items()} == {"cpu": committed.case_id}
+    (row,) = group.run("e", lost={"cpu": Rejection("oom", "killed")}).records
+    assert (row.status, row.reason, row.case_id) == (Status.OOM, "killed", committed.case_id)
 
 
 def test_the_largest_input_fits_and_a_larger_one_does_not() -> None:

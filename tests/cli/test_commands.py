@@ -18,6 +18,7 @@ import pft_bench
 from pft_bench.backends import get
 from pft_bench.harness.record import read_records, seal
 from pft_bench.harness.selftest.trials import Trial
+from pft_bench.insight.crossover import answers_that_differ
 
 Command = Callable[..., Any]
 
@@ -194,15 +195,22 @@ def test_crossover_leaves_records_that_verify_finds_its_answer_in(
         1,
         "--rounds",
         6,
+        "--no-isolate",
     )
     ended = pft_bench_command(*arguments, "--out", folder)
     assert ended.code == 0, ended
     assert {path.name for path in folder.iterdir()} >= {"records.jsonl", "environment.json", "crossover.json"}
     records = read_records(folder / "records.jsonl").records
-    asked = {record.case.k for record in records}  # where it goes from the lowest K is a matter of times
+    dense, sparse = records[::2], records[1::2]
+    asked = [record.case.k for record in sparse]  # where it goes from the lowest K is a matter of times
     assert 4 in asked
-    assert asked <= set(range(4, 16))
-    assert all(record.case.options == {"against": "cpu, dense step"} for record in records)
+    assert set(asked) <= set(range(4, 16))
+    assert all(record.case.options == {"against": "cpu, dense step"} for record in sparse)
+    assert [(r.case.k, r.case.options["against"]) for r in dense] == [(16, f"cpu, K={k}") for k in asked]
+    for one, other in zip(dense, sparse, strict=True):
+        assert one.timing.control_s == other.timing.baseline.control_s
+        assert other.derived.verdict is not None
+        assert one.memory.peak_allocated_bytes
     ended = pft_bench_command("verify", folder)
     assert (ended.code, "crossover.json read" in ended.out) == (0, True)
     assert pft_bench_command("report", folder).code == 0
@@ -219,6 +227,60 @@ def test_crossover_leaves_records_that_verify_finds_its_answer_in(
     assert pft_bench_command("verify", folder).code == 1
     path.write_text(json.dumps(stored))  # its seal is of the first answer
     assert "crossover.json: an answer is the file was changed" in pft_bench_command("verify", folder).out
+
+
+def test_a_crossover_goes_on_after_a_kill_and_is_shown_again(
+    pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("crossover", "--preset", "tiny_x2", "--lr", "8x8", "--backend", "cpu", "--threads", 1,
+                 "--rounds", 6, "--no-isolate", "--out", tmp_path)  # fmt: skip
+    assert pft_bench_command(*arguments).code == 0
+    records, answers = tmp_path / "records.jsonl", tmp_path / "crossover.json"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(
+        b"".join(lines[:3]) + lines[3][:200]
+    )  # killed within the line of the second sparse step
+    answers.unlink()
+    ended = pft_bench_command(*arguments, "--resume")
+    assert ended.code == 0, ended
+    assert "truncated line" in ended.out
+    assert records.read_bytes().startswith(b"".join(lines[:3]))
+    assert len({record.case_id for record in read_records(records).records}) % 2 == 0
+    assert pft_bench_command("verify", tmp_path).code == 0
+
+    from pft_bench.harness.cases import StepsGroup
+
+    monkeypatch.setattr(StepsGroup, "contenders", lambda self: pytest.fail("measured again"))
+    again = pft_bench_command(*arguments, "--resume")
+    assert again.code == 0, again
+    table = ended.out[ended.out.index("┏") : ended.out.index("┘")]
+    assert "sparse / dense" in table
+    assert table in again.out
+    other = pft_bench_command(*arguments[:-4], 7, *arguments[-3:], "--resume")
+    assert (other.code, "--rounds: stored 6, now 7" in other.err) == (2, True)
+
+
+def test_a_backend_without_a_crossover_leaves_the_others_theirs(
+    pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = get("dense").attention_forward
+    monkeypatch.setattr(
+        get("dense"), "attention_forward", lambda layer: (right(layer)[0] * 1.01, *right(layer)[1:])
+    )
+    ended = pft_bench_command(
+        *("crossover", "--preset", "tiny_x2", "--lr", "8x8", "--backend", "dense", "--backend", "cpu"),
+        *("--threads", 1, "--rounds", 6, "--no-isolate", "--out", tmp_path),
+    )
+    assert ended.code == 1
+    assert "dense at K=4: failed: dense step: " in ended.err
+    assert set(json.loads((tmp_path / "crossover.json").read_text())["backends"]) == {"cpu"}
+    assert pft_bench_command("verify", tmp_path).code == 0
+
+
+def test_the_committed_crossover_is_judged_by_the_rule_of_its_time() -> None:
+    folder = Path(__file__).parents[2] / "reports" / "data" / "2026-11-23_classical_crossover"
+    records = read_records(folder / "records.jsonl").records
+    assert answers_that_differ(folder / "crossover.json", records) == (2, [])
 
 
 def test_verify_judges_comparisons_of_selftest_again(pft_bench_command: Command, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_quality_latency_and_memory(
 ) -> None:
     out = tmp_path / "out"
     arguments = ("--sched", "dense", "--sched", "16,3", "--backend", "cpu", "--backend", "dense")
-    timing = ("--rounds", 6, "--budget", 0.5, "--lr", "8x8", "--threads", 1, "--images")
+    timing = ("--rounds", 6, "--budget", 0.5, "--lr", "8x8", "--threads", 1, "--images", "--no-isolate")
     ended = pft_bench_command(
         "evaluate", "--weights", weights, "--data", sets, "--out", out, *arguments, *timing
     )
@@ -49,6 +51,12 @@ def test_quality_latency_and_memory(
     }
     assert all(record.status is Status.OK and record.checks for record in records)
     assert all(record.memory.peak_allocated_bytes for record in records)
+    baseline, *others = records
+    assert {record.timing.baseline.name for record in others} == {"dense cpu"}
+    assert len(baseline.timing.control_s) == 6
+    environment = json.loads((out / "environment.json").read_text())[baseline.environment]
+    assert environment["now"]["roof"]
+    assert pft_bench_command("verify", out).code == 0
     for name in ("latency_Set5", "latency_Set14", "memory_Set5", "memory_Set14"):
         assert (out / f"quality_vs_{name}.png").stat().st_size > 10_000
     psnr = {(row.dataset, row.variant.name): row.psnr_db for row in rows}
@@ -101,16 +109,15 @@ def test_a_broken_image_does_not_stop_the_others(
 def test_a_failed_measurement_keeps_the_quality(
     pft_bench_command: Command, weights: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.apps.quality import VariantsGroup
+    from pft_bench.harness.cases import SchedulesGroup
 
-    def fails(self: VariantsGroup) -> None:
+    def fails(self: SchedulesGroup) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(VariantsGroup, "contenders", fails)
+    monkeypatch.setattr(SchedulesGroup, "contenders", fails)
     out = tmp_path / "out"
-    ended = pft_bench_command(
-        "evaluate", "--weights", weights, "--data", sets, "--out", out, "--lr", "8x8", "--rounds", 6
-    )
+    timing = ("--lr", "8x8", "--rounds", 6, "--no-isolate")
+    ended = pft_bench_command("evaluate", "--weights", weights, "--data", sets, "--out", out, *timing)
     assert ended.code == 1
     (record,) = read_records(out / "records.jsonl").records
     assert record.status is Status.OOM
@@ -151,3 +158,62 @@ def test_results_are_never_mixed(
     assert pft_bench_command(*arguments).code == 0
     ended = pft_bench_command(*arguments)
     assert (ended.code, "--out must be a new folder" in ended.err) == (2, True)
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(
+    pft_bench_command: Command, weights: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("evaluate", "--weights", weights, "--data", sets, "--out", out, "--rounds", 6,
+                 "--budget", 0.5, "--lr", "8x8", "--threads", 1, "--no-isolate")  # fmt: skip
+    assert pft_bench_command(*arguments).code == 0
+    path, records = out / "quality.jsonl", out / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1] + lines[2][:50])  # killed while a row was being written
+    records.unlink()
+
+    edited = sets / "Set5" / "HR" / "chelsea.png"
+    before, pixels = edited.read_bytes(), np.zeros((33, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(edited)
+    ended = pft_bench_command(*arguments, "--resume")
+    assert (ended.code, "--data: stored 2 images (sha256 " in ended.err) == (2, True), ended
+    edited.write_bytes(before)
+    saved, state = weights.read_bytes(), torch.load(weights, weights_only=True)
+    state["params_ema"]["conv_first.bias"] += 1
+    torch.save(state, weights)
+    ended = pft_bench_command(*arguments, "--resume")
+    assert (ended.code, "--weights: stored tiny.pth (sha256 " in ended.err) == (2, True), ended
+    weights.write_bytes(saved)
+    assert path.read_bytes() == lines[0] + lines[1] + lines[2][:50], "nothing is touched before it is sure"
+
+    ended = pft_bench_command(*arguments, "--resume")
+    assert ended.code == 0, ended
+    assert path.read_bytes().splitlines(keepends=True)[:2] == lines[:2]
+    rows = read_rows(path)
+    assert len({(row.dataset, row.image, row.variant) for row in rows}) == len(rows) == 4
+    assert len(read_records(records).records) == 1
+
+    monkeypatch.setattr("pft_bench.cli.evaluate.model_row", lambda *_, **__: pytest.fail("restored again"))
+    monkeypatch.setattr(
+        "pft_bench.harness.cases.SchedulesGroup.contenders", lambda self: pytest.fail("measured again")
+    )
+    again = pft_bench_command(*arguments, "--resume")
+    assert again.code == 0, again
+    table = "Quality on Y"
+    assert again.out[again.out.index(table) :] == ended.out[ended.out.index(table) :]
+
+
+def test_other_schedules_may_join_an_evaluation(
+    pft_bench_command: Command, weights: Path, sets: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("evaluate", "--weights", weights, "--data", sets / "Set5", "--out", out, "--rounds", 0)
+    assert pft_bench_command(*arguments).code == 0
+    ended = pft_bench_command(*arguments, "--resume", "--sched", "16,3")
+    assert ended.code == 0, ended
+    assert [row.schedule for row in read_rows(out / "quality.jsonl")] == ["bicubic", "16,5", "16,3"]
+    path = out / "environment.json"
+    (known,) = json.loads(path.read_text()).values()
+    path.write_text(json.dumps({known["fingerprint"]: {**known, "code": "0" * 12}}))
+    ended = pft_bench_command(*arguments, "--resume")
+    assert (ended.code, f"code: stored {'0' * 12}" in ended.err) == (2, True), "rows of other code stay alone"

@@ -99,7 +99,7 @@ def test_evaluate(
 ) -> None:
     speak("ascii")
     out = tmp_path / "out"
-    timing = ("--rounds", 6, "--budget", 0.1, "--lr", "8x8", "--threads", 1, "--images")
+    timing = ("--rounds", 6, "--budget", 0.1, "--lr", "8x8", "--threads", 1, "--images", "--no-isolate")
     (pictures / "broken[b].png").write_text("no picture")
     ended = pft_bench_command("evaluate", "--weights", weights, "--data", pictures, "--out", out, *timing)
     assert ended.code == 1, ended

@@ -15,11 +15,12 @@ from made import tiny_config
 from pft_bench.backends import Layer
 from pft_bench.backends.reference import ReferenceBackend
 from pft_bench.common import stages
-from pft_bench.harness.cases import Settings
+from pft_bench.harness.cases import Settings, StepsGroup
 from pft_bench.harness.measure.profile import marked, profiled, write_memory
 from pft_bench.harness.measure.rounds import Plan
+from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import Record, Status
-from pft_bench.insight.crossover import CrossoverStep, bisect, compare_at, crossover
+from pft_bench.insight.crossover import CrossoverStep, bisect, crossover, found_again
 from pft_bench.insight.limits import published_limits
 from pft_bench.insight.ranges import model_ranges
 from pft_bench.insight.statistics import collect
@@ -75,6 +76,13 @@ def test_an_end_that_could_not_tell_hides_nothing(unsure: int, crossing: float) 
     assert (found.faster or found.slower) is not None
 
 
+def test_the_verdict_decides_and_the_interval_alone_where_there_is_none() -> None:
+    """An interval beyond 1 but within the margin, or within what identical code showed, is no difference."""
+    assert CrossoverStep(9, 0.995, 0.991, 0.999).side == -1
+    for verdict, side in zip(Verdict, (-1, 1, 0, 0), strict=True):
+        assert CrossoverStep(9, 0.995, 0.991, 0.999, verdict).side == side
+
+
 def test_no_crossover_is_said_to_be_none() -> None:
     assert bisect(planted(5000.0)[1], 4, 1023).slower is None  # type: ignore[arg-type]
     assert bisect(planted(1.0)[1], 4, 1023).faster is None  # type: ignore[arg-type]
@@ -98,13 +106,24 @@ def tiny_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_a_comparison_times_two_checked_layers(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    record = compare_at("reference", tiny_settings(monkeypatch), "e", 4)
-    assert record.timing is not None
-    assert record.timing.baseline is not None
-    assert len(record.timing.samples_s) == len(record.timing.baseline.samples_s) == 6
-    found = CrossoverStep.of(record)
+    dense, sparse = StepsGroup(tiny_settings(monkeypatch), "reference", 4).run("e").records
+    assert sparse.timing is not None
+    assert sparse.timing.baseline is not None
+    assert dense.timing is not None
+    assert len(sparse.timing.samples_s) == len(sparse.timing.baseline.control_s) == 6
+    assert sparse.timing.baseline.samples_s == dense.timing.samples_s
+    assert [(r.case.k, r.case.shapes["candidates"]) for r in (dense, sparse)] == [(16, 16), (4, 4)]
+    found = CrossoverStep.of(sparse)
     assert 0 < found.low <= found.ratio <= found.high
-    assert {check.name.partition(":")[0] for check in record.checks} == {"sparse", "dense step"}
+    assert dense.checks
+    assert sparse.checks
+
+
+def test_a_dense_step_is_another_case_at_each_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured anew beside each sparse one; no two records of a folder may be of one case."""
+    settings = tiny_settings(monkeypatch)
+    cases = [case.case_id for k in (4, 5) for case in StepsGroup(settings, "cpu", k).cases.values()]
+    assert len(set(cases)) == 4
 
 
 def test_a_step_that_fails_is_a_record_and_no_comparison(
@@ -112,7 +131,7 @@ def test_a_step_that_fails_is_a_record_and_no_comparison(
 ) -> None:
     """Whichever of the two it is."""
     right = ReferenceBackend.attention_forward
-    for fails in (4, 16):
+    for fails, name in ((4, "sparse"), (16, "dense step")):
 
         def planted(self: ReferenceBackend, layer: Layer, fails: int = fails) -> Any:
             out, *rest = right(self, layer)
@@ -120,10 +139,18 @@ def test_a_step_that_fails_is_a_record_and_no_comparison(
 
         monkeypatch.setattr(ReferenceBackend, "attention_forward", planted)
         kept: list[Record] = []
-        with pytest.raises(RuntimeError, match="reference at K=4: failed: "):
-            crossover("reference", tiny_settings(monkeypatch), "e", kept.append)
-        assert [record.status for record in kept] == [Status.FAILED]
-        assert str(kept[0].reason).startswith("sparse: " if fails == 4 else "dense step: ")
+
+        def measured(group: StepsGroup, kept: list[Record] = kept) -> list[Record]:
+            kept += group.run("e").records
+            return kept[-2:]
+
+        with pytest.raises(RuntimeError, match=f"reference at K=4: failed: {name}: "):
+            crossover("reference", tiny_settings(monkeypatch), measured)
+        assert [record.status for record in kept] == [
+            Status.FAILED if name == step else Status.OK for step in ("dense step", "sparse")
+        ]
+        with pytest.raises(RuntimeError, match="reference at K=4: "):
+            found_again(kept, "reference", 1.1)
 
 
 def test_limits_of_the_published_kernels() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 
 import jobs
 import pytest
+
+from pft_bench.harness.sweep import Workers
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,10 @@ def start_program() -> Callable[..., BaseProcess]:
         return process
 
     return start
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """Workers that wait for two seconds; they start in seconds, so all tests share them."""
+    with Workers(timeout_s=2.0) as made:
+        yield made

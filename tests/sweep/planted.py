@@ -1,6 +1,7 @@
 """A plug-in with kernels that go wrong in every way, and a model so small that a sweep of it takes seconds.
 
-Only `sddmm` is planted: what else these backends compute is the CPU backend's.
+Only `sddmm` is planted, and one sparse layer: what else these backends compute is the CPU backend's. Peers of other
+authors are planted where spandrel would have them.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pft_bench.backends import register
+from pft_bench.backends import Layer, register
 from pft_bench.backends.cpu import CpuBackend
 from pft_bench.harness.measure import roof, timer
 from pft_bench.model import PRESETS, PFTConfig
@@ -55,6 +59,11 @@ class Segfault(CpuBackend):
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         ctypes.string_at(0)
         return super().sddmm(q, k, index)
+
+    def attention_forward(self, layer: Layer) -> Any:
+        if layer.index is not None:  # a dense step is as it should be
+            ctypes.string_at(0)
+        return super().attention_forward(layer)
 
 
 @register
@@ -115,3 +124,35 @@ class Leaves(CpuBackend):
         Path(os.environ["PLANTED_PID_FILE"]).write_text(str(os.getpid()))
         time.sleep(60)
         return super().sddmm(q, k, index)
+
+
+class Enlarges(nn.Module):
+    """A peer that does its work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x, scale_factor=2)
+
+
+class Aborts(Enlarges):
+    """One that ends its process in its second call."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            os.abort()
+        return super().forward(x)
+
+
+class CannotBeMade(Enlarges):
+    """One that ends its process before it has computed anything."""
+
+    def __init__(self) -> None:
+        os._exit(3)
+
+
+for peer in (Enlarges, Aborts, CannotBeMade):
+    name = f"spandrel.architectures.{peer.__name__}"
+    sys.modules[name] = ModuleType(name)
+    setattr(sys.modules[name], peer.__name__, peer)

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +15,6 @@ import psutil
 import pytest
 
 from pft_bench.harness.sweep import Death, Workers, isolation
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with Workers(timeout_s=2.0) as made:
-        yield made
 
 
 def test_each_job_has_a_fresh_process_with_its_own_threads_and_our_command(workers: Workers) -> None:
@@ -58,6 +51,18 @@ def test_a_hang_is_killed_and_shows_its_stack(workers: Workers) -> None:
     assert (ended.status, ended.contender) == ("timeout", 2)
     assert "no progress for 2 s during its check at jobs.py:" in ended.reason
     assert "in hang" in ended.output
+
+
+def test_a_process_that_was_not_forked_is_the_server_itself_and_ends_alike(workers: Workers) -> None:
+    workers.run(jobs.touch)
+    assert workers._server is not None
+    server = workers._server.pid
+    ended = workers.run(jobs.hang, fresh=True)
+    assert isinstance(ended, Death)
+    assert (ended.status, ended.contender, ended.from_outside) == ("timeout", 2, False)
+    assert "in hang" in ended.output
+    assert gone(server)
+    assert workers.run(jobs.touch)[1] == 1, "the next job runs"
 
 
 def test_the_timeout_counts_from_the_last_turn(workers: Workers) -> None:

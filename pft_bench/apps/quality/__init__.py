@@ -1,18 +1,27 @@
 """Quality of restored images by the field's protocol, on the field's test sets, beside latency and memory."""
 
 from .datasets import Dataset, ImagePair, find_datasets, load_pair
-from .evaluate import BICUBIC, QualityRow, Restored, Variant, bicubic_row, model_row, read_rows
-from .latency import VariantsGroup
+from .evaluate import (
+    BICUBIC,
+    QUALITY,
+    QualityRow,
+    Restored,
+    Variant,
+    bicubic_row,
+    model_row,
+    read_rows,
+    rows_to_go_on_with,
+)
 from .metrics import luma, psnr_y, ssim_y
 
 __all__ = [
     "BICUBIC",
+    "QUALITY",
     "Dataset",
     "ImagePair",
     "QualityRow",
     "Restored",
     "Variant",
-    "VariantsGroup",
     "bicubic_row",
     "find_datasets",
     "load_pair",
@@ -20,5 +29,6 @@ __all__ = [
     "model_row",
     "psnr_y",
     "read_rows",
+    "rows_to_go_on_with",
     "ssim_y",
 ]

@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 SCHEMA = "pft_bench.quality/1"
 BICUBIC = "bicubic"
+QUALITY = "quality.jsonl"
+"""The file's name, beside the records."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,16 @@ def read_rows(path: Path) -> list[QualityRow]:
     """All rows of a file, its last line left out where it was cut short."""
     lines = path.read_text().split("\n")
     return [QualityRow.from_json(line) for line in lines[:-1]]
+
+
+def rows_to_go_on_with(path: Path) -> list[QualityRow]:
+    """As `read_rows`, none without a file; a last line that was cut short goes, so that others can follow."""
+    if not path.exists():
+        return []
+    rows = read_rows(path)
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return rows
 
 
 @dataclass(frozen=True)

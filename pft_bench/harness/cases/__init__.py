@@ -2,6 +2,7 @@
 
 from .attention import attention_groups
 from .group import Group, GroupResult, explained, run_or_explain
+from .joined import SchedulesGroup, StepsGroup
 from .layer import layer_groups
 from .model import check_inputs, model_groups
 from .op import op_groups
@@ -12,7 +13,9 @@ __all__ = [
     "LEVELS",
     "Group",
     "GroupResult",
+    "SchedulesGroup",
     "Settings",
+    "StepsGroup",
     "attention_groups",
     "check_inputs",
     "explained",

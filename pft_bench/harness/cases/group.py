@@ -34,6 +34,8 @@ class Group(ABC):
     baseline: str
     cost: float
     """Rough relative time, for the progress bar."""
+    fresh: bool = False
+    """Whether it needs a process that was not forked."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

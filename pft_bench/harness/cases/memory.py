@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Mapping
 
 import torch
 
 from ...model import PFT, fill_with_generated_weights, forward_footprint, parameter_count, published_macs
 from ...model.config import PFTConfig
 from ..check import CheckResult, captured_layers, check_layers
+from ..measure.contender import Contender, Rejection
 from ..measure.memory import Peak, peak_process, resident_bytes
+from ..measure.rounds import OnTurn
 from ..record import Case, Flops, Memory, Record, Status
-from .group import thread_count
+from .group import Group, GroupResult, OnProgress, explained, thread_count
 from .image import BUNDLED, low_resolution
+from .settings import Settings
 
 
 def predicted_process_bytes(
@@ -41,76 +42,93 @@ def predicted_process_bytes(
     )
 
 
-def measure_footprint(case: Case, config: PFTConfig, environment: str, *, check: bool = True) -> Record:
-    """Run `case` once in a fresh process: its record with the measured and the predicted peak, and without a time.
+class FootprintGroup(Group):
+    """One forward pass of the last backend of the settings, whose memory alone is of interest: it gets no time.
 
-    Without `check`, the kernels are taken to be those of a record that is there: the peak is measured once more.
+    Without `check`, the kernels are taken to be those of a record that is there: the
+    peak is measured once more.
     """
-    size_hw = case.shapes["height"], case.shapes["width"]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            peak, checks, process_bytes = pool.submit(
-                _forward_once, config, size_hw, case.backend, case.threads, check
-            ).result()
-        except BrokenProcessPool:
-            return Record.without_result(
-                case, environment, Status.CRASHED, "the process ended, most likely for lack of memory"
-            )
-    predicted = predicted_process_bytes(
-        config, size_hw, case.backend, case.threads, process_bytes=process_bytes
-    )
-    wrong = [check for check in checks if not check.passed]
-    if wrong:
-        reason = "; ".join(f"{check.name}: {check.detail}" for check in wrong)
-        return Record.without_result(
-            case, environment, Status.FAILED, reason, checks=checks, predicted_peak_bytes=predicted
+
+    cost = 1.0
+    fresh = True
+
+    def __init__(self, settings: Settings, *, check: bool = True) -> None:
+        super().__init__(settings)
+        self.baseline = settings.backends[-1]
+        self.check = check
+        self.config = settings.config.with_topk(settings.schedules[0].num_topk)
+        self.title = "memory of {1}x{0}".format(*settings.lr_hw)
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """The one case."""
+        height, width = self.settings.lr_hw
+        return self.settings.cases(
+            "model",
+            "memory",
+            [self.baseline],
+            shapes={"height": height, "width": width},
+            preset=self.settings.preset,
+            schedule=self.config.num_topk,
+            options={
+                "image": f"scikit-image:{BUNDLED}",
+                "weights": "generated",
+                "sched": self.settings.schedules[0].text,
+            },
         )
-    memory = Memory(
-        peak_process_bytes=peak.bytes, peak_process_source=peak.source, predicted_peak_bytes=predicted
-    )
-    flops = Flops(paper_macs=published_macs(config, *size_hw))
-    return Record.ok(case, environment, checks, memory=memory, flops=flops)
 
+    def contenders(self) -> list[Contender]:
+        """Nothing is timed."""
+        return []
 
-def footprint_case(
-    preset: str, config: PFTConfig, schedule: str, size_hw: tuple[int, int], backend: str, threads: int
-) -> Case:
-    """The case of one forward pass of which only the memory is of interest."""
-    return Case(
-        level="model",
-        op="memory",
-        backend=backend,
-        device="cpu",
-        dtype="float32",
-        mode="infer",
-        threads=threads,
-        seed=0,
-        shapes={"height": size_hw[0], "width": size_hw[1]},
-        preset=preset,
-        schedule=config.num_topk,
-        options={"image": f"scikit-image:{BUNDLED}", "weights": "generated", "sched": schedule},
-    )
+    def flops(self, name: str) -> Flops:
+        """The published count."""
+        return Flops(paper_macs=published_macs(self.config, *self.settings.lr_hw))
 
+    def run(
+        self,
+        environment: str,
+        on_progress: OnProgress | None = None,
+        on_turn: OnTurn | None = None,
+        lost: Mapping[str, Rejection] | None = None,
+    ) -> GroupResult:
+        """Run it once: a record with the measured and the predicted peak."""
+        name, turn = self.baseline, on_turn or (lambda name, doing: None)
+        if name in (lost or {}):
+            return GroupResult(explained(self, environment, (lost or {})[name]))
+        with thread_count(self.settings.threads), torch.no_grad():
+            process_bytes = warm_process_bytes()
+            turn(name, "memory, FLOPs and stages")
+            model = PFT.from_config(self.config, name).eval()
+            fill_with_generated_weights(model)
+            x = low_resolution(self.settings.lr_hw)
+            outputs = []
+            peak = peak_process(lambda: outputs.append(model(x)))
+            turn(name, "check")
+            checks = [CheckResult("finite", 0.0 if outputs[0].isfinite().all() else math.inf, "all pixels")]
+            if self.check:
+                # The same kernels on the same photograph, afterwards and on a corner: an oracle needs N x N maps.
+                corner = x[..., : 2 * self.config.window_size, : 2 * self.config.window_size]
+                checks += check_layers(name, captured_layers(lambda: model(corner)))
+        return GroupResult([self._footprint_record(environment, peak, checks, process_bytes)])
 
-def _forward_once(
-    config: PFTConfig, size_hw: tuple[int, int], backend: str, threads: int, check: bool
-) -> tuple[Peak, list[CheckResult], int]:
-    """In the fresh process: the peak of one forward pass, checks of one window of each kind of layer, and what the
-    process held before it had a model."""
-    with thread_count(threads), torch.no_grad():
-        process_bytes = warm_process_bytes()
-        model = PFT.from_config(config, backend).eval()
-        fill_with_generated_weights(model)
-        x = low_resolution(size_hw)
-        outputs = []
-        peak = peak_process(lambda: outputs.append(model(x)))
-        checks = [CheckResult("finite", 0.0 if outputs[0].isfinite().all() else math.inf, "all pixels")]
-        if not check:
-            return peak, checks, process_bytes
-        # The same kernels on the same photograph, afterwards and on a corner: an oracle needs N x N maps.
-        corner = x[..., : 2 * config.window_size, : 2 * config.window_size]
-        layers = captured_layers(lambda: model(corner))
-        return peak, checks + check_layers(backend, layers), process_bytes
+    def _footprint_record(
+        self, environment: str, peak: Peak, checks: list[CheckResult], process_bytes: int
+    ) -> Record:
+        settings, case = self.settings, self.cases[self.baseline]
+        predicted = predicted_process_bytes(
+            self.config, settings.lr_hw, case.backend, settings.threads, process_bytes=process_bytes
+        )
+        wrong = [check for check in checks if not check.passed]
+        if wrong:
+            reason = "; ".join(f"{check.name}: {check.detail}" for check in wrong)
+            return Record.without_result(
+                case, environment, Status.FAILED, reason, checks=checks, predicted_peak_bytes=predicted
+            )
+        memory = Memory(
+            peak_process_bytes=peak.bytes, peak_process_source=peak.source, predicted_peak_bytes=predicted
+        )
+        return Record.ok(case, environment, checks, memory=memory, flops=self.flops(self.baseline))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,65 +42,48 @@ class SystemsGroup(Group):
     @property
     def cases(self) -> dict[str, Case]:
         """System -> its case."""
-        settings = self.settings
-        height, width = settings.lr_hw
-        return {
-            name: Case(
-                level="model",
-                op="system",
-                backend="spandrel" if system.preset is None else self.backend,
-                device=settings.device,
-                dtype=settings.dtype,
-                mode="infer",
-                threads=settings.threads,
-                seed=settings.seed,
+        height, width = self.settings.lr_hw
+        found = {}
+        for name, system in self.systems.items():
+            backend = "spandrel" if system.preset is None else self.backend
+            (found[name],) = self.settings.cases(
+                "model",
+                "system",
+                [backend],
                 shapes={"height": height, "width": width},
                 preset=system.preset,
+                schedule=None if system.preset is None else preset(system.preset).num_topk,
                 options={"system": name, "weights": "random"},
-            )
-            for name, system in self.systems.items()
-        }
-
-    def contenders(self) -> list[Contender]:
-        """The forward pass of every system."""
-        settings = self.settings
-        x = low_resolution(settings.lr_hw).to(settings.device, settings.torch_dtype)
-        found = []
-        for name, system in self.systems.items():
-            torch.manual_seed(settings.seed)
-            model = self._model(system).to(settings.device, settings.torch_dtype).eval()
-            found.append(Contender(name, _forward(model, x), self._check(model, x)))
+            ).values()
         return found
 
+    def contenders(self) -> list[Contender]:
+        """The forward pass of every system, each made in its own turn: one that cannot be made is a row."""
+        x = low_resolution(self.settings.lr_hw).to(self.settings.device, self.settings.torch_dtype)
+        return [self._contender(system, x) for system in self.systems.values()]
+
+    def _contender(self, system: System, x: Tensor) -> Contender:
+        made: list[nn.Module] = []
+
+        def prepare() -> None:
+            if not made:
+                made.append(self._model(system))
+
+        def call() -> object:
+            with torch.no_grad():
+                return made[0](x)
+
+        return Contender(system.name, call, _checks(made, x), prepare=prepare)
+
     def _model(self, system: System) -> nn.Module:
+        settings = self.settings
+        torch.manual_seed(settings.seed)
         if system.preset is None:
-            return make_system(system)
-        model = PFT.from_config(preset(system.preset), self.backend)
-        model.load_state_dict(generated_weights(model))
-        return model
-
-    @staticmethod
-    def _check(model: nn.Module, x: Tensor):  # type: ignore[no-untyped-def]
-        def check(call: Call) -> list[CheckResult]:
-            first, second = call(), call()
-            assert isinstance(first, Tensor)
-            assert isinstance(second, Tensor)
-            wanted = (1, 3, *(2 * side for side in x.shape[2:]))
-            results = [
-                _holds("size", tuple(first.shape) == wanted, f"{tuple(first.shape)}, expected {wanted}"),
-                _holds("finite", bool(first.isfinite().all()), ""),
-                _holds("repeatable", relative_error(second, first.double()) < 1e-5, ""),
-            ]
-            if isinstance(model, PFT):
-                own, model.backend = model.backend, "dense"
-                dense = call()
-                model.backend = own
-                assert isinstance(dense, Tensor)
-                error = relative_error(first, dense.double())
-                results.append(CheckResult("as dense", error / BACKEND_ERROR, f"relative error {error:.2g}"))
-            return results
-
-        return check
+            model = make_system(system)
+        else:
+            model = PFT.from_config(preset(system.preset), self.backend)
+            model.load_state_dict(generated_weights(model))
+        return model.to(settings.device, settings.torch_dtype).eval()
 
     def flops(self, name: str) -> Flops:
         """The authors' convention, for PFT; what PyTorch counts is added by `run`."""
@@ -109,13 +93,31 @@ class SystemsGroup(Group):
         return Flops(paper_macs=published_macs(preset(system.preset), *self.settings.lr_hw))
 
 
+def _checks(made: Sequence[nn.Module], x: Tensor) -> Callable[[Call], list[CheckResult]]:
+    """The check of the one model that will have been made."""
+
+    def check(call: Call) -> list[CheckResult]:
+        first, second = call(), call()
+        assert isinstance(first, Tensor)
+        assert isinstance(second, Tensor)
+        wanted = (1, 3, *(2 * side for side in x.shape[2:]))
+        results = [
+            _holds("size", tuple(first.shape) == wanted, f"{tuple(first.shape)}, expected {wanted}"),
+            _holds("finite", bool(first.isfinite().all()), ""),
+            _holds("repeatable", relative_error(second, first.double()) < 1e-5, ""),
+        ]
+        (model,) = made
+        if isinstance(model, PFT):
+            own, model.backend = model.backend, "dense"
+            dense = call()
+            model.backend = own
+            assert isinstance(dense, Tensor)
+            error = relative_error(first, dense.double())
+            results.append(CheckResult("as dense", error / BACKEND_ERROR, f"relative error {error:.2g}"))
+        return results
+
+    return check
+
+
 def _holds(name: str, holds: bool, detail: str) -> CheckResult:
     return CheckResult(name, 0.0 if holds else math.inf, detail)
-
-
-def _forward(model: nn.Module, x: Tensor) -> Call:
-    def call() -> object:
-        with torch.no_grad():
-            return model(x)
-
-    return call

@@ -17,8 +17,9 @@ from ...reference import Layer
 from ..check.model import relative_error
 from ..check.result import CheckResult
 from ..measure.contender import Call, CheckOutcome, Contender
-from ..record import Case, Flops, threads_text
+from ..record import Case, threads_text
 from .group import Group, thread_count
+from .joined import JoinedGroup
 from .layer import LayerGroup
 from .model import ModelGroup
 from .settings import BASELINE, Settings, layer_candidates
@@ -47,7 +48,7 @@ def use_threads(count: int) -> None:
     torch.empty(count * GRAIN).fill_(0.0)
 
 
-class ThreadsGroup(Group):
+class ThreadsGroup(JoinedGroup):
     """One workload on one backend, a contender for each number of threads; `make` gives it for its settings.
 
     The usual check is made once, on one thread. It holds on n threads if the result has the same bits; kernels that
@@ -56,14 +57,12 @@ class ThreadsGroup(Group):
     layer by layer on the activations of the run, and the whole to the usual check again, on n threads.
     """
 
-    baseline = threads_text(1)
-
     def __init__(self, settings: Settings, backend: str, make: Callable[[Settings], Workload]) -> None:
-        super().__init__(settings)
         self.backend = backend
         self.counts = {threads_text(count): count for count in thread_counts(settings.threads)}
         alone = replace(settings, backends=(backend,))
         self.works = {name: make(replace(alone, threads=count)) for name, count in self.counts.items()}
+        super().__init__(settings, {name: (work, backend) for name, work in self.works.items()})
         work = self.works[self.baseline]
         self.title = f"threads, {work.title} on {backend}"
         self.cost = work.cost * len(self.counts) / 2
@@ -71,7 +70,7 @@ class ThreadsGroup(Group):
     @property
     def cases(self) -> dict[str, Case]:
         """Number of threads in words -> its case."""
-        return {name: replace(work.cases[self.backend], level="threads") for name, work in self.works.items()}
+        return {name: replace(case, level="threads") for name, case in super().cases.items()}
 
     def contenders(self) -> list[Contender]:
         """One callable, which torch's number of threads makes that of each contender."""
@@ -100,22 +99,6 @@ class ThreadsGroup(Group):
         if difference or (model and self.settings.mode == "train"):
             results += [_renamed(result, count) for result in alone.contender.check(call)]
         return results
-
-    def counted(self, contender: Contender) -> Call:
-        """The workload knows its candidates by their backends."""
-        return self.works[contender.name].counted(replace(contender, name=self.backend))
-
-    def stages(self, contender: Contender, samples_s: Sequence[float]) -> dict[str, float] | None:
-        """Seconds by stage on the contender's threads: what does not scale."""
-        return self.works[contender.name].stages(contender, samples_s)
-
-    def predicted_bytes(self, name: str) -> int | None:
-        """Kernels hold their scratch memory once a thread."""
-        return self.works[name].predicted_bytes(self.backend)
-
-    def flops(self, name: str) -> Flops:
-        """The same on any number of threads."""
-        return self.works[name].flops(self.backend)
 
 
 class _OneThread:

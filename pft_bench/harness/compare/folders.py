@@ -104,7 +104,8 @@ def describe(record: Record) -> str:
     step = f" {candidates} -> {case.k}" if candidates is not None else kept
     schedule = "" if case.schedule is None else " " + ",".join(map(str, dict.fromkeys(case.schedule)))
     threads = f", {case.threads} threads against 1" if case.level == "threads" else ""
-    return f"{case.op}{step}{schedule}, {case.backend}{threads}"
+    against = f", against {case.options['against']}" if "against" in case.options else ""
+    return f"{case.options.get('system', case.op)}{step}{schedule}, {case.backend}{threads}{against}"
 
 
 def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = False) -> VerdictTable:

@@ -14,6 +14,6 @@ FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
 COMPOSED = (SAMPLED, DENSE, *FRESH)
 """A layer put together from PyTorch's own operators; a fresh one prepares its index anew in every call."""
 
-YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, *COMPOSED})
-"""What kernels are held against: PyTorch's own operators, the published extension, reads alone. A step of theirs from
-one commit to the next is one of the machine or of PyTorch: shown, not judged."""
+YARDSTICKS = frozenset({BASELINE, "official", "spandrel", *PEERS.values(), ROW_READS, *COMPOSED})
+"""What kernels are held against: PyTorch's own operators, the published extension, other systems, reads alone. A step
+of theirs from one commit to the next is one of the machine or of PyTorch: shown, not judged."""

@@ -112,11 +112,17 @@ class Workers:
         self._server = self._connection = None
 
     def run(
-        self, call: Callable[[Board], Any], watch: Watch | None = None, *, limited: bool = True
+        self,
+        call: Callable[[Board], Any],
+        watch: Watch | None = None,
+        *,
+        limited: bool = True,
+        fresh: bool = False,
     ) -> Any | Death:
-        """What `call(board)` returns in a fresh process, or how that process died.
+        """What `call(board)` returns in a process of its own, or how that process died.
 
-        `call` and its result must be picklable. `limited=False` lifts the memory limit.
+        `call` and its result must be picklable. `limited=False` lifts the memory limit. `fresh`: a process that was
+        not forked, as a program has it; it takes seconds to start.
         """
         limit = self.memory_limit_bytes if limited else None
         self._board.clear()
@@ -124,8 +130,8 @@ class Workers:
         connection = self._connection or self._start_server()
         oom_kills = _oom_kills()
         try:
-            connection.send(Job(call, self.plugins, limit, self.device, tuple(sys.argv)))
-            return self._wait(connection, watch, oom_kills)
+            connection.send(Job(call, self.plugins, limit, self.device, tuple(sys.argv), fresh))
+            return self._wait(partial(self._receive, connection, fresh), watch, oom_kills)
         except (EOFError, ConnectionError):
             self._stop_server()
             return self._death("crashed", "the process that starts workers died", from_outside=True)
@@ -133,33 +139,43 @@ class Workers:
             self._stop_server()  # an interrupt must not leave a worker behind
             raise
 
-    def _wait(self, connection: Connection, watch: Watch | None, oom_kills: int | None) -> Any | Death:
+    def _receive(self, connection: Connection, fresh: bool) -> Any:
+        """The next message, None if there is none for a while. Where the server itself works, its end is the last."""
+        if not connection.poll(TICK_S):
+            return None
+        try:
+            return connection.recv()
+        except (EOFError, ConnectionError):
+            if not fresh or self._server is None:
+                raise
+            ended = Ended(self._server.wait())
+            self._stop_server()
+            return ended
+
+    def _wait(self, receive: Callable[[], Any], watch: Watch | None, oom_kills: int | None) -> Any | Death:
         pid, value, finished, patience = 0, None, False, _Patience(self.timeout_s)
         while True:
-            if connection.poll(TICK_S):
-                message = connection.recv()
-                if isinstance(message, Started):
-                    pid = message.pid
-                elif isinstance(message, Finished):
-                    value, finished = message.value, True
-                elif isinstance(message, Ended):
-                    return value if finished else self._death(*cause_of_death(message.exit_code, oom_kills))
+            message = receive()
+            if isinstance(message, Started):
+                pid = message.pid
+            elif isinstance(message, Finished):
+                value, finished = message.value, True
+            elif isinstance(message, Ended):
+                return value if finished else self._death(*cause_of_death(message.exit_code, oom_kills))
             sight = self._board.look()
             if watch is not None:
                 watch(sight)
             if not finished and pid and patience.lost(sight):
-                self._kill(connection, pid)
+                self._kill(receive, pid)
                 return self._death("timeout", f"no progress for {self.timeout_s:g} s")
 
-    def _kill(self, connection: Connection, pid: int) -> None:
+    def _kill(self, receive: Callable[[], Any], pid: int) -> None:
         os.kill(pid, DUMP_SIGNAL)
         time.sleep(LAST_WORDS_S)
-        os.kill(
-            pid, signal.SIGKILL
-        )  # not reaped before its server has sent `Ended`: no other process has this id
+        os.kill(pid, signal.SIGKILL)  # not reaped before `Ended`: no other process has this id
         deadline = time.monotonic() + KILL_S
         while time.monotonic() < deadline:
-            if connection.poll(TICK_S) and isinstance(connection.recv(), Ended):
+            if isinstance(receive(), Ended):
                 return
         self._stop_server()
 
@@ -278,7 +294,7 @@ def run_isolated(
     names = list(group.cases)
     pardons = PARDONS
     while True:
-        ended = workers.run(partial(_in_worker, group, environment, lost), watch)
+        ended = workers.run(partial(_in_worker, group, environment, lost), watch, fresh=group.fresh)
         if not isinstance(ended, Death):
             return [Record.from_json(line) for line in ended]
         if ended.from_outside and pardons:

@@ -42,8 +42,8 @@ def decisive(settings: Settings, workers: Workers | None) -> dict[str, str]:
     return {
         "preset": settings.preset,
         "lr": "x".join(map(str, settings.lr_hw)),
-        "image": _content(settings.image, "the bundled photograph"),
-        "weights": _content(settings.weights, "generated"),
+        "image": content(settings.image, "the bundled photograph"),
+        "weights": content(settings.weights, "generated"),
         "mode": settings.mode,
         "device": settings.device,
         "dtype": settings.dtype,
@@ -57,10 +57,10 @@ def decisive(settings: Settings, workers: Workers | None) -> dict[str, str]:
     }
 
 
-def _content(path: Path | None, default: str) -> str:
-    """A file by its name and content: it may lie elsewhere, but must be the same."""
-    if path is None:
-        return default
+def content(path: Path | None, default: str) -> str:
+    """A file by its name and content: it may lie elsewhere, but must be the same. A name that is no file's stays."""
+    if path is None or not path.is_file():
+        return default if path is None else path.name
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
 
 

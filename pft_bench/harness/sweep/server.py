@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -39,13 +39,18 @@ DUMP_SIGNAL = signal.SIGUSR1
 
 @dataclass(frozen=True)
 class Job:
-    """One call in a worker. `argv` is the command that asked for it, for the environment's record."""
+    """One call in a worker. `argv` is the command that asked for it, for the environment's record.
+
+    With `fresh` the server does it itself and ends with it: a fork begins without the pages of the libraries, which
+    would be missing from its resident memory.
+    """
 
     call: Callable[[Board], Any]
     plugins: tuple[str, ...] = ()
     memory_limit_bytes: int | None = None
     device: str = "cpu"
     argv: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ def serve(connection: Connection, board: Board, output: int) -> None:
             job: Job = connection.recv()
         except EOFError:
             return
+        if job.fresh:
+            _work(job, None, connection, board, output)
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -112,11 +119,12 @@ def serve(connection: Connection, board: Board, output: int) -> None:
         connection.send(Ended(os.waitstatus_to_exitcode(status)))
 
 
-def _work(job: Job, server: int, connection: Connection, board: Board, output: int) -> None:
-    """The worker's whole life; never returns, runs no exit handlers: they belong to the server."""
+def _work(job: Job, server: int | None, connection: Connection, board: Board, output: int) -> NoReturn:
+    """The worker's whole life; runs no exit handlers: they belong to the server, which it was forked from or is."""
     code = 1
     try:
-        die_with_parent(server)
+        if server is not None:
+            die_with_parent(server)
         _first_to_go()
         connection.send(Started(os.getpid()))
         os.dup2(output, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ...common.text import Lines, file_name
-from ..cases import Group, Settings, plan_groups, run_or_explain
+from ..cases import Group, Settings, run_or_explain
 from ..cases.group import thread_count
 from ..measure import roof
 from ..measure.audit import CpuProbe, CudaProbe, audit
@@ -52,18 +53,17 @@ class SweepPlan:
         return [case.case_id for group in self.groups for case in group.cases.values()]
 
 
-def plan_sweep(settings: Settings, folder: Path, shard: Shard) -> SweepPlan:
-    """What is to be run, given what the folder holds. Lines cut short by a kill are in the warnings, by number.
+def plan_sweep(groups: Sequence[Group], folder: Path, shard: Shard) -> SweepPlan:
+    """What of the groups is to be run, given what the folder holds. Lines cut short by a kill are in the warnings.
 
     Raises:
         RecordError: lines of the folder's files that are no records, by number.
     """
-    groups = plan_groups(settings)
     mine = shard.of(groups)
     scan = read_folder(folder)
     done = {record.case_id: record for record in scan.records}
     left = [group for group in mine if any(case.case_id not in done for case in group.cases.values())]
-    return SweepPlan(groups, mine, left, done, tuple(map(str, scan.truncated)))
+    return SweepPlan(list(groups), mine, left, done, tuple(map(str, scan.truncated)))
 
 
 class Watcher(Protocol):
@@ -84,13 +84,24 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs groups, in workers or, without, in this process, and appends their records to the folder."""
+    """Runs groups, in workers or, without, in this process, and appends their records to the folder.
+
+    `inputs` are settings of one command alone that its rows depend on, under the names of their options. `beside` is a
+    file of rows that are no records and depend on the same settings and code.
+    """
 
     settings: Settings
     folder: Path
-    shard: Shard
-    workers: Workers | None
-    plugins: dict[str, str]
+    shard: Shard = field(default_factory=Shard)
+    workers: Workers | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    beside: str = ""
+
+    @property
+    def has_rows_beside(self) -> bool:
+        """Whether the folder holds such a file."""
+        return bool(self.beside) and (self.folder / self.beside).exists()
 
     def require_same(self, plan: SweepPlan) -> str | None:
         """Begin the folder, or make sure that it can be resumed; what could not be made sure of, in words.
@@ -98,19 +109,20 @@ class Sweep:
         Raises:
             ValueError: its rows depend on settings, inputs, code or a machine that are different now; all are named.
         """
-        now = decisive(self.settings, self.workers)
-        records = list(plan.done.values())
+        now = {**decisive(self.settings, self.workers), **self.inputs}
+        records, beside = list(plan.done.values()), self.has_rows_beside
         found, unsure = [], None
-        if records and known_settings(self.folder) is None:
-            unsure = f"the {len(records)} rows in {self.folder} do not say with which --rounds, --budget and inputs"
+        if (records or beside) and known_settings(self.folder) is None:
+            unsure = f"the rows in {self.folder} do not say with which --rounds, --budget and inputs"
         else:
-            stored = remember_settings(self.folder, now, begin=not records and self.shard.name is None)
+            begin = not records and not beside and self.shard.name is None
+            stored = remember_settings(self.folder, now, begin=begin)
             found += differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         mine = records if self.shard.name is None else [r for r in records if r.case_id in own]
-        if mine:
+        if mine or beside:
             known, here = known_environments(self.folder), self._in_worker(_software, self.plugins)
-            for name in dict.fromkeys(record.environment for record in mine):
+            for name in dict.fromkeys([*(record.environment for record in mine), *(known if beside else ())]):
                 found += differences_of_environments(known[name], here) if name in known else []
         refuse(self.folder, found)
         return unsure
@@ -139,23 +151,36 @@ class Sweep:
 
     def run(self, plan: SweepPlan, watcher: Watcher) -> list[Record]:
         """Run what is left of the plan; all new records."""
-        if not plan.left:
-            return []
-        new = []
+        with self.measuring(plan.done, watcher) as measured:
+            found = [record for group in plan.left for record in measured(group)]
+        return [record for record in found if record.case_id not in plan.done]
+
+    @contextmanager
+    def measuring(
+        self, done: Mapping[str, Record], watcher: Watcher
+    ) -> Iterator[Callable[[Group], list[Record]]]:
+        """A function that gives a group's records: those that are in `done`, else measured and on the disk.
+
+        For groups that are chosen one after the other, by what those before have shown.
+        """
         with RunWriter(self.folder, self.shard.name) as run:
-            environment = run.remember(self.describe_machine())
-            for group in plan.left:
+            environment = ""
+
+            def measured(group: Group) -> list[Record]:
+                nonlocal environment
+                cases = [case.case_id for case in group.cases.values()]
+                if all(name in done for name in cases):
+                    return [done[name] for name in cases]
+                environment = environment or run.remember(self.describe_machine())
                 watcher.start(group)
-                fresh = [
-                    record
-                    for record in self._run(group, environment, watcher)
-                    if record.case_id not in plan.done
-                ]
+                found = self._run(group, environment, watcher)
+                fresh = [record for record in found if record.case_id not in done]
                 for record in fresh:
                     run.append(record)
-                new += fresh
                 watcher.finish(group, fresh)
-        return new
+                return [done.get(record.case_id, record) for record in found]
+
+            yield measured
 
     def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
         if self.workers is None:
@@ -187,16 +212,16 @@ class Sweep:
         return keep
 
 
-def _software(plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+def _software(plugins: Mapping[str, str], board: Board | None) -> dict[str, Any]:
     """The environment; plug-ins are part of the fingerprint, for they hold the kernels."""
     found = environment()
     if plugins:
-        found["plugins"] = plugins
+        found["plugins"] = dict(plugins)
         found["fingerprint"] = fingerprint(found)
     return found
 
 
-def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -> dict[str, Any]:
+def _machine(settings: Settings, plugins: Mapping[str, str], board: Board | None) -> dict[str, Any]:
     """Environment, roof (on the run's threads), and what the timer says of calls of known cost: 0.2 s, once a run."""
     device = torch.device(settings.device)
     with thread_count(settings.threads):
