@@ -30,7 +30,11 @@ settings.load_profile("pft")
 TESTS = Path(__file__).parent
 ALONE = (
     *("measure/test_timer.py", "measure/test_rounds.py", "measure/test_peak_memory.py"),
-    *("sweep/test_isolation.py", "sweep/test_sweep.py", "maintain"),
+    *("sweep/test_isolation.py", "sweep/test_sweep.py"),
+    # a rehearsal of the GPU session audits its timer
+    "maintain/test_gpu_session.py::test_a_rehearsal_goes_through_every_step_on_a_bare_machine",
+    "maintain/test_gpu_session.py::test_verify_accepts_the_records_of_a_rehearsal",
+    "maintain/test_gpu_session.py::test_counters_stand_beside_those_of_the_profiler",
     "selftest/test_mutation.py::test_a_wrong_timer_is_killed_by_its_questions_and_survives_without_them",
     "selftest/test_mutation.py::test_right_kernels_and_timers_raise_no_alarm",
     "selftest/test_mutation.py::test_an_unsound_timer_may_not_time",

@@ -20,16 +20,19 @@ struct BackwardArgs {
 };
 
 // The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a
-// subsequence of the candidates, so those of 32 candidates are among the next 32 kept ones.
+// subsequence of the candidates, so those of 32 candidates are among the next 32 kept ones; both ascend, so a
+// lane finds its own by halving.
 template <class T>
 __device__ __forceinline__ int slot_of(const BackwardArgs<T>& a, int64_t row, int t, int key, int* next,
                                        int lane) {
   if (!a.new_index) return t;
-  const int coming = *next + lane < a.kept ? a.new_index[row * a.kept + *next + lane] : -1;
-  int slot = -1;
-  for (int source = 0; source < 32; ++source) {
-    if (__shfl_sync(kFullWarp, coming, source) == key && key >= 0) slot = *next + source;
+  const int coming = *next + lane < a.kept ? a.new_index[row * a.kept + *next + lane] : 0x7fffffff;
+  int below = 0;  // of the next ones
+#pragma unroll
+  for (int step = 16; step; step /= 2) {
+    if (__shfl_sync(kFullWarp, coming, below + step - 1) < key) below += step;
   }
+  const int slot = __shfl_sync(kFullWarp, coming, below) == key ? *next + below : -1;
   *next += __popc(__ballot_sync(kFullWarp, slot >= 0));
   return slot;
 }
@@ -65,7 +68,8 @@ __device__ void gradient_row(const BackwardArgs<T>& a, int64_t row, View<const f
 }
 
 template <class T>
-__global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_backward_sparse_kernel(BackwardArgs<T> a) {
+__global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
+    attention_backward_sparse_kernel(BackwardArgs<T> a) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);
   const int queries = a.layer.queries;
@@ -183,7 +187,7 @@ Status attention_backward_sparse(const AttentionInputs& in, const SparseGradient
                       View<float>(grads.g),
                       View<float>(grads.a_kept),
                       int(grads.kept)};
-    if (!plan_sparse<T>(s, in.bias != nullptr, 0, &a.plan, 0)) return Status::kUnsupported;
+    if (!plan_sparse<T>(s, in.bias != nullptr, 0, &a.plan)) return Status::kUnsupported;
     return launch("attention_backward_sparse", attention_backward_sparse_kernel<T>,
                   s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
   });

@@ -44,7 +44,8 @@ __device__ void finish_row(const ForwardArgs<T>& a, int64_t row, View<const floa
 }
 
 template <class T>
-__global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse_kernel(ForwardArgs<T> a) {
+__global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
+    attention_forward_sparse_kernel(ForwardArgs<T> a) {
   const Layer<T>& layer = a.layer;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);
@@ -60,14 +61,14 @@ __global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse
 
   const int pitch = pitch_of<T>(a.plan.columns);
   const View<T> v = shared.take<T>(int64_t(layer.keys) * pitch);
-  const View<float2> stage =
-      shared.take<float2>(int64_t(a.plan.warps) * kStagedEntries) + warp * kStagedEntries;
+  const GatherGroups groups(units_of<T>(a.plan.columns));
+  const int staged = GatherGroups::staged(units_of<T>(a.plan.columns));
+  const View<float2> stage = shared.take<float2>(a.plan.warps * staged) + warp * staged;
   for (int col0 = 0; col0 < layer.dim_v; col0 += a.plan.columns) {
     const int cols = layer.dim_v - col0 < a.plan.columns ? layer.dim_v - col0 : a.plan.columns;
     __syncthreads();  // the keys, or the columns before, are no longer needed; index and logits are written
     stage_rows<T>(v, pitch, layer.v.head(b), layer.v.stride_row, layer.keys, col0, cols, layer.v.aligned);
     finish_staging();
-    const GatherGroups groups(units_of<T>(cols));
     for (int i0 = first + warp * groups.rows; i0 < last; i0 += a.plan.warps * groups.rows) {
       float sum[kPerUnit<T>];
       gather_rows<T>(sum, groups, stage, v, pitch, layer.topk, last - i0, [&](int row, int t, int* key) {
@@ -83,11 +84,11 @@ __global__ void __launch_bounds__(32 * kSparseWarps, 2) attention_forward_sparse
   }
 }
 
-// By analysis, not measured: attention_forward_tiled.cu says why. Shorter windows have more candidates per
-// key.
+// By counts, not measured (kernels/cuda/README.md): of 1024 keys both take as long at some 200 candidates.
+// Shorter windows have more candidates per key.
 bool tiles_pay(const AttentionInputs& in) {
   const AttentionShape& s = in.shape;
-  return in.q.dtype != DType::kFloat32 && s.candidates >= 128 && 8 * s.candidates >= s.keys;
+  return in.q.dtype != DType::kFloat32 && s.candidates >= 192 && 8 * s.candidates >= s.keys;
 }
 
 }  // namespace
@@ -111,8 +112,7 @@ Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutput
                      index_view(out.new_index ? Index{out.new_index, out.index_wide} : in.index),
                      View<float>(out.new_logits),
                      View<float>(out.lse)};
-    if (!plan_sparse<T>(s, in.bias != nullptr, int(s.dim_v), &a.plan, kStagedEntries * 8))
-      return Status::kUnsupported;
+    if (!plan_sparse<T>(s, in.bias != nullptr, int(s.dim_v), &a.plan)) return Status::kUnsupported;
     return launch("attention_forward_sparse", attention_forward_sparse_kernel<T>,
                   s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
   });

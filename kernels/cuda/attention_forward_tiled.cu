@@ -4,8 +4,8 @@
 // A warp owns 16 query rows: their candidates as bits (a word for 32 keys, and how many lie before each word)
 // and their logits in candidate order. K streams through shared memory; a product whose bit is set goes to
 // its slot, which a popcount finds. After selection V streams, and the same bits spread the weights over
-// tiles. By analysis a gather moves N*C*D elements through shared memory, with bank conflicts some 2.5 times
-// as long; tiles move N*M*D/16, whatever C is. They part at about 100 of 1024 keys.
+// tiles. A gather moves N*C*D elements through shared memory, tiles N*M*D/16, whatever C is. By
+// counts they part at about 200 of 1024 keys.
 #include "dense_tile.cuh"
 
 namespace pft::cuda {

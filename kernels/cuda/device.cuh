@@ -54,6 +54,7 @@ Strided<T> strided(const M& m, int64_t heads, int64_t cols) {
 struct IndexView {
   View<const int16_t> narrow;
   View<const int32_t> wide;
+  bool aligned = false;  // begins on 16 bytes
 
   __device__ int operator[](int64_t i) const { return wide ? int(wide[i]) : int(narrow[i]); }
   __device__ explicit operator bool() const { return narrow || wide; }
@@ -62,7 +63,8 @@ inline IndexView index_view(Index index) {
   const void* narrow = index.wide ? nullptr : index.data;
   const void* wide = index.wide ? index.data : nullptr;
   return {View<const int16_t>(static_cast<const int16_t*>(narrow)),
-          View<const int32_t>(static_cast<const int32_t*>(wide))};
+          View<const int32_t>(static_cast<const int32_t*>(wide)),
+          reinterpret_cast<uintptr_t>(index.data) % 16 == 0};
 }
 
 // 16 bytes as floats.
@@ -158,29 +160,6 @@ __device__ __forceinline__ void load_query_unit(float (&q)[kPerUnit<T>], View<co
     q[i + 2] = part.z;
     q[i + 3] = part.w;
   }
-}
-
-// Dot products of one query with two rows: two independent chains, one read of the query.
-template <class T>
-__device__ __forceinline__ float2 dot_two(View<const float> q, View<const T> row0, View<const T> row1,
-                                          int units) {
-  float2 sum = make_float2(0.f, 0.f);
-#pragma unroll 2  // more costs registers, and with them warps; the loads of two rows already overlap
-  for (int u = 0; u < units; ++u) {
-    float query[kPerUnit<T>];
-    load_query_unit<T>(query, q + u * kPerUnit<T>);
-    dot_unit<T>(sum.x, query, row0 + u * kPerUnit<T>);
-    dot_unit<T>(sum.y, query, row1 + u * kPerUnit<T>);
-  }
-  return sum;
-}
-
-// The same for rows that are not aligned: element by element.
-template <class T>
-__device__ __forceinline__ float dot_plain(View<const float> q, View<const T> row, int cols) {
-  float sum = 0.f;
-  for (int e = 0; e < cols; ++e) sum = fmaf(q[e], to_float(row[e]), sum);
-  return sum;
 }
 
 // Butterflies: every lane gets the same bits.

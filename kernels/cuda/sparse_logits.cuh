@@ -2,11 +2,15 @@
 // forward and backward of a sparse layer have in common.
 #pragma once
 #include "attention_row.cuh"
+#include "gather_dots.cuh"
+#include "gather_rows.cuh"
 
 namespace pft::cuda {
 
-// Warps of a block: with two blocks on an SM, 96 registers a thread.
-constexpr int kSparseWarps = 10;
+// Warps of a block where two of them share an SM, and where the keys leave room for one alone. Either way an
+// SM has the latter, with 128 registers a thread.
+constexpr int kSparseWarps = 8;
+constexpr int kMostSparseWarps = 2 * kSparseWarps;
 
 // How a block divides shared memory and work; the launcher decides (plan_sparse).
 struct SparsePlan {
@@ -34,7 +38,7 @@ struct SparseMemory {
     code = shared.take<int>(a.bias ? a.keys : 0);
     bias = shared.take<float>(plan.bias_shared ? table_rows(a.window_size) : 0);
     SharedMemory phase = shared;  // the phase after this one starts here again
-    keys = phase.take<T>(int64_t(plan.keys_at_once) * pitch_of<T>(a.dim_qk));
+    keys = phase.take<T>(plan.keys_at_once * units_of<T>(a.dim_qk) * kPerUnit<T>);
     const int padded = units_of<T>(a.dim_qk) * kPerUnit<T>;
     query = phase.take<float>(plan.warps * padded) + warp * padded;
     z = phase.take<float>(int64_t(plan.tile_rows) * a.candidates);
@@ -74,7 +78,7 @@ template <class T>
 __device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory,
                             int64_t b, int i0, int rows, int key0, int here) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int pitch = pitch_of<T>(a.dim_qk), units = units_of<T>(a.dim_qk);
+  const int units = units_of<T>(a.dim_qk);
   const View<const T> q = a.q.head(b);
   for (int r = warp; r < rows; r += plan.warps) {
     const int i = i0 + r;
@@ -82,19 +86,12 @@ __device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const Spa
     const int64_t first = (b * a.queries + i) * a.candidates;
     stage_query<T>(memory.query, q + i * a.q.stride_row, a.dim_qk, lane);
     __syncwarp();
-    for (int t = lane; t < a.candidates; t += 64) {
-      const int k0 = a.index[first + t] - key0;
-      const int k1 = t + 32 < a.candidates ? a.index[first + t + 32] - key0 : -1;
-      const bool in0 = k0 >= 0 && k0 < here, in1 = k1 >= 0 && k1 < here;
-      if (!in0 && !in1) continue;
-      const float2 dot = dot_two<T>(memory.query, memory.keys + int64_t(in0 ? k0 : k1) * pitch,
-                                    memory.keys + int64_t(in1 ? k1 : k0) * pitch, units);
-      if (in0)
-        z[t] = fmaf(a.scale, dot.x, added_terms(a, memory, plan.bias_shared, b, i, k0 + key0, first + t));
-      if (in1) {
-        z[t + 32] =
-            fmaf(a.scale, dot.y, added_terms(a, memory, plan.bias_shared, b, i, k1 + key0, first + t + 32));
-      }
+    for (int t0 = 0; t0 < a.candidates; t0 += 32) {
+      const float dot = gather_dot<T>(memory.query, memory.keys, plan.keys_at_once, units, a.index,
+                                      first + t0, a.candidates - t0, key0, here);
+      const int t = t0 + lane, key = t < a.candidates ? a.index[first + t] : -1;
+      if (key < key0 || key >= key0 + here) continue;
+      z[t] = fmaf(a.scale, dot, added_terms(a, memory, plan.bias_shared, b, i, key, first + t));
     }
     __syncwarp();
   }
@@ -104,7 +101,7 @@ __device__ void tile_logits(const Layer<T>& a, const SparsePlan& plan, const Spa
 template <class T, class Finish>
 __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const SparseMemory<T>& memory,
                              int64_t b, int first, int last, Finish finish) {
-  const int pitch = pitch_of<T>(a.dim_qk), warp = int(threadIdx.x) / 32;
+  const int warp = int(threadIdx.x) / 32;
   const View<const T> k = a.k.head(b);
   const bool all_resident = plan.keys_at_once >= a.keys;
   for (int i0 = first; i0 < last; i0 += plan.tile_rows) {
@@ -113,8 +110,8 @@ __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const Sp
       const int here = a.keys - key0 < plan.keys_at_once ? a.keys - key0 : plan.keys_at_once;
       if (!all_resident || i0 == first) {
         __syncthreads();  // the keys before are no longer needed, the bias is there
-        stage_rows<T>(memory.keys, pitch, k + key0 * a.k.stride_row, a.k.stride_row, here, 0, a.dim_qk,
-                      a.k.aligned);
+        stage_pieces<T>(memory.keys, plan.keys_at_once, k + key0 * a.k.stride_row, a.k.stride_row, here,
+                        a.dim_qk, a.k.aligned);
         finish_staging();
       }
       tile_logits(a, plan, memory, b, i0, rows, key0, here);
@@ -126,10 +123,9 @@ __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const Sp
 
 // Chooses warps, residency and tiles for a shared-memory limit. `columns_wanted`: 0 where V is not needed.
 template <class T>
-bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparsePlan* plan,
-                 int stage_bytes_per_warp) {
+bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparsePlan* plan) {
   const int64_t limit = shared_memory_limit(), batch = s.windows * s.heads;
-  const int64_t row_bytes = pitch_of<T>(s.dim_qk) * int64_t(sizeof(T));
+  const int64_t row_bytes = units_of<T>(s.dim_qk) * 16;
   const int64_t query_bytes = units_of<T>(s.dim_qk) * kPerUnit<T> * 4;
   const int64_t z_bytes = s.candidates * 4;
   plan->splits = row_splits(batch, s.queries, 64);
@@ -137,9 +133,20 @@ bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparseP
       round_up(ceil_div(s.queries, plan->splits) * 4, 16) + (bias ? round_up(s.keys * 4, 16) : 0);
   const int64_t table_bytes = bias ? round_up(int64_t(table_rows(int(s.window_size))) * 4, 16) : 0;
 
-  plan->warps = kSparseWarps;
+  const int64_t logits_phase = s.keys * row_bytes + kMostSparseWarps * (z_bytes + query_bytes) + 64;
+  const auto stage_bytes = [&](int units) { return units ? int64_t(GatherGroups::staged(units)) * 8 : 0; };
+  const auto v_bytes = [&](int units) {
+    return s.keys * int64_t(pitch_of<T>(units * kPerUnit<T>)) * int64_t(sizeof(T));
+  };
+  int units = units_of<T>(columns_wanted);
+  while (units > 32) units = (units + 1) / 2;
+  const int64_t values_phase = v_bytes(units) + kMostSparseWarps * stage_bytes(units);
+  const int64_t most = lasting + table_bytes + (logits_phase > values_phase ? logits_phase : values_phase);
+  plan->warps = s.keys * row_bytes > limit / 2 && most <= limit ? kMostSparseWarps : kSparseWarps;
+  // narrower columns, where V does not fit, stage more rows: at most as many as those of one unit
   const auto takes_a_third = [&](int64_t bytes_per_warp) { return plan->warps * bytes_per_warp > limit / 3; };
-  while (plan->warps > 1 && (takes_a_third(z_bytes + query_bytes) || takes_a_third(stage_bytes_per_warp))) {
+  while (plan->warps > 1 &&
+         (takes_a_third(z_bytes + query_bytes) || (units && takes_a_third(stage_bytes(1))))) {
     plan->warps /= 2;
   }
   plan->tile_rows = plan->warps;
@@ -156,17 +163,13 @@ bool plan_sparse(const AttentionShape& s, bool bias, int columns_wanted, SparseP
   int64_t phase = plan->keys_at_once * row_bytes + plan->tile_rows * z_bytes + plan->warps * query_bytes + 64;
   plan->columns = 0;
   if (columns_wanted) {
-    const int64_t stage_bytes = int64_t(plan->warps) * stage_bytes_per_warp;
-    int units = units_of<T>(columns_wanted);
-    const auto v_bytes = [&] {
-      return s.keys * int64_t(pitch_of<T>(units * kPerUnit<T>)) * int64_t(sizeof(T));
-    };
-    while (units > 32 || lasting + v_bytes() + stage_bytes > limit) {
+    const auto values_bytes = [&] { return v_bytes(units) + plan->warps * stage_bytes(units) + 16; };
+    while (lasting + values_bytes() > limit) {
       if (units == 1) return false;
       units = (units + 1) / 2;
     }
     plan->columns = units * kPerUnit<T>;
-    if (v_bytes() + stage_bytes > phase) phase = v_bytes() + stage_bytes;
+    if (values_bytes() > phase) phase = values_bytes();
   }
   // The table in shared memory if it fits, but not at the price of one of two blocks on an SM.
   const int64_t without = lasting + phase, with = without + table_bytes;

@@ -52,12 +52,13 @@ __global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
   const int pitch = pitch_of<T>(a.columns);
   SharedMemory shared;
   const View<T> v = shared.take<T>(int64_t(a.keys) * pitch);
-  const View<float2> stage = shared.take<float2>(int64_t(warps) * kStagedEntries) + warp * kStagedEntries;
+  const int units = units_of<T>(a.columns), staged = GatherGroups::staged(units);
+  const View<float2> stage = shared.take<float2>(warps * staged) + warp * staged;
 
   stage_rows<T>(v, pitch, a.v.head(b), a.v.stride_row, a.keys, col0, cols, a.v.aligned);
   finish_staging();
   const View<const TA> weights = a.weights(b);
-  const GatherGroups groups(units_of<T>(cols));
+  const GatherGroups groups(units);
   const int first = int(split * a.queries / a.splits), last = int((split + 1) * a.queries / a.splits);
   for (int i0 = first + warp * groups.rows; i0 < last; i0 += warps * groups.rows) {
     float sum[kPerUnit<T>];
@@ -86,7 +87,7 @@ Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
     return launch("spmm_plain", spmm_plain<TA, T>, blocks, 256, 0, stream, a);
   }
   const int threads = 512, per = kPerUnit<T>;
-  const int64_t stage_bytes = threads / 32 * kStagedEntries * 8;
+  const int64_t stage_bytes = threads / 32 * GatherGroups::staged(1) * 8;  // at most, as with few columns
   const int64_t units_that_fit = (shared_memory_limit() - stage_bytes) / (a.keys * 16);
   if (units_that_fit < 1)
     return run(a, Version::kPlain, stream);  // more than some 6000 keys: gather from global memory
@@ -97,7 +98,8 @@ Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
   a.columns = units * per;
   a.column_blocks = int(ceil_div(a.dim, a.columns));
   a.splits = row_splits(a.batch * a.column_blocks, a.queries, 64);
-  const int64_t bytes = a.keys * pitch_of<T>(a.columns) * int64_t(sizeof(T)) + stage_bytes;
+  const int64_t bytes = a.keys * pitch_of<T>(a.columns) * int64_t(sizeof(T)) +
+                        round_up(threads / 32 * GatherGroups::staged(units) * 8, 16);
   return launch("spmm_resident", spmm_resident<TA, T>, a.batch * a.column_blocks * a.splits, threads, bytes,
                 stream, a);
 }

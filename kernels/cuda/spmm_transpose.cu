@@ -1,11 +1,12 @@
 // Transposed SpMM: out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t]
 // x[b,i].
 //
-// No atomics and no race: a warp owns four channels of all keys, and goes through the query rows in order.
-// The entries of one row name distinct keys, so its 32 lanes add to 32 different accumulators; a __syncwarp
-// parts the rows. Every accumulator therefore sees its terms in ascending i, whatever the hardware does: the
-// same bits in every run.
-#include "device.cuh"
+// No sum is left to atomics, and there is no race. v1: a warp owns four channels of all keys, and goes
+// through the query rows in order. The entries of one row name distinct keys, so its 32 lanes add to 32
+// different accumulators; a __syncwarp parts the rows. v2 (spmm_transpose_tiles.cu): 16 rows at a time become
+// a dense tile, and a warp adds up the products of its keys in registers. Either way an accumulator sees its
+// terms in one order, whatever the hardware does: the same bits in every run.
+#include "transpose_args.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -13,20 +14,6 @@ namespace {
 constexpr int kChannels = 4;        // of a warp: one 16-byte read and write of shared memory
 constexpr int kTileEntries = 2048;  // entries staged at a time for all warps of the block
 constexpr int kMaxWarps = 16;
-
-template <class TA, class T>
-struct TransposeArgs {
-  View<const TA> a;
-  int64_t a_stride_window, a_stride_head, a_stride_row;
-  Strided<const T> x;
-  IndexView index;
-  View<const float> initial;
-  Strided<T> out;
-  int64_t batch;
-  int queries, keys, dim, kept;
-  float scale;
-  int columns, column_blocks, keys_at_once, key_blocks, tile_rows, tile_kept;
-};
 
 // v0: one thread per output element looks through every entry of the window-head. Right, and slow: N*K reads
 // per output.
@@ -36,7 +23,7 @@ __global__ void __launch_bounds__(256, 4) spmm_transpose_plain(TransposeArgs<TA,
   if (out >= a.batch * a.keys * a.dim) return;
   const int64_t row = out / a.dim, b = row / a.keys;
   const int j = int(row % a.keys), e = int(out % a.dim);
-  const View<const TA> weights = a.a + (b / a.x.heads * a.a_stride_window + b % a.x.heads * a.a_stride_head);
+  const View<const TA> weights = a.weights(b);
   const View<const T> x = a.x.head(b);
   float sum = 0.f;
   for (int i = 0; i < a.queries; ++i) {
@@ -52,7 +39,8 @@ __global__ void __launch_bounds__(256, 4) spmm_transpose_plain(TransposeArgs<TA,
 
 // v1: accumulators of a range of keys and columns in shared memory; see the head of this file.
 template <class TA, class T>
-__global__ void __launch_bounds__(32 * kMaxWarps, 2) spmm_transpose_owner(TransposeArgs<TA, T> a) {
+__global__ void __launch_bounds__(32 * kMaxWarps, 2)
+    spmm_transpose_owner(TransposeArgs<TA, T> a, int tile_rows, int tile_kept) {
   const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
   const int64_t b = blockIdx.x / unsigned(a.column_blocks * a.key_blocks);
   const int part = int(blockIdx.x % unsigned(a.column_blocks * a.key_blocks));
@@ -62,20 +50,20 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2) spmm_transpose_owner(Transp
   const int pitch = pitch_of<float>(a.columns), units = units_of<float>(cols);
   SharedMemory shared;
   const View<float> sums = shared.take<float>(int64_t(a.keys_at_once) * pitch);
-  const View<float2> entries = shared.take<float2>(int64_t(a.tile_rows) * a.tile_kept);
-  const View<float> rows = shared.take<float>(int64_t(a.tile_rows) * a.columns);
-  const View<const TA> weights = a.a + (b / a.x.heads * a.a_stride_window + b % a.x.heads * a.a_stride_head);
+  const View<float2> entries = shared.take<float2>(int64_t(tile_rows) * tile_kept);
+  const View<float> rows = shared.take<float>(int64_t(tile_rows) * a.columns);
+  const View<const TA> weights = a.weights(b);
   const View<const T> x = a.x.head(b);
 
   for (int e = int(threadIdx.x); e < here * pitch; e += int(blockDim.x)) sums[e] = 0.f;
-  for (int i0 = 0; i0 < a.queries; i0 += a.tile_rows) {
-    const int tile = a.queries - i0 < a.tile_rows ? a.queries - i0 : a.tile_rows;
+  for (int i0 = 0; i0 < a.queries; i0 += tile_rows) {
+    const int tile = a.queries - i0 < tile_rows ? a.queries - i0 : tile_rows;
     for (int e = int(threadIdx.x); e < tile * a.columns; e += int(blockDim.x)) {
       const int i = e / a.columns, col = e % a.columns;
       rows[e] = col < cols ? to_float(x[(i0 + i) * a.x.stride_row + col0 + col]) : 0.f;
     }
-    for (int t0 = 0; t0 < a.kept; t0 += a.tile_kept) {
-      const int count = a.kept - t0 < a.tile_kept ? a.kept - t0 : a.tile_kept;
+    for (int t0 = 0; t0 < a.kept; t0 += tile_kept) {
+      const int count = a.kept - t0 < tile_kept ? a.kept - t0 : tile_kept;
       for (int e = int(threadIdx.x); e < tile * count; e += int(blockDim.x)) {
         const int i = i0 + e / count, t = t0 + e % count;
         const int key = a.index[(b * a.queries + i) * a.kept + t] - key0;
@@ -122,10 +110,10 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
   // Half of what an SM has, so that two blocks share it and one works while the other waits.
   const int64_t limit = shared_memory_limit(), half = limit / 2;
   int units = units_of<float>(a.dim) < kMaxWarps ? units_of<float>(a.dim) : kMaxWarps;
-  a.tile_kept = a.kept < kTileEntries ? a.kept : kTileEntries;
-  a.tile_rows = int(kTileEntries / (a.tile_kept ? a.tile_kept : 1));
-  if (a.tile_rows > 64) a.tile_rows = 64;
-  const auto fixed = [&] { return int64_t(a.tile_rows) * (a.tile_kept * 8 + units * 16) + 32; };
+  const int tile_kept = a.kept < kTileEntries ? a.kept : kTileEntries;
+  int tile_rows = int(kTileEntries / (tile_kept ? tile_kept : 1));
+  if (tile_rows > 64) tile_rows = 64;
+  const auto fixed = [&] { return int64_t(tile_rows) * (tile_kept * 8 + units * 16) + 32; };
   const auto accumulators = [&] { return int64_t(a.keys) * pitch_of<float>(units * 4) * 4; };
   while (units > 1 && accumulators() + fixed() > half) units = (units + 1) / 2;
   a.columns = units * kChannels;
@@ -136,38 +124,25 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
   a.keys_at_once = int(fits < a.keys ? fits : a.keys);
   a.key_blocks = int(ceil_div(a.keys, a.keys_at_once));
   return launch("spmm_transpose_owner", spmm_transpose_owner<TA, T>, a.batch * a.column_blocks * a.key_blocks,
-                32 * units, a.keys_at_once * row_bytes + fixed(), stream, a);
+                32 * units, a.keys_at_once * row_bytes + fixed(), stream, a, tile_rows, tile_kept);
+}
+
+// By analysis, not measured. Tiles cost the same however many entries there are: as tensor cores do all
+// products of 16-bit tiles in the time of a few entries a row, and FFMA in that of some 60 of 1024.
+bool tiles_pay(const SparseShape& s, DType dtype) {
+  return s.kept * (dtype == DType::kFloat32 ? 16 : 64) >= s.keys;
 }
 
 }  // namespace
 
 Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
                       const float* initial, Output out, float scale, Version version, void* stream) {
-  if (out.dtype != x.dtype || (a.dtype != x.dtype && a.dtype != DType::kFloat32)) return Status::kBadDType;
-  if (!s.batch || !s.keys || !s.head_dim) return Status::kOk;
-  return with_type(x.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const auto start = [&](auto a_tag) {
-      using TA = decltype(a_tag);
-      TransposeArgs<TA, T> args{};
-      args.a = View<const TA>(static_cast<const TA*>(a.m.data));
-      args.a_stride_window = a.m.stride_window;
-      args.a_stride_head = a.m.stride_head;
-      args.a_stride_row = a.m.stride_row;
-      args.x = strided<const T>(x.m, heads, s.head_dim);
-      args.index = index_view(index);
-      args.initial = View<const float>(initial);
-      args.out = strided<T>(out.m, heads, s.head_dim);
-      args.batch = s.batch;
-      args.queries = int(s.queries);
-      args.keys = int(s.keys);
-      args.dim = int(s.head_dim);
-      args.kept = int(s.kept);
-      args.scale = scale;
-      return run<TA, T>(args, version, stream);
-    };
-    return a.dtype == x.dtype ? start(tag) : start(float{});
-  });
+  if (version == Version::kTiles || (version == Version::kAuto && tiles_pay(s, x.dtype))) {
+    const Status status = spmm_transpose_tiles(s, heads, a, x, index, initial, out, scale, stream);
+    if (status != Status::kUnsupported) return status;
+  }
+  return with_transpose_args(s, heads, a, x, index, initial, out, scale,
+                             [&](const auto& args) { return run(args, version, stream); });
 }
 
 }  // namespace pft::cuda

@@ -29,7 +29,7 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which the forward pass of a sparse layer
 # meets its candidates: one by one, or picked from tensor-core tiles.
-VERSIONS = {"plain": 0, "resident": 1}
+VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
 CANDIDATES = {"gather": 0, "tiles": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
 RUNGS = {
@@ -37,8 +37,8 @@ RUNGS = {
     "resident": Rung("sparse products out of shared memory", _PRODUCTS),
     "gather": Rung("sparse layers gather their candidates one by one", frozenset({"attention_forward"})),
     "tiles": Rung(
-        "sparse layers pick their candidates from tensor-core tiles, float16 and bfloat16",
-        frozenset({"attention_forward"}),
+        "sparse products and layers by tensor-core tiles, float16 and bfloat16",
+        frozenset({"attention_forward", "sddmm", "spmm_transpose"}),
     ),
 }
 _NOWHERE = (0, 0, (0, 0, 0))

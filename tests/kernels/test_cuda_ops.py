@@ -91,6 +91,21 @@ def test_products_and_their_gradients(
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_picked_from_tiles(backend: Any, dtype: torch.dtype) -> None:
+    """All products of 16 rows by tensor cores, in several blocks; more channels than registers hold are gathered."""
+    backend = backend.on_rung("tiles")
+    for number, shape in enumerate((*PRODUCT_SHAPES, (1, 130, 70, 40, 9), (1, 5, 20, 41, 3))):
+        emu.configure(seed=number)
+        index = torch.int16 if number % 2 else torch.int32
+        assert_passed(check_product(backend, "sddmm", product("sddmm", *shape, dtype, number, index)))
+        emu.configure(dry=True)
+        emu.take_dry_launches()
+        backend.sddmm(*product("sddmm", *shape, dtype, number, index).values())
+        ((name, *_),) = emu.take_dry_launches()
+        assert name == ("sddmm_resident" if shape[3] > 40 else "sddmm_tiles")
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shared_memory_too_small_for_all_keys(backend: Any, dtype: torch.dtype) -> None:
     """Keys, columns and accumulators pass through shared memory in pieces."""
@@ -111,7 +126,15 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
     x = torch.randn((b, n, d), generator=g).to(dtype)
     before = [torch.randn((b, rows, d), generator=g) for rows in (n, m)]
     scale = 0.375
-    for version, limit_kib in (("plain", 99), ("resident", 99), ("resident", 41), ("resident", 15)):
+    versions = (
+        ("plain", 99),
+        ("resident", 99),
+        ("resident", 41),
+        ("resident", 15),
+        ("tiles", 99),
+        ("tiles", 15),
+    )
+    for version, limit_kib in versions:
         backend = backend.on_rung(version)
         emu.configure(seed=2, shared_limit=limit_kib << 10)
         outs = [torch.full((b, rows, d), math.nan, dtype=dtype) for rows in (n, m)]
@@ -127,6 +150,97 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
             assert_passed(
                 [within(f"{op} {version} {limit_kib}", out, wanted, bound + output_rounding(wanted, dtype))]
             )
+
+
+# b, n, m, d, kept: more than one tile of rows, warp of keys, block of columns; rows that are not aligned
+TRANSPOSE_SHAPES = [
+    (2, 32, 32, 40, 16),
+    (1, 37, 41, 13, 41),
+    (3, 16, 50, 20, 1),
+    (1, 1, 1, 1, 1),
+    (1, 33, 150, 72, 33),
+]
+
+
+def transposed(
+    backend: Any, a: torch.Tensor, x: torch.Tensor, index: torch.Tensor, keys: int, scale: float
+) -> torch.Tensor:
+    out = torch.full((x.shape[0], keys, x.shape[-1]), math.nan, dtype=x.dtype)
+    backend._spmm_transpose(a, x, index, None, out, scale)
+    return out
+
+
+@pytest.mark.parametrize("weights", ["own", "float32", "small"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, weights: str) -> None:
+    """Sums in registers. float32 weights of 16-bit rows keep both their parts, however small the weights are."""
+    if weights != "own" and dtype == torch.float32:
+        return
+    backend = backend.on_rung("tiles")
+    for number, (b, n, m, d, kept) in enumerate(TRANSPOSE_SHAPES):
+        emu.configure(seed=number, shared_limit=(99 if number % 2 else 12) << 10)
+        inputs = product("spmm", b, n, m, d, kept, dtype, number, torch.int16)
+        a, index, scale = inputs["a"], inputs["index"], 1.0
+        g = torch.Generator().manual_seed(number)
+        x = torch.randn((b, n, d), generator=g).to(dtype)
+        if weights != "own":
+            a = torch.randn((b, n, kept), generator=g)
+        if weights == "small":  # no number of float16 is as small; the result is
+            scale = 2.0**40
+            a /= scale
+        out = transposed(backend, a, x, index, m, scale)
+        spread = torch.zeros((b, n, m), dtype=torch.float64).scatter(-1, index.long(), scale * a.double())
+        exact, sums = spread.mT @ x.double(), spread.abs().mT @ x.double().abs()
+        bound = gamma(n + 4, 2.0**-24) * sums + output_rounding(exact, dtype)
+        if dtype == torch.bfloat16 and weights != "own":
+            bound = bound + 2.0**-17 * sums  # two parts of eight bits each
+        assert_passed([within(f"spmm_transpose tiles {b, n, m, d, kept}", out, exact, bound)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_that_is_not_finite_spoils_the_keys_that_list_it_alone(
+    backend: Any, dtype: torch.dtype
+) -> None:
+    """A tile multiplies every key by every row: zero times infinity must not reach a key that does not list it."""
+    backend = backend.on_rung("tiles")
+    n, m, d, kept, row, col = 20, 70, 40, 5, 17, 11
+    inputs = product("spmm", 1, n, m, d, kept, dtype, 3, torch.int16)
+    a, index = inputs["a"], inputs["index"]
+    x = torch.randn((1, n, d), generator=torch.Generator().manual_seed(4)).to(dtype)
+    listed = torch.zeros(m, dtype=torch.bool).scatter(0, index[0, row].long(), True)
+    clean = transposed(backend, a, x, index, m, 2.0)
+    for value in (math.nan, math.inf, -math.inf):
+        bad = x.clone()
+        bad[0, row, col] = value
+        out = transposed(backend, a, bad, index, m, 2.0)[0]
+        expected = clean[0].clone()
+        expected[index[0, row].long(), col] = a[0, row] * value
+        assert torch.equal(out.nan_to_num(7.0), expected.nan_to_num(7.0))
+        assert not out[listed, col].isfinite().any()
+    bad_weights = a.clone()
+    bad_weights[0, row, 2] = math.inf
+    out = transposed(backend, bad_weights.float(), x, index, m, 2.0)[0]
+    key = int(index[0, row, 2])
+    assert not out[key].isfinite().any()
+    others = torch.arange(m) != key
+    assert torch.equal(out[others], transposed(backend, a.float(), x, index, m, 2.0)[0][others])
+
+
+def test_many_entries_a_row_take_tiles(backend: Any) -> None:
+    """16-bit rows from a 64th of the keys on, float32 from a 16th; fewer have accumulators in shared memory."""
+    taken = {}
+    for dtype in (torch.float32, torch.float16):
+        for kept in (1, 2, 7, 8):
+            emu.configure(dry=True)
+            emu.take_dry_launches()
+            inputs = product("spmm", 1, 4, 128, 8, kept, dtype, 0, torch.int16)
+            backend.spmm_transpose(inputs["a"], inputs["v"][:, :4], inputs["index"], 128)
+            ((name, *_),) = emu.take_dry_launches()
+            taken[str(dtype)[6:], kept] = name.removeprefix("spmm_transpose_")
+    assert taken == {
+        ("float32", 1): "owner", ("float32", 2): "owner", ("float32", 7): "owner", ("float32", 8): "tiles",
+        ("float16", 1): "owner", ("float16", 2): "tiles", ("float16", 7): "tiles", ("float16", 8): "tiles",
+    }  # fmt: skip
 
 
 def test_offsets_of_window_heads_need_64_bits() -> None:
@@ -296,10 +410,10 @@ def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candida
 
 
 def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
-    """128 candidates and an eighth of the keys; float32 and shorter lists gather; little shared memory gathers too."""
+    """192 candidates and an eighth of the keys; float32 and shorter lists gather; little shared memory gathers too."""
     taken = {}
     for dtype in DTYPES:
-        for candidates in (16, 127, 128):
+        for candidates in (16, 191, 192):
             emu.configure(dry=True)
             emu.take_dry_launches()
             backend.attention_forward(
@@ -309,11 +423,11 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
             taken[str(dtype)[6:], candidates] = launch[0]
     gathers, tiles = "attention_forward_sparse", "attention_forward_tiled"
     assert taken == {
-        (str(dtype)[6:], candidates): tiles if candidates == 128 and dtype != torch.float32 else gathers
+        (str(dtype)[6:], candidates): tiles if candidates == 192 and dtype != torch.float32 else gathers
         for dtype in DTYPES
-        for candidates in (16, 127, 128)
+        for candidates in (16, 191, 192)
     }
-    case = layer(side=12, windows=1, heads=1, candidates=130, topk=9, dtype=torch.float16, dim=40)
+    case = layer(side=14, windows=1, heads=1, candidates=193, topk=9, dtype=torch.float16, dim=40)
     emu.configure(shared_limit=15 << 10)
     assert_passed(check_layer(backend, case, train=False))
     backend = backend.on_rung("tiles")
@@ -370,7 +484,7 @@ def test_selection_of_hard_rows(backend: Any, count: int) -> None:
     for topk in (1, count // 4, count // 2 + 1, count - 1):
         expected = reference.kept_positions(x, topk)
         # a query of zeros and a one picks its row of logits exactly
-        q, k = torch.eye(7).view(1, 1, 7, 7), x.T.reshape(1, 1, count, 7)
+        q, k = torch.eye(7).view(1, 1, 7, 7), x.T.contiguous().view(1, 1, count, 7)
         v = torch.ones(1, 1, count, 4)
         dense = Layer(q, k, v, None, None, None, None, 1.0, 0.0, topk)
         assert torch.equal(backend.attention_forward(dense)[1][0, 0].long(), expected)

@@ -80,9 +80,9 @@ def test_expected_instructions(kernels: list[table.Kernel]) -> None:
     }
     assert not bad
     half = [k for k in kernels if "HMMA" in table.expected(k)]
-    assert {k.types[0] for k in half} == {"float16", "bfloat16"}
+    assert {k.types[-1] for k in half} == {"float16", "bfloat16"}
     if len({k.arch for k in kernels}) > 1:
-        assert {k.name for k in half} >= {*DENSE, "attention_forward_tiled"}
+        assert {k.name for k in half} >= {*DENSE, "attention_forward_tiled", "spmm_transpose_tiles"}
 
 
 def test_every_launch_fits_its_architecture(kernels: list[table.Kernel]) -> None:
@@ -179,6 +179,17 @@ def test_bits_may_join_in_any_order_but_sums_may_not() -> None:
     assert table.unwanted(kernel) == {"ATOM": 1, "HMMA": 1, "stack": 8}
     text = table.render([kernel])
     assert "no LDGSTS, ATOM 1, stack 8, HMMA 1" in text
+
+
+def test_float32_weights_of_16_bit_rows_may_take_tensor_cores() -> None:
+    mixed = table.Kernel("spmm_transpose_tiles", ("float32", "float16"), 90, 32, 0, 0, 0)
+    plain = table.Kernel("spmm_transpose_tiles", ("float32", "float32"), 90, 32, 0, 0, 0)
+    for kernel in (mixed, plain):
+        kernel.instructions.update(["HMMA.16816.F32", "LDSM.16.MT88.4"])
+    assert table.expected(mixed) == ("LDSM", "HMMA")
+    assert table.expected(plain) == ()
+    assert table.unwanted(mixed) == {}
+    assert table.unwanted(plain) == {"HMMA": 1}
 
 
 def test_a_spill_or_an_atomic_would_be_counted() -> None:

@@ -15,8 +15,11 @@ from pft_bench.harness.cases.settings import Settings, _default_backends
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
 
-PRODUCTS = {"sddmm": ("sddmm_plain", "sddmm_resident"), "spmm": ("spmm_plain", "spmm_resident"),
-            "spmm_transpose": ("spmm_transpose_plain", "spmm_transpose_owner")}  # fmt: skip
+PRODUCTS = {
+    "sddmm": ("sddmm_plain", "sddmm_resident", "sddmm_tiles"),
+    "spmm": ("spmm_plain", "spmm_resident", "spmm_resident"),  # has no tiles
+    "spmm_transpose": ("spmm_transpose_plain", "spmm_transpose_owner", "spmm_transpose_tiles"),
+}
 SPARSE = ("attention_forward_sparse", "attention_forward_tiled")
 
 
@@ -42,8 +45,9 @@ def test_a_rung_of_the_products_takes_its_kernel_and_no_other_rung_touches_them(
     given = product(op, 2, 9, 9, 8, 3, dtype=torch.float16, index_dtype=torch.int16)
     more = (9,) if op == "spmm_transpose" else ()
     call = getattr(get(f"cuda-emu-{rung}"), op)
-    plain, chosen = PRODUCTS[op]
-    assert launched(lambda: call(*given.values(), *more)) == [plain if rung == "plain" else chosen]
+    plain, resident, chosen = PRODUCTS[op]
+    expected = {"plain": plain, "resident": resident}.get(rung, chosen)
+    assert launched(lambda: call(*given.values(), *more)) == [expected]
 
 
 @pytest.mark.parametrize(

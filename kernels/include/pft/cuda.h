@@ -10,8 +10,9 @@ namespace pft::cuda {
 
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs").
-enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1 };
+// Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs"). A
+// product that has no tiles for its shape or dtype runs resident instead.
+enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2 };
 
 // Contiguous [batch, queries, kept]; int32 if `wide`, else int16.
 struct Index {
@@ -43,6 +44,10 @@ Status spmm(const SparseShape& shape, int64_t heads, Input a, Input v, Index ind
 // The indices of a row must be distinct. `initial` as above, [batch, keys, head_dim].
 Status spmm_transpose(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
                       const float* initial, Output out, float scale, Version version, void* stream);
+
+// What kTiles runs; kUnsupported where not even one warp's keys fit.
+Status spmm_transpose_tiles(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                            const float* initial, Output out, float scale, void* stream);
 
 // One progressive-attention layer. Dense while index.data is null, then candidates = keys. Null pointers: not
 // there.

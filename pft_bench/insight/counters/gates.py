@@ -21,6 +21,8 @@ def gated_works() -> list[Work]:
     works = []
     for dtype in ("float32", "float16"):
         works += [Work(op, *sizes, 24, 24, dtype) for op in ("sddmm", "spmm", "spmm_transpose")]
+        if dtype == "float32":  # few entries: accumulators in shared memory instead of tiles
+            works.append(Work("spmm_transpose", *sizes, 3, 3, dtype))
         for c, k in _STEPS:
             sparse = c < TOKENS
             ways = (

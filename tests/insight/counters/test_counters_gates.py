@@ -127,19 +127,22 @@ MAIN = """
 using namespace pft;
 int main() {
   const int64_t b = HEADS, n = TOKENS, d = HEAD_DIM, k = KEPT;
-  std::vector<float> q(b * n * d), out(b * n * k);
+  std::vector<float> v(b * n * d), out(b * n * d), a(b * n * k);
   std::vector<int16_t> index(b * n * k);
   for (int64_t i = 0; i < b * n; ++i)
-    for (int64_t t = 0; t < k; ++t) index[i * k + t] = int16_t((i + t * 7) % n);
+    for (int64_t t = 0; t < k; ++t) index[i * k + t] = int16_t((6 * i + t * 7) % n);
   emu::Buffers buffers;
-  buffers.add(q.data(), q.size() * 4, 4, false);
+  buffers.add(v.data(), v.size() * 4, 4, false);
+  buffers.add(a.data(), a.size() * 4, 4, false);
   buffers.add(index.data(), index.size() * 2, 2, false);
   buffers.add(out.data(), out.size() * 4, 4, true);
   emu::config().shared_limit = 227 << 10;
   emu::observer = emu::counting_observer();
-  const cuda::Input x{{q.data(), n * d, 0, d}, cuda::DType::kFloat32};
-  const cuda::Output to{{out.data(), n * k, 0, k}, cuda::DType::kFloat32};
-  cuda::sddmm({b, n, n, d, k}, 1, x, x, {index.data(), false}, to, 1.f, cuda::Version::kAuto, nullptr);
+  const cuda::Input x{{v.data(), n * d, 0, d}, cuda::DType::kFloat32};
+  const cuda::Input weights{{a.data(), n * k, 0, k}, cuda::DType::kFloat32};
+  const cuda::Output to{{out.data(), n * d, 0, d}, cuda::DType::kFloat32};
+  cuda::spmm({b, n, n, d, k}, 1, weights, x, {index.data(), false}, nullptr, to, 1.f, cuda::Version::kAuto,
+             nullptr);
   uint64_t wavefronts = 0, sectors = 0;
   for (const auto& launch : emu::take_counts())
     for (const auto& [key, c] : launch.sites) {
@@ -173,20 +176,20 @@ def compile_all(folder: Path, includes: Path, names: list[str], *flags: str) -> 
 
 
 def counted_with(folder: Path, mistake: str | None, rest: list[str]) -> dict[str, Any]:
-    """sddmm of a copy of the sources with a mistake in it, linked with the emulator's objects."""
+    """spmm of a copy of the sources with a mistake in it, linked with the emulator's objects."""
     shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("cpu", "triton", "*.py"))
     if mistake is not None:
         header = folder / "cuda" / "device.cuh"
         right, wrong, _ = MISTAKES[mistake]
         assert right in header.read_text()
         header.write_text(header.read_text().replace(right, wrong))
-    (kernel,) = compile_all(folder, folder / "cuda", ["sddmm.cu"], "-fsanitize-coverage=trace-pc")
+    (kernel,) = compile_all(folder, folder / "cuda", ["spmm.cu"], "-fsanitize-coverage=trace-pc")
     subprocess.run(["g++", kernel, *rest, "-o", str(folder / "count")], check=True, timeout=300)
     said = subprocess.run(
         [str(folder / "count")], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     wavefronts, sectors = map(int, said.split())
-    return {"sddmm": [{"kernel": "sddmm_resident", "wavefronts": wavefronts, "async_sectors": sectors}]}
+    return {"spmm": [{"kernel": "spmm_resident", "wavefronts": wavefronts, "async_sectors": sectors}]}
 
 
 @pytest.mark.slow(25)
