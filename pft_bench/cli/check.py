@@ -77,7 +77,7 @@ def check(
         bool, typer.Option(help="Print every check, not only the worst of each backend.")
     ] = False,
 ) -> None:
-    """Hold kernels against masked dense attention in float64: values, selection, gradients. Nothing is timed.
+    """Compare kernels with masked dense attention in float64: values, selection, gradients. Nothing is timed.
 
     Exit code 1 if anything is outside its bound.
     """
