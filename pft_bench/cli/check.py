@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Annotated
 
 import typer
 
 from ..common.terminal import Console, line
+from ..common.text import in_short
 from . import options
 from .work import at_work
 
@@ -49,18 +55,18 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
     return made
 
 
-def check_problem(backend: str, problem: Problem, device: str) -> list[CheckResult]:
-    """Forward and backward of one problem."""
+def check_problem(backend: str, problem: Problem, device: str, *, train: bool) -> list[CheckResult]:
+    """One problem forward and, with `train`, backward."""
     if problem.op == "attention":
         layer = problem_layer(problem, device)
-        results = check_layer(get(backend), layer, train=True)
+        results = check_layer(get(backend), layer, train=train)
         if layer.index is None:  # dense layers of shifted windows have a mask as well
             labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens
             region = torch.stack((torch.zeros_like(labels), labels)).to(torch.uint8)
             masked = replace(layer, region=region, region_penalty=REGION_PENALTY)
-            results += check_layer(get(backend), masked, train=True)
+            results += check_layer(get(backend), masked, train=train)
         return results
-    return check_product(get(backend), problem.op, problem.inputs(device), train=True)
+    return check_product(get(backend), problem.op, problem.inputs(device), train=train)
 
 
 def check(
@@ -99,18 +105,45 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results = [
-                CheckResult(f"{result.name} {_describe(problem)}", result.worst, result.detail)
-                for seed in range(seeds)
-                for dim in head_dim
-                for problem in problems(tokens, dim, kind, seed)
-                for result in check_problem(name, problem, device)
-            ]
+            results: list[CheckResult] = []
+            lacks: Counter[str] = Counter()
+            for seed, dim in product(range(seeds), head_dim):
+                for problem in problems(tokens, dim, kind, seed):
+                    checks = [
+                        partial(check_problem, name, problem, device, train=train) for train in (True, False)
+                    ]
+                    results += _attempt(checks, problem.op, _describe(problem), lacks)
             if not get(name).composite:
-                results += check_ties(get(name), getattr(torch, kind), device)
-            wrong += _print(console, name, kind, results, verbose=verbose)
+                results += _attempt(
+                    [partial(check_ties, get(name), getattr(torch, kind), device)], "attention", "ties", lacks
+                )
+            for reason, cases in lacks.items():
+                console.print(f"{name} {kind}: skipped in {cases} cases: {reason}")
+            wrong += _print(console, name, kind, results, verbose=verbose) if results else 0
     if wrong:
         raise typer.Exit(1)
+
+
+def _attempt(
+    checks: Sequence[Callable[[], Sequence[CheckResult]]], op: str, what: str, lacks: Counter[str]
+) -> list[CheckResult]:
+    """The results of the first of `checks` that the backend has the ops for; what it lacks is counted in `lacks`.
+
+    Any other error is a result that failed: it ends neither the other cases nor the command.
+    """
+    found: Sequence[CheckResult] = []
+    reasons = set()
+    for check in checks:
+        try:
+            found = check()
+            break
+        except NotImplementedError as error:
+            reasons.add(str(error) or "not implemented")
+        except Exception as error:
+            found = [CheckResult(op, math.inf, f"{type(error).__name__}: {in_short(error)}")]
+            break
+    lacks.update(reasons)
+    return [CheckResult(f"{one.name} {what}", one.worst, one.detail) for one in found]
 
 
 def _describe(problem: Problem) -> str:
