@@ -106,7 +106,7 @@ def test_a_planted_conflict_and_a_planted_uncoalesced_read_fail(name: str, what:
     assert what in found[0]
 
 
-# What is broken in a copy of kernels/cuda/device.cuh, and which count it must raise in sddmm.
+# What is broken in a copy of kernels/cuda/device.cuh, and which count it must raise in spmm.
 MISTAKES = {
     "the pitch without its odd unit": (
         "return (units_of<T>(cols) | 1) * kPerUnit<T>;",
