@@ -66,7 +66,7 @@ void row_delta(Sizes sizes, TensorArg grad_out, TensorArg out, uintptr_t delta, 
 
 void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_logits, uintptr_t grad_a,
                      uintptr_t lse, uintptr_t delta, IndexArg new_index, int64_t kept, uintptr_t g,
-                     uintptr_t a_kept, Place place) {
+                     uintptr_t a_kept, int candidates, Place place) {
   const char* kernel = "attention_backward_sparse";
   const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
@@ -83,8 +83,9 @@ void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_
   grads.g = args.array<float>("g", g, rows * s.candidates, 4, true);
   grads.a_kept = args.array<float>("a_kept", a_kept, rows * kept, 4, true);
   grads.kept = kept;
+  const auto how = static_cast<cuda::Candidates>(candidates);
   run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, kept}, place,
-      [&](void* stream) { return cuda::attention_backward_sparse(in, grads, stream); });
+      [&](void* stream) { return cuda::attention_backward_sparse(in, grads, how, stream); });
 }
 
 // The address of grad_out or grad_v may be 0: not there.
@@ -145,7 +146,7 @@ void register_attention(py::module_& m) {
         arg("place"));
   m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"),
         arg("grad_logits"), arg("grad_a"), arg("lse"), arg("delta"), arg("new_index"), arg("kept"), arg("g"),
-        arg("a_kept"), arg("place"));
+        arg("a_kept"), arg("candidates"), arg("place"));
   m.def("attention_backward_dense", backward_dense, arg("sizes"), arg("scales"), arg("layer"),
         arg("grad_out"), arg("lse"), arg("delta"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
         arg("bias_partial"), arg("row_blocks"), arg("place"));

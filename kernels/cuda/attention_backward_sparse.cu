@@ -1,71 +1,11 @@
 // Backward of a sparse layer, the part that knows softmax: G, the gradient of the logits, and the kept
 // weights. The gradients of q, k and v are then sparse products of these (spmm, spmm_transpose); the bias
 // gradient is below.
-//
-// G_t = A_t (dA_t - delta), dA zero off the kept entries; plus grad_logits on the kept entries, minus their
-// sum on the row's first maximum, as the logits handed on are relative to it.
-#include "sparse_logits.cuh"
+#include "sparse_gradient.cuh"
+#include "tiled_logits.cuh"
 
 namespace pft::cuda {
 namespace {
-
-template <class T>
-struct BackwardArgs {
-  Layer<T> layer;
-  SparsePlan plan;
-  View<const float> grad_logits, grad_a, lse, delta;
-  IndexView new_index;
-  View<float> g, a_kept;
-  int kept;
-};
-
-// The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a
-// subsequence of the candidates, so those of 32 candidates are among the next 32 kept ones; both ascend, so a
-// lane finds its own by halving.
-template <class T>
-__device__ __forceinline__ int slot_of(const BackwardArgs<T>& a, int64_t row, int t, int key, int* next,
-                                       int lane) {
-  if (!a.new_index) return t;
-  const int coming = *next + lane < a.kept ? a.new_index[row * a.kept + *next + lane] : 0x7fffffff;
-  int below = 0;  // of the next ones
-#pragma unroll
-  for (int step = 16; step; step /= 2) {
-    if (__shfl_sync(kFullWarp, coming, below + step - 1) < key) below += step;
-  }
-  const int slot = __shfl_sync(kFullWarp, coming, below) == key ? *next + below : -1;
-  *next += __popc(__ballot_sync(kFullWarp, slot >= 0));
-  return slot;
-}
-
-template <class T>
-__device__ void gradient_row(const BackwardArgs<T>& a, int64_t row, View<const float> z, int lane) {
-  const int candidates = a.layer.candidates;
-  const float lse = a.lse[row], delta = a.delta ? float(a.delta[row]) : 0.f;
-  float max = -INFINITY;
-  for (int t = lane; t < candidates; t += 32) max = fmaxf(max, z[t]);
-  const int top = first_maximum(z, candidates, warp_max(max), lane);
-  float handed_on = 0.f;
-  if (a.grad_logits) {
-    for (int t = lane; t < a.kept; t += 32) handed_on += a.grad_logits[row * a.kept + t];
-    handed_on = warp_sum(handed_on);
-  }
-  int next = 0;
-  for (int t0 = 0; t0 < candidates; t0 += 32) {
-    const int t = t0 + lane;
-    const int key = t < candidates ? a.layer.index[row * candidates + t] : -1;
-    const int slot = slot_of(a, row, t, key, &next, lane);
-    if (t >= candidates) continue;
-    const float weight = expf(z[t] - lse);
-    float g = -weight * delta;
-    if (slot >= 0) {
-      g = weight * (a.grad_a[row * a.kept + slot] - delta);
-      a.a_kept[row * a.kept + slot] = weight;
-      if (a.grad_logits) g += a.grad_logits[row * a.kept + slot];
-    }
-    if (t == top) g -= handed_on;
-    a.g[row * candidates + t] = g;
-  }
-}
 
 template <class T>
 __global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
@@ -76,9 +16,23 @@ __global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
   const int first = int(split * queries / a.plan.splits), last = int((split + 1) * queries / a.plan.splits);
   SharedMemory shared;
   const SparseMemory<T> memory(shared, a.layer, a.plan, 0, warp);
-  prepare_bias(a.layer, memory, a.plan.bias_shared, int(b % a.layer.heads));
+  prepare_bias(a.layer, memory, a.plan.bias_shared, int(unsigned(b) % unsigned(a.layer.heads)));
   for_each_row(a.layer, a.plan, memory, b, first, last,
                [&](int i, View<const float> z) { gradient_row(a, b * queries + i, z, lane); });
+}
+
+// The same with logits picked from tiles, 16-bit types.
+template <class T>
+__global__ void __launch_bounds__(32 * kTileWarps, 1) attention_backward_tiled_kernel(BackwardArgs<T> a) {
+  const int lane = int(threadIdx.x) % 32;
+  const int64_t b = blockIdx.x / unsigned(a.plan.splits), split = blockIdx.x % unsigned(a.plan.splits);
+  const int queries = a.layer.queries;
+  const int first = int(split * queries / a.plan.splits), last = int((split + 1) * queries / a.plan.splits);
+  SharedMemory shared;
+  const TiledMemory<T> memory(shared, a.layer, a.plan);
+  prepare_bias(a.layer, memory, a.plan.bias_shared, int(unsigned(b) % unsigned(a.layer.heads)));
+  for_each_tiled_row<T>(a.layer, a.plan, memory, b, first, last,
+                        [&](int i, View<const float> z) { gradient_row(a, b * queries + i, z, lane); });
 }
 
 // delta[row] = grad_out[row] . out[row], a warp per row.
@@ -171,7 +125,8 @@ Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, f
   });
 }
 
-Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& grads, void* stream) {
+Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& grads, Candidates how,
+                                 void* stream) {
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!in.index.data || !s.candidates || !grads.kept) return Status::kBadShape;
@@ -187,6 +142,14 @@ Status attention_backward_sparse(const AttentionInputs& in, const SparseGradient
                       View<float>(grads.g),
                       View<float>(grads.a_kept),
                       int(grads.kept)};
+    if constexpr (sizeof(T) == 2) {
+      const auto nothing = [](int) { return int64_t(0); };
+      const bool tiles = how == Candidates::kTiles || (how == Candidates::kAuto && tiles_pay(s, in.q.dtype));
+      if (tiles && plan_tiles<T>(s, in.bias != nullptr, false, nothing, &a.plan)) {
+        return launch("attention_backward_tiled", attention_backward_tiled_kernel<T>,
+                      s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);
+      }
+    }
     if (!plan_sparse<T>(s, in.bias != nullptr, 0, &a.plan)) return Status::kUnsupported;
     return launch("attention_backward_sparse", attention_backward_sparse_kernel<T>,
                   s.windows * s.heads * a.plan.splits, 32 * a.plan.warps, a.plan.shared_bytes, stream, a);

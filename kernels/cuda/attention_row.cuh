@@ -39,6 +39,14 @@ Layer<T> layer_of(const AttentionInputs& in) {
           s.region_penalty};
 }
 
+// The labels of window-head b's pattern, if there are any.
+template <class T>
+__device__ View<const uint8_t> region_of(const Layer<T>& layer, int64_t b) {
+  if (!layer.region) return layer.region;
+  const unsigned window = unsigned(b) / unsigned(layer.heads);
+  return layer.region + int64_t(window % unsigned(layer.patterns)) * layer.queries;
+}
+
 // Row of the bias table for a query and a key: linear in both, so each position has one number,
 // position_code(i) = y * (2w - 1) + x, and the row is code(i) - code(j) + center.
 __host__ __device__ constexpr int position_code(int position, int w) {
@@ -69,13 +77,14 @@ struct RowInRegisters {
     for (int i = 0; i < kEach; ++i) f(lane + 32 * i, z[i]);
   }
 };
+template <int kUnroll = 4>  // fewer take fewer registers
 struct RowInMemory {
   View<const float> z;
   int count, lane;
 
   template <class F>
   __device__ __forceinline__ void each(F f) const {
-#pragma unroll 4
+#pragma unroll kUnroll
     for (int t = lane; t < lane + count; t += 32) f(t, t < count ? float(z[t]) : -INFINITY);
   }
 };
@@ -90,7 +99,7 @@ __device__ __forceinline__ void with_row(View<const float> z, int count, int lan
   } else if (count <= 1024) {
     f(RowInRegisters<32>(z, count, lane));
   } else {
-    f(RowInMemory{z, count, lane});
+    f(RowInMemory<>{z, count, lane});
   }
 }
 
@@ -110,7 +119,7 @@ __device__ __forceinline__ RowStatistics statistics_of(const Row& row) {
 
 // Of z[0, count), by one warp; for kernels that have no registers left to hold a row.
 __device__ __forceinline__ RowStatistics row_statistics(View<const float> z, int count, int lane) {
-  return statistics_of(RowInMemory{z, count, lane});
+  return statistics_of(RowInMemory<>{z, count, lane});
 }
 
 // Order of floats as order of unsigned integers.
@@ -181,7 +190,7 @@ __device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowS
 
 __device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk,
                                                     RowStatistics stats, int lane) {
-  return threshold_of(RowInMemory{z, count, lane}, topk, stats);
+  return threshold_of(RowInMemory<>{z, count, lane}, topk, stats);
 }
 
 // Calls f(t, z, slot) for every entry of the row: its place among the kept ones, ascending in t, or -1. Of a
@@ -216,7 +225,7 @@ __device__ __forceinline__ void select_of(const Row& row, Threshold threshold, F
 template <class F>
 __device__ __forceinline__ void for_each_selected(View<const float> z, int count, Threshold threshold,
                                                   int lane, F f) {
-  select_of(RowInMemory{z, count, lane}, threshold, [&](int t, float, int slot) {
+  select_of(RowInMemory<>{z, count, lane}, threshold, [&](int t, float, int slot) {
     if (t < count) f(t, slot);
   });
 }

@@ -162,6 +162,8 @@ __device__ __forceinline__ void load_query_unit(float (&q)[kPerUnit<T>], View<co
   }
 }
 
+__device__ __forceinline__ bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
+
 // Butterflies: every lane gets the same bits.
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll

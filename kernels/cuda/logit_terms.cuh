@@ -40,14 +40,6 @@ __device__ BiasSlice bias_slice(const Layer<T>& layer, View<float> shared, int64
   return slice;
 }
 
-// The labels of window-head b's pattern, if there are any.
-template <class T>
-__device__ View<const uint8_t> region_of(const Layer<T>& layer, int64_t b) {
-  if (!layer.region) return layer.region;
-  const unsigned window = unsigned(b) / unsigned(layer.heads);
-  return layer.region + int64_t(window % unsigned(layer.patterns)) * layer.queries;
-}
-
 // What makes a query's position code the row of the slice for a key of code 0.
 template <class T>
 __device__ int row_code_offset(const Layer<T>& layer, const BiasSlice& bias) {

@@ -27,6 +27,7 @@ uint32_t pack_pair(float low, float high, T) {  // one instruction: from_float h
   emu::count(emu::Op::convert, -1);
   return bits | uint32_t(from_float<T>(high).bits) << 16;
 }
+inline int computed_anew(int x) { return x; }
 inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit); }
 inline int multiprocessors() { return emu::config().multiprocessors; }
 
@@ -127,6 +128,13 @@ class SharedMemory {
  private:
   unsigned char* next_;
 };
+
+// x, of which the compiler does not know that it is x: what follows from it is computed again instead of
+// being kept in registers from one phase of a kernel to the next.
+__device__ __forceinline__ int computed_anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // The only atomic here: bits join to the same word in any order.
 __device__ __forceinline__ void atomic_or(uint32_t* at, uint32_t bits) { atomicOr(at, bits); }

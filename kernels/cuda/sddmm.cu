@@ -1,5 +1,6 @@
 // SDDMM: out[b,i,t] = scale * sum_e q[b,i,e] k[b,index[b,i,t],e].
 #include "gather_dots.cuh"
+#include "key_tiles.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -66,88 +67,21 @@ __global__ void __launch_bounds__(512, sizeof(T) == 4 ? 1 : 2) sddmm_resident(Sd
   }
 }
 
-// v2, 16-bit types: tensor cores compute all products of 16 query rows, and the listed ones are picked from
-// shared memory: four bytes for an entry instead of a row of keys. A warp's 64 keys stay in its registers, as
-// the fragments that mma.sync wants, for all rows of the block.
-constexpr int kTileWarps = 16;
-constexpr int kWarpKeys = 64;
-constexpr int kTileRows = 16;
-constexpr int kChannels = 40;  // at most, in halves of the 16-channel steps of mma.sync
-constexpr int kHalves = kChannels / 8;
-constexpr int kSteps = (kHalves + 1) / 2;
-constexpr int kQueryPitch = pitch_of<half_t>(16 * kSteps);
-
-__host__ __device__ constexpr int products_pitch(int warps) { return warps * kWarpKeys + 8; }
-
-template <class T>
-__device__ __forceinline__ void load_keys(uint32_t (&fragments)[kWarpKeys / 8][kHalves], View<const T> k,
-                                          int64_t stride_row, int keys, int dim) {
-  const int lane = int(threadIdx.x) % 32;
-#pragma unroll
-  for (int n = 0; n < kWarpKeys / 8; ++n) {
-    const int key = int(threadIdx.x) / 32 * kWarpKeys + n * 8 + lane / 4;
-    __syncwarp();  // all reads at once would cost more registers than there are
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      const int col = half * 8 + lane % 4 * 2;
-      const View<const T> at = k + key * stride_row + col;
-      const float low = key < keys && col < dim ? to_float(at[0]) : 0.f;
-      const float high = key < keys && col + 1 < dim ? to_float(at[1]) : 0.f;
-      fragments[n][half] = pack_pair(low, high, T{});  // exact: the values came from T
-    }
-  }
-}
-
+// v2, 16-bit types: tensor cores compute all products of 16 query rows, and the listed ones are picked
+// (key_tiles.cuh).
 template <class T, class TOut>
 __global__ void __launch_bounds__(32 * kTileWarps, 1) sddmm_tiles(SddmmArgs<T, TOut> a) {
-  const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
-  const int pitch = products_pitch(warps), steps = int(ceil_div(a.dim, 16));
+  const int lane = int(threadIdx.x) % 32;
   SharedMemory shared;
-  const View<T> queries = shared.take<T>(2 * kTileRows * kQueryPitch);  // this tile's and the next one's
-  const View<float> products = shared.take<float>(kTileRows * pitch);
+  const ProductTiles<T> tiles(shared, int(blockDim.x) / 32);
   const int64_t b = blockIdx.x / unsigned(a.splits), split = blockIdx.x % unsigned(a.splits);
   const int first = int(split * a.queries / a.splits), last = int((split + 1) * a.queries / a.splits);
-  const View<const T> q = a.q.head(b);
-  const auto stage = [&](int i0) {
-    const int rows = last - i0 < kTileRows ? last - i0 : kTileRows;
-    stage_tile<T>(queries + (i0 - first) / kTileRows % 2 * kTileRows * kQueryPitch, kQueryPitch,
-                  q + i0 * a.q.stride_row, a.q.stride_row, rows, kTileRows, 0, a.dim, 2 * steps, a.q.aligned);
-  };
-
-  stage(first);
-  uint32_t keys[kWarpKeys / 8][kHalves];
-  load_keys<T>(keys, a.k.head(b), a.k.stride_row, a.keys, a.dim);
-  finish_staging();
-  for (int i0 = first; i0 < last; i0 += kTileRows) {
-    const View<T> row = queries + (i0 - first) / kTileRows % 2 * kTileRows * kQueryPitch +
-                        lane % 16 * kQueryPitch + lane / 16 * 8;
-    uint32_t query[kSteps][4];
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      if (step < steps) ldmatrix_x4<false>(query[step], row + step * 16);
-    }
-    const View<float> to = products + lane / 4 * pitch + warp * kWarpKeys + lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kWarpKeys / 8; ++n) {
-      float d[4] = {};
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const uint32_t key[2] = {keys[n][2 * step], 2 * step + 1 < kHalves ? keys[n][2 * step + 1] : 0u};
-        if (step < steps) mma_m16n8k16<T>(d, query[step], key);
-      }
-      store_as(to + n * 8, make_float2(d[0], d[1]));
-      store_as(to + 8 * pitch + n * 8, make_float2(d[2], d[3]));
-    }
-    if (i0 + kTileRows < last) stage(i0 + kTileRows);
-    __syncthreads();  // the products are there
-    for (int r = warp; r < kTileRows && i0 + r < last; r += warps) {
-      const int64_t entries = (b * a.queries + i0 + r) * a.kept;
+  for_each_product_row<T>(tiles, a.q, a.k, b, a.keys, a.dim, first, last, [&](int i, View<float> products) {
+    const int64_t entries = (b * a.queries + i) * a.kept;
 #pragma unroll 1  // more costs registers, which hold the keys
-      for (int t = lane; t < a.kept; t += 32)
-        a.out[entries + t] = from_float<TOut>(a.scale * products[r * pitch + a.index[entries + t]]);
-    }
-    finish_staging();  // the products are used
-  }
+    for (int t = lane; t < a.kept; t += 32)
+      a.out[entries + t] = from_float<TOut>(a.scale * products[a.index[entries + t]]);
+  });
 }
 
 // By analysis, not measured: tiles cost the same however many entries there are, as much as a gather of a
@@ -160,10 +94,8 @@ bool tiles_pay(const SddmmArgs<T, TOut>& a) {
 template <class T, class TOut>
 Status run_tiles(SddmmArgs<T, TOut> a, void* stream) {
   const int warps = int(ceil_div(a.keys, kWarpKeys));
-  const int64_t bytes =
-      2 * kTileRows * kQueryPitch * int64_t(sizeof(T)) + kTileRows * int64_t(products_pitch(warps)) * 4;
-  if (warps < 1 || warps > kTileWarps || a.dim > kChannels || bytes > shared_memory_limit())
-    return Status::kUnsupported;
+  const int64_t bytes = ProductTiles<T>::bytes(warps);
+  if (!ProductTiles<T>::fit(a.keys, a.dim) || bytes > shared_memory_limit()) return Status::kUnsupported;
   a.splits = row_splits(a.batch, a.queries, 64);
   return launch("sddmm_tiles", sddmm_tiles<T, TOut>, a.batch * a.splits, 32 * warps, bytes, stream, a);
 }

@@ -20,14 +20,19 @@ struct SparsePlan {
   int columns;       // of V, resident at a time (forward)
   bool bias_shared;
   int64_t shared_bytes;
+  int64_t row_numbers_at;  // in shared memory, where tiles are used (tiled_logits.cuh)
+};
+
+// What the bias of a product needs in shared memory.
+struct BiasMemory {
+  View<int> code;    // position_code of every key
+  View<float> bias;  // the head's column of the table
 };
 
 // Arrays in shared memory that outlive the phases, and those of the logits phase.
 template <class T>
-struct SparseMemory {
+struct SparseMemory : BiasMemory {
   View<float> shift;  // per row of the block: max - lse
-  View<int> code;     // position_code of every key
-  View<float> bias;   // the head's column of the table
   View<T> keys;
   View<float> query;  // this warp's row of q
   View<float> z;      // [tile_rows, candidates]
@@ -46,7 +51,7 @@ struct SparseMemory {
 };
 
 template <class T>
-__device__ void prepare_bias(const Layer<T>& a, const SparseMemory<T>& memory, bool bias_shared, int head) {
+__device__ void prepare_bias(const Layer<T>& a, const BiasMemory& memory, bool bias_shared, int head) {
   if (!a.bias) return;
   for (int j = int(threadIdx.x); j < a.keys; j += int(blockDim.x))
     memory.code[j] = position_code(j, a.window_size);
@@ -58,15 +63,16 @@ __device__ void prepare_bias(const Layer<T>& a, const SparseMemory<T>& memory, b
 
 // What is added to scale * q.k for query i and key j: bias, region, earlier logits.
 template <class T>
-__device__ __forceinline__ float added_terms(const Layer<T>& a, const SparseMemory<T>& memory,
-                                             bool bias_shared, int64_t b, int i, int j, int64_t candidate) {
+__device__ __forceinline__ float added_terms(const Layer<T>& a, const BiasMemory& memory, bool bias_shared,
+                                             int64_t b, int i, int j, int64_t candidate) {
   float sum = 0.f;
   if (a.bias) {
     const int row = memory.code[i] - memory.code[j] + table_center(a.window_size);
-    sum += bias_shared ? float(memory.bias[row]) : float(a.bias[int64_t(row) * a.heads + b % a.heads]);
+    sum += bias_shared ? float(memory.bias[row])
+                       : float(a.bias[int64_t(row) * a.heads + unsigned(b) % unsigned(a.heads)]);
   }
   if (a.region) {
-    const View<const uint8_t> region = a.region + b / a.heads % a.patterns * a.queries;
+    const View<const uint8_t> region = region_of(a, b);
     if (region[i] != region[j]) sum -= a.region_penalty;
   }
   if (a.logits) sum += a.logits[candidate];
@@ -119,6 +125,12 @@ __device__ void for_each_row(const Layer<T>& a, const SparsePlan& plan, const Sp
     for (int r = warp; r < rows; r += plan.warps) finish(i0 + r, memory.z + int64_t(r) * a.candidates);
     __syncwarp();  // before the next tile's logits
   }
+}
+
+// Whether to pick the candidates' products from tiles of all of them. By counts, not measured
+// (kernels/cuda/README.md): of 1024 keys both take as long at some 50 candidates.
+inline bool tiles_pay(const AttentionShape& s, DType dtype) {
+  return dtype != DType::kFloat32 && s.candidates * 20 >= s.keys;
 }
 
 // Chooses warps, residency and tiles for a shared-memory limit. `columns_wanted`: 0 where V is not needed.

@@ -1,5 +1,8 @@
 // SpMM: out[b,i] = initial[b,i] + scale * sum_t a[b,i,t] v[b,index[b,i,t]].
+#include <type_traits>
+
 #include "gather_rows.cuh"
+#include "value_tiles.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -80,8 +83,87 @@ __global__ void __launch_bounds__(512, 2) spmm_resident(SpmmArgs<TA, T> a) {
   }
 }
 
+// v2, 16-bit types: the weights of 16 query rows as a tile, times all values (value_tiles.cuh).
+template <class TA, class T>
+struct SpmmEntries {
+  const SpmmArgs<TA, T>& a;
+  View<const TA> weights;
+  int64_t b;
+
+  // A power of two that brings the row's largest weight to 2^14, where its parts are float16.
+  __device__ __forceinline__ float scale(int i) const {
+    if constexpr (sizeof(TA) == 2 || !std::is_same<T, half_t>::value) {
+      return 1.f;
+    } else {
+      float most = 0.f;
+#pragma unroll 1  // more costs registers, which hold the values
+      for (int t = int(threadIdx.x) % 32; t < a.kept; t += 32) {
+        const float w = fabsf(to_float(weights[i * a.a_stride_row + t]));
+        most = is_finite(w) ? fmaxf(most, w) : most;
+      }
+      const uint32_t exponent = __float_as_uint(warp_max(most)) >> 23;
+      return __uint_as_float((254 + 14 - (exponent < 15 ? 15 : exponent)) << 23);  // both factors are normal
+    }
+  }
+  __device__ __forceinline__ float get(int i, int t, int* key) const {
+    *key = a.index[(b * a.queries + i) * a.kept + t];
+    return to_float(weights[i * a.a_stride_row + t]);
+  }
+};
+
+template <class TA, class T>
+__global__ void __launch_bounds__(32 * kTileWarps, 1) spmm_tiles(SpmmArgs<TA, T> a) {
+  constexpr int parts = sizeof(TA) == 2 ? 1 : 2;
+  const int64_t work = blockIdx.x / unsigned(a.splits), split = blockIdx.x % unsigned(a.splits);
+  const int64_t b = work / a.column_blocks;
+  const int col0 = int(work % a.column_blocks) * a.columns;
+  const int cols = a.dim - col0 < a.columns ? a.dim - col0 : a.columns;
+  const int first = int(split * a.queries / a.splits), last = int((split + 1) * a.queries / a.splits);
+  SharedMemory shared;
+  const ValueTiles<T> tiles(shared, parts);
+  const SpmmEntries<TA, T> entries{a, a.weights(b), b};
+  const View<const T> v = a.v.head(b) + col0;
+  const View<T> out = a.out.head(b) + col0;
+  for_each_value_sum<parts, T>(tiles, v, a.v.stride_row, a.v.aligned && col0 % kPerUnit<T> == 0, a.keys, cols,
+                               a.kept, first, last, entries, [&](int i, int col, float sum) {
+                                 sum *= a.scale;
+                                 if (a.initial) sum += a.initial[(b * a.queries + i) * a.dim + col0 + col];
+                                 (out + i * a.out.stride_row)[col] = from_float<T>(sum);
+                               });
+  add_bad_values<T>(tiles, v, a.v.stride_row, cols, a.kept, first, last, entries,
+                    [&](int i, int col, float more) {
+                      const float before = to_float((out + i * a.out.stride_row)[col]);
+                      (out + i * a.out.stride_row)[col] = from_float<T>(before + a.scale * more);
+                    });
+}
+
+// By counts, not measured: tiles cost much the same however many entries there are, as much as a gather of a
+// 12th of the keys.
+template <class TA, class T>
+bool tiles_pay(const SpmmArgs<TA, T>& a) {
+  return a.kept * 12 >= a.keys;
+}
+
+template <class TA, class T>
+Status run_tiles(SpmmArgs<TA, T> a, void* stream) {
+  const int warps = int(ceil_div(a.keys, kWarpKeys));
+  const int64_t bytes = ValueTiles<T>::bytes(sizeof(TA) == 2 ? 1 : 2, warps);
+  if (warps < 1 || warps > kTileWarps || bytes > shared_memory_limit()) return Status::kUnsupported;
+  a.column_blocks = int(ceil_div(a.dim, kValueColumns));
+  a.columns = int(round_up(ceil_div(a.dim, a.column_blocks), 8));
+  a.splits = row_splits(a.batch * a.column_blocks, a.queries, 64);
+  return launch("spmm_tiles", spmm_tiles<TA, T>, a.batch * a.column_blocks * a.splits, 32 * warps, bytes,
+                stream, a);
+}
+
 template <class TA, class T>
 Status run(SpmmArgs<TA, T> a, Version version, void* stream) {
+  if constexpr (sizeof(T) == 2) {
+    if (version == Version::kTiles || (version == Version::kAuto && tiles_pay(a))) {
+      const Status status = run_tiles(a, stream);
+      if (status != Status::kUnsupported) return status;
+    }
+  }
   if (version == Version::kPlain || !a.keys) {  // without keys there is nothing to keep resident
     const int64_t blocks = ceil_div(a.batch * a.queries * a.dim, 256);
     return launch("spmm_plain", spmm_plain<TA, T>, blocks, 256, 0, stream, a);

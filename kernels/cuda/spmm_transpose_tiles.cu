@@ -74,8 +74,6 @@ struct TransposeTile {
   }
 };
 
-__device__ __forceinline__ bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
-
 // Rows [i0, i0 + 16) of x from column col0 on, zero beyond the matrix. What is not finite would spoil every
 // key of the tile: it is zero here, and add_bad_rows() deals with it.
 template <class TA, class T>

@@ -27,8 +27,8 @@ from .base import (
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
-# The launchers' numbers of the sparse products' versions, and of the ways in which the forward pass of a sparse layer
-# meets its candidates: one by one, or picked from tensor-core tiles.
+# The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
+# candidates: one by one, or picked from tensor-core tiles.
 VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
 CANDIDATES = {"gather": 0, "tiles": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
@@ -38,7 +38,7 @@ RUNGS = {
     "gather": Rung("sparse layers gather their candidates one by one", frozenset({"attention_forward"})),
     "tiles": Rung(
         "sparse products and layers by tensor-core tiles, float16 and bfloat16",
-        frozenset({"attention_forward", "sddmm", "spmm_transpose"}),
+        frozenset({"attention_forward", *_PRODUCTS}),
     ),
 }
 _NOWHERE = (0, 0, (0, 0, 0))
@@ -112,7 +112,7 @@ class CudaLaunches(Backend):
 
     @property
     def candidates(self) -> int:
-        """The launchers' number of how the forward pass of a sparse layer meets its candidates."""
+        """The launchers' number of how a sparse layer meets its candidates."""
         return self._candidates
 
     def on_rung(self, rung: str) -> CudaLaunches:
@@ -214,6 +214,7 @@ class CudaLaunches(Backend):
             kept_index.shape[-1],
             g.data_ptr(),
             a_kept.data_ptr(),
+            self.candidates,
             place,
         )
         self._multiply("spmm", g, k, candidates, layer.keys, base_q, grad_q, layer.scale)

@@ -91,19 +91,35 @@ def test_products_and_their_gradients(
         )
 
 
+@pytest.mark.parametrize("op", ["sddmm", "spmm"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_products_picked_from_tiles(backend: Any, dtype: torch.dtype) -> None:
-    """All products of 16 rows by tensor cores, in several blocks; more channels than registers hold are gathered."""
+def test_products_by_tiles(backend: Any, op: str, dtype: torch.dtype) -> None:
+    """All products of 16 rows by tensor cores, in several blocks of rows, warps of keys and blocks of columns.
+
+    sddmm gathers where there are more channels than registers hold.
+    """
     backend = backend.on_rung("tiles")
-    for number, shape in enumerate((*PRODUCT_SHAPES, (1, 130, 70, 40, 9), (1, 5, 20, 41, 3))):
+    for number, shape in enumerate(
+        (*PRODUCT_SHAPES, (1, 130, 70, 40, 9), (1, 5, 20, 41, 3), (1, 20, 150, 72, 33))
+    ):
         emu.configure(seed=number)
         index = torch.int16 if number % 2 else torch.int32
-        assert_passed(check_product(backend, "sddmm", product("sddmm", *shape, dtype, number, index)))
+        assert_passed(check_product(backend, op, product(op, *shape, dtype, number, index)))
         emu.configure(dry=True)
         emu.take_dry_launches()
-        backend.sddmm(*product("sddmm", *shape, dtype, number, index).values())
+        getattr(backend, op)(*product(op, *shape, dtype, number, index).values())
         ((name, *_),) = emu.take_dry_launches()
-        assert name == ("sddmm_resident" if shape[3] > 40 else "sddmm_tiles")
+        assert name == ("sddmm_resident" if op == "sddmm" and shape[3] > 40 else f"{op}_tiles")
+
+
+def test_more_keys_than_tiles_hold_are_gathered(backend: Any) -> None:
+    emu.configure(dry=True)
+    emu.take_dry_launches()
+    for keys in (1024, 1025):
+        for op in ("sddmm", "spmm"):
+            getattr(backend, op)(*product(op, 1, 4, keys, 8, 300, torch.float16, 0, torch.int16).values())
+    names = [name for name, *_ in emu.take_dry_launches()]
+    assert names == ["sddmm_tiles", "spmm_tiles", "sddmm_resident", "spmm_resident"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -195,6 +211,81 @@ def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, weights:
         if dtype == torch.bfloat16 and weights != "own":
             bound = bound + 2.0**-17 * sums  # two parts of eight bits each
         assert_passed([within(f"spmm_transpose tiles {b, n, m, d, kept}", out, exact, bound)])
+
+
+@pytest.mark.parametrize("weights", ["float32", "small"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_float32_weights_of_products_by_tiles(backend: Any, dtype: torch.dtype, weights: str) -> None:
+    """As in the backward pass: both parts of a weight count, however small the row's weights are."""
+    backend = backend.on_rung("tiles")
+    for number, (b, n, m, d, kept) in enumerate(TRANSPOSE_SHAPES):
+        emu.configure(seed=number)
+        inputs = product("spmm", b, n, m, d, kept, dtype, number, torch.int16)
+        a, scale = torch.randn((b, n, kept), generator=torch.Generator().manual_seed(number)), 1.0
+        if (
+            weights == "small"
+        ):  # no number of float16 is as small, and every row has a size of its own; the sum has not
+            scale = 2.0**40
+            a *= 2.0 ** -torch.arange(n).remainder(7).unsqueeze(-1) / scale
+        out = torch.full((b, n, d), math.nan, dtype=dtype)
+        backend._multiply("spmm", a, inputs["v"], inputs["index"], m, None, out, scale)
+        spread = torch.zeros((b, n, m), dtype=torch.float64).scatter(
+            -1, inputs["index"].long(), scale * a.double()
+        )
+        exact, sums = spread @ inputs["v"].double(), spread.abs() @ inputs["v"].double().abs()
+        bound = gamma(m + 4, 2.0**-24) * sums + output_rounding(exact, dtype)
+        if dtype == torch.bfloat16:
+            bound = bound + 2.0**-17 * sums  # two parts of eight bits each
+        assert_passed([within(f"spmm tiles {b, n, m, d, kept}", out, exact, bound)])
+
+
+@pytest.mark.parametrize("kernel", ["spmm", "layer"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_value_that_is_not_finite_spoils_the_rows_that_list_it_alone(
+    backend: Any, dtype: torch.dtype, kernel: str
+) -> None:
+    """A tile multiplies every row by every value: zero times infinity must not reach a row that does not list it."""
+    backend = backend.on_rung("tiles")
+    side, dim, kept, key, col = 5, 8, 4, 17, 3
+    case = layer(windows=1, heads=1, side=side, dim=dim, candidates=kept, topk=kept, dtype=dtype)
+    assert case.index is not None
+    listed = (case.index[0, 0] == key).any(-1)
+    assert 0 < listed.sum() < side * side
+
+    def forward(v: torch.Tensor) -> torch.Tensor:
+        if kernel == "layer":
+            return backend.attention_forward(case.with_tensors(v=v))[0][0, 0]
+        return backend.spmm(case.logits[0].to(dtype) - 1, v[0].contiguous(), case.index[0])[0]
+
+    clean = forward(case.v)
+    for value in (math.nan, math.inf, -math.inf):
+        v = case.v.clone()
+        v[0, 0, key, col] = value
+        out = forward(v)
+        assert torch.equal(out[~listed], clean[~listed])
+        assert not out[listed][:, col].isfinite().any()
+        others = torch.arange(dim) != col
+        assert torch.equal(out[:, others], clean[:, others])
+    weights = case.logits[0].to(dtype) - 1
+    weights[0, 2, 1] = -math.inf
+    out = backend.spmm(weights, case.v[0].contiguous(), case.index[0])[0]
+    clean = backend.spmm(case.logits[0].to(dtype) - 1, case.v[0].contiguous(), case.index[0])[0]
+    assert not out[2].isfinite().any()
+    assert torch.equal(out[3:], clean[3:])
+    assert torch.equal(out[:2], clean[:2])
+
+
+def test_tiles_are_the_same_in_every_order_of_execution(backend: Any) -> None:
+    """Warps' sums join in one order: seeds change the order of blocks, warps and lanes, never a bit of the result."""
+    inputs = product("spmm", 2, 40, 200, 40, 32, torch.float16, 3, torch.int16)
+    case = layer(windows=1, heads=1, side=12, dim=40, candidates=40, topk=30, dtype=torch.float16)
+    results = []
+    for seed in range(3):
+        emu.configure(seed=seed)
+        backend = backend.on_rung("tiles")
+        results.append((backend.spmm(*inputs.values()), *backend.attention_forward(case)))
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -354,6 +445,8 @@ LAYERS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_and_their_gradients(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
+    if "candidates" in LAYERS[name]:
+        backend = backend.on_rung("gather")  # tiles are below
     emu.configure(seed=seed)
     assert_passed(check_layer(backend, layer(**LAYERS[name], dtype=dtype, seed=seed), train=True))
 
@@ -374,7 +467,7 @@ TILED = {
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TILED)
 def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
-    """The forward pass that long lists of candidates take, here at any length; the backward pass follows it."""
+    """What long lists of candidates take, here at any length, forward and backward."""
     emu.configure(seed=seed)
     backend = backend.on_rung("tiles")
     assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
@@ -410,22 +503,22 @@ def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candida
 
 
 def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
-    """192 candidates and an eighth of the keys; float32 and shorter lists gather; little shared memory gathers too."""
+    """A twentieth of the keys; float32 and shorter lists gather; too many keys and little shared memory gather too."""
     taken = {}
     for dtype in DTYPES:
-        for candidates in (16, 191, 192):
+        for side, candidates in ((16, 12), (16, 13), (33, 200)):
             emu.configure(dry=True)
             emu.take_dry_launches()
             backend.attention_forward(
-                layer(side=16, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40)
+                layer(side=side, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40)
             )
             (launch,) = emu.take_dry_launches()
             taken[str(dtype)[6:], candidates] = launch[0]
     gathers, tiles = "attention_forward_sparse", "attention_forward_tiled"
     assert taken == {
-        (str(dtype)[6:], candidates): tiles if candidates == 192 and dtype != torch.float32 else gathers
+        (str(dtype)[6:], candidates): tiles if candidates == 13 and dtype != torch.float32 else gathers
         for dtype in DTYPES
-        for candidates in (16, 191, 192)
+        for candidates in (12, 13, 200)
     }
     case = layer(side=14, windows=1, heads=1, candidates=193, topk=9, dtype=torch.float16, dim=40)
     emu.configure(shared_limit=15 << 10)
@@ -433,8 +526,9 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
     backend = backend.on_rung("tiles")
     with pytest.raises(RuntimeError, match="attention_forward"):
         backend.attention_forward(case)
-    emu.configure(shared_limit=48 << 10)  # several blocks, keys in ranges
-    assert_passed(check_layer(backend, case, train=False))
+    for limit_kib in (26, 48):  # without and with the bias table
+        emu.configure(shared_limit=limit_kib << 10)
+        assert_passed(check_layer(backend, case, train=False))
     case = layer(candidates=12, topk=5)
     with pytest.raises(RuntimeError, match="attention_forward"):
         backend.attention_forward(case)
@@ -500,6 +594,7 @@ def test_selection_of_hard_rows(backend: Any, count: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_layer_with_keys_in_pieces(backend: Any, dtype: torch.dtype) -> None:
     """A window-head that does not fit into shared memory: keys and columns of V pass through it."""
+    backend = backend.on_rung("gather")
     case = layer(windows=1, heads=1, side=12, dim=40, candidates=30, topk=20, dtype=dtype)
     emu.configure(seed=3, shared_limit=33 << 10)
     assert_passed(check_layer(backend, case, train=True))
@@ -514,6 +609,7 @@ def test_sparse_layer_with_keys_and_table_outside_of_shared_memory(
     backend: Any, dtype: torch.dtype, limit_kib: int
 ) -> None:
     """Ranges of keys pass by several warps once per tile, and every head reads its own column of the bias table."""
+    backend = backend.on_rung("gather")
     case = layer(windows=1, heads=2, side=10, dim=40, candidates=20, topk=9, dtype=dtype)
     emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
     assert_passed(check_layer(backend, case, train=True))

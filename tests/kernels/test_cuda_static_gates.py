@@ -19,6 +19,7 @@ from pft_bench.insight import kernel_table as table
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA_INCLUDE = [Path("/usr/local/cuda/include"), *Path("/usr/local").glob("cuda-*/include")]
+WAYS = ("forward", "backward")
 DENSE = (
     "attention_forward_dense",
     "attention_forward_online",
@@ -84,7 +85,8 @@ def test_expected_instructions(kernels: list[table.Kernel]) -> None:
     assert all({"float16", "bfloat16"} & {*k.types} for k in half), labels(half)
     assert {kind for k in half for kind in k.types} >= {"float16", "bfloat16"}
     if len({k.arch for k in kernels}) > 1:
-        assert {k.name for k in half} >= {*DENSE, "attention_forward_tiled", "spmm_transpose_tiles"}
+        tiles = {"sddmm_tiles", "spmm_tiles", "spmm_transpose_tiles", *(f"attention_{w}_tiled" for w in WAYS)}
+        assert {k.name for k in half} >= {*DENSE, *tiles}
 
 
 def test_every_launch_fits_its_architecture(kernels: list[table.Kernel]) -> None:

@@ -17,7 +17,7 @@ emu = pytest.importorskip("pft_bench._cuda_emu")
 
 PRODUCTS = {
     "sddmm": ("sddmm_plain", "sddmm_resident", "sddmm_tiles"),
-    "spmm": ("spmm_plain", "spmm_resident", "spmm_resident"),  # has no tiles
+    "spmm": ("spmm_plain", "spmm_resident", "spmm_tiles"),
     "spmm_transpose": ("spmm_transpose_plain", "spmm_transpose_owner", "spmm_transpose_tiles"),
 }
 SPARSE = ("attention_forward_sparse", "attention_forward_tiled")
@@ -51,7 +51,7 @@ def test_a_rung_of_the_products_takes_its_kernel_and_no_other_rung_touches_them(
 
 
 @pytest.mark.parametrize(
-    ("rung", "kernel"), [("gather", SPARSE[0]), ("tiles", SPARSE[1]), ("plain", SPARSE[0])]
+    ("rung", "kernel"), [("gather", SPARSE[0]), ("tiles", SPARSE[1]), ("plain", SPARSE[1])]
 )
 def test_a_rung_of_the_layers_takes_its_kernel(
     launched: Callable[..., list[str]], rung: str, kernel: str

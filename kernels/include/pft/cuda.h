@@ -36,7 +36,8 @@ Status sddmm(const SparseShape& shape, int64_t heads, Input q, Input k, Index in
              Version version, void* stream);
 
 // out[b,i] = initial[b,i] + scale * sum_t a[b,i,t] v[b,index[b,i,t]]. a: v's dtype or float32; out: v's
-// dtype. `initial` (may be null): contiguous float32 [batch, queries, head_dim].
+// dtype. `initial` (may be null): contiguous float32 [batch, queries, head_dim]. The indices of a row must be
+// distinct.
 Status spmm(const SparseShape& shape, int64_t heads, Input a, Input v, Index index, const float* initial,
             Output out, float scale, Version version, void* stream);
 
@@ -70,7 +71,7 @@ struct AttentionOutputs {
   float* lse = nullptr;  // [windows, heads, queries]
 };
 
-// How a sparse layer's forward meets its candidates. kAuto picks as kernels/cuda/README.md says.
+// How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
@@ -78,7 +79,8 @@ Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs
 Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
                                 void* stream);
-// What kTiles runs: float16 and bfloat16 only (else kBadDType), kUnsupported where a warp's rows do not fit.
+// What kTiles runs: float16 and bfloat16 only (else kBadDType); kUnsupported beyond 1024 keys or 40 channels
+// of q, or where the tiles do not fit.
 Status attention_forward_tiled(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
@@ -98,7 +100,9 @@ struct SparseGradients {
 Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta,
                            void* stream);
 // Sparse layers: G over the candidates, and the weights of the kept entries.
-Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, void* stream);
+// kTiles: where they fit, else gathered.
+Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, Candidates how,
+                                 void* stream);
 // A dense layer that selected is the sum of two parts: -A*delta over all keys (attention_backward_dense
 // without grad_out) and A*dA + grad_logits on the kept entries: the function above, with the kept entries as
 // candidates and delta null.
