@@ -249,13 +249,15 @@ def test_a_value_that_is_not_finite_spoils_the_rows_that_list_it_alone(
     side, dim, kept, key, col = 5, 8, 4, 17, 3
     case = layer(windows=1, heads=1, side=side, dim=dim, candidates=kept, topk=kept, dtype=dtype)
     assert case.index is not None
+    assert case.logits is not None
+    a, index = case.logits[0].to(dtype) - 1, case.index[0]
     listed = (case.index[0, 0] == key).any(-1)
     assert 0 < listed.sum() < side * side
 
-    def forward(v: torch.Tensor) -> torch.Tensor:
+    def forward(v: torch.Tensor) -> Any:
         if kernel == "layer":
             return backend.attention_forward(case.with_tensors(v=v))[0][0, 0]
-        return backend.spmm(case.logits[0].to(dtype) - 1, v[0].contiguous(), case.index[0])[0]
+        return backend.spmm(a, v[0].contiguous(), index)[0]
 
     clean = forward(case.v)
     for value in (math.nan, math.inf, -math.inf):
@@ -266,10 +268,10 @@ def test_a_value_that_is_not_finite_spoils_the_rows_that_list_it_alone(
         assert not out[listed][:, col].isfinite().any()
         others = torch.arange(dim) != col
         assert torch.equal(out[:, others], clean[:, others])
-    weights = case.logits[0].to(dtype) - 1
+    weights = a.clone()
     weights[0, 2, 1] = -math.inf
-    out = backend.spmm(weights, case.v[0].contiguous(), case.index[0])[0]
-    clean = backend.spmm(case.logits[0].to(dtype) - 1, case.v[0].contiguous(), case.index[0])[0]
+    out = backend.spmm(weights, case.v[0].contiguous(), index)[0]
+    clean = backend.spmm(a, case.v[0].contiguous(), index)[0]
     assert not out[2].isfinite().any()
     assert torch.equal(out[3:], clean[3:])
     assert torch.equal(out[:2], clean[:2])
