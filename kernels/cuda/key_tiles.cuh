@@ -87,8 +87,7 @@ struct KeyFragments {
 #pragma unroll
     for (int n = 0; n < kWarpKeys / 8; ++n) {
       float d[4] = {};
-      if (n % 2 == 0)
-        __syncwarp();  // all sums at once would cost more registers than there are
+      if (n % 2 == 0) __syncwarp();  // all sums at once would cost more registers than there are
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const uint32_t key[2] = {words[n][2 * step], 2 * step + 1 < kHalves ? words[n][2 * step + 1] : 0u};

@@ -82,7 +82,7 @@ __device__ __forceinline__ void spread_entries(const ValueTiles<T>& tiles, int k
     const float up = entries.scale(i0 + r);
     const View<T> to = tiles.weights + r * tiles.pitch;
     if (lane == 0) down[r] = 1.f / up;  // a power of two
-#pragma unroll 1  // more costs registers, which hold the values
+#pragma unroll 1                        // more costs registers, which hold the values
     for (int t = lane; t < kept; t += 32) {
       int key;
       const float weight = entries.get(i0 + r, t, &key) * up;
