@@ -88,7 +88,7 @@ quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five
 		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
-	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist \
+	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps --no-build-isolation -w dist \
 		--config-settings=cmake.define.PFT_EMULATOR=OFF --config-settings=build-dir=build/wheel .
 
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
@@ -138,13 +138,20 @@ $(VENV)/bin/python:
 own-environment: $(VENV)/bin/python
 	@$(PY) -I .ci/own_environment.py
 
+# A build finds its tools in the environment. pip's own way, tools in a new folder for each build, would make every file
+# look changed; so a build compiles what has changed since the last. setuptools: for a dependency without a wheel.
+BUILD_TOOLS := scikit-build-core pybind11 cmake ninja setuptools
+INSTALL = $(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS)
+
 $(VENV)/.bench: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
-	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
+	@$(INSTALL) $(BUILD_TOOLS)
+	@$(INSTALL) --no-build-isolation --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | own-environment
-	@echo "== installing PyTorch and tools, and building the kernels (one to three minutes the first time)"
-	@$(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS) -e '.[$(patsubst .%,%,$(notdir $@))]'
+	@echo "== installing PyTorch and tools, building the kernels and their emulator (three to five minutes the first time)"
+	@$(INSTALL) $(BUILD_TOOLS)
+	@$(INSTALL) --no-build-isolation -e '.[$(patsubst .%,%,$(notdir $@))]'
 	@# dev has all of test in it
 	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)

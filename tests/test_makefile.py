@@ -114,7 +114,7 @@ COMMANDS = {
     "counters": "-m pft_bench.insight.counters.report",
     "counters-gates": "-m pft_bench.insight.counters.report --gates",
     "counters-sass": "-m pft_bench.insight.counters.sass",
-    "wheel": "-m pip --disable-pip-version-check wheel -q --no-deps -w dist",
+    "wheel": "-m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist",
     "kernel-report": "-m pft_bench.insight.kernel_table",
 }
 
@@ -143,7 +143,10 @@ def test_set_up_under_a_path_of_odd_characters_installs_here_and_nowhere_else(tm
     done = make(folder, ".venv/.dev", PIP_USER="1", PIP_TARGET="/t", PIP_PREFIX="/p", PYTHONPATH="/q")
     assert done.returncode == 0, done.stderr
     lines = called(folder)
-    assert f"{folder}| -m pip --disable-pip-version-check install -q -c constraints.txt -e .[dev]" in lines
+    assert (
+        f"{folder}| -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation -e .[dev]"
+        in lines
+    )
     assert {line for line in lines if "| -m" not in line} == {"0||||"}, (
         "what sends pip elsewhere is not passed on"
     )

@@ -33,7 +33,7 @@ class Arena {
 // Rows of the index that are worked on together, see rows.hpp.
 constexpr int64_t kSparseBlockRows = 64;
 
-// sddmm, spmm and spmm_transpose: the window-head's gathered rows, and a block of rows of the index and of
+// sddmm, spmm, spmm_transpose and row_reads: the window-head's gathered rows, and a block of rows of the index and of
 // the result or operand.
 struct SparseBuffers {
   float* rows;

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TimeElapsedColumn
 from ..common.terminal import Console, Words, progress_bar
 from ..harness.cases import Group
 from ..harness.record import Record, Status
-from ..report.tables import contender_text
+from ..report.tables import row_line, without_slower_compositions
 
 REFRESHES_PER_SECOND = 2
 """Few, for the bar is drawn on the processors that are being timed."""
@@ -61,12 +61,11 @@ class Display:
         self._show(f"round {rounds + 1}/{planned}" if doing == "timing" else doing, share)
 
     def finish(self, group: Group, records: Sequence[Record]) -> None:
-        """Count `group` as done, and say at once which rows have no result."""
+        """Count `group` as done, and show its rows at once: a long run tells something from its first group on."""
         self._done += group.cost
         self._bar.update(self._task, completed=self._done)
-        for record in records:
-            if record.status is not Status.OK:
-                self.say(f"{group.title} on {contender_text(record)}: {record.status.value}: {record.reason}")
+        for record in without_slower_compositions(records):
+            self._console.print(row_line(record), style=None if record.status is Status.OK else "yellow")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -62,7 +62,11 @@ def verify(
         console.print(f"note: {note}")
     for mismatch in found.mismatches:
         console.print(f"WRONG: {mismatch}", style="bold red")
-    rounded = f", {found.rounded} of them but for the last place (another processor)" if found.rounded else ""
+    rounded = (
+        f", {found.rounded} of them but for the last place (another processor or numpy)"
+        if found.rounded
+        else ""
+    )
     console.print(f"{found.values} numbers recomputed{rounded}; {', '.join(found.files) or 'no file'} read")
     if found.mismatches:
         console.print(f"{len(found.mismatches)} do not agree with the raw samples", style="bold red")

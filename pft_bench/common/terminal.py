@@ -99,6 +99,7 @@ class Table(rich.table.Table):
 
     def __init__(self, *, title: str | None = None, caption: str | None = None, **options: Any) -> None:
         options.setdefault("title_justify", "left")
+        options.setdefault("caption_justify", "left")
         options.setdefault("header_style", "bold")
         super().__init__(
             title=None if title is None else line(title),

@@ -196,7 +196,7 @@ def markup(text: str, links: Sequence[Attributes], without: Sequence[str] = (), 
         title = ElementTree.Element("title")
         title.text = element.get("aria-label")
         for child in element:
-            if child.get("style") == "fill:none":  # nobody sees it: it only takes clicks
+            if child.get("style") in ("fill:none", "fill-opacity:0"):  # nobody sees it: it only takes clicks
                 child.attrib = {name: value for name, value in child.attrib.items() if name != "style"} | {
                     "class": "hit"
                 }

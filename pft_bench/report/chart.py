@@ -195,8 +195,10 @@ class Chart:
         """A disc that nobody sees around each point, with the number of the point as its address."""
         points = self.figure.points
         places = [point.x for point in points], [point.y for point in points]
-        made = self.axes.scatter(*places, (2 * HIT) ** 2, c="none", lw=0, zorder=9, clip_on=False)
-        made.set_urls([f"#{number}" for number in range(len(points))])
+        # Before 3.11 matplotlib draws no points without a colour.
+        made = self.axes.scatter(*places, (2 * HIT) ** 2, c=[(0, 0, 0, 0)], lw=0, zorder=9, clip_on=False)
+        # The last belongs to no point: a collection with a single address it draws without the address.
+        made.set_urls([*(f"#{number}" for number in range(len(points))), None])
 
     def _notes(self) -> None:
         """The words of a point beside it, at the nearest place that is free; from afar a thin line leads back."""

@@ -14,6 +14,7 @@ from ..common.terminal import Table, Text
 from ..common.text import plain
 from ..harness.measure.verdicts import Verdict
 from ..harness.record import Record, Status, threads_text, to_frame
+from ..harness.record.yardsticks import COMPOSED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,19 +93,51 @@ def _check_cell(record: Record) -> Text:
     return Text(record.status.value.upper(), style="bold red")
 
 
+def row_line(record: Record) -> str:
+    """What came of one row in one line: its check and time, or its status and why there is no time."""
+    what = f"{record.case.level} {step_text(record)} on {contender_text(record)}"
+    if record.status is not Status.OK:
+        return f"{what}: {record.status.value}: {record.reason}"
+    if record.derived is None:
+        return f"{what}: check ok"
+    speedup = speedup_text(record)
+    verdict = "" if record.derived.verdict is None else f" {record.derived.verdict.value}"
+    return f"{what}: check ok, {seconds_text(record.derived.median_s)}, {speedup}{verdict}"
+
+
+def without_slower_compositions(records: Sequence[Record]) -> list[Record]:
+    """All but the compositions of PyTorch's operators that were measured and are not the fastest of their step."""
+    fastest: dict[tuple[str, str], tuple[float, str]] = {}
+    for record in records:
+        if record.case.backend in COMPOSED and record.derived is not None:
+            step = (record.case.level, work_text(record))
+            time = (record.derived.median_s, record.case.case_id)
+            fastest[step] = min(fastest.get(step, time), time)
+    kept = {case_id for _, case_id in fastest.values()}
+    return [
+        record
+        for record in records
+        if record.case.backend not in COMPOSED or record.derived is None or record.case.case_id in kept
+    ]
+
+
 def results_table(records: Sequence[Record], level: str, width: int = 100) -> Table:
     """One row for each record of a level: check, time, speed-up with interval and verdict, memory, FLOPs.
 
-    On a terminal of fewer than 96 columns (`width`) the FLOPs are left out; the summary has them.
+    Of the compositions of PyTorch's operators a step shows the fastest. On a terminal of fewer than 96 columns
+    (`width`) the FLOPs are left out. The summary and the report have all of it.
     """
-    chosen = [record for record in records if record.case.level == level]
+    of_level = [record for record in records if record.case.level == level]
+    chosen = without_slower_compositions(of_level)
     titles = {
         "op": "Sparse products",
         "layer": "One attention layer (candidates -> kept)",
         "model": "Whole model",
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
-    table = Table(title=titles[level], box=box.SIMPLE_HEAD, pad_edge=False)
+    left_out = len(of_level) - len(chosen)
+    caption = f"{left_out} slower compositions of PyTorch's operators: in summary.csv" if left_out else None
+    table = Table(title=titles[level], caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(
         {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],
         min_width=12,
@@ -170,11 +203,7 @@ def ordered_stages(records: Iterable[Record]) -> list[str]:
 
 def problem_lines(records: Sequence[Record]) -> list[str]:
     """One line for each record without a result: what it was, its status and why."""
-    return [
-        f"{record.case.level} {step_text(record)} on {contender_text(record)}: {record.status.value}: {record.reason}"
-        for record in records
-        if record.status is not Status.OK
-    ]
+    return [row_line(record) for record in records if record.status is not Status.OK]
 
 
 def write_summary(records: Sequence[Record], path: Path) -> None:

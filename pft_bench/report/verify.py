@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from .write import SUMMARY, texts
 
 ULPS = 4
 """How far the logarithms and exponentials of two processors may part: numpy has its own for AVX-512."""
+LOGARITHMS = ("floor", "delta")
+"""Numbers on the log scale: what ratios near one have lost by rounding is a share of one, not of their logarithm."""
 
 
-def _nearly(found: float, expected: float) -> bool:
-    return abs(found - expected) <= ULPS * math.ulp(expected)
+def _nearly(name: str, found: float, expected: float) -> bool:
+    return abs(found - expected) <= ULPS * math.ulp(1.0 if name in LOGARITHMS else expected)
 
 
 Formula = Callable[[Case], Flops | None]
@@ -66,16 +69,16 @@ class Verification:
     mismatches: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def hold(self, where: str, found: object, expected: object, *, exact: bool = True) -> None:
+    def hold(self, name: str, of: str, found: object, expected: object, *, exact: bool = True) -> None:
         """Count one number of the records and remember it if it is wrong."""
         self.values += 1
         if found == expected:
             return
         floats = isinstance(found, float) and isinstance(expected, float)
-        if floats and not exact and _nearly(found, expected):  # type: ignore[arg-type]
+        if floats and not exact and _nearly(name, found, expected):  # type: ignore[arg-type]
             self.rounded += 1
             return
-        self.mismatches.append(Mismatch(RECORDS, where, repr(found), repr(expected)))
+        self.mismatches.append(Mismatch(RECORDS, f"{name} of {of}", repr(found), repr(expected)))
 
 
 def verify_folder(
@@ -91,8 +94,8 @@ def verify_folder(
         path: the folder; the report's files are checked where they exist.
         formula: the operations and bytes of a case (`insight.counts.formula_counts`).
         recount: its counted FLOPs (`insight.counts.recount`).
-        processor: the `cpu` entry of this machine's environment. Records of the same processor have to agree in
-            every bit; those of another one in all but the last place.
+        processor: the `cpu` entry of this machine's environment. Records of the same processor and numpy have to
+            agree in every bit; those of others in all but the last place.
     """
     result = Verification()
     try:
@@ -108,7 +111,7 @@ def verify_folder(
         if folder.environments and record.environment not in folder.environments:
             where = f"environment of {record.case_id}"
             result.mismatches.append(Mismatch(RECORDS, where, record.environment, f"one of {ENVIRONMENTS}"))
-        _hold_record(result, record, exact=_same_processor(folder.environment(record), processor))
+        _hold_record(result, record, exact=_same_arithmetic(folder.environment(record), processor))
         _hold_counts(result, record, formula, recount)
     if (folder.path / SUMMARY).is_file():
         _hold_summary(result, folder)
@@ -164,10 +167,14 @@ def hold_environments(result: Verification, environments: Mapping[str, Mapping[s
                 result.mismatches.append(Mismatch(ENVIRONMENTS, where, repr(stored), repr(fresh)))
 
 
-def _same_processor(environment: Mapping[str, Any], processor: Mapping[str, Any] | None) -> bool:
+def _same_arithmetic(environment: Mapping[str, Any], processor: Mapping[str, Any] | None) -> bool:
+    """Whether numpy's logarithms here are those of the records: the same version on the same instruction sets."""
     recorded = environment.get("cpu") or {}
-    return processor is not None and all(
-        recorded.get(key) == processor.get(key) for key in ("architecture", "isa")
+    library = (environment.get("libraries") or {}).get("numpy")
+    return (
+        processor is not None
+        and library == version("numpy")
+        and all(recorded.get(key) == processor.get(key) for key in ("architecture", "isa"))
     )
 
 
@@ -176,10 +183,10 @@ def _hold_record(result: Verification, record: Record, *, exact: bool) -> None:
     if record.timing is not None and record.derived is not None:
         stored, fresh = asdict(record.derived), asdict(derive(record.timing))
         for name, value in fresh.items():
-            result.hold(f"{name} of {record.case_id}", stored[name], value, exact=exact)
+            result.hold(name, record.case_id, stored[name], value, exact=exact)
     for check in record.checks:
         if check.error is not None and check.bound is not None:
-            result.hold(f"{check.name!r} of {record.case_id}", check.passed, check.error <= check.bound)
+            result.hold(repr(check.name), record.case_id, check.passed, check.error <= check.bound)
 
 
 def _hold_counts(
@@ -190,7 +197,7 @@ def _hold_counts(
         for name in ("paper_macs", "kernel_flops", "kernel_bytes"):
             stored = getattr(record.flops, name)
             if stored is not None:
-                result.hold(f"{name} of {record.case_id}", stored, getattr(expected, name))
+                result.hold(name, record.case_id, stored, getattr(expected, name))
     elif formula is not None:
         result.notes.append(f"operations of {record.case_id} not checked: its model is not known here")
     if recount is not None and record.flops.counted_flops is not None:
@@ -198,7 +205,7 @@ def _hold_counts(
         if counted is None:
             result.notes.append(f"counted_flops of {record.case_id} not counted again: not possible here")
         else:
-            result.hold(f"counted_flops of {record.case_id}", record.flops.counted_flops, counted)
+            result.hold("counted_flops", record.case_id, record.flops.counted_flops, counted)
 
 
 def _hold_summary(result: Verification, folder: RunFolder) -> None:

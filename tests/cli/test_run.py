@@ -41,6 +41,9 @@ def test_a_run_writes_its_folder_and_prints_its_tables(
     }  # fmt: skip
     for title in ("Sparse products", "One attention layer", "Whole model", "Where the model's time goes"):
         assert title in ended.out
+    # each row as soon as its group ends, before the tables
+    for row in ("op spmm K=5 on cpu: check ok, ", "layer 16 -> 5 on dense: check ok, "):
+        assert row in ended.out[: ended.out.index("Sparse products")]
     assert str(folder) in ended.out.replace("\n", "")
 
     assert pft_bench_command("verify", folder).code == 0

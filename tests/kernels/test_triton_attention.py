@@ -3,7 +3,16 @@
 import pytest
 import torch
 from bad_rows import check_bad_rows
-from triton_cases import DEVICE, DTYPES, INTERPRETED, assert_passed, normal, random_layer, runs_kernels
+from triton_cases import (
+    DEVICE,
+    DTYPES,
+    INTERPRETED,
+    assert_passed,
+    normal,
+    random_layer,
+    runs_kernels,
+    with_dtypes,
+)
 
 import pft_bench
 from pft_bench import reference
@@ -53,8 +62,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(("case", "dtype"), with_dtypes(CASES))
 def test_layer(case, dtype):
     assert_passed(check_layer(get("triton"), random_layer(dtype, **case), train=True))
 
@@ -69,10 +77,11 @@ def test_selection_from_rows_wider_than_1024(dtype, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what is tested here
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("topk", [16, 5])
-@pytest.mark.parametrize("candidates", [0, 9])
-def test_a_bad_query_row_spoils_its_own_row_alone(candidates, topk, dtype):
+@pytest.mark.parametrize(
+    ("case", "dtype"), with_dtypes({f"{c} -> {topk}": (c, topk) for c in (0, 9) for topk in (16, 5)})
+)
+def test_a_bad_query_row_spoils_its_own_row_alone(case, dtype):
+    candidates, topk = case
     check_bad_rows(
         get("triton"), random_layer(dtype, heads=1, queries=16, dim=8, candidates=candidates, topk=topk)
     )

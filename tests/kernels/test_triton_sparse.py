@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_cases import DEVICE, DTYPES, assert_passed, normal, random_index, runs_kernels
+from triton_cases import DEVICE, assert_passed, normal, random_index, runs_kernels, with_dtypes
 
 from pft_bench.backends import get
 from pft_bench.harness.check import check_product
@@ -20,8 +20,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("shape", "dtype"), with_dtypes(SHAPES))
 @pytest.mark.parametrize("op", ["sddmm", "spmm"])
 def test_products_and_their_gradients(op, shape, dtype):
     batch, queries, keys, dim, kept = shape

@@ -358,9 +358,10 @@ def test_one_compiled_model_serves_all_sizes(grad, make_model):
     with torch.set_grad_enabled(grad):
         for size in SIZES:
             x = torch.rand(1, 3, *size)
-            same(compiled(x), model(x))
+            output = compiled(x)
+            same(output, model(x))
             if grad:
-                compiled(x).sum().backward()
+                output.sum().backward()
     torch._dynamo.reset()
     assert counter.frame_count <= 3
 

@@ -26,7 +26,7 @@ from pft_bench.harness.record import (
 from pft_bench.report import problem_lines, results_table, stage_table, words, write_plots, write_summary
 from pft_bench.report.draw import pictures
 from pft_bench.report.page import render
-from pft_bench.report.tables import bytes_text, count_text, ordered_stages, seconds_text
+from pft_bench.report.tables import bytes_text, count_text, ordered_stages, row_line, seconds_text
 
 SLOW = (1.0, 1.02, 0.98, 1.01, 0.99, 1.0, 1.03)
 
@@ -117,6 +117,23 @@ def test_a_row_shows_latency_speedup_verdict_memory_rate_and_check() -> None:
     for part in ("64 -> 64", "100 ms", "10x [10, 10]", "FASTER", "baseline", "3.0 MiB", "2 G", "ok"):
         assert part in shown
     assert "SAME" in text(results_table([record("dense", 1.0), record("cpu", 1.0)], "layer"))
+
+
+def test_of_the_compositions_a_step_shows_the_fastest_that_has_a_time() -> None:
+    """Those that failed have no time and stay in sight; each step has its own fastest."""
+    times = {"composed-sampled": 0.5, "composed-dense": 0.4, "composed-dense-fresh": 0.9}
+    records = [record("dense", 1.0), *(record(name, time) for name, time in times.items())]
+    lost, other = failed("composed-sampled-fresh"), record("composed-sampled", 0.5, k=16)
+    shown = text(results_table([*records, lost, other], "layer"))
+    names = [word for line in shown.splitlines() for word in line.split() if word.startswith("composed")]
+    assert names == ["composed-dense", "composed-sampled-fresh", "composed-sampled"]
+    assert "2 slower compositions of PyTorch's operators: in summary.csv" in shown
+    assert "compositions" not in text(results_table([record("dense", 1.0), record("cpu", 0.1)], "layer"))
+
+
+def test_a_row_in_one_line_has_its_time_or_its_reason() -> None:
+    assert row_line(record("cpu", 0.1)) == "layer 64 -> 64 on cpu: check ok, 100 ms, 10x [10, 10] FASTER"
+    assert row_line(record("dense", 1.0)) == "layer 64 -> 64 on dense: check ok, 1 s, baseline"
 
 
 def test_a_failed_row_has_no_number_at_all() -> None:

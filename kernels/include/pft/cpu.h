@@ -54,8 +54,7 @@ constexpr int64_t SparseShape::* kKept = &SparseShape::kept;
 //   spmm            out[b,i,:] = sum_t a[b,i,t] v[b,index[b,i,t],:]
 //   spmm_transpose  out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]
 //   row_reads       out[b,:] = sum over all (i,t) of rows[b,index[b,i,t],:]. Not an op of the model: what
-//   SDDMM
-//                   and SpMM must at least read, as a measure of them.
+//                   sddmm and spmm must at least read, as a measure of them.
 #define PFT_CPU_SPARSE_OPS(OP)                                                                    \
   OP(sddmm, {"q", kQueries, kHeadDim}, {"k", kKeys, kHeadDim}, {"out", kQueries, kKept})          \
   OP(spmm, {"a", kQueries, kKept}, {"v", kKeys, kHeadDim}, {"out", kQueries, kHeadDim})           \

@@ -29,7 +29,7 @@ struct SparseShape {
   int64_t kept = 0;
 };
 
-// Sizes of one progressive-attention layer (DESIGN: "one layer"). `candidates` equals `keys` while the chain
+// Sizes of one progressive-attention layer (docs/concepts.md, "Layer"). `candidates` equals `keys` while the chain
 // is dense.
 struct AttentionShape {
   int64_t windows = 0;

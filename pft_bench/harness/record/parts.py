@@ -185,7 +185,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Flops:
-    """Three counts that are never mixed (DESIGN.md, section 4), and the bytes the kernel must move."""
+    """Three counts that are never mixed (docs/concepts.md), and the bytes the kernel must move."""
 
     paper_macs: int | None = None
     counted_flops: int | None = None
