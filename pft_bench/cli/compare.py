@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,10 @@ def compare(
     ci: Annotated[
         bool, typer.Option("--ci", help="Exit with 0 unless a case is SLOWER (4) or has no result (1).")
     ] = False,
-    out: Annotated[Path | None, options.file(help="Write the comparison with its samples as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        options.file(help="Write the comparison with its samples as JSON, and again after each case."),
+    ] = None,
 ) -> None:
     """Compare two backends or two commits, interleaved, or two recorded runs.
 
@@ -103,7 +107,7 @@ def compare(
             "seed": seed,
             "lr_hw": options.parse_size(lr),
         }
-        table = _live(given, backends, baseline, margin, budget, console)
+        table = _live(given, backends, baseline, margin, budget, console, out)
     show(table, console)
     if out is not None:
         table.write(out)
@@ -120,6 +124,32 @@ def _live(
     margin: float,
     budget_s: float,
     console: Console,
+    out: Path | None,
+) -> VerdictTable:
+    """Measure; what is known is in `out` after each case, and on the screen where something ends the command early."""
+    known: list[VerdictTable] = []
+
+    def keep(table: VerdictTable) -> None:
+        known[:] = [table]
+        if out is not None:
+            table.write(out)
+
+    try:
+        return _measure(given, backends, baseline, margin, budget_s, console, keep)
+    except BaseException:
+        if known:
+            show(known[0], console)
+        raise
+
+
+def _measure(
+    given: dict[str, Any],
+    backends: str | None,
+    baseline: str | None,
+    margin: float,
+    budget_s: float,
+    console: Console,
+    keep: Callable[[VerdictTable], None],
 ) -> VerdictTable:
     from ..harness.cases import Settings
     from ..harness.compare.live import compare_backends, compare_versions
@@ -138,7 +168,9 @@ def _live(
             if len(names) != 2 or names[0] == names[1]:
                 raise ValueError(f"--backends must be two names, A,B, got {backends!r}")
             settings = Settings.make(**given, backends=names)
-            return compare_backends(settings, *names, margin=margin, budget_s=budget_s, on_round=on_round)
+            return compare_backends(
+                settings, *names, margin=margin, budget_s=budget_s, on_round=on_round, on_table=keep
+            )
         settings = Settings.make(
             **given, backends=names
         )  # what cannot be right here ends it before the build
@@ -156,6 +188,7 @@ def _live(
                 budget_s=budget_s,
                 seed=settings.seed,
                 on_round=on_round,
+                on_table=keep,
             )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..common.drafts import draft, require_writable
 from ..common.terminal import Console, Table, line
 from . import options
 from .work import at_work
@@ -51,7 +52,7 @@ def counters(
     sites: Annotated[
         bool, typer.Option("--sites", help="The source lines that cost most, launch by launch.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write all counts to this JSON file.")] = None,
+    out: Annotated[Path | None, options.file(help="Also write all counts to this JSON file.")] = None,
 ) -> None:
     """Predict the time of the CUDA kernels on a GPU from counts made in the emulator. Not a measurement.
 
@@ -72,6 +73,8 @@ def counters(
     reason = why_not()
     if reason is not None:
         raise ValueError(f"nothing can be counted here, {reason}")
+    if out is not None:
+        require_writable(out)
     core = {
         name: layer_works(settings.config, settings.schedules[0], settings.lr_hw, name, mode)
         for name in dtypes
@@ -96,7 +99,8 @@ def counters(
         line((PREDICTED, "bold"), f" Doubted rates of {target.title}: {', '.join(target.doubts())}.")
     )
     if out is not None:
-        out.write_text(json.dumps(as_json(found), indent=1) + "\n")
+        with draft(out) as made:
+            made.write_text(json.dumps(as_json(found), indent=1) + "\n")
 
 
 def as_json(found: Study) -> dict[str, object]:
