@@ -14,7 +14,7 @@ import triton.language as tl
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .progressive_attention import layer_arguments
-from .tiles import INTERPRETED, added_logits, at_head, products_block
+from .tiles import INTERPRETED, added_logits, at_head, products_block, weight_gradient
 
 PARTIAL_BYTES = 64 * 2**20
 """Limit on the tables together; it and the shapes alone decide how many there are, so results repeat exactly."""
@@ -80,23 +80,20 @@ def bias_dense_kernel(
         both = (w * H + h) * N
         row_lse = tl.load(lse + both + rows, mask=x_ok, other=0.0)
         row_delta = tl.load(delta + both + rows, mask=x_ok, other=0.0)
-        regions = region
-        if region is not None:
-            regions = region + (w % P) * N
         q_head, q_stride = at_head(q, w, h, sqw, sqh, sqn, VEC)
         k_head, k_stride = at_head(k, w, h, skw, skh, skn, VEC)
         for yj in range(0, WINDOW):
             keys = yj * WINDOW + x
             z = products_block(q_head, k_head, rows, keys, x_ok, x_ok, q_stride, k_stride, D, DIM) * scale
-            z += added_logits(rows[:, None], keys[None, :], ok, bias, regions, penalty, H, h, N, WINDOW)
+            z += added_logits(
+                rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+            )
             g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
-            if ALL:
-                v_head, v_stride = at_head(v, w, h, svw, svh, svn, VEC)
-                g_head, g_stride = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-                grad_a = products_block(g_head, v_head, rows, keys, x_ok, x_ok, g_stride, v_stride, DV, DIM)
-                g = g * (grad_a - row_delta[:, None])
-            else:
-                g = g * (0.0 - row_delta[:, None])
+            v_head, v_stride = at_head(v, w, h, svw, svh, svn, VEC)
+            g_head, g_stride = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
+            g *= weight_gradient(
+                g_head, v_head, rows, keys, x_ok, x_ok, g_stride, v_stride, row_delta[:, None], DV, DIM, ALL
+            )
             sums = tl.sum(tl.where(on_tile, tl.gather(g, xj, 1), 0.0), 0)
             cell = partial + (yi - yj + WINDOW - 1) * (2 * WINDOW - 1) + diagonal
             mask = diagonal < 2 * WINDOW - 1

@@ -31,9 +31,11 @@ from .tiles import (
     listing_rows,
     load_rows,
     products_block,
-    products_gathered,
-    products_picked,
+    products_listed,
     store_rows,
+    tile_rows,
+    tile_rows_columns,
+    weight_gradient,
     weighted_rows,
     window_head_tile,
 )
@@ -45,14 +47,13 @@ def row_delta_kernel(
     DV: tl.constexpr, ROWS: tl.constexpr, DIM_V: tl.constexpr,
 ):  # fmt: skip
     """delta = sum of grad_out * out over the channels of each row."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     d = tl.arange(0, DIM_V)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, 1)
     out, son = at_head(out, w, h, sow, soh, son, 1)
-    left = load_rows(grad_out, rows, rows < N, sgn, d, DV).to(tl.float32)
-    right = load_rows(out, rows, rows < N, son, d, DV).to(tl.float32)
-    tl.store(delta + both * N + rows, tl.sum(left * right, 1), mask=rows < N)
+    left = load_rows(grad_out, rows, rows_ok, sgn, d, DV).to(tl.float32)
+    right = load_rows(out, rows, rows_ok, son, d, DV).to(tl.float32)
+    tl.store(delta + both * N + rows, tl.sum(left * right, 1), mask=rows_ok)
 
 
 @triton.jit
@@ -82,22 +83,15 @@ def candidate_gradient_kernel(
 
     grad_kept is dA of the kept entries. SELECT: they are a part of the candidates, named by new_index.
     """
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     place = both * N * C + (rows[:, None] * C + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-    if KEYS > 0:
-        z = products_picked(q, k, rows, rows_ok, j, sqn, skn, M, D, DIM, KEYS)
-    else:
-        z = products_gathered(q, k, rows, rows_ok, j, ok, sqn, skn, D, DIM)
-    if region is not None:
-        region += (w % P) * N
-    z = z * scale + added_logits(rows[:, None], j, ok, bias, region, penalty, H, h, N, WINDOW)
+    z = products_listed(q, k, rows, rows_ok, j, ok, sqn, skn, M, D, DIM, KEYS)
+    z = z * scale + added_logits(rows[:, None], j, ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW)
     if logits is not None:
         z += tl.load(logits + place, mask=ok, other=0.0)
     row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
@@ -131,32 +125,26 @@ def dense_query_kernel(
     TERMS: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
     """grad_q of ROWS queries and CHUNK channels. ALL keys kept: G = A (dA - delta); else -A delta and a kept part."""
-    chunks = tl.cdiv(D, CHUNK)
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * chunks)
-    rows = tile // chunks * ROWS + tl.arange(0, ROWS)
-    d = tile % chunks * CHUNK + tl.arange(0, CHUNK)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok, d = tile_rows_columns(H, N, D, ROWS, CHUNK)
+    row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
+    row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-    if region is not None:
-        region += (w % P) * N
-    row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
-    row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
     acc = tl.zeros([ROWS, CHUNK], tl.float32)
     for start in range(0, M, COLS):
         keys = start + tl.arange(0, COLS)
         keys_ok = keys < M
         ok = rows_ok[:, None] & keys_ok[None, :]
         z = products_block(q, k, rows, keys, rows_ok, keys_ok, sqn, skn, D, DIM) * scale
-        z += added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
+        z += added_logits(
+            rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+        )
         g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
-        if ALL:
-            grad_a = products_block(grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, DV, DIM)
-            g = g * (grad_a - row_delta[:, None])
-        else:
-            g = g * (0.0 - row_delta[:, None])
+        g *= weight_gradient(
+            grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, row_delta[:, None], DV, DIM, ALL
+        )
         acc = dot_weights(g, load_rows(k, keys, keys_ok, skn, d, D), acc, PRECISION)
     if not ALL:
         lists = both * N * K
@@ -186,8 +174,6 @@ def dense_key_kernel(
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-    if region is not None:
-        region += (w % P) * N
     acc = tl.zeros([ROWS, CHUNK], tl.float32)
     acc_v = tl.zeros([ROWS, DIM_V], tl.float32)
     for start in range(0, N, COLS):
@@ -195,17 +181,17 @@ def dense_key_kernel(
         rows_ok = rows < N
         ok = keys_ok[:, None] & rows_ok[None, :]
         z = products_block(k, q, keys, rows, keys_ok, rows_ok, skn, sqn, D, DIM) * scale
-        z += added_logits(rows[None, :], keys[:, None], ok, bias, region, penalty, H, h, N, WINDOW)
+        z += added_logits(
+            rows[None, :], keys[:, None], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+        )
         row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
         row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
         g = tl.where(ok, tl.exp(z - row_lse[None, :]), 0.0)
         if VALUES:
             acc_v = dot_weights(g, load_rows(grad_out, rows, rows_ok, sgn, d_v, DV), acc_v, PRECISION)
-        if ALL:
-            grad_a = products_block(v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, DV, DIM)
-            g = g * (grad_a - row_delta[None, :])
-        else:
-            g = g * (0.0 - row_delta[None, :])
+        g *= weight_gradient(
+            v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, row_delta[None, :], DV, DIM, ALL
+        )
         acc = dot_weights(g, load_rows(q, rows, rows_ok, sqn, d, D), acc, PRECISION)
     if not ALL:
         starts = kept_start + both * (M + 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "t
 
 def compare(
     context: typer.Context,
+    *,
     a: Annotated[
         Path | None, options.argument("A", help="Run folder: the one before.", show_default=False)
     ] = None,
@@ -44,14 +46,10 @@ def compare(
         typer.Option(metavar="REV", help="Measure this code against that commit, built beside it."),
     ] = None,
     sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
+    shapes: options.Shapes,
     level: Annotated[list[str], typer.Option(help="op, layer or model. Repeatable.")] = ["layer"],  # noqa: B006
     mode: options.Mode = "infer",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     seed: options.Seed = 0,
     margin: Annotated[float, typer.Option(help="Relative differences below this count as none.")] = MARGIN,
     budget: Annotated[
@@ -97,17 +95,14 @@ def compare(
     else:
         given: dict[str, Any] = {
             "schedules": sched,
-            "preset_name": preset,
-            "scale": scale,
+            **shapes.settings(),
+            **machine.settings(),
             "levels": level,
-            "device": device,
-            "dtype": dtype,
             "mode": mode,
-            "threads": threads,
             "seed": seed,
-            "lr_hw": options.parse_size(lr),
         }
-        table = _live(given, backends, baseline, margin, budget, console, out)
+        with keeping(out, console) as keep:
+            table = _live(given, backends, baseline, margin, budget, console, keep)
     show(table, console)
     if out is not None:
         table.write(out)
@@ -117,16 +112,9 @@ def compare(
         raise typer.Exit(code)
 
 
-def _live(
-    given: dict[str, Any],
-    backends: str | None,
-    baseline: str | None,
-    margin: float,
-    budget_s: float,
-    console: Console,
-    out: Path | None,
-) -> VerdictTable:
-    """Measure; what is known is in `out` after each case, and on the screen where something ends the command early."""
+@contextmanager
+def keeping(out: Path | None, console: Console) -> Iterator[Callable[[VerdictTable], None]]:
+    """Takes what is known so far: it is in `out`, and on the screen where something ends the block early."""
     known: list[VerdictTable] = []
 
     def keep(table: VerdictTable) -> None:
@@ -135,14 +123,14 @@ def _live(
             table.write(out)
 
     try:
-        return _measure(given, backends, baseline, margin, budget_s, console, keep)
+        yield keep
     except BaseException:
         if known:
             show(known[0], console)
         raise
 
 
-def _measure(
+def _live(
     given: dict[str, Any],
     backends: str | None,
     baseline: str | None,

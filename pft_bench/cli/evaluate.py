@@ -14,7 +14,7 @@ import typer
 from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import parse_schedule, schedule_of
-from ..common.terminal import Console, Words, progress_bar
+from ..common.terminal import Console, counting_bar
 from ..common.text import in_short
 from . import options
 from .exits import FAILURE
@@ -22,7 +22,6 @@ from .work import at_work
 
 if at_work(__name__):
     import torch
-    from rich.progress import BarColumn, TimeElapsedColumn
 
     from ..apps.quality import (
         QUALITY,
@@ -53,6 +52,7 @@ if at_work(__name__):
 
 def evaluate(
     context: typer.Context,
+    *,
     weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
@@ -69,9 +69,7 @@ def evaluate(
         list[str], typer.Option(help="Backend to evaluate. Repeatable. Default: the fastest.")
     ] = [],  # noqa: B006
     num_heads: options.NumHeads = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     lr: options.Size = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
     budget: Annotated[
@@ -81,10 +79,7 @@ def evaluate(
     out: Annotated[
         Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
-    resume: options.Resume = False,
-    timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
-    isolate: options.Isolate = True,
+    supervision: options.Supervision,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
@@ -98,21 +93,23 @@ def evaluate(
     if not rounds:
         left_out = ("lr", "budget", "timeout", "memory_limit", "isolate")
         options.refuse(context, left_out, "is of measuring latency, which --rounds 0 leaves out")
-    folder = run_folder(out, resume, "quality-{}")
-    limits = Limits.of(context, timeout, memory_limit, isolate) if rounds else Limits(isolate=False)
+    folder = run_folder(out, supervision.resume, "quality-{}")
+    limits = Limits.of(context, supervision) if rounds else Limits(isolate=False)
     model = load_model(
-        weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
+        weights,
+        sched=sched[0] if sched else None,
+        heads=num_heads,
+        device=machine.device,
+        dtype=machine.dtype,
     )
     datasets = find_datasets(data, model.config.output_scale)
-    settings = make_settings(
-        model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
-    )
+    settings = make_settings(model, weights, sched, backend, machine, options.parse_size(lr), rounds, budget)
     console, groups = Console.wide(120), [SchedulesGroup(settings)] if rounds else []
     what = f"the images that were done are in {folder / QUALITY}"
     with limits.workers(settings.device) as workers, going_on_later(folder, console, what):
         inputs = {"weights": content(weights_file(weights), ""), "data": _content_of(datasets)}
         sweep = Sweep(settings, folder, workers=workers, inputs=inputs, beside=QUALITY)
-        with opened(sweep, groups, console, resume=resume) as plan:
+        with opened(sweep, groups, console, resume=supervision.resume) as plan:
             done = rows_to_go_on_with(folder / QUALITY)
             if not plan.done and not done:  # what the first rows depend on, as records do
                 remember_environment(folder, sweep.describe_machine() if rounds else environment())
@@ -129,9 +126,7 @@ def make_settings(
     weights: Path,
     sched: Sequence[str],
     backends: Sequence[str],
-    device: str,
-    dtype: str,
-    threads: int,
+    machine: options.Machine,
     lr_hw: tuple[int, int] | None,
     rounds: int,
     budget: float,
@@ -144,7 +139,7 @@ def make_settings(
         raise ValueError(f"--budget must be positive seconds, got {budget}")
     if 0 < rounds < 6:
         raise ValueError(f"--rounds must be 0 or at least 6, got {rounds}")
-    config, device = model.config, resolve_device(device)
+    config, device = model.config, resolve_device(machine.device)
     torch_dtype = next(model.parameters()).dtype
     chosen = [require(name, torch.device(device), torch_dtype).name for name in (backends or ["auto"])]
     for name in chosen:
@@ -163,9 +158,9 @@ def make_settings(
         backends=tuple(dict.fromkeys(chosen)),
         levels=("model",),
         device=device,
-        dtype=dtype,
+        dtype=machine.dtype,
         mode="infer",
-        threads=check_threads(threads),
+        threads=check_threads(machine.threads),
         seed=0,
         lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
         image=None,
@@ -194,15 +189,7 @@ def restore_all(
     for dataset in datasets:
         for remark in dataset.remarks:
             console.print(f"{dataset.name}: {remark}", style="yellow")
-    bar = progress_bar(
-        console,
-        Words("{task.description}"),
-        BarColumn(),
-        Words("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bar = counting_bar(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)

@@ -119,10 +119,10 @@ def launch_works(session: Session) -> None:
     for work in counter_works(session.rehearse):
         backend = get(session.family if work.how == "auto" else f"{session.family}-{work.how}")
         if work.op == "attention":
-            backend.attention_forward(work.problem.layer(session.device))
+            backend.attention_forward(work.layer(session.device))
             continue
         more = (work.tokens,) if work.op == "spmm_transpose" else ()
-        getattr(backend, work.op)(*work.problem.inputs(session.device).values(), *more)
+        getattr(backend, work.op)(*work.inputs(session.device).values(), *more)
     if session.device == "cuda":
         torch.cuda.synchronize()
 
