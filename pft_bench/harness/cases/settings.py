@@ -37,22 +37,19 @@ def resolve_device(name: str) -> str:
 class Settings:
     """Everything a run needs to know; built by `Settings.make`, which checks it."""
 
-    # which model, on which input
     preset: str
     config: PFTConfig
-    weights: Path | None
-    lr_hw: tuple[int, int]
-    image: Path | None
-    seed: int
-    # what is compared
-    levels: tuple[str, ...]
     schedules: tuple[FocusSchedule, ...]
     backends: tuple[str, ...]
-    # how it runs
+    levels: tuple[str, ...]
     device: str
-    threads: int
     dtype: str
     mode: Mode
+    threads: int
+    seed: int
+    lr_hw: tuple[int, int]
+    image: Path | None
+    weights: Path | None
     plan: Plan = field(default_factory=Plan)
     attentions: tuple[str, ...] = ()
     """Attention variants to hold against each other at level model; none: backends are."""
