@@ -288,7 +288,7 @@ def spread(
     parameters = []
     for name, parameter in signature.parameters.items():
         kind: Any = parameter.annotation
-        if not is_dataclass(kind):
+        if not (isinstance(kind, type) and is_dataclass(kind)):
             parameters.append(parameter)
             continue
         groups[name] = kind

@@ -75,7 +75,7 @@ def start(command: Sequence[str | os.PathLike[str]], **options: Any) -> subproce
     if shutil.which(program) is None:
         raise FileNotFoundError(f"there is no program {program}")
     guard = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
-    return subprocess.Popen([*guard, *map(os.fspath, command)], start_new_session=True, **options)
+    return subprocess.Popen([*guard, *command], start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -99,7 +99,7 @@ def output_of(
     return subprocess.CompletedProcess(list(command), process.returncode, said, errors)
 
 
-def _guard(parent: int, command: Sequence[str]) -> NoReturn:
+def _guard(parent: int, command: list[str]) -> NoReturn:
     """Run the command; end its group when the parent is gone."""
 
     def kill_group(number: int, frame: FrameType | None) -> None:

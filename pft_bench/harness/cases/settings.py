@@ -166,7 +166,7 @@ class Settings:
 
     def problem(self, op: str, candidates: int, kept: int) -> Problem:
         """`op` on the windows of this run's input."""
-        return Problem(op=op, **self.shapes, candidates=candidates, kept=kept, **self.numbers)
+        return Problem(op, **self.shapes, candidates=candidates, kept=kept, **self.numbers)
 
     def cases(self, level: Level, op: str, names: Sequence[str], **given: Any) -> dict[str, Case]:
         """Contender name -> its case; `given` are the fields that only this level has (shapes, k, schedule, ...)."""

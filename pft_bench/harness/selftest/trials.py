@@ -75,10 +75,10 @@ class Trial:
         cls, kind: Kind, number: int, environment: str, threads: int, margin: float, found: Samples
     ) -> Trial:
         """The trial of what was measured, judged on what is written, so that a reader of the file judges the same."""
-        written = {
+        series: dict[str, Any] = {
             name: tuple(float(f"{value:.6g}") for value in getattr(found, name)) for name in SAMPLE_SERIES
         }
-        kept = replace(found, **written, elapsed_s=round(found.elapsed_s, 3))
+        kept = replace(found, **series, elapsed_s=round(found.elapsed_s, 3))
         verdict = kept.evidence(margin).verdict(0.05)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         load = os.getloadavg()[0]

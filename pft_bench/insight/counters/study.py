@@ -83,15 +83,16 @@ def study(
     chip: Chip,
     counts: Callable[[Work, Chip], Counts] = count_work,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Study], None] = lambda _: None,
 ) -> Study:
-    """Counts and predicts each work; `progress` is told which comes next."""
-    rows: list[LaunchRow] = []
-    totals = []
+    """Counts and predicts each work; `progress` is told which comes next, `keep` is given what there is after each."""
+    so_far = Study(chip, (), ())
     for work in works:
         progress(f"{work.title} {work.dtype}")
         found = counts(work, chip)
         mine = [LaunchRow(work, launch, predict(work, launch, chip, known)) for launch, known in found]
-        rows += mine
         floor = floor_of(work, [launch for launch, _ in found], chip)
-        totals.append((work, Total(work.title, tuple(r.prediction for r in mine), *floor)))
-    return Study(chip, tuple(rows), tuple(totals))
+        total = Total(work.title, tuple(row.prediction for row in mine), *floor)
+        so_far = Study(chip, (*so_far.rows, *mine), (*so_far.totals, (work, total)))
+        keep(so_far)
+    return so_far
