@@ -11,9 +11,11 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
-from .launch import Launch, padded, strides, tiles, vector
-from .progressive_attention import layer_arguments
+from .launch import Launch, padded, tiles, vector
+from .progressive_attention import layer_constants
+from .progressive_attention_backward import whole_arguments
 from .tiles import INTERPRETED, added_logits, at_head, products_block, weight_gradient
 
 PARTIAL_BYTES = 64 * 2**20
@@ -137,34 +139,24 @@ def plan_bias_listed(
 
 
 def plan_bias_dense(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    region: Tensor | None,
+    layer: Layer,
     grad_out: Tensor,
     lse: Tensor,
     delta: Tensor,
     partial: Tensor,
-    scale: float,
-    region_penalty: float,
-    window: int,
     each: int,
     everything: bool,
     config: Config | None = None,
 ) -> Launch:
     """Launch for the dense part; partial [parts * window, H, T]. everything: all keys are kept."""
-    unit = vector(q, k, v, grad_out)
+    unit = vector(layer.q, layer.k, layer.v, grad_out)
     # Under the interpreter the cost is per step of a loop.
     default = Config(cols=1024, dim=64) if INTERPRETED.value else Config(cols=256, dim=16, registers=255)
     config = choose("bias_dense", default, config)
-    arguments = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
-    arguments |= {"grad_out": grad_out, "delta": delta, "partial": partial, "penalty": region_penalty}
-    arguments |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}
-    arguments |= {"W": q.shape[0], "P": 1 if region is None else region.shape[0], "T": partial.shape[2]}
-    arguments |= {"part_windows": each}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window, "ALL": everything}
-    constants |= {"SIDE": padded(window, 16), "COLS": config.cols, "DIM": config.dim}
+    arguments = whole_arguments(layer, grad_out, lse, delta, unit) | {"partial": partial}
+    arguments |= {"W": layer.q.shape[0], "T": partial.shape[2], "part_windows": each}
+    constants = layer_constants(layer, unit) | {"DV": layer.v.shape[3], "ALL": everything}
+    constants |= {"SIDE": padded(constants["WINDOW"], 16), "COLS": config.cols, "DIM": config.dim}
     return Launch(bias_dense_kernel, partial.shape[0] * partial.shape[1], arguments, constants, config)
 
 

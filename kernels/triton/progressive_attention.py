@@ -18,6 +18,7 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .sddmm import dense_pays
@@ -178,48 +179,47 @@ def interpreted_rows(queries: int) -> int:
     return 64 if queries % 64 == 0 else 16
 
 
-def window_size(keys: int, bias: Tensor | None) -> int:
-    """Side of the window, 0 where nothing depends on it."""
-    return 0 if bias is None else math.isqrt(keys)
-
-
-def layer_arguments(q: Tensor, k: Tensor, scale: float, unit: int) -> dict[str, Any]:
+def layer_arguments(layer: Layer, unit: int) -> dict[str, Any]:
     """The arguments that every kernel of a layer takes."""
+    q, k = layer.q, layer.k
     arguments: dict[str, Any] = {"q": q, "k": k, **strides("sq", q, unit), **strides("sk", k, unit)}
-    return arguments | {"H": q.shape[1], "N": q.shape[2], "M": k.shape[2], "scale": scale}
+    arguments |= {"H": q.shape[1], "N": q.shape[2], "M": k.shape[2]}
+    return arguments | {"bias": layer.bias, "scale": layer.scale}
+
+
+def region_arguments(layer: Layer) -> dict[str, Any]:
+    """The arguments of the mask of regions, which is of layers whose candidates are all keys."""
+    region = layer.region if layer.index is None else None
+    return {"region": region, "P": 1 if region is None else region.shape[0], "penalty": layer.region_penalty}
+
+
+def layer_constants(layer: Layer, unit: int) -> dict[str, Any]:
+    """The constants that every kernel of a layer takes; a window of 0 where nothing depends on it."""
+    window = 0 if layer.bias is None else math.isqrt(layer.keys)
+    return {"VEC": unit, "D": layer.q.shape[3], "WINDOW": window}
 
 
 def plan_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    scale: float,
-    region_penalty: float,
-    topk: int,
+    layer: Layer,
     out: Tensor,
     new_index: Tensor,
     new_logits: Tensor,
     lse: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """Launch for one layer; arguments and results as `pft_bench.reference.attention` has them, results allocated."""
-    unit = vector(q, k, v, out)
-    common = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "out": out, "lse": lse}
+    """Launch for one layer; results as `pft_bench.reference.attention` has them, allocated."""
+    v, unit = layer.v, vector(layer.q, layer.k, layer.v, out)
+    common = layer_arguments(layer, unit) | {"v": v, "out": out, "lse": lse}
     common |= {**strides("sv", v, unit), **strides("so", out, unit)}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
-    constants["DIM_V"] = padded(v.shape[3], 16)
-    if index is not None:
-        common |= {"index": index, "logits": logits, "new_index": new_index, "new_logits": new_logits}
-        return _plan_listed(common, constants, topk, config)
-    patterns = 1 if region is None else region.shape[0]
-    common |= {"region": region, "penalty": region_penalty, "P": patterns}
-    if topk >= k.shape[2]:
+    constants = layer_constants(layer, unit) | {"DV": v.shape[3], "DIM_V": padded(v.shape[3], 16)}
+    if layer.index is not None:
+        common |= {"index": layer.index, "logits": layer.logits}
+        common |= {"new_index": new_index, "new_logits": new_logits}
+        return _plan_listed(common, constants, layer.topk, config)
+    common |= region_arguments(layer)
+    if layer.topk >= layer.keys:
         return _plan_all(common, constants, config)
-    common |= {"new_index": new_index, "new_logits": new_logits, "K": topk}
+    common |= {"new_index": new_index, "new_logits": new_logits, "K": layer.topk}
     return _plan_select(common, constants, config)
 
 

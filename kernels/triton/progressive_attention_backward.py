@@ -19,9 +19,10 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .progressive_attention import layer_arguments, precision, window_size
+from .progressive_attention import layer_arguments, layer_constants, precision, region_arguments
 from .sddmm import dense_pays
 from .tiles import (
     INTERPRETED,
@@ -219,12 +220,8 @@ def plan_row_delta(grad_out: Tensor, out: Tensor, delta: Tensor, config: Config 
 
 
 def plan_candidate_gradient(
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
+    layer: Layer,
     index: Tensor,
-    logits: Tensor | None,
     new_index: Tensor | None,
     grad_kept: Tensor,
     grad_logits: Tensor | None,
@@ -232,23 +229,23 @@ def plan_candidate_gradient(
     delta: Tensor | None,
     attention_kept: Tensor,
     grad: Tensor,
-    scale: float,
-    region_penalty: float,
     config: Config | None = None,
 ) -> Launch:
-    """Launch of the row pass. new_index None: all candidates are kept. delta None: its term is left to others."""
+    """Launch of the row pass over the listed candidates `index`: the layer's own, or those it keeps of all keys.
+
+    new_index None: all candidates are kept. delta None: its term is left to others.
+    """
     windows, heads, queries, listed = index.shape
-    keys, kept = k.shape[2], grad_kept.shape[3]
-    unit = vector(q, k)
+    kept = grad_kept.shape[3]
+    unit = vector(layer.q, layer.k)
     cols = padded(listed)
-    config = choose("candidate_gradient", _row_pass_default(q, keys, listed, cols), config)
-    arguments = layer_arguments(q, k, scale, unit) | {"bias": bias, "region": region, "index": index}
-    arguments |= {"logits": logits, "new_index": new_index, "grad_kept": grad_kept, "lse": lse}
+    config = choose("candidate_gradient", _row_pass_default(layer.q, layer.keys, listed, cols), config)
+    arguments = layer_arguments(layer, unit) | region_arguments(layer) | {"index": index}
+    arguments |= {"logits": layer.logits, "new_index": new_index, "grad_kept": grad_kept, "lse": lse}
     arguments |= {"grad_logits": grad_logits, "delta": delta, "attention_kept": attention_kept, "grad": grad}
-    arguments |= {"P": 1 if region is None else region.shape[0], "C": listed, "K": kept}
-    arguments |= {"penalty": region_penalty}
-    constants = {"VEC": unit, "D": q.shape[3], "WINDOW": window_size(keys, bias), "COLS": cols}
-    constants |= {"ROWS": config.rows, "DIM": config.dim, "KEYS": config.dense}
+    arguments |= {"C": listed, "K": kept}
+    constants = layer_constants(layer, unit)
+    constants |= {"COLS": cols, "ROWS": config.rows, "DIM": config.dim, "KEYS": config.dense}
     constants |= {"STEPS": kept.bit_length(), "SELECT": new_index is not None}
     programs = windows * heads * tiles(queries, config.rows)
     return Launch(candidate_gradient_kernel, programs, arguments, constants, config)
@@ -263,12 +260,15 @@ def _row_pass_default(q: Tensor, keys: int, listed: int, cols: int) -> Config:
     return Config(rows=rows, dim=8, warps=min(16, max(4, padded(rows * cols // 256))))
 
 
+def whole_arguments(layer: Layer, grad_out: Tensor, lse: Tensor, delta: Tensor, unit: int) -> dict[str, Any]:
+    """The arguments of a backward pass over all keys."""
+    arguments = layer_arguments(layer, unit) | region_arguments(layer)
+    arguments |= {"v": layer.v, "grad_out": grad_out, "lse": lse, "delta": delta}
+    return arguments | {**strides("sv", layer.v, unit), **strides("sg", grad_out, unit)}
+
+
 def plan_dense_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
+    layer: Layer,
     grad_out: Tensor,
     lse: Tensor,
     delta: Tensor,
@@ -276,8 +276,6 @@ def plan_dense_backward(
     grad_q: Tensor,
     grad_k: Tensor,
     grad_v: Tensor | None,
-    scale: float,
-    region_penalty: float,
     config: Config | None = None,
 ) -> list[Launch]:
     """Launches for grad_q and grad_k when all keys are candidates.
@@ -285,16 +283,15 @@ def plan_dense_backward(
     kept: None when all keys are kept (then grad_v is computed too), else (new_index, start, entries, gradient) with
     the gradient [W, H, N, K] of the kept part and its inverted index.
     """
-    everything = kept is None
-    unit = vector(q, k, v, grad_out, grad_q, grad_k, *(() if grad_v is None else (grad_v,)))
-    shared = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
-    shared |= {"grad_out": grad_out, "delta": delta, "penalty": region_penalty}
-    shared |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}
-    shared |= {"P": 1 if region is None else region.shape[0], "K": 1 if kept is None else kept[0].shape[3]}
+    everything, v = kept is None, layer.v
+    unit = vector(layer.q, layer.k, v, grad_out, grad_q, grad_k, *(() if grad_v is None else (grad_v,)))
+    shared = whole_arguments(layer, grad_out, lse, delta, unit) | {
+        "K": 1 if kept is None else kept[0].shape[3]
+    }
     new_index, start, entries, kept_grad = kept or (None, None, None, None)
     shared |= {"kept_grad": kept_grad}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
-    constants |= {"DIM_V": padded(v.shape[3], 16), "ALL": everything}
+    constants = layer_constants(layer, unit) | {"DV": v.shape[3], "DIM_V": padded(v.shape[3], 16)}
+    constants["ALL"] = everything
     query = shared | {"kept_index": new_index, "grad_q": grad_q, **strides("so", grad_q, unit)}
     key = shared | {"kept_start": start, "kept_entries": entries, "grad_k": grad_k, "grad_v": grad_v}
     key |= {**strides("so", grad_k, unit), **strides("sp", grad_k if grad_v is None else grad_v, unit)}
