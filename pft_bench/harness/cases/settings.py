@@ -166,7 +166,8 @@ class Settings:
 
     def problem(self, op: str, candidates: int, kept: int) -> Problem:
         """`op` on the windows of this run's input."""
-        return Problem(op, **self.shapes, candidates=candidates, kept=kept, **self.numbers)
+        sizes: dict[str, Any] = {**self.shapes, "candidates": candidates, "kept": kept}
+        return Problem(op, **sizes, **self.numbers)
 
     def cases(self, level: Level, op: str, names: Sequence[str], **given: Any) -> dict[str, Case]:
         """Contender name -> its case; `given` are the fields that only this level has (shapes, k, schedule, ...)."""
