@@ -113,8 +113,7 @@ def _guard(parent: int, command: list[str]) -> NoReturn:
         try:
             os.execvp(command[0], command)
         except OSError as error:
-            print(f"{command[0]}: {error.strerror}", file=sys.stderr)
-            sys.stderr.flush()
+            os.write(2, os.fsencode(f"{command[0]}: {error.strerror}\n"))
             os._exit(NOT_STARTED)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os._exit(code if code >= 0 else 128 - code)
