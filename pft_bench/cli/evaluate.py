@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..common.container import check_threads
 from ..common.drafts import named
-from ..common.schedule import parse_schedule, schedule_of
+from ..common.schedule import FocusSchedule, parse_schedule, schedule_of
 from ..common.terminal import Console, counting_bar
-from ..common.text import in_short
 from . import options
 from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
     import torch
+    from torch import Tensor
 
     from ..apps.quality import (
         QUALITY,
         Dataset,
         QualityRow,
-        Restored,
         Variant,
-        bicubic_row,
         find_datasets,
-        model_row,
+        image_rows,
         rows_to_go_on_with,
     )
     from ..backends import get, require
@@ -189,6 +187,9 @@ def restore_all(
     for dataset in datasets:
         for remark in dataset.remarks:
             console.print(f"{dataset.name}: {remark}", style="yellow")
+    scale, channels = model.config.output_scale, model.config.in_chans
+    variants = _variants(model, settings)
+    note = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
     bar = counting_bar(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
@@ -196,7 +197,7 @@ def restore_all(
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
                 bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
-                for row in _image_rows(model, dataset, number, settings, known, about, console):
+                for row in image_rows(dataset, number, scale, channels, variants, known, about, note):
                     file.write(row.to_json() + "\n")
                     file.flush()
                     rows.append(row)
@@ -207,39 +208,18 @@ def restore_all(
     return rows
 
 
-def _image_rows(
-    model: PFT,
-    dataset: Dataset,
-    number: int,
-    settings: Settings,
-    known: Container[tuple[str, str, Variant]],
-    about: dict[str, Any],
-    console: Console,
-) -> Iterator[QualityRow]:
-    pair, scale = dataset.pairs[number], model.config.output_scale
-    schedules = {schedule.text: schedule for schedule in settings.schedules}
-    variants = [Variant(text, backend) for text in schedules for backend in settings.backends]
-    image: Restored | None = None
-    failed = QualityRow(dataset.name, pair.name, scale, "", "", reason="not run", **about)
-    for variant in (Variant.bicubic(), *variants):
-        if (dataset.name, pair.name, variant) in known:
-            continue
-        named = {"schedule": variant.schedule, "backend": variant.backend, **about}
-        try:
-            if image is None:
-                image = Restored.load(dataset.name, pair, scale)
-                for note in image.notes:
-                    told = f"{dataset.name}: {note}"
-                    console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            if variant.backend:
-                model.backend = variant.backend
-                model.num_topk = schedules[variant.schedule].num_topk
-                yield model_row(image, restorer(model), model.config.in_chans, **named)
-            else:
-                yield bicubic_row(image, **about)
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            reason = in_short(error)
-            yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
+def _variants(model: PFT, settings: Settings) -> dict[Variant, Callable[[], Callable[[Tensor], Tensor]]]:
+    """Every schedule on every backend, and what sets the model to it."""
+
+    def prepare(schedule: FocusSchedule, backend: str) -> Callable[[Tensor], Tensor]:
+        model.backend, model.num_topk = backend, schedule.num_topk
+        return restorer(model)
+
+    return {
+        Variant(schedule.text, backend): partial(prepare, schedule, backend)
+        for schedule in settings.schedules
+        for backend in settings.backends
+    }
 
 
 def _content_of(datasets: Sequence[Dataset]) -> str:
