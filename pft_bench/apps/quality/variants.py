@@ -36,7 +36,7 @@ def image_rows(
     for variant in (Variant.bicubic(), *variants):
         if (dataset.name, pair.name, variant) in known:
             continue
-        named = {"schedule": variant.schedule, "backend": variant.backend}
+        named: dict[str, Any] = {"schedule": variant.schedule, "backend": variant.backend}
         try:
             if image is None:
                 image = Restored.load(dataset.name, pair, scale)
