@@ -33,8 +33,8 @@ BASE: dict[str, Any] = {
         ({"op": "sddmm"}, "sddmm keeps all its candidates"),
         ({"op": "spmm"}, "spmm keeps all its candidates"),
         ({"dtype": "float"}, None),
-        ({"dtype": "tensor"}, "dtype must name"),
-        ({"dtype": "floats"}, "dtype must name"),
+        ({"dtype": "tensor"}, "dtype must be float32, float16, bfloat16 or float64"),
+        ({"dtype": "floats"}, "dtype must be float32, float16, bfloat16 or float64"),
     ],
 )
 def test_impossible_problems_cannot_be_built(changes: dict[str, Any], message: str | None) -> None:

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,29 +251,16 @@ def test_a_case_does_not_change_with_the_dict_it_was_made_of() -> None:
 
 
 def test_infinite_errors_become_text() -> None:
-    @dataclass
-    class Outcome:
-        name: str = "operator"
-        passed: bool = False
-        detail: str = "tail"
-        error: float = math.inf
-        bound: float = 1.0
-
-    found = CheckEntry.of(Outcome())
+    outcome = SimpleNamespace(name="operator", passed=False, detail="tail", error=math.inf, bound=1.0)
+    found = CheckEntry.of(outcome)
     assert (found.error, found.bound, found.detail) == (None, 1.0, "tail (error inf)")
-    Record.without_result(case(), "abc", Status.FAILED, "why", checks=[Outcome()]).to_json()
+    Record.without_result(case(), "abc", Status.FAILED, "why", checks=[outcome]).to_json()
 
 
 def test_the_error_of_a_check_in_units_of_its_bound_is_kept() -> None:
-    @dataclass
-    class Outcome:
-        name: str = "operator"
-        passed: bool = True
-        detail: str = ""
-        worst: float = 0.25
-
-    assert CheckEntry.of(Outcome()) == CheckEntry("operator", True, "", error=0.25, bound=1.0)
-    infinite = CheckEntry.of(Outcome(passed=False, worst=math.inf))
+    outcome = SimpleNamespace(name="operator", passed=True, detail="", worst=0.25)
+    assert CheckEntry.of(outcome) == CheckEntry("operator", True, "", error=0.25, bound=1.0)
+    infinite = CheckEntry.of(SimpleNamespace(name="operator", passed=False, detail="", worst=math.inf))
     assert (infinite.error, infinite.detail) == (None, "(error inf)")
 
 

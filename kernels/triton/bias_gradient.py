@@ -11,10 +11,12 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
-from .launch import Launch, padded, strides, tiles, vector
-from .progressive_attention import layer_arguments
-from .tiles import INTERPRETED, added_logits, at_head, products_block
+from .launch import Launch, padded, tiles, vector
+from .progressive_attention import layer_constants
+from .progressive_attention_backward import whole_arguments
+from .tiles import INTERPRETED, added_logits, at_head, products_block, weight_gradient
 
 PARTIAL_BYTES = 64 * 2**20
 """Limit on the tables together; it and the shapes alone decide how many there are, so results repeat exactly."""
@@ -80,23 +82,20 @@ def bias_dense_kernel(
         both = (w * H + h) * N
         row_lse = tl.load(lse + both + rows, mask=x_ok, other=0.0)
         row_delta = tl.load(delta + both + rows, mask=x_ok, other=0.0)
-        regions = region
-        if region is not None:
-            regions = region + (w % P) * N
         q_head, q_stride = at_head(q, w, h, sqw, sqh, sqn, VEC)
         k_head, k_stride = at_head(k, w, h, skw, skh, skn, VEC)
         for yj in range(0, WINDOW):
             keys = yj * WINDOW + x
             z = products_block(q_head, k_head, rows, keys, x_ok, x_ok, q_stride, k_stride, D, DIM) * scale
-            z += added_logits(rows[:, None], keys[None, :], ok, bias, regions, penalty, H, h, N, WINDOW)
+            z += added_logits(
+                rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+            )
             g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
-            if ALL:
-                v_head, v_stride = at_head(v, w, h, svw, svh, svn, VEC)
-                g_head, g_stride = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-                grad_a = products_block(g_head, v_head, rows, keys, x_ok, x_ok, g_stride, v_stride, DV, DIM)
-                g = g * (grad_a - row_delta[:, None])
-            else:
-                g = g * (0.0 - row_delta[:, None])
+            v_head, v_stride = at_head(v, w, h, svw, svh, svn, VEC)
+            g_head, g_stride = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
+            g *= weight_gradient(
+                g_head, v_head, rows, keys, x_ok, x_ok, g_stride, v_stride, row_delta[:, None], DV, DIM, ALL
+            )
             sums = tl.sum(tl.where(on_tile, tl.gather(g, xj, 1), 0.0), 0)
             cell = partial + (yi - yj + WINDOW - 1) * (2 * WINDOW - 1) + diagonal
             mask = diagonal < 2 * WINDOW - 1
@@ -140,34 +139,24 @@ def plan_bias_listed(
 
 
 def plan_bias_dense(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    region: Tensor | None,
+    layer: Layer,
     grad_out: Tensor,
     lse: Tensor,
     delta: Tensor,
     partial: Tensor,
-    scale: float,
-    region_penalty: float,
-    window: int,
     each: int,
     everything: bool,
     config: Config | None = None,
 ) -> Launch:
     """Launch for the dense part; partial [parts * window, H, T]. everything: all keys are kept."""
-    unit = vector(q, k, v, grad_out)
+    unit = vector(layer.q, layer.k, layer.v, grad_out)
     # Under the interpreter the cost is per step of a loop.
     default = Config(cols=1024, dim=64) if INTERPRETED.value else Config(cols=256, dim=16, registers=255)
     config = choose("bias_dense", default, config)
-    arguments = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
-    arguments |= {"grad_out": grad_out, "delta": delta, "partial": partial, "penalty": region_penalty}
-    arguments |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}
-    arguments |= {"W": q.shape[0], "P": 1 if region is None else region.shape[0], "T": partial.shape[2]}
-    arguments |= {"part_windows": each}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window, "ALL": everything}
-    constants |= {"SIDE": padded(window, 16), "COLS": config.cols, "DIM": config.dim}
+    arguments = whole_arguments(layer, grad_out, lse, delta, unit) | {"partial": partial}
+    arguments |= {"W": layer.q.shape[0], "T": partial.shape[2], "part_windows": each}
+    constants = layer_constants(layer, unit) | {"DV": layer.v.shape[3], "ALL": everything}
+    constants |= {"SIDE": padded(constants["WINDOW"], 16), "COLS": config.cols, "DIM": config.dim}
     return Launch(bias_dense_kernel, partial.shape[0] * partial.shape[1], arguments, constants, config)
 
 

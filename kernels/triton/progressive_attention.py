@@ -18,6 +18,7 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .sddmm import dense_pays
@@ -29,12 +30,11 @@ from .tiles import (
     dot_weights,
     load_rows,
     products_block,
-    products_gathered,
+    products_listed,
     products_outer,
-    products_picked,
     store_rows,
+    tile_rows,
     weighted_rows,
-    window_head_tile,
 )
 
 
@@ -45,15 +45,11 @@ def attention_all_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, DIM_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every key is a candidate and is kept: softmax and AV by online rescaling over tiles of COLS keys."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     d = tl.arange(0, DIM_V)
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
-    if region is not None:
-        region += (w % P) * N
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, DIM_V], tl.float32)
@@ -61,7 +57,9 @@ def attention_all_kernel(
         keys = start + tl.arange(0, COLS)
         ok = rows_ok[:, None] & (keys < M)[None, :]
         z = products_block(q, k, rows, keys, rows_ok, keys < M, sqn, skn, D, DIM) * scale
-        z += added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
+        z += added_logits(
+            rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+        )
         z = tl.where((keys < M)[None, :], z, float("-inf"))
         above = tl.maximum(top, tl.max(z, 1))
         shrink = tl.exp(top - above)
@@ -92,21 +90,18 @@ def attention_select_kernel(
     DIM: tl.constexpr, DIM_V: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Every key is a candidate, K are kept. KEYS >= M: a row of logits is whole. DIM = 0: logits without tl.dot."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     keys = tl.arange(0, KEYS)
     ok = rows_ok[:, None] & (keys < M)[None, :]
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
-    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
-    if region is not None:
-        region += (w % P) * N
     if DIM > 0:
         z = products_block(q, k, rows, keys, rows_ok, keys < M, sqn, skn, D, DIM)
     else:
         z = products_outer(q, k, rows, keys, rows_ok, keys < M, sqn, skn, D)
-    z = z * scale + added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
+    z = z * scale + added_logits(
+        rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+    )
     z = tl.where(ok, z, float("-inf"))
     top, total, logsumexp = row_softmax(z, rows_ok)
     tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
@@ -117,6 +112,7 @@ def attention_select_kernel(
     kept = select(key, j, ok, K, M) & ok
     write_kept(kept, j, logit_of(key) - top[:, None], rows, new_index, new_logits, K)
     tl.debug_barrier()
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     d = tl.arange(0, DIM_V)
     acc = weighted_rows(v, svn, new_index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
     out, son = at_head(out, w, h, sow, soh, son, VEC)
@@ -133,28 +129,23 @@ def attention_listed_kernel(
     SELECT: tl.constexpr,
 ):  # fmt: skip
     """The candidates are listed (COLS >= C); K of them are kept where SELECT is set, else all in their order."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
-    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
-    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
-    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     index += both * N * C
     new_logits += both * N * K
     place = rows[:, None] * C + t[None, :]
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-    if KEYS > 0:
-        z = products_picked(q, k, rows, rows_ok, j, sqn, skn, M, D, DIM, KEYS)
-    else:
-        z = products_gathered(q, k, rows, rows_ok, j, ok, sqn, skn, D, DIM)
-    z = z * scale + added_logits(rows[:, None], j, ok, bias, None, 0.0, H, h, N, WINDOW)
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    z = products_listed(q, k, rows, rows_ok, j, ok, sqn, skn, M, D, DIM, KEYS)
+    z = z * scale + added_logits(rows[:, None], j, ok, bias, None, 0, 0.0, H, h, N, WINDOW)
     if logits is not None:
         z += tl.load(logits + both * N * C + place, mask=ok, other=0.0)
     z = tl.where(ok, z, float("-inf"))
     top, total, logsumexp = row_softmax(z, rows_ok)
     tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     d = tl.arange(0, DIM_V)
     if SELECT:
         new_index += both * N * K
@@ -188,48 +179,47 @@ def interpreted_rows(queries: int) -> int:
     return 64 if queries % 64 == 0 else 16
 
 
-def window_size(keys: int, bias: Tensor | None) -> int:
-    """Side of the window, 0 where nothing depends on it."""
-    return 0 if bias is None else math.isqrt(keys)
-
-
-def layer_arguments(q: Tensor, k: Tensor, scale: float, unit: int) -> dict[str, Any]:
+def layer_arguments(layer: Layer, unit: int) -> dict[str, Any]:
     """The arguments that every kernel of a layer takes."""
+    q, k = layer.q, layer.k
     arguments: dict[str, Any] = {"q": q, "k": k, **strides("sq", q, unit), **strides("sk", k, unit)}
-    return arguments | {"H": q.shape[1], "N": q.shape[2], "M": k.shape[2], "scale": scale}
+    arguments |= {"H": q.shape[1], "N": q.shape[2], "M": k.shape[2]}
+    return arguments | {"bias": layer.bias, "scale": layer.scale}
+
+
+def region_arguments(layer: Layer) -> dict[str, Any]:
+    """The arguments of the mask of regions, which is of layers whose candidates are all keys."""
+    region = layer.region if layer.index is None else None
+    return {"region": region, "P": 1 if region is None else region.shape[0], "penalty": layer.region_penalty}
+
+
+def layer_constants(layer: Layer, unit: int) -> dict[str, Any]:
+    """The constants that every kernel of a layer takes; a window of 0 where nothing depends on it."""
+    window = 0 if layer.bias is None else math.isqrt(layer.keys)
+    return {"VEC": unit, "D": layer.q.shape[3], "WINDOW": window}
 
 
 def plan_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
-    index: Tensor | None,
-    logits: Tensor | None,
-    scale: float,
-    region_penalty: float,
-    topk: int,
+    layer: Layer,
     out: Tensor,
     new_index: Tensor,
     new_logits: Tensor,
     lse: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """Launch for one layer; arguments and results as `pft_bench.reference.attention` has them, results allocated."""
-    unit = vector(q, k, v, out)
-    common = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "out": out, "lse": lse}
+    """Launch for one layer; results as `pft_bench.reference.attention` has them, allocated."""
+    v, unit = layer.v, vector(layer.q, layer.k, layer.v, out)
+    common = layer_arguments(layer, unit) | {"v": v, "out": out, "lse": lse}
     common |= {**strides("sv", v, unit), **strides("so", out, unit)}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
-    constants["DIM_V"] = padded(v.shape[3], 16)
-    if index is not None:
-        common |= {"index": index, "logits": logits, "new_index": new_index, "new_logits": new_logits}
-        return _plan_listed(common, constants, topk, config)
-    patterns = 1 if region is None else region.shape[0]
-    common |= {"region": region, "penalty": region_penalty, "P": patterns}
-    if topk >= k.shape[2]:
+    constants = layer_constants(layer, unit) | {"DV": v.shape[3], "DIM_V": padded(v.shape[3], 16)}
+    if layer.index is not None:
+        common |= {"index": layer.index, "logits": layer.logits}
+        common |= {"new_index": new_index, "new_logits": new_logits}
+        return _plan_listed(common, constants, layer.topk, config)
+    common |= region_arguments(layer)
+    if layer.topk >= layer.keys:
         return _plan_all(common, constants, config)
-    common |= {"new_index": new_index, "new_logits": new_logits, "K": topk}
+    common |= {"new_index": new_index, "new_logits": new_logits, "K": layer.topk}
     return _plan_select(common, constants, config)
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from ...reference import Layer
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .progressive_attention import layer_arguments, precision, window_size
+from .progressive_attention import layer_arguments, layer_constants, precision, region_arguments
 from .sddmm import dense_pays
 from .tiles import (
     INTERPRETED,
@@ -31,9 +32,11 @@ from .tiles import (
     listing_rows,
     load_rows,
     products_block,
-    products_gathered,
-    products_picked,
+    products_listed,
     store_rows,
+    tile_rows,
+    tile_rows_columns,
+    weight_gradient,
     weighted_rows,
     window_head_tile,
 )
@@ -45,14 +48,13 @@ def row_delta_kernel(
     DV: tl.constexpr, ROWS: tl.constexpr, DIM_V: tl.constexpr,
 ):  # fmt: skip
     """delta = sum of grad_out * out over the channels of each row."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     d = tl.arange(0, DIM_V)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, 1)
     out, son = at_head(out, w, h, sow, soh, son, 1)
-    left = load_rows(grad_out, rows, rows < N, sgn, d, DV).to(tl.float32)
-    right = load_rows(out, rows, rows < N, son, d, DV).to(tl.float32)
-    tl.store(delta + both * N + rows, tl.sum(left * right, 1), mask=rows < N)
+    left = load_rows(grad_out, rows, rows_ok, sgn, d, DV).to(tl.float32)
+    right = load_rows(out, rows, rows_ok, son, d, DV).to(tl.float32)
+    tl.store(delta + both * N + rows, tl.sum(left * right, 1), mask=rows_ok)
 
 
 @triton.jit
@@ -82,22 +84,15 @@ def candidate_gradient_kernel(
 
     grad_kept is dA of the kept entries. SELECT: they are a part of the candidates, named by new_index.
     """
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     place = both * N * C + (rows[:, None] * C + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-    if KEYS > 0:
-        z = products_picked(q, k, rows, rows_ok, j, sqn, skn, M, D, DIM, KEYS)
-    else:
-        z = products_gathered(q, k, rows, rows_ok, j, ok, sqn, skn, D, DIM)
-    if region is not None:
-        region += (w % P) * N
-    z = z * scale + added_logits(rows[:, None], j, ok, bias, region, penalty, H, h, N, WINDOW)
+    z = products_listed(q, k, rows, rows_ok, j, ok, sqn, skn, M, D, DIM, KEYS)
+    z = z * scale + added_logits(rows[:, None], j, ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW)
     if logits is not None:
         z += tl.load(logits + place, mask=ok, other=0.0)
     row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
@@ -131,32 +126,26 @@ def dense_query_kernel(
     TERMS: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
     """grad_q of ROWS queries and CHUNK channels. ALL keys kept: G = A (dA - delta); else -A delta and a kept part."""
-    chunks = tl.cdiv(D, CHUNK)
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * chunks)
-    rows = tile // chunks * ROWS + tl.arange(0, ROWS)
-    d = tile % chunks * CHUNK + tl.arange(0, CHUNK)
-    rows_ok = rows < N
+    both, w, h, rows, rows_ok, d = tile_rows_columns(H, N, D, ROWS, CHUNK)
+    row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
+    row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-    if region is not None:
-        region += (w % P) * N
-    row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
-    row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
     acc = tl.zeros([ROWS, CHUNK], tl.float32)
     for start in range(0, M, COLS):
         keys = start + tl.arange(0, COLS)
         keys_ok = keys < M
         ok = rows_ok[:, None] & keys_ok[None, :]
         z = products_block(q, k, rows, keys, rows_ok, keys_ok, sqn, skn, D, DIM) * scale
-        z += added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
+        z += added_logits(
+            rows[:, None], keys[None, :], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+        )
         g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
-        if ALL:
-            grad_a = products_block(grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, DV, DIM)
-            g = g * (grad_a - row_delta[:, None])
-        else:
-            g = g * (0.0 - row_delta[:, None])
+        g *= weight_gradient(
+            grad_out, v, rows, keys, rows_ok, keys_ok, sgn, svn, row_delta[:, None], DV, DIM, ALL
+        )
         acc = dot_weights(g, load_rows(k, keys, keys_ok, skn, d, D), acc, PRECISION)
     if not ALL:
         lists = both * N * K
@@ -186,8 +175,6 @@ def dense_key_kernel(
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
-    if region is not None:
-        region += (w % P) * N
     acc = tl.zeros([ROWS, CHUNK], tl.float32)
     acc_v = tl.zeros([ROWS, DIM_V], tl.float32)
     for start in range(0, N, COLS):
@@ -195,17 +182,17 @@ def dense_key_kernel(
         rows_ok = rows < N
         ok = keys_ok[:, None] & rows_ok[None, :]
         z = products_block(k, q, keys, rows, keys_ok, rows_ok, skn, sqn, D, DIM) * scale
-        z += added_logits(rows[None, :], keys[:, None], ok, bias, region, penalty, H, h, N, WINDOW)
+        z += added_logits(
+            rows[None, :], keys[:, None], ok, bias, region, (w % P) * N, penalty, H, h, N, WINDOW
+        )
         row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
         row_delta = tl.load(delta + both * N + rows, mask=rows_ok, other=0.0)
         g = tl.where(ok, tl.exp(z - row_lse[None, :]), 0.0)
         if VALUES:
             acc_v = dot_weights(g, load_rows(grad_out, rows, rows_ok, sgn, d_v, DV), acc_v, PRECISION)
-        if ALL:
-            grad_a = products_block(v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, DV, DIM)
-            g = g * (grad_a - row_delta[None, :])
-        else:
-            g = g * (0.0 - row_delta[None, :])
+        g *= weight_gradient(
+            v, grad_out, keys, rows, keys_ok, rows_ok, svn, sgn, row_delta[None, :], DV, DIM, ALL
+        )
         acc = dot_weights(g, load_rows(q, rows, rows_ok, sqn, d, D), acc, PRECISION)
     if not ALL:
         starts = kept_start + both * (M + 1)
@@ -233,12 +220,8 @@ def plan_row_delta(grad_out: Tensor, out: Tensor, delta: Tensor, config: Config 
 
 
 def plan_candidate_gradient(
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
+    layer: Layer,
     index: Tensor,
-    logits: Tensor | None,
     new_index: Tensor | None,
     grad_kept: Tensor,
     grad_logits: Tensor | None,
@@ -246,23 +229,23 @@ def plan_candidate_gradient(
     delta: Tensor | None,
     attention_kept: Tensor,
     grad: Tensor,
-    scale: float,
-    region_penalty: float,
     config: Config | None = None,
 ) -> Launch:
-    """Launch of the row pass. new_index None: all candidates are kept. delta None: its term is left to others."""
+    """Launch of the row pass over the listed candidates `index`: the layer's own, or those it keeps of all keys.
+
+    new_index None: all candidates are kept. delta None: its term is left to others.
+    """
     windows, heads, queries, listed = index.shape
-    keys, kept = k.shape[2], grad_kept.shape[3]
-    unit = vector(q, k)
+    kept = grad_kept.shape[3]
+    unit = vector(layer.q, layer.k)
     cols = padded(listed)
-    config = choose("candidate_gradient", _row_pass_default(q, keys, listed, cols), config)
-    arguments = layer_arguments(q, k, scale, unit) | {"bias": bias, "region": region, "index": index}
-    arguments |= {"logits": logits, "new_index": new_index, "grad_kept": grad_kept, "lse": lse}
+    config = choose("candidate_gradient", _row_pass_default(layer.q, layer.keys, listed, cols), config)
+    arguments = layer_arguments(layer, unit) | region_arguments(layer) | {"index": index}
+    arguments |= {"logits": layer.logits, "new_index": new_index, "grad_kept": grad_kept, "lse": lse}
     arguments |= {"grad_logits": grad_logits, "delta": delta, "attention_kept": attention_kept, "grad": grad}
-    arguments |= {"P": 1 if region is None else region.shape[0], "C": listed, "K": kept}
-    arguments |= {"penalty": region_penalty}
-    constants = {"VEC": unit, "D": q.shape[3], "WINDOW": window_size(keys, bias), "COLS": cols}
-    constants |= {"ROWS": config.rows, "DIM": config.dim, "KEYS": config.dense}
+    arguments |= {"C": listed, "K": kept}
+    constants = layer_constants(layer, unit)
+    constants |= {"COLS": cols, "ROWS": config.rows, "DIM": config.dim, "KEYS": config.dense}
     constants |= {"STEPS": kept.bit_length(), "SELECT": new_index is not None}
     programs = windows * heads * tiles(queries, config.rows)
     return Launch(candidate_gradient_kernel, programs, arguments, constants, config)
@@ -277,12 +260,15 @@ def _row_pass_default(q: Tensor, keys: int, listed: int, cols: int) -> Config:
     return Config(rows=rows, dim=8, warps=min(16, max(4, padded(rows * cols // 256))))
 
 
+def whole_arguments(layer: Layer, grad_out: Tensor, lse: Tensor, delta: Tensor, unit: int) -> dict[str, Any]:
+    """The arguments of a backward pass over all keys."""
+    arguments = layer_arguments(layer, unit) | region_arguments(layer)
+    arguments |= {"v": layer.v, "grad_out": grad_out, "lse": lse, "delta": delta}
+    return arguments | {**strides("sv", layer.v, unit), **strides("sg", grad_out, unit)}
+
+
 def plan_dense_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    region: Tensor | None,
+    layer: Layer,
     grad_out: Tensor,
     lse: Tensor,
     delta: Tensor,
@@ -290,8 +276,6 @@ def plan_dense_backward(
     grad_q: Tensor,
     grad_k: Tensor,
     grad_v: Tensor | None,
-    scale: float,
-    region_penalty: float,
     config: Config | None = None,
 ) -> list[Launch]:
     """Launches for grad_q and grad_k when all keys are candidates.
@@ -299,16 +283,15 @@ def plan_dense_backward(
     kept: None when all keys are kept (then grad_v is computed too), else (new_index, start, entries, gradient) with
     the gradient [W, H, N, K] of the kept part and its inverted index.
     """
-    everything = kept is None
-    unit = vector(q, k, v, grad_out, grad_q, grad_k, *(() if grad_v is None else (grad_v,)))
-    shared = layer_arguments(q, k, scale, unit) | {"v": v, "bias": bias, "region": region, "lse": lse}
-    shared |= {"grad_out": grad_out, "delta": delta, "penalty": region_penalty}
-    shared |= {**strides("sv", v, unit), **strides("sg", grad_out, unit)}
-    shared |= {"P": 1 if region is None else region.shape[0], "K": 1 if kept is None else kept[0].shape[3]}
+    everything, v = kept is None, layer.v
+    unit = vector(layer.q, layer.k, v, grad_out, grad_q, grad_k, *(() if grad_v is None else (grad_v,)))
+    shared = whole_arguments(layer, grad_out, lse, delta, unit) | {
+        "K": 1 if kept is None else kept[0].shape[3]
+    }
     new_index, start, entries, kept_grad = kept or (None, None, None, None)
     shared |= {"kept_grad": kept_grad}
-    constants = {"VEC": unit, "D": q.shape[3], "DV": v.shape[3], "WINDOW": window_size(k.shape[2], bias)}
-    constants |= {"DIM_V": padded(v.shape[3], 16), "ALL": everything}
+    constants = layer_constants(layer, unit) | {"DV": v.shape[3], "DIM_V": padded(v.shape[3], 16)}
+    constants["ALL"] = everything
     query = shared | {"kept_index": new_index, "grad_q": grad_q, **strides("so", grad_q, unit)}
     key = shared | {"kept_start": start, "kept_entries": entries, "grad_k": grad_k, "grad_v": grad_v}
     key |= {**strides("so", grad_k, unit), **strides("sp", grad_k if grad_v is None else grad_v, unit)}

@@ -11,7 +11,15 @@ import triton.language as tl
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, at_head, narrowed, products_gathered, products_picked, window_head_tile
+from .tiles import (
+    INTERPRETED,
+    at_head,
+    narrowed,
+    products_gathered,
+    products_picked,
+    tile_rows,
+    tile_rows_columns,
+)
 
 
 @triton.jit
@@ -20,16 +28,13 @@ def sddmm_gather_kernel(
     VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and COLS of their listed keys."""
-    col_tiles = tl.cdiv(K, COLS)
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * col_tiles)
-    rows = tile // col_tiles * ROWS + tl.arange(0, ROWS)
-    t = tile % col_tiles * COLS + tl.arange(0, COLS)
-    ok = (rows < N)[:, None] & (t < K)[None, :]
+    both, w, h, rows, rows_ok, t = tile_rows_columns(H, N, K, ROWS, COLS)
+    ok = rows_ok[:, None] & (t < K)[None, :]
     place = both * N * K + (rows[:, None] * K + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
-    z = products_gathered(q, k, rows, rows < N, j, ok, sqn, skn, D, DIM)
+    z = products_gathered(q, k, rows, rows_ok, j, ok, sqn, skn, D, DIM)
     tl.store(out + place, narrowed(z, out), mask=ok)
 
 
@@ -39,16 +44,15 @@ def sddmm_dense_kernel(
     VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and, COLS at a time, all of their listed keys."""
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
-    rows = tile * ROWS + tl.arange(0, ROWS)
+    both, w, h, rows, rows_ok = tile_rows(H, N, ROWS)
     q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
     k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     for start in range(0, K, COLS):
         t = start + tl.arange(0, COLS)
-        ok = (rows < N)[:, None] & (t < K)[None, :]
+        ok = rows_ok[:, None] & (t < K)[None, :]
         place = both * N * K + (rows[:, None] * K + t[None, :])
         j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-        z = products_picked(q, k, rows, rows < N, j, sqn, skn, M, D, DIM, KEYS)
+        z = products_picked(q, k, rows, rows_ok, j, sqn, skn, M, D, DIM, KEYS)
         tl.store(out + place, narrowed(z, out), mask=ok)
 
 

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, at_head, listing_rows, store_rows, weighted_rows, window_head_tile
+from .tiles import INTERPRETED, at_head, listing_rows, store_rows, tile_rows_columns, weighted_rows
 
 
 @triton.jit
@@ -26,16 +26,13 @@ def spmm_kernel(
     VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS queries and DIM channels: factor * a @ v[index]."""
-    chunks = tl.cdiv(D, DIM)
-    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * chunks)
-    rows = tile // chunks * ROWS + tl.arange(0, ROWS)
-    d = tile % chunks * DIM + tl.arange(0, DIM)
+    both, w, h, rows, rows_ok, d = tile_rows_columns(H, N, D, ROWS, DIM)
     index += both * N * K
     a, san = at_head(a, w, h, saw, sah, san, 1)
     v, svn = at_head(v, w, h, svw, svh, svn, VEC)
-    acc = weighted_rows(v, svn, index, a, san, rows, rows < N, K, d, D, TERMS, False) * factor
+    acc = weighted_rows(v, svn, index, a, san, rows, rows_ok, K, d, D, TERMS, False) * factor
     out, son = at_head(out, w, h, sow, soh, son, VEC)
-    store_rows(out, rows, rows < N, son, d, D, acc)
+    store_rows(out, rows, rows_ok, son, d, D, acc)
 
 
 @triton.jit
@@ -83,17 +80,14 @@ def spmm_transpose_kernel(
     VEC: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """A program owns ROWS keys and DIM channels: factor * a^T @ x over the inverted index."""
-    chunks = tl.cdiv(D, DIM)
-    both, w, h, tile = window_head_tile(H, tl.cdiv(M, ROWS) * chunks)
-    keys = tile // chunks * ROWS + tl.arange(0, ROWS)
-    d = tile % chunks * DIM + tl.arange(0, DIM)
+    both, w, h, keys, keys_ok, d = tile_rows_columns(H, M, D, ROWS, DIM)
     a, san = at_head(a, w, h, saw, sah, san, 1)
     x, sxn = at_head(x, w, h, sxw, sxh, sxn, VEC)
     start += both * (M + 1)
     entries += both * N * K
-    acc = listing_rows(x, sxn, start, entries, a, san, keys, keys < M, K, d, D, TERMS) * factor
+    acc = listing_rows(x, sxn, start, entries, a, san, keys, keys_ok, K, d, D, TERMS) * factor
     out, son = at_head(out, w, h, sow, soh, son, VEC)
-    store_rows(out, keys, keys < M, son, d, D, acc)
+    store_rows(out, keys, keys_ok, son, d, D, acc)
 
 
 def default_config(listed: int, dim: int, registers: int = 0) -> Config:

@@ -19,6 +19,23 @@ def window_head_tile(H, tiles):
 
 
 @triton.jit
+def tile_rows(H, N, ROWS: tl.constexpr):
+    """(window-head, window, head, rows, which of them there are) of a program that owns ROWS of N rows."""
+    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    return both, w, h, rows, rows < N
+
+
+@triton.jit
+def tile_rows_columns(H, N, D, ROWS: tl.constexpr, DIM: tl.constexpr):
+    """As `tile_rows`, and the columns, where a program owns ROWS of N rows and DIM of D columns."""
+    chunks = tl.cdiv(D, DIM)
+    both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS) * chunks)
+    rows = tile // chunks * ROWS + tl.arange(0, ROWS)
+    return both, w, h, rows, rows < N, tile % chunks * DIM + tl.arange(0, DIM)
+
+
+@triton.jit
 def at_head(x, w, h, sxw, sxh, sxn, VEC: tl.constexpr):
     """The start of window-head (w, h) of x, and the stride of its rows; strides come in units of VEC elements."""
     return x + (w * sxw + h * sxh) * VEC, sxn * VEC
@@ -84,6 +101,30 @@ def products_block(x, y, rows, cols, rows_ok, cols_ok, sxn, syn, D: tl.constexpr
 
 
 @triton.jit
+def weight_gradient(
+    x,
+    y,
+    rows,
+    cols,
+    rows_ok,
+    cols_ok,
+    sxn,
+    syn,
+    delta,
+    DV: tl.constexpr,
+    DIM: tl.constexpr,
+    ALL: tl.constexpr,
+):
+    """dA - delta of the softmax for some rows of x with some of y, one grad_out, one V. Not ALL: without dA, which only
+    kept entries have.
+    """
+    if ALL:
+        return products_block(x, y, rows, cols, rows_ok, cols_ok, sxn, syn, DV, DIM) - delta
+    else:
+        return 0.0 - delta
+
+
+@triton.jit
 def products_outer(x, y, rows, cols, rows_ok, cols_ok, sxn, syn, D: tl.constexpr):
     """The same by rank-one updates: any number of rows, and no operand tiles besides the result."""
     acc = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
@@ -122,16 +163,30 @@ def products_picked(
 
 
 @triton.jit
-def added_logits(i, j, ok, bias, region, penalty, H, h, N, WINDOW: tl.constexpr):
-    """Relative position bias minus region penalty for query positions i and key positions j that broadcast to ok."""
+def products_listed(
+    q, k, rows, rows_ok, j, ok, sqn, skn, M, D: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr
+):
+    """Products with the listed keys j: picked from tiles of KEYS keys, or, where KEYS is 0, of gathered keys."""
+    if KEYS > 0:
+        return products_picked(q, k, rows, rows_ok, j, sqn, skn, M, D, DIM, KEYS)
+    else:
+        return products_gathered(q, k, rows, rows_ok, j, ok, sqn, skn, D, DIM)
+
+
+@triton.jit
+def added_logits(i, j, ok, bias, region, pattern, penalty, H, h, N, WINDOW: tl.constexpr):
+    """Relative position bias minus region penalty for query positions i and key positions j that broadcast to ok.
+
+    The window's labels begin at `pattern` in region.
+    """
     z = tl.zeros(ok.shape, tl.float32)
     if bias is not None:
         dy = i // WINDOW - j // WINDOW + WINDOW - 1
         dx = i % WINDOW - j % WINDOW + WINDOW - 1
         z += tl.load(bias + (dy * (2 * WINDOW - 1) + dx) * H + h, mask=ok, other=0.0)
     if region is not None:
-        own = tl.load(region + i, mask=i < N, other=0)
-        theirs = tl.load(region + j, mask=j < N, other=0)
+        own = tl.load(region + pattern + i, mask=i < N, other=0)
+        theirs = tl.load(region + pattern + j, mask=j < N, other=0)
         z -= tl.where(own != theirs, penalty, 0.0)
     return z
 

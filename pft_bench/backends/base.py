@@ -140,16 +140,18 @@ class BackendUnavailable(UserError, RuntimeError):
     """A backend was asked for that cannot run here."""
 
 
-# Name -> module and class. Modules are imported when first asked for, so that a broken optional part hurts nobody.
-_BACKENDS = {
-    "dense": ("dense", "DenseBackend"),
-    "reference": ("reference", "ReferenceBackend"),
-    "cpu": ("cpu", "CpuBackend"),
-    "triton": ("triton", "TritonBackend"),
-    "cuda": ("cuda", "CudaBackend"),
-    "cuda-emu": ("cuda_emu", "CudaEmulatorBackend"),
-    "official": ("official", "OfficialBackend"),
+_CLASSES = {
+    "dense": "DenseBackend",
+    "reference": "ReferenceBackend",
+    "cpu": "CpuBackend",
+    "triton": "TritonBackend",
+    "cuda": "CudaBackend",
+    "cuda-emu": "CudaEmulatorBackend",
+    "official": "OfficialBackend",
 }
+"""Name of each backend -> its class, in the module of that name."""
+# Name -> module and class. Modules are imported when first asked for, so that a broken optional part hurts nobody.
+_BACKENDS = {name: (name.replace("-", "_"), kind) for name, kind in _CLASSES.items()}
 _OWN = frozenset(_BACKENDS)
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}

@@ -52,32 +52,21 @@ def _index(index: Tensor) -> Tensor:
     return index.int().contiguous()
 
 
-class _Sddmm(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """A pair of the published functions: SMM_QmK or SMM_AmV."""
+
     @staticmethod
-    def forward(ctx: Any, native: Any, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
-        operands = q.contiguous(), k.transpose(1, 2).contiguous(), _index(index)
-        ctx.native = native
+    def forward(ctx: Any, native: Any, pair: str, left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+        operands = left.contiguous(), right.contiguous(), _index(index)
+        ctx.gradients = getattr(native, f"{pair}_backward_cuda")
         ctx.save_for_backward(*operands)
-        return native.SMM_QmK_forward_cuda(*operands)
+        out: Tensor = getattr(native, f"{pair}_forward_cuda")(*operands)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        grad_q, grad_kt = ctx.native.SMM_QmK_backward_cuda(grads[0].contiguous(), *ctx.saved_tensors)
-        return None, grad_q, grad_kt.transpose(1, 2), None
-
-
-class _Spmm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, native: Any, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
-        operands = a.contiguous(), v.contiguous(), _index(index)
-        ctx.native = native
-        ctx.save_for_backward(*operands)
-        return native.SMM_AmV_forward_cuda(*operands)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        grad_a, grad_v = ctx.native.SMM_AmV_backward_cuda(grads[0].contiguous(), *ctx.saved_tensors)
-        return None, grad_a, grad_v, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor, None]:
+        left, right = ctx.gradients(grads[0].contiguous(), *ctx.saved_tensors)
+        return None, None, left, right, None
 
 
 class OfficialBackend(Backend):
@@ -104,13 +93,15 @@ class OfficialBackend(Backend):
         """`SMM_QmK`: [B, N, K]; as many keys as queries."""
         if k.shape[1] != q.shape[1]:
             raise ValueError(f"smm_cuda takes as many keys as queries, got {k.shape[1]} and {q.shape[1]}")
-        return _Sddmm.apply(self._native, q, k, index) if index.numel() else q.new_empty(index.shape)
+        if not index.numel():
+            return q.new_empty(index.shape)
+        return _Product.apply(self._native, "SMM_QmK", q, k.transpose(1, 2), index)
 
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """`SMM_AmV`: [B, N, D]."""
         if not index.numel():
             return v.new_zeros((*index.shape[:2], v.shape[-1]))
-        return _Spmm.apply(self._native, a, v, index)
+        return _Product.apply(self._native, "SMM_AmV", a, v, index)
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """What `SMM_AmV_backward` computes for v: [B, M, D]. Not differentiable again."""

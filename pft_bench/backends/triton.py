@@ -129,7 +129,7 @@ class TritonBackend(Backend):
         """One launch."""
         results = empty_outputs(layer)
         with _on(layer.q):
-            _kernels("progressive_attention").plan_attention(*layer.arguments(), *results).run()
+            _kernels("progressive_attention").plan_attention(layer, *results).run()
         return results
 
     def attention_backward(
@@ -177,21 +177,14 @@ class _Backward:
             _spmm_transpose(attention, self.grad_out, inverted, grads[2])
             kept = (selected, *inverted, gradient)
         for launch in _kernels("progressive_attention_backward").plan_dense_backward(
-            *self._whole(),
-            kept,
-            grads[0],
-            grads[1],
-            grads[2] if selected is None else None,
-            self.layer.scale,
-            self.layer.region_penalty,
+            *self._whole(), kept, grads[0], grads[1], grads[2] if selected is None else None
         ):
             launch.run()
         return (*grads, self._bias_gradient(selected, gradient, dense=True), None)
 
-    def _whole(self) -> tuple[Tensor | None, ...]:
+    def _whole(self) -> tuple[Layer, Tensor, Tensor, Tensor]:
         """What a pass over all keys reads."""
-        layer = self.layer
-        return layer.q, layer.k, layer.v, layer.bias, layer.region, self.grad_out, self.lse, self.delta
+        return self.layer, self.grad_out, self.lse, self.delta
 
     def _row_pass(
         self, index: Tensor, selected: Tensor | None, delta: Tensor | None
@@ -203,12 +196,8 @@ class _Backward:
         _sddmm(self.grad_out, self.layer.v, kept, grad_kept)
         _backward(
             "plan_candidate_gradient",
-            self.layer.q,
-            self.layer.k,
-            self.layer.bias,
-            self.layer.region if self.layer.index is None else None,
+            self.layer,
             index,
-            self.layer.logits,
             selected,
             grad_kept,
             self.grad_logits,
@@ -216,8 +205,6 @@ class _Backward:
             delta,
             attention,
             gradient,
-            self.layer.scale,
-            self.layer.region_penalty,
         )
         return gradient, attention
 
@@ -239,9 +226,6 @@ class _Backward:
             module.plan_bias_dense(
                 *self._whole(),
                 partial[: dense_parts * side],
-                self.layer.scale,
-                self.layer.region_penalty,
-                side,
                 dense_each,
                 index is None,
             ).run()

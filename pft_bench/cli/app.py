@@ -15,6 +15,7 @@ import typer
 
 from .. import __version__
 from ..common.messages import UserError, UserNote
+from ..common.processes import stoppable
 from ..common.shortage import out_of_memory
 from ..common.terminal import Console, outlets
 from ..common.text import in_short, told
@@ -116,7 +117,8 @@ def main() -> None:
     """
     with outlets() as (said, told):
         try:
-            code = _run(sys.argv[1:])
+            with stoppable():
+                code = _run(sys.argv[1:])
         except KeyboardInterrupt:
             Console(stderr=True).print("interrupted", style="yellow")
             code = INTERRUPTED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +31,7 @@ LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "t
 
 def compare(
     context: typer.Context,
+    *,
     a: Annotated[
         Path | None, options.argument("A", help="Run folder: the one before.", show_default=False)
     ] = None,
@@ -43,14 +46,10 @@ def compare(
         typer.Option(metavar="REV", help="Measure this code against that commit, built beside it."),
     ] = None,
     sched: options.Schedules = ["1024,256,128"],  # noqa: B006 - typer reads it, nobody writes it
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
+    shapes: options.Shapes,
     level: Annotated[list[str], typer.Option(help="op, layer or model. Repeatable.")] = ["layer"],  # noqa: B006
     mode: options.Mode = "infer",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     seed: options.Seed = 0,
     margin: Annotated[float, typer.Option(help="Relative differences below this count as none.")] = MARGIN,
     budget: Annotated[
@@ -62,7 +61,10 @@ def compare(
     ci: Annotated[
         bool, typer.Option("--ci", help="Exit with 0 unless a case is SLOWER (4) or has no result (1).")
     ] = False,
-    out: Annotated[Path | None, options.file(help="Write the comparison with its samples as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        options.file(help="Write the comparison with its samples as JSON, and again after each case."),
+    ] = None,
 ) -> None:
     """Compare two backends or two commits, interleaved, or two recorded runs.
 
@@ -93,17 +95,14 @@ def compare(
     else:
         given: dict[str, Any] = {
             "schedules": sched,
-            "preset_name": preset,
-            "scale": scale,
+            **shapes.settings(),
+            **machine.settings(),
             "levels": level,
-            "device": device,
-            "dtype": dtype,
             "mode": mode,
-            "threads": threads,
             "seed": seed,
-            "lr_hw": options.parse_size(lr),
         }
-        table = _live(given, backends, baseline, margin, budget, console)
+        with keeping(out, console) as keep:
+            table = _live(given, backends, baseline, margin, budget, console, keep)
     show(table, console)
     if out is not None:
         table.write(out)
@@ -113,6 +112,24 @@ def compare(
         raise typer.Exit(code)
 
 
+@contextmanager
+def keeping(out: Path | None, console: Console) -> Iterator[Callable[[VerdictTable], None]]:
+    """Takes what is known so far: it is in `out`, and on the screen where something ends the block early."""
+    known: list[VerdictTable] = []
+
+    def keep(table: VerdictTable) -> None:
+        known[:] = [table]
+        if out is not None:
+            table.write(out)
+
+    try:
+        yield keep
+    except BaseException:
+        if known:
+            show(known[0], console)
+        raise
+
+
 def _live(
     given: dict[str, Any],
     backends: str | None,
@@ -120,6 +137,7 @@ def _live(
     margin: float,
     budget_s: float,
     console: Console,
+    keep: Callable[[VerdictTable], None],
 ) -> VerdictTable:
     from ..harness.cases import Settings
     from ..harness.compare.live import compare_backends, compare_versions
@@ -138,7 +156,9 @@ def _live(
             if len(names) != 2 or names[0] == names[1]:
                 raise ValueError(f"--backends must be two names, A,B, got {backends!r}")
             settings = Settings.make(**given, backends=names)
-            return compare_backends(settings, *names, margin=margin, budget_s=budget_s, on_round=on_round)
+            return compare_backends(
+                settings, *names, margin=margin, budget_s=budget_s, on_round=on_round, on_table=keep
+            )
         settings = Settings.make(
             **given, backends=names
         )  # what cannot be right here ends it before the build
@@ -156,6 +176,7 @@ def _live(
                 budget_s=budget_s,
                 seed=settings.seed,
                 on_round=on_round,
+                on_table=keep,
             )
 
 

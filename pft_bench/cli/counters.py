@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..common.drafts import draft, require_writable
 from ..common.terminal import Console, Table, line
 from . import options
 from .work import at_work
@@ -51,7 +52,9 @@ def counters(
     sites: Annotated[
         bool, typer.Option("--sites", help="The source lines that cost most, launch by launch.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write all counts to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, options.file(help="Also write all counts to this JSON file, step by step.")
+    ] = None,
 ) -> None:
     """Predict the time of the CUDA kernels on a GPU from counts made in the emulator. Not a measurement.
 
@@ -72,14 +75,22 @@ def counters(
     reason = why_not()
     if reason is not None:
         raise ValueError(f"nothing can be counted here, {reason}")
+    if out is not None:
+        require_writable(out)
     core = {
         name: layer_works(settings.config, settings.schedules[0], settings.lr_hw, name, mode)
         for name in dtypes
     }
     works = [work for name in dtypes for work in (product_works(core[name]) if products else core[name])]
     console = Console.wide(240)
+
+    def keep(known: Study) -> None:
+        if out is not None:
+            with draft(out) as made:
+                made.write_text(json.dumps(as_json(known), indent=1) + "\n")
+
     with console.waiting("counting") as say:
-        found = study(works, target, progress=lambda what: say(f"counting {what}"))
+        found = study(works, target, progress=lambda what: say(f"counting {what}"), keep=keep)
     height, width = settings.lr_hw
     title = f"{settings.preset} {width}x{height}, schedule {sched}"
     _print(console, found, title, sites)
@@ -95,8 +106,6 @@ def counters(
     console.print(
         line((PREDICTED, "bold"), f" Doubted rates of {target.title}: {', '.join(target.doubts())}.")
     )
-    if out is not None:
-        out.write_text(json.dumps(as_json(found), indent=1) + "\n")
 
 
 def as_json(found: Study) -> dict[str, object]:

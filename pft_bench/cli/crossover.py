@@ -26,13 +26,10 @@ if at_work(__name__):
 
 def crossover_command(
     context: typer.Context,
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
+    *,
+    shapes: options.Shapes,
     backend: options.Backends = [],  # noqa: B006 - typer reads it, nobody writes it
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     seed: options.Seed = 0,
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each comparison.")] = 10,
     resolution: Annotated[
@@ -41,10 +38,7 @@ def crossover_command(
     out: Annotated[
         Path | None, options.folder(help="Folder of the records. Default: runs/<date-time>-crossover.")
     ] = None,
-    resume: options.Resume = False,
-    timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
-    isolate: options.Isolate = True,
+    supervision: options.Supervision,
 ) -> None:
     """Find, by bisection, the K from which a sparse layer (K -> K) is slower than a dense one (all tokens).
 
@@ -58,30 +52,28 @@ def crossover_command(
     """
     if resolution <= 1:
         raise ValueError(f"--resolution must be a factor above 1, got {resolution:g}")
-    folder = run_folder(out, resume, "{}-crossover")
-    limits = Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, supervision.resume, "{}-crossover")
+    limits = Limits.of(context, supervision)
     settings = Settings.make(
         schedules=["dense"],
-        preset_name=preset,
-        scale=scale,
+        **shapes.settings(),
+        **machine.settings(),
         backends=backend,
         levels=["layer"],
-        device=device,
-        dtype=dtype,
-        threads=threads,
         seed=seed,
-        lr_hw=options.parse_size(lr),
         plan=Plan(rounds=rounds, max_rounds=2 * rounds, min_rounds=min(6, rounds), budget_s=20.0, seed=seed),
     )
     console = Console()
     sizes = settings.shapes
     console.print(
         f"{sizes['windows']} windows, {sizes['heads']} heads, {sizes['tokens']} tokens, head_dim {sizes['head_dim']}, "
-        f"{dtype}, {settings.device}, {settings.threads} threads"
+        f"{settings.dtype}, {settings.device}, {settings.threads} threads"
     )
     names = backend or [other for other in settings.backends if other != "dense"]
     with limits.workers(settings.device) as workers, going_on_later(folder, console):
-        failed = _find(Sweep(settings, folder, workers=workers), names, resolution, console, resume=resume)
+        failed = _find(
+            Sweep(settings, folder, workers=workers), names, resolution, console, resume=supervision.resume
+        )
     console.print(f"written to {folder}: {RECORDS}, {ENVIRONMENTS}, {CROSSOVER}")
     if failed:
         raise typer.Exit(FAILURE)

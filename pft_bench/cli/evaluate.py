@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..common.container import check_threads
 from ..common.drafts import named
-from ..common.schedule import parse_schedule, schedule_of
-from ..common.terminal import Console, Words, progress_bar
-from ..common.text import in_short
+from ..common.schedule import FocusSchedule, parse_schedule, schedule_of
+from ..common.terminal import Console, counting_bar
 from . import options
 from .exits import FAILURE
 from .work import at_work
 
 if at_work(__name__):
     import torch
-    from rich.progress import BarColumn, TimeElapsedColumn
+    from torch import Tensor
 
     from ..apps.quality import (
         QUALITY,
         Dataset,
         QualityRow,
-        Restored,
         Variant,
-        bicubic_row,
         find_datasets,
-        model_row,
+        image_rows,
         rows_to_go_on_with,
     )
     from ..backends import get, require
@@ -53,6 +50,7 @@ if at_work(__name__):
 
 def evaluate(
     context: typer.Context,
+    *,
     weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
     data: Annotated[
         Path,
@@ -69,9 +67,7 @@ def evaluate(
         list[str], typer.Option(help="Backend to evaluate. Repeatable. Default: the fastest.")
     ] = [],  # noqa: B006
     num_heads: options.NumHeads = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     lr: options.Size = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which latency is measured; 0: none is.")] = 20,
     budget: Annotated[
@@ -81,10 +77,7 @@ def evaluate(
     out: Annotated[
         Path | None, options.folder(help="Result folder. Default: runs/quality-<date-time>.")
     ] = None,
-    resume: options.Resume = False,
-    timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
-    isolate: options.Isolate = True,
+    supervision: options.Supervision,
 ) -> None:
     """Restore test sets with each schedule on each backend: PSNR and SSIM on Y, latency, memory.
 
@@ -98,21 +91,23 @@ def evaluate(
     if not rounds:
         left_out = ("lr", "budget", "timeout", "memory_limit", "isolate")
         options.refuse(context, left_out, "is of measuring latency, which --rounds 0 leaves out")
-    folder = run_folder(out, resume, "quality-{}")
-    limits = Limits.of(context, timeout, memory_limit, isolate) if rounds else Limits(isolate=False)
+    folder = run_folder(out, supervision.resume, "quality-{}")
+    limits = Limits.of(context, supervision) if rounds else Limits(isolate=False)
     model = load_model(
-        weights, sched=sched[0] if sched else None, heads=num_heads, device=device, dtype=dtype
+        weights,
+        sched=sched[0] if sched else None,
+        heads=num_heads,
+        device=machine.device,
+        dtype=machine.dtype,
     )
     datasets = find_datasets(data, model.config.output_scale)
-    settings = make_settings(
-        model, weights, sched, backend, device, dtype, threads, options.parse_size(lr), rounds, budget
-    )
+    settings = make_settings(model, weights, sched, backend, machine, options.parse_size(lr), rounds, budget)
     console, groups = Console.wide(120), [SchedulesGroup(settings)] if rounds else []
     what = f"the images that were done are in {folder / QUALITY}"
     with limits.workers(settings.device) as workers, going_on_later(folder, console, what):
         inputs = {"weights": content(weights_file(weights), ""), "data": _content_of(datasets)}
         sweep = Sweep(settings, folder, workers=workers, inputs=inputs, beside=QUALITY)
-        with opened(sweep, groups, console, resume=resume) as plan:
+        with opened(sweep, groups, console, resume=supervision.resume) as plan:
             done = rows_to_go_on_with(folder / QUALITY)
             if not plan.done and not done:  # what the first rows depend on, as records do
                 remember_environment(folder, sweep.describe_machine() if rounds else environment())
@@ -129,9 +124,7 @@ def make_settings(
     weights: Path,
     sched: Sequence[str],
     backends: Sequence[str],
-    device: str,
-    dtype: str,
-    threads: int,
+    machine: options.Machine,
     lr_hw: tuple[int, int] | None,
     rounds: int,
     budget: float,
@@ -144,7 +137,7 @@ def make_settings(
         raise ValueError(f"--budget must be positive seconds, got {budget}")
     if 0 < rounds < 6:
         raise ValueError(f"--rounds must be 0 or at least 6, got {rounds}")
-    config, device = model.config, resolve_device(device)
+    config, device = model.config, resolve_device(machine.device)
     torch_dtype = next(model.parameters()).dtype
     chosen = [require(name, torch.device(device), torch_dtype).name for name in (backends or ["auto"])]
     for name in chosen:
@@ -163,9 +156,9 @@ def make_settings(
         backends=tuple(dict.fromkeys(chosen)),
         levels=("model",),
         device=device,
-        dtype=dtype,
+        dtype=machine.dtype,
         mode="infer",
-        threads=check_threads(threads),
+        threads=check_threads(machine.threads),
         seed=0,
         lr_hw=lr_hw or ((64, 64) if device == "cpu" else (360, 640)),
         image=None,
@@ -194,22 +187,17 @@ def restore_all(
     for dataset in datasets:
         for remark in dataset.remarks:
             console.print(f"{dataset.name}: {remark}", style="yellow")
-    bar = progress_bar(
-        console,
-        Words("{task.description}"),
-        BarColumn(),
-        Words("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    scale, channels = model.config.output_scale, model.config.in_chans
+    variants = _variants(model, settings)
+    note = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    bar = counting_bar(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
                 bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
-                for row in _image_rows(model, dataset, number, settings, known, about, console):
+                for row in image_rows(dataset, number, scale, channels, variants, known, about, note):
                     file.write(row.to_json() + "\n")
                     file.flush()
                     rows.append(row)
@@ -220,39 +208,18 @@ def restore_all(
     return rows
 
 
-def _image_rows(
-    model: PFT,
-    dataset: Dataset,
-    number: int,
-    settings: Settings,
-    known: Container[tuple[str, str, Variant]],
-    about: dict[str, Any],
-    console: Console,
-) -> Iterator[QualityRow]:
-    pair, scale = dataset.pairs[number], model.config.output_scale
-    schedules = {schedule.text: schedule for schedule in settings.schedules}
-    variants = [Variant(text, backend) for text in schedules for backend in settings.backends]
-    image: Restored | None = None
-    failed = QualityRow(dataset.name, pair.name, scale, "", "", reason="not run", **about)
-    for variant in (Variant.bicubic(), *variants):
-        if (dataset.name, pair.name, variant) in known:
-            continue
-        named = {"schedule": variant.schedule, "backend": variant.backend, **about}
-        try:
-            if image is None:
-                image = Restored.load(dataset.name, pair, scale)
-                for note in image.notes:
-                    told = f"{dataset.name}: {note}"
-                    console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            if variant.backend:
-                model.backend = variant.backend
-                model.num_topk = schedules[variant.schedule].num_topk
-                yield model_row(image, restorer(model), model.config.in_chans, **named)
-            else:
-                yield bicubic_row(image, **about)
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            reason = in_short(error)
-            yield replace(failed, schedule=variant.schedule, backend=variant.backend, reason=reason)
+def _variants(model: PFT, settings: Settings) -> dict[Variant, Callable[[], Callable[[Tensor], Tensor]]]:
+    """Every schedule on every backend, and what sets the model to it."""
+
+    def prepare(schedule: FocusSchedule, backend: str) -> Callable[[Tensor], Tensor]:
+        model.backend, model.num_topk = backend, schedule.num_topk
+        return restorer(model)
+
+    return {
+        Variant(schedule.text, backend): partial(prepare, schedule, backend)
+        for schedule in settings.schedules
+        for backend in settings.backends
+    }
 
 
 def _content_of(datasets: Sequence[Dataset]) -> str:

@@ -27,13 +27,12 @@ LARGEST_SIDE = 1 << 15
 
 def fit(
     context: typer.Context,
+    *,
     memory: Annotated[
         str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
+    shapes: options.Shapes,
     aspect: Annotated[str, typer.Option(metavar="W:H", help="Shape of the largest input.")] = "16:9",
     backend: Annotated[str, typer.Option(help="cpu or dense.")] = "cpu",
     threads: options.Threads = 0,
@@ -54,7 +53,7 @@ def fit(
     if not measure:
         options.refuse(context, ("out", "resume", "timeout"), "belongs to --measure: give it too")
     folder = run_folder(out, resume)
-    limits = Limits.of(context, timeout, None, isolate=True)
+    limits = Limits.of(context, options.Supervision(timeout=timeout))
     limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
@@ -62,12 +61,10 @@ def fit(
         raise ValueError(f"--sched must be given once, got {len(sched)} schedules")
     settings = Settings.make(
         schedules=sched,
-        preset_name=preset,
-        scale=scale,
+        **shapes.settings(),
         backends=[backend],
         device="cpu",
         threads=threads,
-        lr_hw=options.parse_size(lr),
     )
     config = settings.config.with_topk(settings.schedules[0].num_topk)
     process_bytes = warm_process_bytes()
@@ -79,12 +76,12 @@ def fit(
 
     console = Console()
     largest = largest_input(predict, limit, _aspect(aspect))
-    size = settings.lr_hw if lr else largest
+    size = settings.lr_hw if shapes.lr else largest
     if size is None:
         console.print(f"no input fits {limit / 1e9:.2f} GB: one window needs {predict((1, 1)) / 1e9:.2f} GB")
         raise typer.Exit(1)
     console.print(_table(settings.preset, config, size, backend, settings.threads, predict(size)))
-    if lr:
+    if shapes.lr:
         word = "fits" if predict(size) <= limit else "does not fit"
         console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB")
     found = "none"

@@ -12,18 +12,11 @@ from torch import Tensor
 from ..backends import require
 from ..common.schedule import parse_schedule
 from ..harness.cases.settings import resolve_device
+from ..harness.problem import parse_dtype
 from ..model import PFT, generated_weights, load, preset, upscale, weights_file
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""
-
-
-def parse_dtype(name: str) -> torch.dtype:
-    """A floating-point dtype by its name; ValueError for anything else."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
-    return dtype
 
 
 def load_model(

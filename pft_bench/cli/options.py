@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -222,6 +224,86 @@ Isolate = Annotated[
     bool, typer.Option(help="A process for each group of cases. Without it, debuggers see a single process.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Which model, on how large an input."""
+
+    preset: Preset = None
+    scale: Scale = None
+    lr: Size = None
+
+    def settings(self) -> dict[str, Any]:
+        """As `Settings.make` takes them."""
+        return {"preset_name": self.preset, "scale": self.scale, "lr_hw": parse_size(self.lr)}
+
+
+@dataclass(frozen=True)
+class ModelRun(Shapes):
+    """A whole model on a picture."""
+
+    image: Image = None
+    weights: Weights = None
+    num_heads: NumHeads = None
+
+    def settings(self) -> dict[str, Any]:
+        """As `Settings.make` takes them."""
+        own = {"image": self.image, "weights": self.weights, "num_heads": self.num_heads}
+        return super().settings() | own
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs, and in what precision."""
+
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    threads: Threads = 0
+
+    def settings(self) -> dict[str, Any]:
+        """As `Settings.make` takes them."""
+        return vars(self).copy()
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Whether a folder is continued, and what the processes that measure may take."""
+
+    resume: Resume = False
+    timeout: Timeout = 1800.0
+    memory_limit: MemoryLimit = None
+    isolate: Isolate = True
+
+
+def spread(
+    function: Callable[..., Any],
+) -> tuple[inspect.Signature, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """The signature of a command with each option of its groups as a parameter, and what puts the groups together.
+
+    A group is a parameter whose type is a dataclass of options, such as `Machine`; it has no default of its own.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    groups: dict[str, type] = {}
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        kind: Any = parameter.annotation
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            parameters.append(parameter)
+            continue
+        groups[name] = kind
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [
+            parameter.replace(name=item.name, annotation=hints[item.name], default=item.default)
+            for item in fields(kind)
+        ]
+
+    def together(named: dict[str, Any]) -> dict[str, Any]:
+        for name, kind in groups.items():
+            named[name] = kind(**{item.name: named.pop(item.name) for item in fields(kind)})
+        return named
+
+    return signature.replace(parameters=parameters), together
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

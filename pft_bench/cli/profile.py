@@ -30,17 +30,11 @@ if at_work(__name__):
 
 def profile(
     context: typer.Context,
+    *,
     sched: Annotated[str | None, options.one_schedule("1024,256,128")] = None,
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
-    image: options.Image = None,
-    weights: options.Weights = None,
-    num_heads: options.NumHeads = None,
+    chosen: options.ModelRun,
     backend: Annotated[str, typer.Option(help="One backend.")] = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     out: Annotated[Path, options.folder(help="Folder for trace.json and memory.csv.")] = Path("profile"),
     bare: Annotated[
         bool,
@@ -55,17 +49,10 @@ def profile(
         options.refuse(context, ("out",), "is for what --bare leaves out")
     settings = Settings.make(
         schedules=[] if sched is None else [sched],
-        preset_name=preset,
-        scale=scale,
+        **chosen.settings(),
+        **machine.settings(),
         backends=[] if backend == "auto" else [backend],
         levels=["model"],
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        lr_hw=options.parse_size(lr),
-        image=image,
-        weights=weights,
-        num_heads=num_heads,
     )
     check_inputs(settings)
     made = make_model(settings, settings.schedules[0])

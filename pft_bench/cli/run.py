@@ -37,13 +37,9 @@ if at_work(__name__):
 
 def run(
     context: typer.Context,
+    *,
     sched: options.WeightsSchedules = [],  # noqa: B006 - typer reads it, nobody writes it
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
-    image: options.Image = None,
-    weights: options.Weights = None,
-    num_heads: options.NumHeads = None,
+    model: options.ModelRun,
     backend: options.Backends = [],  # noqa: B006
     level: Annotated[
         list[str],
@@ -61,22 +57,17 @@ def run(
         ),
     ] = None,
     mode: options.Mode = "infer",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    threads: options.Threads = 0,
+    machine: options.Machine,
     seed: options.Seed = 0,
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of each case.")] = 20,
     budget: Annotated[
         float, typer.Option(help="Seconds that timing one group may take; checks are not counted.")
     ] = 10.0,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>.")] = None,
-    resume: options.Resume = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run share I of N; shares may write one folder.")
     ] = None,
-    timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
-    isolate: options.Isolate = True,
+    supervision: options.Supervision,
     plugin: options.Plugins = [],  # noqa: B006
     list_cases: Annotated[bool, typer.Option("--list", help="Print the cases; run nothing.")] = False,
 ) -> None:
@@ -94,8 +85,8 @@ def run(
     """
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")
-    folder = run_folder(out, resume)
-    limits = Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, supervision.resume)
+    limits = Limits.of(context, supervision)
     if attention is not None and set(level) != {"model"}:
         options.refuse(context, ("level",), "must be model alone with --attention, which holds whole models")
     ranks = find_ranks()
@@ -108,19 +99,12 @@ def run(
     plugins = load_plugins(plugin)
     settings = Settings.make(
         schedules=sched,
-        preset_name=preset,
-        scale=scale,
+        **model.settings(),
+        **machine.settings(),
         backends=backend,
         levels=level,
-        device=device,
-        dtype=dtype,
         mode=mode,
-        threads=threads,
         seed=seed,
-        lr_hw=options.parse_size(lr),
-        image=image,
-        weights=weights,
-        num_heads=num_heads,
         attentions=() if attention is None else [name.strip() for name in attention.split(",")],
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
@@ -137,7 +121,7 @@ def run(
             console.print("the ranks share cores: their times disturb one another", style="yellow")
     with limits.workers(settings.device, tuple(plugins)) as workers, going_on_later(folder, console):
         sweep = Sweep(settings, folder, share, workers, plugins)
-        mine, order = execute(sweep, console, resume=resume, ranks=ranks)
+        mine, order = execute(sweep, console, resume=supervision.resume, ranks=ranks)
     records = collect(sweep, mine, order, console, ranks)
     if ranks is None or ranks.leads:
         report(records, settings, folder, console)

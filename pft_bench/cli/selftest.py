@@ -126,7 +126,7 @@ def describe(trial: Trial) -> str:
     interval = "no interval" if found.low is None else f"[{found.low:.3f}, {found.high:.3f}]"
     return (
         f"{trial.kind:>3} {trial.number:3}  {trial.verdict.value:<9}  {found.ratio:.3f} {interval}  "
-        f"{found.rounds} rounds, {trial.elapsed_s:.1f} s, load {trial.load:.1f}"
+        f"{found.rounds} rounds, {trial.samples.elapsed_s:.1f} s, load {trial.load:.1f}"
     )
 
 

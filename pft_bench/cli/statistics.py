@@ -28,15 +28,14 @@ if at_work(__name__):
 
 
 def statistics(
+    *,
     image: Annotated[
         Path | None, options.argument("IMAGE", help="Picture, resized to --lr. Default: a bundled photo.")
     ] = None,
     weights: options.Weights = None,
     num_heads: options.NumHeads = None,
     sched: Annotated[str | None, options.one_schedule("paper")] = None,
-    preset: options.Preset = None,
-    scale: options.Scale = None,
-    lr: options.Size = None,
+    shapes: options.Shapes,
     windows: Annotated[int, typer.Option(min=1, help="Look at this many windows at most.")] = 4,
     threads: options.Threads = 0,
     out: Annotated[Path | None, options.file(help="CSV file for the table.")] = None,
@@ -49,13 +48,11 @@ def statistics(
     settings = Settings.make(
         schedules=[] if sched is None else [sched],
         default_schedule="paper",
-        preset_name=preset,
-        scale=scale,
+        **shapes.settings(),
         backends=["reference"],
         levels=["model"],
         device="cpu",
         threads=threads,
-        lr_hw=options.parse_size(lr),
         image=image,
         weights=weights,
         num_heads=num_heads,

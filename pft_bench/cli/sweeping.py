@@ -30,16 +30,16 @@ class Limits:
     isolate: bool = True
 
     @classmethod
-    def of(cls, context: typer.Context, timeout: float, memory_limit: str | None, isolate: bool) -> Self:
+    def of(cls, context: typer.Context, given: options.Supervision) -> Self:
         """As the options say; ValueError where they cannot be right."""
-        if not timeout > 0:
-            raise ValueError(f"--timeout must be positive seconds, got {timeout}")
-        limit = None if memory_limit is None else parse_bytes(memory_limit, "--memory-limit")
-        if limit is not None and not isolate:
+        if not given.timeout > 0:
+            raise ValueError(f"--timeout must be positive seconds, got {given.timeout}")
+        limit = None if given.memory_limit is None else parse_bytes(given.memory_limit, "--memory-limit")
+        if limit is not None and not given.isolate:
             raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
-        if not isolate:
+        if not given.isolate:
             options.refuse(context, ("timeout",), "needs a process for each case, got --no-isolate")
-        return cls(timeout, limit, isolate)
+        return cls(given.timeout, limit, given.isolate)
 
     @contextmanager
     def workers(self, device: str, plugins: Sequence[str] = ()) -> Iterator[Workers | None]:

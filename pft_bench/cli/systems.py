@@ -27,6 +27,7 @@ if at_work(__name__):
 
 def systems(
     context: typer.Context,
+    *,
     lr: options.Size = None,
     device: options.Device = "auto",
     threads: options.Threads = 0,
@@ -35,10 +36,7 @@ def systems(
     budget: Annotated[float, typer.Option(help="Seconds of rounds after which no more are begun.")] = 120.0,
     measure: Annotated[bool, typer.Option(help="Latency and memory; without them, sizes alone.")] = True,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>-systems.")] = None,
-    resume: options.Resume = False,
-    timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
-    isolate: options.Isolate = True,
+    supervision: options.Supervision,
 ) -> None:
     """Show parameters and multiply-accumulates beside the paper's; measure latency and memory in one interleaved run.
 
@@ -60,8 +58,8 @@ def systems(
         )
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")
-    folder = run_folder(out, resume, "{}-systems")
-    limits = Limits.of(context, timeout, memory_limit, isolate)
+    folder = run_folder(out, supervision.resume, "{}-systems")
+    limits = Limits.of(context, supervision)
     console = Console.wide(120)
     settings = Settings.make(
         schedules=["paper"],
@@ -90,7 +88,7 @@ def systems(
     if not measure:
         return
     records = measure_groups(
-        [SystemsGroup(settings, tuple(here))], settings, folder, console, limits, resume=resume
+        [SystemsGroup(settings, tuple(here))], settings, folder, console, limits, resume=supervision.resume
     )
     height, width = settings.lr_hw
     console.print(

@@ -14,7 +14,7 @@ import typer
 
 from ..common.container import check_threads
 from ..common.drafts import require_writable
-from ..common.terminal import Console, Words, line, progress_bar
+from ..common.terminal import Console, counting_bar, line
 from ..common.text import in_short, parse_bytes
 from . import options
 from .exits import FAILURE, INTERRUPTED
@@ -22,7 +22,7 @@ from .work import at_work
 
 if at_work(__name__):
     import torch
-    from rich.progress import BarColumn, TaskID, TimeElapsedColumn
+    from rich.progress import TaskID
 
     from ..apps.images import (
         READ_SUFFIXES,
@@ -227,15 +227,7 @@ class Upscaler:
         self.overwrite = overwrite
         self._parameter = next(model.parameters())
         self._seams: list[Seams] = []  # of the picture under way: one, or one for each plane
-        self._bar = progress_bar(
-            console,
-            Words("{task.description}"),
-            BarColumn(),
-            Words("{task.completed}/{task.total} tiles"),
-            TimeElapsedColumn(),
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = counting_bar(console, "tiles")
 
     def run(self, jobs: Sequence[Enlargement]) -> Counts:
         """Do all jobs."""

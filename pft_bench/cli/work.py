@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ..common.container import respect_quota
+from .options import spread
 
 _without: set[str] = set()
 """Modules that were carried out without what they work with."""
@@ -47,13 +48,17 @@ def complete(module: ModuleType) -> None:
 def deferred(module: ModuleType, name: str) -> Callable[..., Any]:
     """The command of this name in a module, which is completed before the command begins."""
     function = _function(module, name)
+    signature, together = spread(getattr(module, function))
 
     @wraps(getattr(module, function))
-    def command(*given: Any, **named: Any) -> Any:
+    def command(**named: Any) -> Any:
         complete(module)
         respect_quota()
-        return getattr(module, function)(*given, **named)
+        return getattr(module, function)(**together(named))
 
+    about: Any = command
+    about.__signature__ = signature
+    about.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return command
 
 

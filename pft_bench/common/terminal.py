@@ -135,6 +135,19 @@ def progress_bar(
     return rich.progress.Progress(*first, *columns, console=console, **options)
 
 
+def counting_bar(console: Console, unit: str = "") -> rich.progress.Progress:
+    """A bar that counts what is done, in `unit`, and is gone in the end; nothing where nobody looks at a terminal."""
+    return progress_bar(
+        console,
+        Words("{task.description}"),
+        rich.progress.BarColumn(),
+        Words(f"{{task.completed}}/{{task.total}} {unit}".rstrip()),
+        rich.progress.TimeElapsedColumn(),
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class Outlet:
     """A standard stream whose reader may go, as `head` does: what is written from then on is dropped.
 

@@ -21,6 +21,14 @@ OPS = ("sddmm", "spmm", "spmm_transpose", "attention")
 MODES = ("infer", "train", "backward")
 
 
+def parse_dtype(name: str) -> torch.dtype:
+    """A floating-point dtype by its name; ValueError for anything else."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
+    return dtype
+
+
 @dataclass(frozen=True)
 class Problem:
     """`op` on `windows` x `heads` window-heads of `tokens` tokens, as PFT calls it (queries = keys = tokens).
@@ -52,14 +60,12 @@ class Problem:
             )
         if self.op != "attention" and self.kept != self.candidates:
             raise ValueError(f"{self.op} keeps all its candidates, got {self.kept} of {self.candidates}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"dtype must name a torch dtype, got {self.dtype!r}")
+        parse_dtype(self.dtype)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch names it."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
+        """`dtype` as torch has it."""
+        return parse_dtype(self.dtype)
 
     @property
     def batch(self) -> int:

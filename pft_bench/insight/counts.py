@@ -14,7 +14,7 @@ from ..common.schedule import FocusSchedule
 from ..harness.cases.layer import problem_layer, run_layer
 from ..harness.cases.settings import layer_candidates
 from ..harness.measure.flops import counted_flops
-from ..harness.problem import Problem
+from ..harness.problem import Problem, parse_dtype
 from ..harness.record import Case, Flops
 from ..model import PFT, PRESETS, PFTConfig, published_macs
 
@@ -101,7 +101,7 @@ def _model_call(case: Case) -> Callable[[], object] | None:
     config = model_config(case)
     if config is None:
         return None
-    dtype = getattr(torch, case.dtype)
+    dtype = parse_dtype(case.dtype)
     with torch.device("meta"):
         model = PFT.from_config(config, backend=case.backend).eval().to(dtype)
 

@@ -17,8 +17,6 @@ from ..backends.dense import dense_logits
 from ..ops import observe_layers
 from ..reference import Layer
 
-Arguments = tuple[object, ...]
-
 
 @dataclass(frozen=True)
 class LayerStatistics:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.processes import die_with_parent
 from ..reference import Layer
 
 TARGETS = (80, 86, 89, 90, 100, 120)
@@ -148,7 +149,8 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _worker() -> None:
+def _worker(parent: int) -> None:
+    die_with_parent(parent)
     os.environ.pop("TRITON_INTERPRET", None)
     torch.set_num_threads(1)
 
@@ -165,7 +167,9 @@ def compile_jobs(jobs: Sequence[Job], processes: int = 2) -> list[Resources]:
     A kernel that several situations launch with the same tile sizes comes from Triton's cache the second time.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_worker) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_worker, initargs=(os.getpid(),)
+    ) as pool:
         return [row for rows in pool.map(_measure, jobs) for row in rows]
 
 

@@ -58,8 +58,7 @@ def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> 
     Args:
         a: weights [B, N, K], floating point, any strides.
         v: values [B, M, D], dtype and device of `a`.
-        index: kept keys [B, N, K], int16/int32/int64, distinct within a row; an `Index` is not checked again.
-        backend: a name from `pft_bench.backends()`, or "auto".
+        index, backend: as `sddmm` takes them.
 
     Returns:
         [B, N, D] in the dtype of `a`, accumulated in float32 (float64 for float64). Raises as `sddmm` does.
@@ -86,9 +85,8 @@ def spmm_transpose(
     Args:
         a: weights [B, N, K], floating point, any strides.
         x: rows [B, N, D], dtype and device of `a`.
-        index: keys [B, N, K], int16/int32/int64, distinct within a row; an `Index` is not checked again.
+        index, backend: as `sddmm` takes them.
         num_keys: M, the number of keys; an `Index` knows it.
-        backend: a name from `pft_bench.backends()`, or "auto".
 
     Returns:
         [B, M, D] in the dtype of `a`, accumulated in float32 (float64 for float64). Raises as `sddmm` does.
@@ -166,28 +164,28 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_forward(*tensors)
 
 
-def _sddmm_backward(ctx: Any, grad: Tensor) -> Grads:
-    q, k, index = ctx.saved_tensors
-    ops, (backend,) = torch.ops.pft_bench, ctx.numbers
-    grad_q = ops.spmm(grad, k, index, backend) if ctx.needs_input_grad[0] else None
-    grad_k = ops.spmm_transpose(grad, q, index, k.shape[1], backend) if ctx.needs_input_grad[1] else None
-    return grad_q, grad_k, None, None
+_GRADIENTS = {
+    "sddmm": (("spmm", "grad", "right"), ("spmm_transpose", "grad", "left")),
+    "spmm": (("sddmm", "grad", "right"), ("spmm_transpose", "left", "grad")),
+    "spmm_transpose": (("sddmm", "right", "grad"), ("spmm", "left", "grad")),
+}
+"""Product -> for its left and for its right operand: the product that is its gradient, and that one's operands."""
 
 
-def _spmm_backward(ctx: Any, grad: Tensor) -> Grads:
-    a, v, index = ctx.saved_tensors
-    ops, (backend,) = torch.ops.pft_bench, ctx.numbers
-    grad_a = ops.sddmm(grad, v, index, backend) if ctx.needs_input_grad[0] else None
-    grad_v = ops.spmm_transpose(a, grad, index, v.shape[1], backend) if ctx.needs_input_grad[1] else None
-    return grad_a, grad_v, None, None
+def _backward_of(name: str) -> Callable[..., Grads]:
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        left, right, index = ctx.saved_tensors
+        operands = {"grad": grad, "left": left, "right": right}
+        found: list[Tensor | None] = []
+        for needed, (product, one, other) in zip(ctx.needs_input_grad, _GRADIENTS[name], strict=False):
+            keys = (right.shape[1],) if product == "spmm_transpose" else ()
+            run = getattr(torch.ops.pft_bench, product)
+            found.append(
+                run(operands[one], operands[other], index, *keys, ctx.numbers[-1]) if needed else None
+            )
+        return (*found, None, *(None for _ in ctx.numbers))
 
-
-def _spmm_transpose_backward(ctx: Any, grad: Tensor) -> Grads:
-    a, x, index = ctx.saved_tensors
-    ops, (_, backend) = torch.ops.pft_bench, ctx.numbers
-    grad_a = ops.sddmm(x, grad, index, backend) if ctx.needs_input_grad[0] else None
-    grad_x = ops.spmm(a, grad, index, backend) if ctx.needs_input_grad[1] else None
-    return grad_a, grad_x, None, None, None
+    return backward
 
 
 def _jvp_of(name: str) -> Callable[..., Tensor]:
@@ -220,12 +218,8 @@ def _vmap_of(name: str) -> Callable[..., tuple[Tensor, int]]:
     return rule
 
 
-for _name, _backward in (
-    ("sddmm", _sddmm_backward),
-    ("spmm", _spmm_backward),
-    ("spmm_transpose", _spmm_transpose_backward),
-):
-    register_derivatives(_name, save=_save, backward=_backward, jvp=_jvp_of(_name))
+for _name in _GRADIENTS:
+    register_derivatives(_name, save=_save, backward=_backward_of(_name), jvp=_jvp_of(_name))
     torch.library.register_vmap(f"pft_bench::{_name}", _vmap_of(_name))
 
 

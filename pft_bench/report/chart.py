@@ -62,8 +62,8 @@ class Chart:
 
     def _limit(self) -> None:
         figure, points = self.figure, self.figure.points
-        xs = [v for p in points for v in (p.x, p.x_low, p.x_high) if v is not None]
-        ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
+        xs = [value for point in points for value in (point.x, *(point.x_bar or ()))]
+        ys = [value for point in points for value in (point.y, *(point.y_bar or ()))]
         xs += [x for x, _ in figure.floor]
         ys += [y for _, y in figure.floor]
         if figure.roof is not None:
@@ -80,10 +80,8 @@ class Chart:
         """Filled points, joined where the figure has curves, then hollow ones; under all the bars."""
         kind = look(series.name, self.names)
         colour = palette()[f"c{kind}"]
-        up = [(p.x, p.low, p.high) for p in series.points if p.low is not None and p.high is not None]
-        across = [
-            (p.y, p.x_low, p.x_high) for p in series.points if p.x_low is not None and p.x_high is not None
-        ]
+        up = [(point.x, *point.y_bar) for point in series.points if point.y_bar is not None]
+        across = [(point.y, *point.x_bar) for point in series.points if point.x_bar is not None]
         for lines, bars in ((self.axes.vlines, up), (self.axes.hlines, across)):
             if bars:
                 places, low, high = zip(*bars, strict=True)
@@ -211,8 +209,8 @@ class Chart:
     def _taken(self, point: Point) -> Box:
         """What a point and its bars cover."""
         ends = [(point.x, point.y)]
-        ends += [(point.x, y) for y in (point.low, point.high) if y is not None]
-        ends += [(x, point.y) for x in (point.x_low, point.x_high) if x is not None]
+        ends += [(point.x, y) for y in point.y_bar or ()]
+        ends += [(x, point.y) for x in point.x_bar or ()]
         places = self.axes.transData.transform(ends)
         (left, bottom), (right, top) = places.min(axis=0) - 7, places.max(axis=0) + 7
         return float(left), float(bottom), float(right), float(top)

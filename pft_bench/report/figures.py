@@ -77,7 +77,7 @@ def _scaling(records: Sequence[Record], backend: str) -> Figure | None:
         assert derived is not None
         point = Point(record, case.threads, 1.0)
         if derived.ratio is not None:
-            point = Point(record, case.threads, 1 / derived.ratio, *speedup_interval(record))
+            point = Point(record, case.threads, 1 / derived.ratio, speedup_interval(record))
         elif case.threads != 1:
             continue  # one thread has no time: nothing to hold it against
         # Everything but the threads; the name alone would join the layers of two models.
@@ -156,11 +156,10 @@ def speedup_figure(records: Sequence[Record]) -> Figure | None:
     for row, record in enumerate(rows):
         assert record.derived is not None
         assert record.derived.ratio is not None
-        low, high = speedup_interval(record)
         verdict = record.derived.verdict.value.lower() if record.derived.verdict else "too few rounds"
         value = 1 / record.derived.ratio
         note = f"{words.times(value)} {verdict}"
-        point = Point(record, value, row, x_low=low, x_high=high, note=note)
+        point = Point(record, value, row, x_bar=speedup_interval(record), note=note)
         found.setdefault(record.case.backend, []).append(point)
     bases = dict.fromkeys(r.timing.baseline.name for r in rows if r.timing and r.timing.baseline)
     return Figure(

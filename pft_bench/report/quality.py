@@ -132,8 +132,8 @@ def _quality_figure(
         if cost == "memory":
             middle, spread = peak or 0, 0.0
         if math.isfinite(psnr) and middle:
-            ends = (middle - spread, middle + spread) if spread else (None, None)
-            point = Point(record, middle, psnr, x_low=ends[0], x_high=ends[1], note=variant.schedule)
+            ends = (middle - spread, middle + spread) if spread else None
+            point = Point(record, middle, psnr, x_bar=ends, note=variant.schedule)
             found.setdefault(variant.backend, []).append(point)
     if not found:
         return None

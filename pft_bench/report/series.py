@@ -13,22 +13,23 @@ from ..harness.record import Record, threads_text
 from .tables import contender_text, step_text
 
 Value = Callable[[Record], float | None]
+Bar = tuple[float, float]
+"""The two ends of a bar beside a point."""
 Quality = Callable[[Record], float | None]
 """Mean PSNR in dB of the model of a record, None where nobody measured it."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured value, with the ends of its bar: of a time the quartiles of its samples, of a ratio of times the
-    95% interval. `low` and `high` are along the vertical axis, `x_low` and `x_high` along the horizontal one."""
+    """One measured value, with the bar along the axis of what was measured: of a time the quartiles of its samples, of
+    a ratio of times the 95% interval.
+    """
 
     record: Record
     x: float
     y: float
-    low: float | None = None
-    high: float | None = None
-    x_low: float | None = None
-    x_high: float | None = None
+    y_bar: Bar | None = None
+    x_bar: Bar | None = None
     hollow: bool = False
     note: str = ""
     """Words that stand beside it."""
@@ -81,10 +82,10 @@ class Figure:
 
     def words(self, point: Point) -> str:
         """A point in words: what it is, its value, its bar, and where it stands if its name does not tell."""
-        value, low, high, text = point.y, point.low, point.high, self.y_text
+        value, ends, text = point.y, point.y_bar, self.y_text
         if self.measured == "x":
-            value, low, high, text = point.x, point.x_low, point.x_high, self.x_text
-        bar = "" if low is None or high is None else f" ({text(low)} to {text(high)})"
+            value, ends, text = point.x, point.x_bar, self.x_text
+        bar = "" if ends is None else f" ({text(ends[0])} to {text(ends[1])})"
         place = f", {self.x_title} {self.x_text(point.x)}" if self.measured == "y" else ""
         return f"{point.label}: {text(value)}{bar}{'' if self.x_title == KEPT else place}"
 
@@ -132,18 +133,18 @@ def allocated(record: Record) -> float | None:
     return record.memory.peak_allocated_bytes or None
 
 
-def quartiles(record: Record) -> tuple[float, float]:
+def quartiles(record: Record) -> Bar:
     """First and third quartile of the samples, in seconds."""
     assert record.timing is not None
     low, high = np.percentile(np.array(record.timing.samples_s), [25, 75])
     return float(low), float(high)
 
 
-def speedup_interval(record: Record) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of how many times faster than its baseline a record is; nothing where there is none."""
+def speedup_interval(record: Record) -> Bar | None:
+    """The 95% interval of how many times faster than its baseline a record is; None where there is none."""
     derived = record.derived
     if derived is None or derived.ratio_low is None or derived.ratio_high is None:
-        return None, None
+        return None
     return 1 / derived.ratio_high, 1 / derived.ratio_low
 
 
@@ -156,8 +157,7 @@ def backend_series(
         at, value = x(record), y(record)
         if at is None or value is None:
             continue
-        low, high = quartiles(record) if spread else (None, None)
-        point = Point(record, at, value, low, high, hollow=selects(record))
+        point = Point(record, at, value, quartiles(record) if spread else None, hollow=selects(record))
         found.setdefault(record.case.backend, []).append(point)
     return tuple(
         Series(name, tuple(sorted(points, key=lambda p: (p.hollow, p.x)))) for name, points in found.items()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from test_folders import folder
 
 from pft_bench.cli import main
+from pft_bench.harness.compare import live
+from pft_bench.harness.compare.design import Samples
 
 
 def call(
@@ -67,6 +73,33 @@ def test_wrong_usage_is_told_before_anything_is_measured(call, arguments: tuple[
     code, text = call("compare", *arguments)
     assert code == 2
     assert told in text
+
+
+def test_what_was_compared_before_a_signal_is_kept_and_shown(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    out, measured = tmp_path / "comparison.json", []
+
+    def measure(layout: object, design: object, on_round: object) -> Samples:
+        if measured:
+            kept = json.loads(out.read_text())["rows"]  # on the disk before the next case begins
+            assert kept[0]["samples"]["a_s"] == [2.0] * 12
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        measured.append(layout)
+        return Samples((2.0,) * 12, (1.0,) * 12, (2.0,) * 12, 1, "all of them", 1.0)
+
+    monkeypatch.setattr(live, "measure_pair", measure)
+    given = ("--level", "op", "--sched", "64,16", "--preset", "light_x2", "--lr", "32x32", "--device", "cpu")
+    code, text = call("compare", "--backends", "cpu,dense", *given, "--out", out)
+    assert code == 130, text
+    first, *others = json.loads(out.read_text())["rows"]
+    assert first["judged"]["verdict"] == "FASTER"
+    assert {row["reason"] for row in others} == {live.PENDING}
+    assert re.search("FASTER", text), "the table is shown"
+    assert "not measured yet" in text
+    assert "interrupted" in text
 
 
 def test_history_lists_and_draws(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

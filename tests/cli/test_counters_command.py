@@ -40,6 +40,25 @@ def test_counts_and_prediction_of_a_model(pft_bench_command: Command, tmp_path: 
     assert all(launch["blocks_run"] <= launch["blocks"] for launch in written["launches"])
 
 
+def test_what_was_counted_before_an_interruption_is_kept(
+    pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.insight.counters import study
+
+    right, counted = study.count_launches, []
+
+    def count_launches(work: Any, *more: Any) -> Any:
+        if counted:
+            raise KeyboardInterrupt
+        counted.append(work.title)
+        return right(work, *more)
+
+    monkeypatch.setattr(study, "count_launches", count_launches)
+    out = tmp_path / "counts.json"
+    assert pft_bench_command("counters", *SMALL, "--dtype", "float16", "--out", out).code == 130
+    assert {launch["step"] for launch in json.loads(out.read_text())["launches"]} == {*counted}
+
+
 def test_products_on_another_chip(pft_bench_command: Command) -> None:
     ended = pft_bench_command("counters", *SMALL, "--dtype", "float32", "--products", "--chip", "rtx4090")
     assert ended.code == 0, ended.err

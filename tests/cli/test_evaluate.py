@@ -193,7 +193,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert len({(row.dataset, row.image, row.variant) for row in rows}) == len(rows) == 4
     assert len(read_records(records).records) == 1
 
-    monkeypatch.setattr("pft_bench.cli.evaluate.model_row", lambda *_, **__: pytest.fail("restored again"))
+    monkeypatch.setattr(
+        "pft_bench.apps.quality.variants.model_row", lambda *_, **__: pytest.fail("restored again")
+    )
     monkeypatch.setattr(
         "pft_bench.harness.cases.SchedulesGroup.contenders", lambda self: pytest.fail("measured again")
     )

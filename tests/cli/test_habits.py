@@ -202,7 +202,7 @@ def test_ctrl_c_tells_what_was_done(
 def test_ctrl_c_keeps_the_images_that_were_evaluated(
     pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pft_bench.cli.evaluate.bicubic_row", interrupted_at_the_third(bicubic_row))
+    monkeypatch.setattr("pft_bench.apps.quality.variants.bicubic_row", interrupted_at_the_third(bicubic_row))
     given = ("--weights", weights, "--data", pictures, "--rounds", 0, "--out", tmp_path / "out")
     ended = pft_bench_command("evaluate", *given)
     assert ended.code == 130

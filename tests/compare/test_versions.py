@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from checkout import needs_git
 
 from pft_bench.harness.compare import revision
 from pft_bench.harness.compare.live import compare_versions
 from pft_bench.harness.compare.remote import Version, Worker, WorkerError
-from pft_bench.harness.measure.verdicts import Verdict
+from pft_bench.harness.compare.table import VerdictTable
+from pft_bench.harness.measure.verdicts import LOOKS, Verdict
 
 SETTINGS = {
     "schedules": ["16,5"],
@@ -104,13 +108,46 @@ def test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed
 ) -> None:
     before = version(tmp_path, "before", template=template)
     after = version(tmp_path, "after", SLOWER + CRASHES, template)
-    table = compare_versions(SETTINGS, before, after, ["cpu"], work, budget_s=1)
+    seen: list[VerdictTable] = []
+    table = compare_versions(SETTINGS, before, after, ["cpu"], work, budget_s=1, on_table=seen.append)
     found = {row.title: row for row in table.rows}
     assert set(found) == {f"{op} K={kept}, cpu" for op in ("sddmm", "spmm") for kept in (16, 5)}
     assert found["spmm K=16, cpu"].reason == "B: crashed: its process ended with signal 11"
     verdicts = {title: row.judged.verdict for title, row in found.items() if row.judged is not None}
     assert verdicts.pop("spmm K=5, cpu") in (Verdict.SAME, Verdict.UNDECIDED)
     assert verdicts == {"sddmm K=16, cpu": Verdict.SLOWER, "sddmm K=5, cpu": Verdict.SLOWER}
+    assert seen[-1] == table
+    for rounds, early in enumerate(seen[:3], start=1):  # no look can decide yet; what is measured is there
+        for row in early.rows:
+            if row.title != "spmm K=16, cpu":
+                assert row.reason == f"not decided yet: {rounds} of at most {LOOKS[-1]} rounds"
+                assert row.samples is not None
+                assert len(row.samples.a_s) == rounds
+
+
+def test_no_worker_outlives_a_killed_comparison(tmp_path: Path, work: Path) -> None:
+    path = tmp_path / "pids"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nsleep 600 & echo $$ $! > {path}\nwait\n")
+    python.chmod(0o755)
+    driver = multiprocessing.get_context("forkserver").Process(target=start_and_sleep, args=(python, work))
+    driver.start()
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int(text) for text in path.read_text().split()]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    driver.kill()
+    driver.join()
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def start_and_sleep(python: Path, folder: Path) -> None:
+    worker = Worker(Version("stuck", python), folder)
+    time.sleep(600)
+    worker.stop()
 
 
 def test_what_a_worker_cannot_do_is_told_in_its_own_words(tmp_path: Path, work: Path) -> None:

@@ -11,34 +11,24 @@ import torch
 from torch.autograd import Function
 
 
-class Products(Function):
-    @staticmethod
-    def forward(ctx, a, b, index):
-        ctx.save_for_backward(a, b, index)
-        return smm_cuda.SMM_QmK_forward_cuda(a.contiguous(), b.contiguous(), index.contiguous())
+def function_of(forward_pass, backward_pass):
+    """A pair of the extension's functions as one that PyTorch can differentiate."""
 
-    @staticmethod
-    def backward(ctx, grad):
-        a, b, index = ctx.saved_tensors
-        grad_a, grad_b = smm_cuda.SMM_QmK_backward_cuda(
-            grad.contiguous(), a.contiguous(), b.contiguous(), index.contiguous()
-        )
-        return grad_a, grad_b, None
+    class Product(Function):
+        @staticmethod
+        def forward(ctx, a, b, index):
+            ctx.save_for_backward(a, b, index)
+            return forward_pass(a.contiguous(), b.contiguous(), index.contiguous())
 
+        @staticmethod
+        def backward(ctx, grad):
+            a, b, index = ctx.saved_tensors
+            grad_a, grad_b = backward_pass(
+                grad.contiguous(), a.contiguous(), b.contiguous(), index.contiguous()
+            )
+            return grad_a, grad_b, None
 
-class Weighted(Function):
-    @staticmethod
-    def forward(ctx, a, v, index):
-        ctx.save_for_backward(a, v, index)
-        return smm_cuda.SMM_AmV_forward_cuda(a.contiguous(), v.contiguous(), index.contiguous())
-
-    @staticmethod
-    def backward(ctx, grad):
-        a, v, index = ctx.saved_tensors
-        grad_a, grad_v = smm_cuda.SMM_AmV_backward_cuda(
-            grad.contiguous(), a.contiguous(), v.contiguous(), index.contiguous()
-        )
-        return grad_a, grad_v, None
+    return Product.apply
 
 
 def main(source, target):
@@ -46,8 +36,10 @@ def main(source, target):
     given = torch.load(source, map_location="cuda")
     q, k, v = (torch.nn.Parameter(given[name].cuda()) for name in "qkv")
     index = given["index"].to(device).int()
-    logits = Products.apply(q, k.transpose(-2, -1), index)
-    out = Weighted.apply(logits.softmax(-1), v, index)
+    products = function_of(smm_cuda.SMM_QmK_forward_cuda, smm_cuda.SMM_QmK_backward_cuda)
+    weighted = function_of(smm_cuda.SMM_AmV_forward_cuda, smm_cuda.SMM_AmV_backward_cuda)
+    logits = products(q, k.transpose(-2, -1), index)
+    out = weighted(logits.softmax(-1), v, index)
     out.backward(given["grad"].to("cuda:0"))
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

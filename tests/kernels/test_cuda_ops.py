@@ -169,13 +169,7 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
 
 
 # b, n, m, d, kept: more than one tile of rows, warp of keys, block of columns; rows that are not aligned
-TRANSPOSE_SHAPES = [
-    (2, 32, 32, 40, 16),
-    (1, 37, 41, 13, 41),
-    (3, 16, 50, 20, 1),
-    (1, 1, 1, 1, 1),
-    (1, 33, 150, 72, 33),
-]
+TRANSPOSE_SHAPES = [*PRODUCT_SHAPES[:4], (1, 33, 150, 72, 33)]
 
 
 def transposed(

@@ -80,10 +80,9 @@ def test_speedups_with_their_intervals_beside_the_ideal() -> None:
         assert [point.x for point in series.points] == [1, 2, 4]
         assert [point.y for point in series.points] == pytest.approx(expected, rel=0.02)
         for point in series.points[1:]:
-            assert point.low is not None
-            assert point.high is not None
-            assert point.low < point.y < point.high
-        assert (series.points[0].low, series.points[0].high) == (None, None), "one thread is the measure"
+            assert point.y_bar is not None
+            assert point.y_bar[0] < point.y < point.y_bar[1]
+        assert series.points[0].y_bar is None, "one thread is the measure"
     assert figure.points[1].label == "64 -> 64 on cpu, 2 threads"
 
 

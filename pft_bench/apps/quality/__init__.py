@@ -13,6 +13,7 @@ from .evaluate import (
     rows_to_go_on_with,
 )
 from .metrics import luma, psnr_y, ssim_y
+from .variants import image_rows
 
 __all__ = [
     "BICUBIC",
@@ -24,6 +25,7 @@ __all__ = [
     "Variant",
     "bicubic_row",
     "find_datasets",
+    "image_rows",
     "load_pair",
     "luma",
     "model_row",

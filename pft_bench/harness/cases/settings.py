@@ -15,7 +15,7 @@ from ...common.schedule import FocusSchedule, ScheduleError, parse_schedule, sch
 from ...model import PFTConfig, noted_settings, preset, preset_of, weights_config, weights_file
 from ...model.config import ATTENTIONS
 from ..measure.rounds import Plan
-from ..problem import MODES, Problem
+from ..problem import MODES, Problem, parse_dtype
 from ..record import Case, Level, Mode
 from ..record.yardsticks import BASELINE as BASELINE
 
@@ -87,9 +87,7 @@ class Settings:
         if scale not in (None, 2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
         threads = check_threads(threads)
-        torch_dtype = getattr(torch, dtype, None)
-        if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-            raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
+        torch_dtype = parse_dtype(dtype)
         for level in levels:
             if level not in LEVELS:
                 raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
@@ -136,9 +134,8 @@ class Settings:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch names it."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
+        """`dtype` as torch has it."""
+        return parse_dtype(self.dtype)
 
     @property
     def windows(self) -> int:
@@ -162,17 +159,15 @@ class Settings:
             "head_dim": self.head_dim,
         }
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What is computed with them: precision, passes, seed of the inputs."""
+        return {"dtype": self.dtype, "mode": self.mode, "seed": self.seed}
+
     def problem(self, op: str, candidates: int, kept: int) -> Problem:
         """`op` on the windows of this run's input."""
-        return Problem(
-            op=op,
-            **self.shapes,
-            candidates=candidates,
-            kept=kept,
-            dtype=self.dtype,
-            mode=self.mode,
-            seed=self.seed,
-        )
+        sizes: dict[str, Any] = {**self.shapes, "candidates": candidates, "kept": kept}
+        return Problem(op, **sizes, **self.numbers)
 
     def cases(self, level: Level, op: str, names: Sequence[str], **given: Any) -> dict[str, Case]:
         """Contender name -> its case; `given` are the fields that only this level has (shapes, k, schedule, ...)."""
@@ -182,10 +177,8 @@ class Settings:
                 op=op,
                 backend=name,
                 device=self.device,
-                dtype=self.dtype,
-                mode=self.mode,
                 threads=self.threads,
-                seed=self.seed,
+                **self.numbers,
                 **given,
             )
             for name in names

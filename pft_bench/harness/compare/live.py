@@ -16,7 +16,7 @@ from ..cases.group import thread_count
 from ..measure.contender import Contender
 from ..measure.rounds import order_of_rounds
 from ..measure.timer import CpuTimer, CudaEventTimer, Timer
-from ..measure.verdicts import MARGIN
+from ..measure.verdicts import LOOKS, MARGIN
 from .design import BLOCK_S, SIDES, Design, Layout, Pair, measure_pair
 from .local import NotComparable, local_layout
 from .remote import Version, WorkerError, remote_layout, workers_of
@@ -24,6 +24,9 @@ from .table import Row, VerdictTable, with_verdicts
 
 OnRound = Callable[[str, int], None]
 """Called with a case's title and the rounds done before each round."""
+OnTable = Callable[[VerdictTable], None]
+"""Called with all cases whenever more is known, so that it can be kept: a case without a result yet says so."""
+PENDING = "not measured yet"
 
 
 def _timer(settings: Settings) -> Callable[[], Timer]:
@@ -58,16 +61,23 @@ def compare_backends(
     margin: float = MARGIN,
     budget_s: float = float("inf"),
     on_round: OnRound | None = None,
+    on_table: OnTable | None = None,
 ) -> VerdictTable:
     """Backend B against backend A on every case of the settings, interleaved in this process."""
     groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
     design = Design(margin=margin, cases=max(1, len(groups)), budget_s=budget_s, seed=settings.seed)
-    rows = []
+    rows = [Row(group.cases[b].case_id, group.title, reason=PENDING) for group in groups]
+
+    def table() -> VerdictTable:
+        return VerdictTable(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
+
     with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
-        for group in groups:
+        for number, group in enumerate(groups):
             layout = local_layout(_sides(group, a, b), _timer(settings))
-            rows.append(_measured(group.cases[b].case_id, group.title, layout, design, on_round))
-    return VerdictTable(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
+            rows[number] = _measured(rows[number].case_id, group.title, layout, design, on_round)
+            if on_table is not None:
+                on_table(table())
+    return table()
 
 
 def compare_versions(
@@ -81,6 +91,7 @@ def compare_versions(
     budget_s: float = float("inf"),
     seed: int = 0,
     on_round: OnRound | None = None,
+    on_table: OnTable | None = None,
 ) -> VerdictTable:
     """Version B against version A: the same backends, on every case that both plan, in alternating processes.
 
@@ -99,9 +110,16 @@ def compare_versions(
         budget_s: seconds a case may take.
         seed: of the order of the rounds.
         on_round: progress.
+        on_table: takes what is known after each round of all cases.
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, Row] = {}
+    how = "interleaved, fresh processes on both sides for each round"
+
+    def table() -> VerdictTable:
+        all_rows = [_so_far(row, pairs.get(case_id)) for case_id, row in rows.items()]
+        return VerdictTable(a.label, b.label, how, with_verdicts(all_rows), margin=margin)
+
     for order in order_of_rounds(SIDES, seed):
         started = time.perf_counter()
         with workers_of(a, b, folder, order) as workers:
@@ -129,10 +147,22 @@ def compare_versions(
                     rows[case_id] = replace(
                         rows[case_id], evidence=found, samples=samples, medians_s=samples.medians_s
                     )
+        if on_table is not None:
+            on_table(table())
         if not pairs:
             break
-    how = "interleaved, fresh processes on both sides for each round"
-    return VerdictTable(a.label, b.label, how, with_verdicts(list(rows.values())), margin=margin)
+    return table()
+
+
+def _so_far(row: Row, pair: Pair | None) -> Row:
+    """The row of a case, with the samples that it has until now if it is still being measured."""
+    if pair is None:
+        return row
+    if not pair.rounds:
+        return replace(row, reason=PENDING)
+    samples = pair.samples()
+    reason = f"not decided yet: {pair.rounds} of at most {LOOKS[-1]} rounds"
+    return replace(row, reason=reason, samples=samples, medians_s=samples.medians_s)
 
 
 def _planned(

@@ -9,18 +9,17 @@ that bring the side's data and clock back.
 from __future__ import annotations
 
 import json
-import os
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ...common.messages import UserError
+from ...common.processes import end, start
 from ..measure import timer
 from ..measure.contender import Rejection
 from ..measure.rounds import CONTROL
@@ -57,13 +56,12 @@ class Worker:
         self.log = folder / f"worker-{version.label.replace(' ', '-').replace('/', '-')}.log"
         # -P and another working folder: only what that Python has installed may be imported.
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(version.python), "-P", str(WORKER), timer.__file__],
+            self._process = start(
+                [version.python, "-P", WORKER, timer.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=folder,
-                start_new_session=True,
             )
 
     def ask(self, do: str, **arguments: Any) -> Any:
@@ -87,14 +85,7 @@ class Worker:
 
     def stop(self) -> None:
         """End the worker and its open case. Killed: it has nothing to keep, and libraries take a second to unload."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        with suppress(BrokenPipeError):  # what was still to be written to a worker that had ended by itself
-            self._process.stdin.close()
-        self._process.stdout.close()
+        end(self._process)
 
 
 def _unless_rejected(side: str, told: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ...common.messages import UserError
+from ...common.processes import output_of
 from ...common.text import Lines
 from .remote import Version
 
@@ -22,7 +22,7 @@ class BuildFailed(UserError, RuntimeError):
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    done = output_of(command, cwd=cwd)
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()[-15:]
         raise BuildFailed(Lines.of(f"{' '.join(str(part) for part in command)} failed:", *told))

@@ -121,11 +121,16 @@ def head_dim_tail_skipped(given: Layer) -> Layer:
     return replace(given, q=q)
 
 
+def _zeros(tensor: Tensor | None) -> Tensor:
+    """As many zeros, in place of what the layers of this step have."""
+    assert tensor is not None
+    return torch.zeros_like(tensor)
+
+
 @_wrong_input("missing bias", "values", "attention logsumexp", "dense")
 def missing_bias(given: Layer) -> Layer:
     """No relative-position bias."""
-    assert given.bias is not None
-    return replace(given, bias=torch.zeros_like(given.bias))
+    return replace(given, bias=_zeros(given.bias))
 
 
 @_wrong_input("missing region mask", "values", "attention logsumexp", "dense")
@@ -137,8 +142,7 @@ def missing_region_mask(given: Layer) -> Layer:
 @_wrong_input("logits not accumulated", "values", "attention logsumexp", "sparse")
 def logits_not_accumulated(given: Layer) -> Layer:
     """The previous layer's logits are dropped."""
-    assert given.logits is not None
-    return replace(given, logits=torch.zeros_like(given.logits))
+    return replace(given, logits=_zeros(given.logits))
 
 
 @_wrong_input("tf32 logits", "values", "attention logsumexp", "dense")

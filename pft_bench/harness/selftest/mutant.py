@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,6 @@ from ..check import Layer
 
 BASE = "cpu"
 """The right backend that mutants wrap."""
-
-WrongInput = Callable[[Layer], Layer]
-WrongOutput = Callable[[Layer, list[Tensor]], None]
-WrongGradient = Callable[[Layer, Tensor, Tensor | None, tuple[Tensor, ...], list[Any]], None]
 
 GUARDS: Mapping[str, tuple[str, ...]] = {
     "values": ("attention out", "attention against PyTorch", "attention logsumexp", "attention logits"),

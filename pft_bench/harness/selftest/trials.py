@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..check.operator import check_product
 from ..compare.design import Design, Samples, measure_pair
 from ..compare.local import local_layout
 from ..measure.contender import Contender
-from ..measure.verdicts import MARGIN, Evidence, Verdict, paired
+from ..measure.verdicts import MARGIN, Evidence, Verdict
 from ..problem import Problem
 from ..record import seal
 
@@ -35,6 +35,7 @@ KINDS: tuple[Kind, ...] = ("A/A", "+5%")
 BUILDS: Kind = "A/A builds"
 """One commit built twice, compared as `compare --baseline` does it (`builds`)."""
 SCHEMA = "pft_bench.trial/1"
+SAMPLE_SERIES = ("a_s", "b_s", "control_s")
 TRIALS = "trials.jsonl"
 WINDOW_HEADS: dict[Kind, int] = {"A/A": 80, "+5%": 84}
 """Window-heads of B; A and A' have 80. Both split evenly over two threads."""
@@ -42,19 +43,17 @@ WINDOW_HEADS: dict[Kind, int] = {"A/A": 80, "+5%": 84}
 
 @dataclass(frozen=True)
 class Trial:
-    """One comparison of known answer: the seconds of every round, and the verdict that they gave."""
+    """One comparison of known answer: the seconds of every round, and the verdict that they gave.
+
+    Its line has the samples' values beside its own.
+    """
 
     kind: Kind
     number: int
     environment: str
     threads: int
     margin: float
-    a_s: tuple[float, ...]
-    b_s: tuple[float, ...]
-    control_s: tuple[float, ...]
-    blocks: int
-    stop_reason: str
-    elapsed_s: float
+    samples: Samples
     load: float
     verdict: Verdict
     created: str
@@ -62,13 +61,12 @@ class Trial:
     @property
     def evidence(self) -> Evidence:
         """Recomputed from the samples."""
-        return paired(self.a_s, self.b_s, self.control_s, self.margin)
+        return self.samples.evidence(self.margin)
 
     def to_json(self) -> str:
         """One line."""
-        values = {"schema": SCHEMA, **asdict(self)}
-        for name in ("a_s", "b_s", "control_s"):
-            values[name] = [float(f"{value:.6g}") for value in values[name]]
+        own = asdict(self)
+        values = {"schema": SCHEMA, **own.pop("samples"), **own}
         values["seal"] = seal(values)
         return json.dumps(values, separators=(",", ":"))
 
@@ -77,25 +75,14 @@ class Trial:
         cls, kind: Kind, number: int, environment: str, threads: int, margin: float, found: Samples
     ) -> Trial:
         """The trial of what was measured, judged on what is written, so that a reader of the file judges the same."""
-        a_s, b_s, control_s = (
-            tuple(float(f"{value:.6g}") for value in side) for side in (found.a_s, found.b_s, found.control_s)
-        )
-        return cls(
-            kind,
-            number,
-            environment,
-            threads,
-            margin,
-            a_s,
-            b_s,
-            control_s,
-            blocks=found.blocks,
-            stop_reason=found.stop_reason,
-            elapsed_s=round(found.elapsed_s, 3),
-            load=os.getloadavg()[0],
-            verdict=paired(a_s, b_s, control_s, margin).verdict(0.05),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        series: dict[str, Any] = {
+            name: tuple(float(f"{value:.6g}") for value in getattr(found, name)) for name in SAMPLE_SERIES
+        }
+        kept = replace(found, **series, elapsed_s=round(found.elapsed_s, 3))
+        verdict = kept.evidence(margin).verdict(0.05)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        load = os.getloadavg()[0]
+        return cls(kind, number, environment, threads, margin, kept, load, verdict, created)
 
     @classmethod
     def from_json(cls, line: str) -> Trial:
@@ -109,9 +96,9 @@ class Trial:
                 f"the line was changed after it was written: its seal {sealed!r} is of another content"
             )
         values["verdict"] = Verdict(values["verdict"])
-        for name in ("a_s", "b_s", "control_s"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+        parts = {item.name: values.pop(item.name) for item in fields(Samples)}
+        samples = Samples(**parts | {name: tuple(parts[name]) for name in SAMPLE_SERIES})
+        return cls(samples=samples, **values)
 
 
 def operands(window_heads: int, seed: int) -> dict[str, Tensor]:

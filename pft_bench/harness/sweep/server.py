@@ -10,7 +10,6 @@ Server and worker are killed by the kernel when their parent dies, however it di
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -28,11 +27,11 @@ from typing import Any, NoReturn
 
 import torch
 
+from ...common.processes import die_with_parent
 from .. import cases  # noqa: F401 - imported before the first fork, so that no worker has to
 from .board import Board
 from .plugins import load_plugins
 
-PR_SET_PDEATHSIG = 1
 DUMP_SIGNAL = signal.SIGUSR1
 """Makes a worker write the Python stacks of its threads to its output, even while it hangs in native code."""
 
@@ -72,14 +71,6 @@ class Ended:
     """Sent by the server when the worker is gone: its exit code, or minus the signal that ended it."""
 
     exit_code: int
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before the call above
-        os._exit(1)
 
 
 def _first_to_go() -> None:

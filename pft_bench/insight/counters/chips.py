@@ -22,7 +22,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Chip:
-    """Rates are per multiprocessor and clock unless the name says otherwise."""
+    """Rates are per multiprocessor and clock unless the name says otherwise; those with a value are every chip's."""
 
     name: str
     title: str
@@ -31,20 +31,10 @@ class Chip:
     multiprocessors: int
     clock: Rate
     """Hz."""
-    issue: Rate
-    """Warp instructions."""
-    alu: Rate
-    """Warp instructions of integers, comparisons, logic."""
     fma: Rate
     """Warp instructions of float32."""
-    imad: Rate
-    """Warp instructions of integer multiply-add."""
-    mufu: Rate
-    """Warp instructions of exponentials, logarithms, reciprocals."""
     mma: Rate
     """FLOP of `mma.sync` on 16-bit inputs with a float32 sum."""
-    shared: Rate
-    """Wavefronts of shared memory and of L1, which has the same data path."""
     l2: Rate
     """Bytes a second, of the chip."""
     dram: Rate
@@ -53,6 +43,18 @@ class Chip:
     """FLOP a second of the chip: FFMA, as published."""
     tensor_flops: Rate
     """FLOP a second of the chip that `mma.sync` can reach: what a floor may ask for."""
+    issue: Rate = Rate(4, "four schedulers, one instruction each a clock")
+    """Warp instructions."""
+    alu: Rate = Rate(2, f"{GUIDE}: 64 results")
+    """Warp instructions of integers, comparisons, logic."""
+    imad: Rate = Rate(2, f"{GUIDE}: 64 results")
+    """Warp instructions of integer multiply-add."""
+    mufu: Rate = Rate(0.5, f"{GUIDE}: 16 results")
+    """Warp instructions of exponentials, logarithms, reciprocals."""
+    shared: Rate = Rate(
+        1, "32 banks of 4 bytes: 128 bytes a clock (CUDA C++ Programming Guide, shared memory)"
+    )
+    """Wavefronts of shared memory and of L1, which has the same data path."""
 
     def rates(self) -> dict[str, Rate]:
         """All rates by name."""
@@ -61,13 +63,6 @@ class Chip:
     def doubts(self) -> list[str]:
         """Names of the rates that are doubted."""
         return [name for name, rate in self.rates().items() if rate.doubted]
-
-
-_ISSUE = Rate(4, "four schedulers, one instruction each a clock")
-_SHARED = Rate(1, "32 banks of 4 bytes: 128 bytes a clock (CUDA C++ Programming Guide, shared memory)")
-_ALU = Rate(2, f"{GUIDE}: 64 results")
-_IMAD = Rate(2, f"{GUIDE}: 64 results")
-_MUFU = Rate(0.5, f"{GUIDE}: 16 results")
 
 
 def _hopper(name: str, title: str, dram: Rate) -> Chip:
@@ -79,13 +74,8 @@ def _hopper(name: str, title: str, dram: Rate) -> Chip:
         clock=Rate(
             1.755e9, "between base and boost (1.98 GHz): what a chip keeps up under load", doubted=True
         ),
-        issue=_ISSUE,
-        alu=_ALU,
         fma=Rate(4, f"{GUIDE}: 128 results"),
-        imad=_IMAD,
-        mufu=_MUFU,
         mma=Rate(0.629 * 4096, HOPPER_STUDY),
-        shared=_SHARED,
         l2=Rate(5.5e12, "measured by several on PCIe and SXM cards; nothing is published", doubted=True),
         dram=dram,
         float32_flops=Rate(66.9e12, H100_PAPER),
@@ -104,13 +94,8 @@ CHIPS = {
             80,
             108,
             clock=Rate(1.41e9, f"{A100_PAPER}: boost"),
-            issue=_ISSUE,
-            alu=_ALU,
             fma=Rate(2, f"{GUIDE}: 64 results"),
-            imad=_IMAD,
-            mufu=_MUFU,
             mma=Rate(2048, f"{A100_PAPER}: 1024 FMA"),
-            shared=_SHARED,
             l2=Rate(5120 * 1.41e9, f"{A100_PAPER}: 5120 bytes a clock; less is reached", doubted=True),
             dram=Rate(2.039e12, "NVIDIA A100 80 GB data sheet"),
             float32_flops=Rate(19.5e12, A100_PAPER),
@@ -122,13 +107,8 @@ CHIPS = {
             89,
             128,
             clock=Rate(2.52e9, f"{ADA_PAPER}: boost"),
-            issue=_ISSUE,
-            alu=_ALU,
             fma=Rate(4, f"{GUIDE}: 128 results, half of them by units that integers use too", doubted=True),
-            imad=_IMAD,
-            mufu=_MUFU,
             mma=Rate(512, f"{ADA_PAPER}: 165.2 TFLOP/s with float32 sums"),
-            shared=_SHARED,
             l2=Rate(5.0e12, "measured by several; nothing is published", doubted=True),
             dram=Rate(1.008e12, ADA_PAPER),
             float32_flops=Rate(82.6e12, ADA_PAPER),

@@ -26,31 +26,16 @@ SAMPLED = 8
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is launched on `windows` x `heads` window-heads: a layer's forward or backward pass, or a sparse product."""
+class Work(Problem):
+    """A problem of mode "infer" or "backward" as it is launched."""
 
-    op: str
-    windows: int
-    heads: int
-    tokens: int
-    head_dim: int
-    candidates: int
-    kept: int
-    dtype: str
-    backward: bool = False
     how: str = "auto"
     """How a sparse layer's forward pass meets its candidates: auto, gather or tiles."""
 
     @property
-    def batch(self) -> int:
-        """Window-heads."""
-        return self.windows * self.heads
-
-    @property
-    def problem(self) -> Problem:
-        """The same as a problem, for its inputs, FLOPs and bytes."""
-        sizes = (self.windows, self.heads, self.tokens, self.head_dim, self.candidates, self.kept)
-        return Problem(self.op, *sizes, self.dtype, "backward" if self.backward else "infer")
+    def backward(self) -> bool:
+        """Whether it is a layer's backward pass."""
+        return self.mode == "backward"
 
     @property
     def title(self) -> str:
@@ -139,10 +124,10 @@ def count_launches(
 def _prepare(work: Work, backend: Any) -> Callable[[], object]:
     """The call that launches, on inputs that are there already: what is computed before is not counted."""
     if work.op in PRODUCTS:
-        inputs = work.problem.inputs()
+        inputs = work.inputs()
         more = (work.tokens,) if work.op == "spmm_transpose" else ()
         return lambda: getattr(backend, work.op)(*inputs.values(), *more)
-    layer = work.problem.layer()
+    layer = work.layer()
     if not work.backward:
         return lambda: backend.attention_forward(layer)
     floats = layer.map(lambda t: t.float() if t.is_floating_point() else t)

@@ -29,9 +29,7 @@ def gated_works() -> list[Work]:
                 ("gather", "tiles") if sparse and dtype == "float16" else ("gather",) if sparse else ("auto",)
             )
             works += [Work("attention", *sizes, c, k, dtype, how=how) for how in ways]
-        works += [
-            Work("attention", *sizes, c, k, dtype, backward=True) for c, k in _STEPS[:3:2] + _STEPS[1:2]
-        ]
+        works += [Work("attention", *sizes, c, k, dtype, "backward") for c, k in _STEPS[:3:2] + _STEPS[1:2]]
     return works
 
 

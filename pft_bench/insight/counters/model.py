@@ -148,4 +148,4 @@ def floor_of(work: Work, launches: Sequence[CountedLaunch], chip: Chip) -> tuple
     """Seconds that the problem's bytes and its FLOPs take at least, by the units that its kernels use."""
     tensor = any(launch.totals().get("mma", 0) for launch in launches)
     rate = chip.tensor_flops if tensor else chip.float32_flops
-    return work.problem.kernel_bytes() / chip.dram.value, work.problem.kernel_flops() / rate.value
+    return work.kernel_bytes() / chip.dram.value, work.kernel_flops() / rate.value

@@ -17,6 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ...common.drafts import draft
+from ...common.processes import output_of
 from ..kernel_table import find_tool, read_resources
 from .chips import CHIPS
 from .compiled import COMPILED, Instructions, compiled
@@ -143,7 +145,8 @@ def compile_kernels(arch: int, folder: Path) -> list[Path]:
         if out.is_file():
             continue
         flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-lineinfo", f"-I{SOURCES.parent / 'include'}"]
-        subprocess.run(["nvcc", *flags, "-cubin", str(source), "-o", str(out)], check=True)
+        with draft(out) as written:
+            output_of(["nvcc", *flags, "-cubin", source, "-o", written]).check_returncode()
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...common.schedule import FocusSchedule
 from ...harness.cases.settings import layer_candidates
@@ -19,8 +20,7 @@ from .sass import instructions_of
 PREDICTED = "Predicted from counts; nothing was measured."
 
 
-@dataclass(frozen=True)
-class LaunchRow:
+class LaunchRow(NamedTuple):
     """One launch of one work."""
 
     work: Work
@@ -55,11 +55,10 @@ def layer_works(
     side = config.window_size
     windows = -(-size_hw[0] // side) * -(-size_hw[1] // side)
     sizes = (windows, config.num_heads, side * side, config.embed_dim // config.num_heads)
-    passes = {"infer": (False,), "backward": (True,), "train": (False, True)}[mode]
     found: Counter[Work] = Counter()
-    for backward in passes:
+    for one in ("infer", "backward") if mode == "train" else (mode,):
         for candidates, kept in layer_candidates(config, schedule):
-            found[Work("attention", *sizes, candidates, kept, dtype, backward=backward)] += 1
+            found[Work("attention", *sizes, candidates, kept, dtype, one)] += 1
     return found
 
 
@@ -84,15 +83,16 @@ def study(
     chip: Chip,
     counts: Callable[[Work, Chip], Counts] = count_work,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Study], None] = lambda _: None,
 ) -> Study:
-    """Counts and predicts each work; `progress` is told which comes next."""
-    rows: list[LaunchRow] = []
-    totals = []
+    """Counts and predicts each work; `progress` is told which comes next, `keep` is given what there is after each."""
+    so_far = Study(chip, (), ())
     for work in works:
         progress(f"{work.title} {work.dtype}")
         found = counts(work, chip)
         mine = [LaunchRow(work, launch, predict(work, launch, chip, known)) for launch, known in found]
-        rows += mine
         floor = floor_of(work, [launch for launch, _ in found], chip)
-        totals.append((work, Total(work.title, tuple(r.prediction for r in mine), *floor)))
-    return Study(chip, tuple(rows), tuple(totals))
+        total = Total(work.title, tuple(row.prediction for row in mine), *floor)
+        so_far = Study(chip, (*so_far.rows, *mine), (*so_far.totals, (work, total)))
+        keep(so_far)
+    return so_far

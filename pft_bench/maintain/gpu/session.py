@@ -35,6 +35,7 @@ from typing import NamedTuple
 import torch
 
 from ...common.drafts import make_folder
+from ...common.processes import stoppable
 from ...common.terminal import Console
 from ...common.text import told
 from ...harness.record import lock_folder
@@ -76,11 +77,12 @@ def run_session(session: Session, names: Sequence[str], budget_s: float, workers
     """Run the named steps; the exit code."""
     ends = time.monotonic() + budget_s
     try:
-        for number, name in enumerate(names):
-            shares = [STEPS[later].share for later in names[number:]]
-            limit_s = max(0.0, ends - time.monotonic()) * shares[0] / sum(shares)
-            _run_step(session, name, limit_s, workers)
-            write_summary(session, names)
+        with stoppable():
+            for number, name in enumerate(names):
+                shares = [STEPS[later].share for later in names[number:]]
+                limit_s = max(0.0, ends - time.monotonic()) * shares[0] / sum(shares)
+                _run_step(session, name, limit_s, workers)
+                write_summary(session, names)
     except KeyboardInterrupt:
         say(session, f"interrupted; what was found is in {session.out}")
         return INTERRUPTED

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from ...backends import get
+from ...common.processes import started
 from ...harness.sweep import Death
 from ...harness.sweep.board import Board
 from ...insight import counters
@@ -38,18 +38,14 @@ def child(session: Session, only: str) -> list[str]:
 
 def run_tool(running: RunningStep, command: Sequence[str], limit_s: float) -> tuple[int | None, str]:
     """Exit code and output of a command; None where it was killed, with all that it started, at its limit."""
+    code: int | None = None
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            code: int | None = process.wait(max(1.0, limit_s))
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        none, same = subprocess.DEVNULL, subprocess.STDOUT
+        with (
+            started(command, stdin=none, stdout=output, stderr=same) as process,
+            suppress(subprocess.TimeoutExpired),
+        ):
+            code = process.wait(max(1.0, limit_s))
         output.seek(0)
         text = output.read().decode(errors="replace")
     with (running.session.out / LOG).open("a") as log:
@@ -123,10 +119,10 @@ def launch_works(session: Session) -> None:
     for work in counter_works(session.rehearse):
         backend = get(session.family if work.how == "auto" else f"{session.family}-{work.how}")
         if work.op == "attention":
-            backend.attention_forward(work.problem.layer(session.device))
+            backend.attention_forward(work.layer(session.device))
             continue
         more = (work.tokens,) if work.op == "spmm_transpose" else ()
-        getattr(backend, work.op)(*work.problem.inputs(session.device).values(), *more)
+        getattr(backend, work.op)(*work.inputs(session.device).values(), *more)
     if session.device == "cuda":
         torch.cuda.synchronize()
 
