@@ -42,12 +42,34 @@ def _measured(case_id: str, title: str, layout: Layout, design: Design, on_round
         return Row(case_id, title, reason=str(error))
 
 
-def _sides(group: Group, a: str, b: str) -> Callable[[str], Contender]:
+Side = tuple[Group, str]
+"""A group, and which of its contenders."""
+
+
+def _sides(a: Side, b: Side) -> Callable[[str], Contender]:
     def build(side: str) -> Contender:
-        name = b if side == "B" else a
+        group, name = b if side == "B" else a
         return next(contender for contender in group.contenders() if contender.name == name)
 
     return build
+
+
+def _here(
+    settings: Settings,
+    pairs: Sequence[tuple[Side, Side]],
+    margin: float,
+    budget_s: float,
+    on_round: OnRound | None,
+) -> tuple[Row, ...]:
+    """A row for each pair, interleaved in this process."""
+    design = Design(margin=margin, cases=max(1, len(pairs)), budget_s=budget_s, seed=settings.seed)
+    rows = []
+    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
+        for a, b in pairs:
+            group, name = b
+            layout = local_layout(_sides(a, b), _timer(settings))
+            rows.append(_measured(group.cases[name].case_id, group.title, layout, design, on_round))
+    return with_verdicts(rows)
 
 
 def compare_backends(
@@ -61,13 +83,28 @@ def compare_backends(
 ) -> VerdictTable:
     """Backend B against backend A on every case of the settings, interleaved in this process."""
     groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
-    design = Design(margin=margin, cases=max(1, len(groups)), budget_s=budget_s, seed=settings.seed)
-    rows = []
-    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
-        for group in groups:
-            layout = local_layout(_sides(group, a, b), _timer(settings))
-            rows.append(_measured(group.cases[b].case_id, group.title, layout, design, on_round))
-    return VerdictTable(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
+    rows = _here(settings, [((group, a), (group, b)) for group in groups], margin, budget_s, on_round)
+    return VerdictTable(a, b, "interleaved in one process", rows, margin=margin)
+
+
+def compare_dtypes(
+    settings: Settings,
+    other: Settings,
+    backend: str,
+    *,
+    margin: float = MARGIN,
+    budget_s: float = float("inf"),
+    on_round: OnRound | None = None,
+) -> VerdictTable:
+    """`backend` in the dtype of `other` against that of `settings`, all else equal; each passes its own check."""
+    before, after = (
+        {group.title: group for group in plan_groups(one) if backend in group.cases}
+        for one in (settings, other)
+    )
+    pairs = [((before[title], backend), (after[title], backend)) for title in after if title in before]
+    rows = _here(settings, pairs, margin, budget_s, on_round)
+    a, b = (f"{backend} {one.dtype}" for one in (settings, other))
+    return VerdictTable(a, b, "interleaved in one process", rows, margin=margin)
 
 
 def compare_versions(

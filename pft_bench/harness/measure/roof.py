@@ -48,6 +48,32 @@ def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype | None =
     return Roof(2 * MATRIX_SIDE**3 / multiply_s, 2 * COPY_BYTES / copy_s)
 
 
+GAIN_SIDE = 512
+SIXTEEN_BITS = ("bfloat16", "float16")
+
+
+def sixteen_bit_gains() -> dict[str, float]:
+    """How many times as fast as in float32 a matrix product is on this CPU in each dtype of 16 bits, measured now.
+
+    What the instructions promise does not tell: a processor with AVX512_BF16 may be slower with them than without.
+    """
+    import torch
+
+    left = torch.randn(GAIN_SIDE, GAIN_SIDE)
+    operands = {name: left.to(getattr(torch, name)) for name in ("float32", *SIXTEEN_BITS)}
+    best = dict.fromkeys(operands, float("inf"))
+    for _ in range(TRIALS):
+        for name, matrix in operands.items():
+            if best[name] > 50 * best["float32"]:
+                continue  # emulated: it would be waited for
+            for call in range(2):
+                start = time.perf_counter()
+                matrix @ matrix
+                elapsed = time.perf_counter() - start
+                best[name] = min(best[name], elapsed) if call or elapsed > 0.1 else best[name]
+    return {name: best["float32"] / best[name] for name in SIXTEEN_BITS}
+
+
 def _best_s(call: Callable[[], object], device: torch.device) -> float:
     """The shortest of a few trials: a roof is a maximum, and noise only lengthens."""
     call()
