@@ -68,7 +68,7 @@ def _sixteen_bits(isa: Iterable[str]) -> str:
     own = ", ".join(flag for flag in isa if flag in SIXTEEN_BIT_FLAGS) or "none of its own"
     faster = [name for name, gain in gains.items() if gain >= WORTH]
     advice = f"faster: {', '.join(faster)}" if faster else "none is faster here: they save memory, not time"
-    return f"matrix products in 16 bits, measured now beside float32: {told} (instructions: {own}); {advice}"
+    return f"a projection in 16 bits, measured now beside float32: {told} (instructions: {own}); {advice}"
 
 
 def _build(found: Mapping[str, Any]) -> str:

@@ -196,7 +196,7 @@ def test_doctor_tells_what_sixteen_bits_gain(
 ) -> None:
     monkeypatch.setattr(doctor, "sixteen_bit_gains", lambda: gains)
     assert told in doctor._sixteen_bits(["avx2", "avx512_bf16"])
-    assert "matrix products in 16 bits, measured now" in pft_bench_command("doctor").out
+    assert "a projection in 16 bits, measured now" in pft_bench_command("doctor").out
 
 
 def test_gains_are_ratios_of_this_machine() -> None:

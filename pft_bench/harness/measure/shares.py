@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...common import stages
 
+FUSED = "pft_bench.progressive_attention"
 PHASES = ("logits", "select", "av")
 """Stages of one fused kernel, which PyTorch's counter sees as one op: together they are the stage `attention`."""
 
@@ -50,16 +51,19 @@ def stage_shares(call: Callable[[], object], device: torch.device | str, runs: i
 def stage_flops(call: Callable[[], object]) -> dict[str, int]:
     """FLOPs of `call()` by stage, as `counted_flops` counts them; those outside of all stages are `other`."""
     found: Counter[str] = Counter()
-    inside, counted = ["other"], 0
+    inside, counted = ["other"], Counter[str]()
 
     with FlopCounterMode(display=False) as counter:
 
         def settle() -> None:
-            """What was counted since the last time belongs to the stage that is open."""
-            nonlocal counted
-            total = int(counter.get_total_flops())
-            found[inside[-1]] += total - counted
-            counted = total
+            """What was counted since the last time belongs to the stage that is open.
+
+            An op is counted when it ends: the one that is a stage itself, when that is closed already.
+            """
+            for op, total in counter.get_flop_counts().get("Global", {}).items():
+                name = "attention" if str(op) == FUSED else inside[-1]
+                found[name] += int(total) - counted[str(op)]
+                counted[str(op)] = int(total)
 
         @contextmanager
         def open_stage(name: str) -> Iterator[None]:
