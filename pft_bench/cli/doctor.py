@@ -18,7 +18,7 @@ if at_work(__name__):
 
 SIXTEEN_BIT_FLAGS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
 """Flags of a processor that computes in 16 bits."""
-WORTH = 1.1
+WORTH = 1.2
 """From here on a dtype is called faster."""
 
 

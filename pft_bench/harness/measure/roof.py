@@ -69,7 +69,7 @@ def sixteen_bit_gains() -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(TRIALS):
+        for _ in range(2 * TRIALS):
             for name, (a, b) in operands.items():
                 if 50 * best["float32"] < best[name] < float("inf"):
                     continue  # emulated: it would be waited for
