@@ -43,8 +43,9 @@ def test_upscale_loses_no_grey_levels(
         assert ended.code == 0, ended
         made[kind] = read_picture(out).pixels.astype(int)
     difference = np.abs(made["float32"] - made[dtype])
-    assert difference.max() <= 4
-    assert np.sqrt((difference**2).mean()) < 0.7  # an image of bfloat16 alone has 0.7
+    assert difference.max() <= 2
+    # 0.34 and 0.14; with the picture itself in 16 bits on its way in and out, 0.51 and 0.19.
+    assert np.sqrt((difference**2).mean()) < {"bfloat16": 0.42, "float16": 0.16}[dtype]
 
 
 @DTYPES
