@@ -7,6 +7,7 @@
 
 #include "../checks.hpp"
 #include "../register.hpp"
+#include "element.hpp"
 #include "pft/cpu.h"
 
 namespace py = pybind11;
@@ -27,15 +28,16 @@ cpu::ConstIndex index_of(const Index& index) {
 using LayerArg =
     std::tuple<Sizes, float, float, Tensor, Tensor, Tensor, uintptr_t, uintptr_t, Index, uintptr_t>;
 
-cpu::AttentionInputs inputs_of(const char* kernel, const LayerArg& layer) {
+cpu::AttentionInputs inputs_of(const char* kernel, const LayerArg& layer, int element) {
   const auto& [sizes, scale, region_penalty, q, k, v, bias, region, index, logits] = layer;
   cpu::AttentionInputs in;
   in.shape = attention_shape(kernel, sizes, scale, region_penalty);
   const AttentionShape& s = in.shape;
   const int64_t items = s.windows * s.heads;
-  in.q = matrices<const float>(kernel, "q", q, items * s.queries, s.dim_qk);
-  in.k = matrices<const float>(kernel, "k", k, items * s.keys, s.dim_qk);
-  in.v = matrices<const float>(kernel, "v", v, items * s.keys, s.dim_v);
+  in.element = element_of(kernel, element);
+  in.q = matrices<const void>(kernel, "q", q, items * s.queries, s.dim_qk);
+  in.k = matrices<const void>(kernel, "k", k, items * s.keys, s.dim_qk);
+  in.v = matrices<const void>(kernel, "v", v, items * s.keys, s.dim_v);
   in.bias = pointer<const float>(kernel, "bias", bias, s.window_size);
   in.region = pointer<const uint8_t>(kernel, "region", region, s.patterns);
   in.index = index_of(index);
@@ -51,13 +53,14 @@ void raise(Status status, const char* kernel, const AttentionShape& s) {
 
 std::optional<std::array<double, 3>> bind_forward(const LayerArg& layer, Tensor out, Index new_index,
                                                   uintptr_t new_logits, uintptr_t lse, bool timed,
-                                                  uintptr_t workspace, int64_t workspace_bytes, int threads) {
+                                                  uintptr_t workspace, int64_t workspace_bytes, int threads,
+                                                  int element) {
   const char* kernel = "attention_forward";
   cpu::AttentionForwardArgs args;
-  args.in = inputs_of(kernel, layer);
+  args.in = inputs_of(kernel, layer, element);
   const AttentionShape& s = args.in.shape;
   const int64_t rows = s.windows * s.heads * s.queries;
-  args.out = matrices<float>(kernel, "out", out, rows, s.dim_v);
+  args.out = matrices<void>(kernel, "out", out, rows, s.dim_v);
   args.new_index = {reinterpret_cast<void*>(new_index.first), static_cast<cpu::IndexType>(new_index.second)};
   args.new_logits = reinterpret_cast<float*>(new_logits);
   args.lse = pointer<float>(kernel, "lse", lse, rows);
@@ -74,20 +77,21 @@ std::optional<std::array<double, 3>> bind_forward(const LayerArg& layer, Tensor 
 
 void bind_backward(const LayerArg& layer, Tensor grad_out, uintptr_t grad_logits, Index new_index, Tensor out,
                    uintptr_t lse, Tensor grad_q, Tensor grad_k, Tensor grad_v, uintptr_t grad_bias,
-                   uintptr_t grad_logits_prev, uintptr_t workspace, int64_t workspace_bytes, int threads) {
+                   uintptr_t grad_logits_prev, uintptr_t workspace, int64_t workspace_bytes, int threads,
+                   int element) {
   const char* kernel = "attention_backward";
   cpu::AttentionBackwardArgs args;
-  args.in = inputs_of(kernel, layer);
+  args.in = inputs_of(kernel, layer, element);
   const AttentionShape& s = args.in.shape;
   const int64_t items = s.windows * s.heads, rows = items * s.queries;
-  args.grad_out = matrices<const float>(kernel, "grad_out", grad_out, rows, s.dim_v);
-  args.out = matrices<const float>(kernel, "out", out, rows, s.dim_v);
+  args.grad_out = matrices<const void>(kernel, "grad_out", grad_out, rows, s.dim_v);
+  args.out = matrices<const void>(kernel, "out", out, rows, s.dim_v);
   args.new_index = index_of(new_index);
   args.grad_logits = reinterpret_cast<const float*>(grad_logits);
   args.lse = pointer<const float>(kernel, "lse", lse, rows);
-  args.grad_q = matrices<float>(kernel, "grad_q", grad_q, rows, s.dim_qk);
-  args.grad_k = matrices<float>(kernel, "grad_k", grad_k, items * s.keys, s.dim_qk);
-  args.grad_v = matrices<float>(kernel, "grad_v", grad_v, items * s.keys, s.dim_v);
+  args.grad_q = matrices<void>(kernel, "grad_q", grad_q, rows, s.dim_qk);
+  args.grad_k = matrices<void>(kernel, "grad_k", grad_k, items * s.keys, s.dim_qk);
+  args.grad_v = matrices<void>(kernel, "grad_v", grad_v, items * s.keys, s.dim_v);
   args.grad_bias = reinterpret_cast<float*>(grad_bias);
   args.grad_logits_prev = reinterpret_cast<float*>(grad_logits_prev);
   Status status;
@@ -113,10 +117,12 @@ void register_attention(py::module_& m) {
   m.def("attention_forward_workspace_bytes", forward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
   m.def("attention_backward_workspace_bytes", backward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
   m.def("attention_forward", bind_forward, arg("layer"), arg("out"), arg("new_index"), arg("new_logits"),
-        arg("lse"), arg("timed"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
+        arg("lse"), arg("timed"), arg("workspace"), arg("workspace_bytes"), arg("threads"),
+        arg("element") = 0);
   m.def("attention_backward", bind_backward, arg("layer"), arg("grad_out"), arg("grad_logits"),
         arg("new_index"), arg("out"), arg("lse"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
-        arg("grad_bias"), arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
+        arg("grad_bias"), arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"), arg("threads"),
+        arg("element") = 0);
 }
 
 }  // namespace pft::bindings

@@ -4,6 +4,7 @@
 
 #include "../checks.hpp"
 #include "../register.hpp"
+#include "element.hpp"
 #include "pft/cpu.h"
 
 namespace py = pybind11;
@@ -35,14 +36,15 @@ int64_t workspace_bytes(const Sizes& sizes, int threads) {
 }
 
 void bind_depthwise(Image x, uintptr_t weight, uintptr_t bias, Image residual, Image out, Sizes sizes,
-                    uintptr_t workspace, int64_t workspace_bytes, int threads) {
+                    uintptr_t workspace, int64_t workspace_bytes, int threads, int element) {
   cpu::DepthwiseArgs args = sized(sizes);
+  args.element = element_of(kKernel, element);
   const int64_t pixels = args.batch * args.rows * args.width;
-  args.x = matrices<const float>(kKernel, "x", x, args.batch * args.height * args.width, args.channels);
+  args.x = matrices<const void>(kKernel, "x", x, args.batch * args.height * args.width, args.channels);
   args.weight = pointer<const float>(kKernel, "weight", weight, args.kernel * args.kernel * args.channels);
   args.bias = reinterpret_cast<const float*>(bias);
-  args.residual = matrices<const float>(kKernel, "residual", residual, pixels, args.channels);
-  args.out = matrices<float>(kKernel, "out", out, pixels, args.channels);
+  args.residual = matrices<const void>(kKernel, "residual", residual, pixels, args.channels);
+  args.out = matrices<void>(kKernel, "out", out, pixels, args.channels);
   Status status;
   {
     py::gil_scoped_release release;
@@ -57,7 +59,7 @@ void register_image(py::module_& m) {
   m.attr("MAX_DEPTHWISE_KERNEL") = cpu::kMaxDepthwiseKernel;
   m.def("depthwise_gelu_add", bind_depthwise, py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("residual"), py::arg("out"), py::arg("sizes"), py::arg("workspace"),
-        py::arg("workspace_bytes"), py::arg("threads"));
+        py::arg("workspace_bytes"), py::arg("threads"), py::arg("element") = 0);
   m.def("depthwise_workspace_bytes", workspace_bytes, py::arg("sizes"), py::arg("threads"));
 }
 

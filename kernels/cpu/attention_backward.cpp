@@ -33,16 +33,14 @@ void prepare(Pass* pass, void* workspace) {
   carve(s, item.sparse(), true, workspace, &b);
   prepare_bias(item);
   prepare_region(&item);
-  const float* k = item_rows(item.in.k, item.window, item.head);
-  const float* v = item_rows(item.in.v, item.window, item.head);
   if (!item.sparse()) {
-    pack_panels_transposed(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k);
-    pack_panels(k, item.in.k.stride_row, s.keys, s.dim_qk, b.k_panels);
+    pack_panels_transposed(item.rows(item.in.k), s.keys, s.dim_qk, b.k);
+    pack_panels(item.rows(item.in.k), s.keys, s.dim_qk, b.k_panels);
   }
   if (item.sparse() || !pass->keeps_all())
     prepare_gathers(&item);
   else
-    pack_panels_transposed(v, item.in.v.stride_row, s.keys, s.dim_v, b.v);
+    pack_panels_transposed(item.rows(item.in.v), s.keys, s.dim_v, b.v);
   fill(b.grad_k, s.keys * padded(s.dim_qk), 0.0f);
   fill(b.grad_v, s.keys * padded(s.dim_v), 0.0f);
 }
@@ -74,9 +72,11 @@ void find_places(const Pass& pass, int64_t r, int32_t* places) {
 
 // delta of block row r, whose grad_out is staged in the workspace.
 float delta_of(const Pass& pass, int64_t i, int64_t r) {
-  const AttentionBackwardArgs& args = pass.args;
-  const float* out = item_rows(args.out, pass.item.window, pass.item.head) + i * args.out.stride_row;
-  return dot(pass.item.buffers.grad_out + r * padded(pass.item.s.dim_v), out, pass.item.s.dim_v);
+  const float* grad_out = pass.item.buffers.grad_out + r * padded(pass.item.s.dim_v);
+  float delta = 0.0f;
+  as_elements(from_row(pass.item.rows(pass.args.out), i),
+              [&](auto out) { delta = dot(grad_out, out, pass.item.s.dim_v); });
+  return delta;
 }
 
 // Kept entries of the block, and dA on them: in kept_values where something is selected, else in grad_z.
@@ -153,12 +153,11 @@ void add_bias_gradient_dense(const Pass& pass, int64_t i, const float* g) {
 }
 
 void stage_grad_out(const Pass& pass, int64_t first, int64_t rows) {
-  const Matrices<const float>& from = pass.args.grad_out;
-  pack_rows(item_rows(from, pass.item.window, pass.item.head) + first * from.stride_row, from.stride_row,
-            rows, pass.item.s.dim_v, pass.item.buffers.grad_out, padded(pass.item.s.dim_v));
+  pack_rows(from_row(pass.item.rows(pass.args.grad_out), first), rows, pass.item.s.dim_v,
+            pass.item.buffers.grad_out, padded(pass.item.s.dim_v));
 }
 
-void dense_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
+void dense_block(const Pass& pass, int64_t first, int64_t rows, const Rows& grad_q) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
@@ -175,8 +174,7 @@ void dense_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
     if (pass.bias) add_bias_gradient_dense(pass, first + r, b.grad_z + r * ldz);
   }
   gemm(rows, s.dim_qk, s.keys, b.grad_z, ldz, 1, b.k_panels, b.grad_q, ld_k, false);
-  for (int64_t r = 0; r < rows; ++r)
-    copy_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q + r * pass.args.grad_q.stride_row);
+  for (int64_t r = 0; r < rows; ++r) write_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q, r);
   pack_panels(b.q, ld_k, rows, s.dim_qk, b.q_panels);
   gemm(s.keys, s.dim_qk, rows, b.grad_z, 1, ldz, b.q_panels, b.grad_k, ld_k, true);
   if (pass.keeps_all()) {
@@ -193,7 +191,7 @@ void add_bias_gradient_sparse(const Pass& pass, int64_t i, const int32_t* positi
   for (int64_t t = 0; t < pass.item.s.candidates; ++t) entries[b.key_offset[positions[t]]] += g[t];
 }
 
-void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) {
+void sparse_block(const Pass& pass, int64_t first, int64_t rows, const Rows& grad_q) {
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
@@ -211,8 +209,7 @@ void sparse_block(const Pass& pass, int64_t first, int64_t rows, float* grad_q) 
   scatter_add_rows(s.dim_v, kept, pass.keeps_all() ? b.z : b.kept_values, kept.ld, b.grad_out, ld_v, b.grad_v,
                    ld_v);
   gather_add_rows(s.dim_qk, all, b.grad_z, ldz, item.keys, b.grad_q, ld_k);
-  for (int64_t r = 0; r < rows; ++r)
-    copy_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q + r * pass.args.grad_q.stride_row);
+  for (int64_t r = 0; r < rows; ++r) write_scaled(b.grad_q + r * ld_k, s.dim_qk, s.scale, grad_q, r);
   scatter_add_rows(s.dim_qk, all, b.grad_z, ldz, b.q, ld_k, b.grad_k, ld_k);
 }
 
@@ -224,21 +221,20 @@ void attention_backward_item(const AttentionBackwardArgs& args, int64_t number, 
   const Item& item = pass.item;
   const AttentionShape& s = item.s;
   prepare(&pass, workspace);
-  float* grad_q = item_rows(args.grad_q, item.window, item.head);
+  const Rows grad_q = item.rows(args.grad_q), grad_k = item.rows(args.grad_k),
+             grad_v = item.rows(args.grad_v);
   const int64_t block = block_rows(item.sparse());
-  for (int64_t first = 0; first < s.queries; first += block, grad_q += block * args.grad_q.stride_row) {
+  for (int64_t first = 0; first < s.queries; first += block) {
     const int64_t rows = s.queries - first < block ? s.queries - first : block;
     if (item.sparse())
-      sparse_block(pass, first, rows, grad_q);
+      sparse_block(pass, first, rows, from_row(grad_q, first));
     else
-      dense_block(pass, first, rows, grad_q);
+      dense_block(pass, first, rows, from_row(grad_q, first));
   }
   const AttentionBuffers& b = item.buffers;
-  float* grad_k = item_rows(args.grad_k, item.window, item.head);
-  float* grad_v = item_rows(args.grad_v, item.window, item.head);
   for (int64_t j = 0; j < s.keys; ++j) {
-    copy_row(b.grad_k + j * padded(s.dim_qk), s.dim_qk, grad_k + j * args.grad_k.stride_row);
-    copy_row(b.grad_v + j * padded(s.dim_v), s.dim_v, grad_v + j * args.grad_v.stride_row);
+    write_row(b.grad_k + j * padded(s.dim_qk), s.dim_qk, grad_k, j);
+    write_row(b.grad_v + j * padded(s.dim_v), s.dim_v, grad_v, j);
   }
 }
 

@@ -15,13 +15,11 @@ void prepare(Item* item, void* workspace) {
   carve(s, item->sparse(), false, workspace, &b);
   prepare_bias(*item);
   prepare_region(item);
-  const float* k = item_rows(item->in.k, item->window, item->head);
-  const float* v = item_rows(item->in.v, item->window, item->head);
-  if (!item->sparse()) pack_panels_transposed(k, item->in.k.stride_row, s.keys, s.dim_qk, b.k);
+  if (!item->sparse()) pack_panels_transposed(item->rows(item->in.k), s.keys, s.dim_qk, b.k);
   if (item->sparse() || selects(s))
     prepare_gathers(item);
   else
-    pack_panels(v, item->in.v.stride_row, s.keys, s.dim_v, b.v);
+    pack_panels(item->rows(item->in.v), s.keys, s.dim_v, b.v);
 }
 
 void write_index(const MutableIndex& index, int64_t row, int64_t count, const int32_t* kept) {
@@ -38,13 +36,15 @@ void write_index(const MutableIndex& index, int64_t row, int64_t count, const in
 // although its mean does not, the exponentials are lowered by this power of two. 0 for values of usual size.
 int32_t lowering(const Item& item) {
   const AttentionShape& s = item.s;
-  const Matrices<const float>& v = item.in.v;
-  const float* row = item_rows(v, item.window, item.head);
+  const ConstRows v = item.rows(item.in.v);
+  if (v.type == Element::kFloat16) return 0;  // at most 65504
   float most = 0.0f;
-  for (int64_t j = 0; j < s.keys; ++j, row += v.stride_row) {
-    const float m = row_magnitude(row, s.dim_v);
-    most = m > most ? m : most;
-  }
+  as_elements(v, [&](auto row) {
+    for (int64_t j = 0; j < s.keys; ++j, row += v.stride) {
+      const float m = row_magnitude(row, s.dim_v);
+      most = m > most ? m : most;
+    }
+  });
   int32_t lowered = 0;
   for (float sum = most * 0x1p-64f * static_cast<float>(s.candidates); sum >= 0x1p63f && lowered < 63;
        sum *= 0.5f)
@@ -91,21 +91,21 @@ float softmax_row(const AttentionForwardArgs& args, const Item& item, int64_t i,
   return raised / total;
 }
 
-void dense_values(const Item& item, int64_t rows, const float* factors, float* out, int64_t stride) {
+void dense_values(const Item& item, int64_t rows, const float* factors, const Rows& out) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
   const int64_t ld = padded(s.dim_v);
   gemm(rows, s.dim_v, s.keys, b.z, ld_candidates(s), 1, b.v, b.out, ld, false);
-  for (int64_t r = 0; r < rows; ++r) copy_scaled(b.out + r * ld, s.dim_v, factors[r], out + r * stride);
+  for (int64_t r = 0; r < rows; ++r) write_scaled(b.out + r * ld, s.dim_v, factors[r], out, r);
 }
 
-void kept_values(const Item& item, int64_t rows, const float* factors, float* out, int64_t stride) {
+void kept_values(const Item& item, int64_t rows, const float* factors, const Rows& out) {
   const AttentionShape& s = item.s;
   const AttentionBuffers& b = item.buffers;
   const int64_t ld = padded(s.dim_v);
   const Entries kept = selects(s) ? Entries{b.kept, ld_kept(s), rows, s.topk} : candidates_of(item, rows);
   gather_add_rows(s.dim_v, kept, selects(s) ? b.kept_values : b.z, kept.ld, item.values, b.out, ld);
-  for (int64_t r = 0; r < rows; ++r) copy_scaled(b.out + r * ld, s.dim_v, factors[r], out + r * stride);
+  for (int64_t r = 0; r < rows; ++r) write_scaled(b.out + r * ld, s.dim_v, factors[r], out, r);
 }
 
 }  // namespace
@@ -126,8 +126,9 @@ void attention_forward_item(const AttentionForwardArgs& args, int64_t number, vo
   const int32_t lowered = lowering(item);
   const int64_t block = block_rows(item.sparse());
   float factors[kSparseBlockRows];
-  float* out = item_rows(args.out, item.window, item.head);
-  for (int64_t first = 0; first < s.queries; first += block, out += block * args.out.stride_row) {
+  const Rows all = item.rows(args.out);
+  for (int64_t first = 0; first < s.queries; first += block) {
+    const Rows out = from_row(all, first);
     const int64_t rows = s.queries - first < block ? s.queries - first : block;
     if (item.sparse())
       sparse_logits(item, first, rows);
@@ -137,9 +138,9 @@ void attention_forward_item(const AttentionForwardArgs& args, int64_t number, vo
     for (int64_t r = 0; r < rows; ++r) factors[r] = softmax_row(args, item, first + r, r, lowered, &start);
     phase(1);
     if (item.sparse() || selects(s))
-      kept_values(item, rows, factors, out, args.out.stride_row);
+      kept_values(item, rows, factors, out);
     else
-      dense_values(item, rows, factors, out, args.out.stride_row);
+      dense_values(item, rows, factors, out);
     phase(2);
   }
 }

@@ -25,6 +25,9 @@ struct Item {
 
   bool sparse() const { return in.index.data != nullptr; }
   int64_t row(int64_t i) const { return number * s.queries + i; }
+  // This window-head's rows of an operand or a result.
+  ConstRows rows(const Matrices<const void>& of) const { return item_rows(of, in.element, window, head); }
+  Rows rows(const Matrices<void>& of) const { return item_rows(of, in.element, window, head); }
 };
 
 inline void prepare_bias(const Item& item) {
@@ -77,8 +80,7 @@ inline void add_region(const Item& item, int64_t i, float* z) {
 // Rows [first, first + rows) of q, scaled.
 inline void stage_q(const Item& item, int64_t first, int64_t rows) {
   const int64_t ld = padded(item.s.dim_qk);
-  const float* q = item_rows(item.in.q, item.window, item.head) + first * item.in.q.stride_row;
-  pack_rows(q, item.in.q.stride_row, rows, item.s.dim_qk, item.buffers.q, ld);
+  pack_rows(from_row(item.rows(item.in.q), first), rows, item.s.dim_qk, item.buffers.q, ld);
   const F scale = set1(item.s.scale);
   for (int64_t c = 0; c < rows * ld; c += kLanes) store(item.buffers.q + c, load(item.buffers.q + c) * scale);
 }
@@ -100,11 +102,8 @@ inline void dense_logits(const Item& item, int64_t first, int64_t rows) {
 // Prepares what is gathered from.
 inline void prepare_gathers(Item* item) {
   const AttentionShape& s = item->s;
-  const Matrices<const float>&k = item->in.k, &v = item->in.v;
-  const int64_t window = item->window, head = item->head;
-  if (item->sparse())
-    item->keys = gatherable(item_rows(k, window, head), k.stride_row, s.keys, s.dim_qk, item->buffers.k);
-  item->values = gatherable(item_rows(v, window, head), v.stride_row, s.keys, s.dim_v, item->buffers.v);
+  if (item->sparse()) item->keys = gatherable(item->rows(item->in.k), s.keys, s.dim_qk, item->buffers.k);
+  item->values = gatherable(item->rows(item->in.v), s.keys, s.dim_v, item->buffers.v);
 }
 
 // Rows of the block's candidates, as gathers want them.

@@ -36,32 +36,35 @@ inline F gelu(F x) {
 
 // What a tile reads: the pixel below each tap of each of its outputs, row by row of the kernel; one of zeros
 // where that is outside of the image.
+template <typename T>
 struct Inputs {
-  const float* pixel[kMaxDepthwiseKernel][kMaxDepthwiseKernel + kTile - 1];
+  const T* pixel[kMaxDepthwiseKernel][kMaxDepthwiseKernel + kTile - 1];
 };
 
-void find_inputs(const DepthwiseArgs& a, int64_t image, int64_t y, int64_t x, const float* zeros,
-                 Inputs* inputs) {
+template <typename T>
+void find_inputs(const DepthwiseArgs& a, int64_t image, int64_t y, int64_t x, const T* zeros,
+                 Inputs<T>* inputs) {
+  const T* images = static_cast<const T*>(a.x.data);
   for (int64_t ky = 0; ky < a.kernel; ++ky) {
     const bool row_inside = y + ky >= 0 && y + ky < a.height;
-    const float* row = a.x.data + image * a.x.stride_window + (row_inside ? y + ky : 0) * a.x.stride_head;
+    const T* row = images + image * a.x.stride_window + (row_inside ? y + ky : 0) * a.x.stride_head;
     for (int64_t u = 0; u < a.kernel + kTile - 1; ++u)
       inputs->pixel[ky][u] =
           row_inside && x + u >= 0 && x + u < a.width ? row + (x + u) * a.x.stride_row : zeros;
   }
 }
 
-template <int kKernel, bool kWhole>
-void tile(const DepthwiseArgs& a, const Inputs& inputs, int64_t pixels, int64_t channel, int lanes,
-          const float* residual, float* out) {
-  const auto take = [lanes](const float* p) { return kWhole ? load(p) : load_n(p, lanes); };
+template <int kKernel, bool kWhole, typename T>
+void tile(const DepthwiseArgs& a, const Inputs<T>& inputs, int64_t pixels, int64_t channel, int lanes,
+          const T* residual, T* out) {
+  const auto take = [lanes](auto p) { return kWhole ? load(p) : load_n(p, lanes); };
   F acc[kTile];
   const F bias = a.bias ? take(a.bias + channel) : set1(0.0f);
 #pragma GCC unroll 8
   for (int u = 0; u < kTile; ++u) acc[u] = bias;
   const float* weight = a.weight + channel;
   for (int64_t ky = 0; ky < a.kernel; ++ky) {
-    const float* const* x = inputs.pixel[ky];
+    const T* const* x = inputs.pixel[ky];
     if constexpr (kKernel > 0) {
       F in[kKernel + kTile - 1];
 #pragma GCC unroll 16
@@ -84,7 +87,7 @@ void tile(const DepthwiseArgs& a, const Inputs& inputs, int64_t pixels, int64_t 
   for (int u = 0; u < kTile; ++u) {
     if (u >= pixels) break;
     const F y = gelu(acc[u]) + take(residual + u * a.residual.stride_row + channel);
-    float* to = out + u * a.out.stride_row + channel;
+    T* to = out + u * a.out.stride_row + channel;
     if (kWhole)
       store(to, y);
     else
@@ -92,9 +95,9 @@ void tile(const DepthwiseArgs& a, const Inputs& inputs, int64_t pixels, int64_t 
   }
 }
 
-template <int kKernel>
-void all_channels(const DepthwiseArgs& a, const Inputs& inputs, int64_t pixels, const float* residual,
-                  float* out) {
+template <int kKernel, typename T>
+void all_channels(const DepthwiseArgs& a, const Inputs<T>& inputs, int64_t pixels, const T* residual,
+                  T* out) {
   int64_t channel = 0;
   for (; channel + kLanes <= a.channels; channel += kLanes)
     tile<kKernel, true>(a, inputs, pixels, channel, kLanes, residual, out);
@@ -102,32 +105,37 @@ void all_channels(const DepthwiseArgs& a, const Inputs& inputs, int64_t pixels, 
     tile<kKernel, false>(a, inputs, pixels, channel, static_cast<int>(a.channels - channel), residual, out);
 }
 
-}  // namespace
-
-void depthwise_item(const DepthwiseArgs& a, int64_t item, void* workspace) {
+template <typename T>
+void compute(const DepthwiseArgs& a, int64_t item, T* zeros) {
   const int64_t across = (a.width + kDepthwiseColumns - 1) / kDepthwiseColumns;
   const int64_t down = (a.rows + kDepthwiseRows - 1) / kDepthwiseRows;
   const int64_t image = item / (across * down), half = a.kernel / 2;
   const int64_t left = item % across * kDepthwiseColumns, top = item / across % down * kDepthwiseRows;
   const int64_t right = left + kDepthwiseColumns < a.width ? left + kDepthwiseColumns : a.width;
   const int64_t bottom = top + kDepthwiseRows < a.rows ? top + kDepthwiseRows : a.rows;
-  float* zeros = static_cast<float*>(workspace);
-  for (int64_t c = 0; c < a.channels; ++c) zeros[c] = 0.0f;
-  Inputs inputs;
+  for (int64_t c = 0; c < a.channels; ++c) zeros[c] = T{};
+  Inputs<T> inputs;
   for (int64_t row = top; row < bottom; ++row) {
-    const float* residual = a.residual.data + image * a.residual.stride_window + row * a.residual.stride_head;
-    float* out = a.out.data + image * a.out.stride_window + row * a.out.stride_head;
+    const T* residual = static_cast<const T*>(a.residual.data) + image * a.residual.stride_window +
+                        row * a.residual.stride_head;
+    T* out = static_cast<T*>(a.out.data) + image * a.out.stride_window + row * a.out.stride_head;
     for (int64_t pixel = left; pixel < right; pixel += kTile) {
       find_inputs(a, image, a.first_row + row - half, pixel - half, zeros, &inputs);
       const int64_t pixels = right - pixel < kTile ? right - pixel : kTile;
-      const float* plus = residual + pixel * a.residual.stride_row;
-      float* to = out + pixel * a.out.stride_row;
+      const T* plus = residual + pixel * a.residual.stride_row;
+      T* to = out + pixel * a.out.stride_row;
       if (kLanes == 16 && a.kernel == 7)
         all_channels<7>(a, inputs, pixels, plus, to);
       else
         all_channels<0>(a, inputs, pixels, plus, to);
     }
   }
+}
+
+}  // namespace
+
+void depthwise_item(const DepthwiseArgs& a, int64_t item, void* workspace) {
+  as_elements(Rows{workspace, 0, a.element}, [&](auto zeros) { compute(a, item, zeros); });
 }
 
 }  // namespace pft::cpu::PFT_ISA

@@ -61,9 +61,9 @@ Status check(const SparseShape& s, const ConstIndex& index, Workspace workspace,
   return workspace.bytes < needed || (needed > 0 && !workspace.data) ? Status::kBadShape : Status::kOk;
 }
 
-int64_t slice_bytes(const SparseShape& s) {
+int64_t slice_bytes(const SparseShape& s, Element element) {
   SparseBuffers buffers;
-  return carve(s, nullptr, &buffers);
+  return carve(s, element, nullptr, &buffers);
 }
 
 int64_t slice_bytes(const AttentionShape& s, bool sparse, bool backward) {
@@ -109,8 +109,9 @@ char* aligned(void* data) {
 template <auto Item>
 Status run_sparse(const SparseArgs& args, Workspace workspace, int threads) {
   const SparseShape& s = args.shape;
-  const int64_t slice = slice_bytes(s);
-  const Status status = check(s, args.index, workspace, threads, sparse_workspace_bytes(s, threads));
+  const int64_t slice = slice_bytes(s, args.element);
+  const Status status =
+      check(s, args.index, workspace, threads, sparse_workspace_bytes(s, args.element, threads));
   if (status != Status::kOk) return status;
   char* base = aligned(workspace.data);
   const auto item_function = kernels().*Item;
@@ -150,8 +151,8 @@ void reduce_tables(const AttentionShape& s, const float* tables, int threads, fl
 
 }  // namespace
 
-int64_t sparse_workspace_bytes(const SparseShape& shape, int threads) {
-  return total_bytes(slice_bytes(shape), shape.batch, threads);
+int64_t sparse_workspace_bytes(const SparseShape& shape, Element element, int threads) {
+  return total_bytes(slice_bytes(shape, element), shape.batch, threads);
 }
 
 #define PFT_CPU_SPARSE_ENTRY(name, ...) {#name, run_sparse<&Kernels::name##_item>, __VA_ARGS__},

@@ -17,39 +17,64 @@ inline int64_t panel_columns(int64_t n, int64_t first) {
 }
 
 // B = src[k, n].
-inline void pack_panels(const float* src, int64_t row_stride, int64_t k, int64_t n, float* dst) {
+template <typename T>
+void pack_panels(const T* src, int64_t row_stride, int64_t k, int64_t n, float* dst) {
   for (int64_t first = 0; first < n; first += kPanel) {
     const int64_t columns = panel_columns(n, first);
     for (int64_t e = 0; e < k; ++e, dst += columns)
       for (int64_t c = 0; c < columns; c += kLanes) {
-        const float* from = src + e * row_stride + first + c;
+        const T* from = src + e * row_stride + first + c;
         const int64_t left = n - first - c;
         store(dst + c, left >= kLanes ? load(from) : load_n(from, static_cast<int>(left)));
       }
   }
 }
 
+inline void pack_panels(const ConstRows& src, int64_t k, int64_t n, float* dst) {
+  as_elements(src, [&](auto from) { pack_panels(from, src.stride, k, n, dst); });
+}
+
+// dst[e * stride] = row[e], e < n.
+inline void spread(const float* row, int64_t n, float* dst, int64_t stride) {
+  for (int64_t e = 0; e < n; ++e) dst[e * stride] = row[e];
+}
+template <typename T>
+void spread(const T* row, int64_t n, float* dst, int64_t stride) {
+  float lanes[kLanes];
+  int64_t e = 0;
+  for (; e + kLanes <= n; e += kLanes) {
+    store(lanes, load(row + e));
+    spread(lanes, kLanes, dst + e * stride, stride);
+  }
+  if (e == n) return;
+  store(lanes, load_n(row + e, static_cast<int>(n - e)));
+  spread(lanes, n - e, dst + e * stride, stride);
+}
+
 // B = transpose of src[n, k].
-inline void pack_panels_transposed(const float* src, int64_t row_stride, int64_t n, int64_t k, float* dst) {
+template <typename T>
+void pack_panels_transposed(const T* src, int64_t row_stride, int64_t n, int64_t k, float* dst) {
   for (int64_t first = 0; first < n; first += kPanel) {
     const int64_t columns = panel_columns(n, first);
     for (int64_t j = 0; j < columns; ++j) {
-      const float* from = src + (first + j) * row_stride;
       if (first + j < n)
-        for (int64_t e = 0; e < k; ++e) dst[e * columns + j] = from[e];
+        spread(src + (first + j) * row_stride, k, dst + j, columns);
       else
         for (int64_t e = 0; e < k; ++e) dst[e * columns + j] = 0.0f;
     }
     dst += columns * k;
   }
 }
+inline void pack_panels_transposed(const ConstRows& src, int64_t n, int64_t k, float* dst) {
+  as_elements(src, [&](auto from) { pack_panels_transposed(from, src.stride, n, k, dst); });
+}
 
-template <int Rows, int Vecs>
+template <int kRows, int Vecs>
 void tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b, float* c, int64_t ldc,
           bool accumulate) {
-  F acc[Rows][Vecs];
+  F acc[kRows][Vecs];
 #pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
+  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) acc[r][v] = set1(0.0f);
   for (int64_t e = 0; e < k; ++e, a += a_k, b += Vecs * kLanes) {
@@ -57,14 +82,14 @@ void tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const float* b,
 #pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) bv[v] = load(b + v * kLanes);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const F x = set1(a[r * a_row]);
 #pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v) acc[r][v] = fma(x, bv[v], acc[r][v]);
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
+  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) {
       float* to = c + r * ldc + v * kLanes;

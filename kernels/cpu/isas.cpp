@@ -1,5 +1,8 @@
 #include "isas.hpp"
 
+#ifdef PFT_CPU_X86
+#include <cpuid.h>
+#endif
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -27,7 +30,12 @@ bool always() { return true; }
 #ifdef PFT_CPU_X86
 // __builtin_cpu_supports asks the operating system too: an AVX-512 processor whose registers are not saved
 // counts as none.
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// Not every compiler knows F16C by name; AVX, which it needs, is asked for by name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -73,7 +73,8 @@ inline void pad_row(float* z, int64_t n) {
 }
 
 // Largest magnitude of a row, NaN aside.
-inline float row_magnitude(const float* x, int64_t n) {
+template <typename T>
+float row_magnitude(const T* x, int64_t n) {
   F most = set1(0.0f);
   int64_t e = 0;
   for (; e + kLanes <= n; e += kLanes) most = max(max(load(x + e), -load(x + e)), most);
@@ -84,7 +85,8 @@ inline float row_magnitude(const float* x, int64_t n) {
   return max_lane(most);
 }
 
-inline float dot(const float* a, const float* b, int64_t n) {
+template <typename T>
+float dot(const float* a, const T* b, int64_t n) {
   F total = set1(0.0f);
   int64_t e = 0;
   for (; e + kLanes <= n; e += kLanes) total = fma(load(a + e), load(b + e), total);

@@ -40,8 +40,8 @@
     (defined(__AVX512F__) || defined(__AVX10_1__) || defined(__FMA4__) || defined(__XOP__))
 #error "they allow AVX-512, FMA4 or XOP in code for processors without (-march, -mavx512f, ...)"
 #endif
-#if PFT_ISA_ID >= PFT_ISA_ID_avx2 && !(defined(__AVX2__) && defined(__FMA__))
-#error "they forbid AVX2 and FMA in the kernels that are written with them (-mno-avx, ...)"
+#if PFT_ISA_ID >= PFT_ISA_ID_avx2 && !(defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
+#error "they forbid AVX2, FMA or F16C in the kernels that are written with them (-mno-avx, ...)"
 #endif
 #if PFT_ISA_ID >= PFT_ISA_ID_avx512 && \
     !(defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__))

@@ -45,9 +45,9 @@ void row_reads_item(const SparseArgs& args, int64_t item, void* workspace) {
                                               add_rows<3>, add_rows<4>, add_rows<5>};
   const SparseShape& s = args.shape;
   SparseBuffers buffers;
-  carve(s, workspace, &buffers);
+  carve(s, args.element, workspace, &buffers);
   const Gathered from =
-      gatherable(item_rows(args.left, item, 0), args.left.stride_row, s.keys, s.head_dim, buffers.rows);
+      gatherable(item_rows(args.left, args.element, item, 0), s.keys, s.head_dim, buffers.rows);
   for (int64_t e = 0; e < row_stride(s.head_dim); ++e) buffers.block[e] = 0.0f;
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
     const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
@@ -57,7 +57,7 @@ void row_reads_item(const SparseArgs& args, int64_t item, void* workspace) {
                                                      buffers.block + c * row::kLanes);
     }
   }
-  copy_row(buffers.block, s.head_dim, args.out + item * s.head_dim);
+  write_row(buffers.block, s.head_dim, {args.out, s.head_dim, args.element}, item);
 }
 
 }  // namespace pft::cpu::PFT_ISA

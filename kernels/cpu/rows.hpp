@@ -37,7 +37,8 @@ struct Entries {
 };
 
 // dst[rows, ld] = src[rows, dim], zero-padded; ld is a whole number of row vectors.
-inline void pack_rows(const float* src, int64_t stride, int64_t rows, int64_t dim, float* dst, int64_t ld) {
+template <typename T>
+void pack_rows(const T* src, int64_t stride, int64_t rows, int64_t dim, float* dst, int64_t ld) {
   const int64_t nv = row_vectors(dim);
   const int tail = row_tail(dim);
   for (int64_t j = 0; j < rows; ++j, src += stride, dst += ld) {
@@ -49,20 +50,34 @@ inline void pack_rows(const float* src, int64_t stride, int64_t rows, int64_t di
   }
 }
 
-// A matrix to gather from.
+inline void pack_rows(const ConstRows& src, int64_t rows, int64_t dim, float* dst, int64_t ld) {
+  as_elements(src, [&](auto from) { pack_rows(from, src.stride, rows, dim, dst, ld); });
+}
+
+// Rows of float32.
 struct Gathered {
   const float* rows = nullptr;
   int64_t ld = 0;
 };
 
-// The rows themselves where they lie side by side and end with a vector, else a packed copy.
-inline Gathered gatherable(const float* src, int64_t stride, int64_t rows, int64_t dim, float* packed) {
-  if (dim % row::kLanes == 0 && stride == dim) return {src, stride};
-  pack_rows(src, stride, rows, dim, packed, row_stride(dim));
+// A matrix to gather from: the rows themselves where they are float32, lie side by side and end with a
+// vector, else a packed copy.
+inline Gathered gatherable(const ConstRows& src, int64_t rows, int64_t dim, float* packed) {
+  if (src.type == Element::kFloat32 && dim % row::kLanes == 0 && src.stride == dim)
+    return {static_cast<const float*>(src.data), src.stride};
+  pack_rows(src, rows, dim, packed, row_stride(dim));
   return {packed, row_stride(dim)};
 }
 
-inline void copy_row(const float* src, int64_t n, float* dst) {
+// Rows to read one after another: themselves where they are float32, else a packed copy.
+inline Gathered readable(const ConstRows& src, int64_t rows, int64_t dim, float* packed) {
+  if (src.type == Element::kFloat32) return {static_cast<const float*>(src.data), src.stride};
+  pack_rows(src, rows, dim, packed, row_stride(dim));
+  return {packed, row_stride(dim)};
+}
+
+template <typename T>
+void copy_row(const float* src, int64_t n, T* dst) {
   const int64_t whole = n / kLanes * kLanes;
   for (int64_t c = 0; c < whole; c += kLanes) store(dst + c, load(src + c));
   if (whole < n) {
@@ -72,11 +87,20 @@ inline void copy_row(const float* src, int64_t n, float* dst) {
 }
 
 // dst[n] = factor * src, whose row vectors are whole.
-inline void copy_scaled(const float* src, int64_t n, float factor, float* dst) {
+template <typename T>
+void copy_scaled(const float* src, int64_t n, float factor, T* dst) {
   const int64_t whole = n / row::kLanes * row::kLanes;
   const row::F by = row::set1(factor);
   for (int64_t c = 0; c < whole; c += row::kLanes) row::store(dst + c, row::load(src + c) * by);
   if (whole < n) row::store_n(dst + whole, row::load(src + whole) * by, static_cast<int>(n - whole));
+}
+
+// Row `row` of `dst`.
+inline void write_row(const float* src, int64_t n, const Rows& dst, int64_t row) {
+  as_elements(from_row(dst, row), [&](auto to) { copy_row(src, n, to); });
+}
+inline void write_scaled(const float* src, int64_t n, float factor, const Rows& dst, int64_t row) {
+  as_elements(from_row(dst, row), [&](auto to) { copy_scaled(src, n, factor, to); });
 }
 
 // positions[t] = index[first + t], over the whole array.

@@ -9,11 +9,12 @@
 // 5 of them with nothing left over, and they never straddle a cache line.
 //
 // Interface, with F a vector of kLanes floats and I one of kLanes int32 (arithmetic and comparisons are the
-// compiler's operators): set1, load, load_n (first n lanes, zeros after them), store, store_n, fma(a, b, c) =
-// a * b + c, gather (lane u is p[at[u]]), sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq
-// (a bit per lane), compress.
+// compiler's operators): set1; load, load_n (first n lanes, zeros after them), store, store_n, each for all
+// element types, rounding to the nearest with ties to even; fma(a, b, c) = a * b + c, gather (lane u is
+// p[at[u]]), sum (of the lanes), sums (of kLanes vectors at once), mask_gt/ge/eq (a bit per lane), compress.
 #pragma once
 
+#include "elements.hpp"
 #include "required_flags.hpp"
 
 #if PFT_ISA_ID == PFT_ISA_ID_avx512
@@ -46,11 +47,6 @@ inline I load_int(const int32_t* p) {
 inline int64_t vectors(int64_t n) { return (n + kLanes - 1) / kLanes; }
 // Lanes in use in the last vector of a row of n floats: 1 to kLanes.
 inline int last_lanes(int64_t n) { return static_cast<int>(n - (vectors(n) - 1) * kLanes); }
-// Matrices::at is an inline function of a shared header, which the rules above forbid here.
-template <typename M>
-inline auto item_rows(const M& m, int64_t window, int64_t head) {
-  return m.data + window * m.stride_window + head * m.stride_head;
-}
 
 }  // namespace
 }  // namespace pft::cpu::PFT_ISA

@@ -22,6 +22,35 @@ inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
 inline void store_n(float* p, F x, int n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
+inline F widened(BFloat16, __m128i x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+inline F widened(Float16, __m128i x) { return _mm256_cvtph_ps(x); }
+inline __m128i narrowed(BFloat16, F x) {
+  const __m256i y = reinterpret_cast<__m256i>(bfloat16_bits<F, I>(x));
+  return _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+}
+inline __m128i narrowed(Float16, F x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+template <typename T>
+F load(const T* p) {
+  return widened(T{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <typename T>
+F load_n(const T* p, int n) {  // AVX2 has no masks for 16 bits
+  T lanes[kLanes] = {};
+  for (int u = 0; u < n; ++u) lanes[u] = p[u];
+  return load(lanes);
+}
+template <typename T>
+void store(T* p, F x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrowed(T{}, x));
+}
+template <typename T>
+void store_n(T* p, F x, int n) {
+  T lanes[kLanes];
+  store(lanes, x);
+  for (int u = 0; u < n; ++u) p[u] = lanes[u];
+}
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F gather(const float* p, I at) { return _mm256_i32gather_ps(p, reinterpret_cast<__m256i>(at), 4); }
 inline float sum(F x) {

@@ -25,6 +25,30 @@ inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline F load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
 inline void store_n(float* p, F x, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }
+inline F widened(BFloat16, __m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+inline F widened(Float16, __m256i x) { return _mm512_cvtph_ps(x); }
+inline __m256i narrowed(BFloat16, F x) {
+  return _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(bfloat16_bits<F, I>(x)));
+}
+inline __m256i narrowed(Float16, F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+template <typename T>
+F load(const T* p) {
+  return widened(T{}, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+template <typename T>
+F load_n(const T* p, int n) {
+  return widened(T{}, _mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+template <typename T>
+void store(T* p, F x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrowed(T{}, x));
+}
+template <typename T>
+void store_n(T* p, F x, int n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), narrowed(T{}, x));
+}
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F gather(const float* p, I at) { return _mm512_i32gather_ps(reinterpret_cast<__m512i>(at), p, 4); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }

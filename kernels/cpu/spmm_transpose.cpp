@@ -10,19 +10,19 @@ void spmm_transpose_item(const SparseArgs& args, int64_t item, void* workspace) 
   const SparseShape& s = args.shape;
   const int64_t ld = row_stride(s.head_dim);
   SparseBuffers buffers;
-  carve(s, workspace, &buffers);
+  carve(s, args.element, workspace, &buffers);
   for (int64_t e = 0; e < s.keys * ld; ++e) buffers.rows[e] = 0.0f;
-  const float* a = item_rows(args.left, item, 0);
-  const float* x = item_rows(args.right, item, 0);
+  const ConstRows weights = item_rows(args.left, args.element, item, 0);
+  const ConstRows x = item_rows(args.right, args.element, item, 0);
+  const Rows out = {args.out, s.head_dim, args.element};
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
     const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
-    pack_rows(x + first * args.right.stride_row, args.right.stride_row, entries.rows, s.head_dim,
-              buffers.block, ld);
-    scatter_add_rows(s.head_dim, entries, a + first * args.left.stride_row, args.left.stride_row,
-                     buffers.block, ld, buffers.rows, ld);
+    const Gathered a = readable(from_row(weights, first), entries.rows, s.kept, buffers.entries);
+    pack_rows(from_row(x, first), entries.rows, s.head_dim, buffers.block, ld);
+    scatter_add_rows(s.head_dim, entries, a.rows, a.ld, buffers.block, ld, buffers.rows, ld);
   }
   for (int64_t j = 0; j < s.keys; ++j)
-    copy_scaled(buffers.rows + j * ld, s.head_dim, 1.0f, args.out + (item * s.keys + j) * s.head_dim);
+    write_scaled(buffers.rows + j * ld, s.head_dim, 1.0f, out, item * s.keys + j);
 }
 
 }  // namespace pft::cpu::PFT_ISA

@@ -34,18 +34,20 @@ class Arena {
 constexpr int64_t kSparseBlockRows = 64;
 
 // sddmm, spmm, spmm_transpose and row_reads: the window-head's gathered rows, and a block of rows of the index and of
-// the result or operand.
+// the result or operand. Weights and logits are read and written where they are, but for 16-bit elements.
 struct SparseBuffers {
   float* rows;
   int32_t* positions;
   float* block;
+  float* entries;  // 16-bit elements: a block's weights or logits as float32
 };
 
-inline int64_t carve(const SparseShape& shape, void* base, SparseBuffers* out) {
+inline int64_t carve(const SparseShape& shape, Element element, void* base, SparseBuffers* out) {
   Arena arena(base);
   out->rows = arena.take<float>(shape.keys * padded(shape.head_dim));
   out->positions = arena.take<int32_t>(kSparseBlockRows * shape.kept);
   out->block = arena.take<float>(kSparseBlockRows * padded(shape.head_dim));
+  out->entries = arena.take<float>(element == Element::kFloat32 ? 0 : kSparseBlockRows * padded(shape.kept));
   return arena.used();
 }
 

@@ -1,4 +1,7 @@
-"""The `cpu` backend: hand-written kernels (kernels/cpu), float32, for AVX-512, AVX2 or neither, chosen at run time."""
+"""The `cpu` backend: hand-written kernels (kernels/cpu) for AVX-512, AVX2 or neither, chosen at run time.
+
+They take float32, bfloat16 and float16, and compute in float32.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,8 @@ except (ImportError, RuntimeError) as error:
 
 _CPU = torch.device("cpu")
 _F32 = torch.float32
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""Element types as the compiled module numbers them (pft/cpu.h)."""
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -67,10 +72,11 @@ def _over_index(
     keys, dim = matrix
     sizes = (batch, queries, keys, dim, kept)
     threads = torch.get_num_threads()
-    workspace = _workspace(_cpu.sparse_workspace_bytes(sizes, threads))
+    element = _ELEMENTS[left.dtype]
+    workspace = _workspace(_cpu.sparse_workspace_bytes(sizes, threads, element))
     getattr(_cpu, op)(
         _strided(left), None if right is None else _strided(right), index.data_ptr(), index.element_size(),
-        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads,
+        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads, element,
     )  # fmt: skip
     return out
 
@@ -92,7 +98,7 @@ class CpuBackend(Backend):
     """One thread owns a window-head, so results do not depend on the number of threads (torch.get_num_threads())."""
 
     name = "cpu"
-    dtypes = frozenset({torch.float32})
+    dtypes = frozenset(_ELEMENTS)
     devices = frozenset({"cpu"})
     same_bits = True
 
@@ -107,18 +113,18 @@ class CpuBackend(Backend):
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
-        out = empty(index.shape, _F32, _CPU)
+        out = empty(index.shape, q.dtype, _CPU)
         return _over_index("sddmm", q, k, index, k.shape[1:], out)
 
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
-        out = empty((*a.shape[:2], v.shape[2]), _F32, _CPU)
+        out = empty((*a.shape[:2], v.shape[2]), a.dtype, _CPU)
         return _over_index("spmm", a, v, index, v.shape[1:], out)
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
         matrix = (num_keys, x.shape[2])
-        out = empty((a.shape[0], *matrix), _F32, _CPU)
+        out = empty((a.shape[0], *matrix), a.dtype, _CPU)
         return _over_index("spmm_transpose", a, x, index, matrix, out)
 
     def row_reads(self, rows: Tensor, index: Tensor) -> Tensor:
@@ -126,7 +132,7 @@ class CpuBackend(Backend):
 
         No op: the reads of the sparse products and nothing else, which no kernel that takes row after row beats.
         """
-        out = empty((rows.shape[0], rows.shape[2]), _F32, _CPU)
+        out = empty((rows.shape[0], rows.shape[2]), rows.dtype, _CPU)
         return _over_index("row_reads", rows, None, index, rows.shape[1:], out)
 
     def attention_forward(self, layer: Layer) -> AttentionForward:
@@ -139,7 +145,7 @@ class CpuBackend(Backend):
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
                 given, _strided(out), _index(new_index), _address(new_logits), lse.data_ptr(), stages.active(),
-                workspace.data_ptr(), workspace.numel(), threads,
+                workspace.data_ptr(), workspace.numel(), threads, _ELEMENTS[layer.q.dtype],
             )  # fmt: skip
         if seconds is not None:
             stages.split("attention", dict(zip(("logits", "select", "av"), seconds, strict=True)))
@@ -164,6 +170,7 @@ class CpuBackend(Backend):
                 given, _strided(grad_out), _address(grad_logits), _index(kept), _strided(out), _address(lse_),
                 _strided(grad_q), _strided(grad_k), _strided(grad_v), _address(grad_bias),
                 _address(grad_logits_prev), workspace.data_ptr(), workspace.numel(), threads,
+                _ELEMENTS[layer.q.dtype],
             )  # fmt: skip
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
 
@@ -177,11 +184,12 @@ class CpuBackend(Backend):
         sizes = (*x.shape, kernel, first_row, residual.shape[1])
         threads = torch.get_num_threads()
         workspace = _workspace(_cpu.depthwise_workspace_bytes(sizes, threads))
-        out = empty(residual.shape, _F32, _CPU)
-        by_tap = weight.reshape(channels, -1).t().contiguous()
+        out = empty(residual.shape, residual.dtype, _CPU)
+        by_tap = weight.reshape(channels, -1).t().to(_F32).contiguous()
+        bias = None if bias is None else bias.to(_F32)
         _cpu.depthwise_gelu_add(
             _strided(x), by_tap.data_ptr(), _address(bias), _strided(residual), _strided(out), sizes,
-            workspace.data_ptr(), workspace.numel(), threads,
+            workspace.data_ptr(), workspace.numel(), threads, _ELEMENTS[x.dtype],
         )  # fmt: skip
         return out
 

@@ -1,4 +1,4 @@
-"""`pft-bench compare`: is B faster than A? Two backends, two commits, or two recorded runs."""
+"""`pft-bench compare`: is B faster than A? Two backends, two dtypes, two commits, or two recorded runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,22 @@ if at_work(__name__):
 
 STYLES = {"FASTER": "green", "SLOWER": "red", "SAME": "", "UNDECIDED": "yellow"}
 
-LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "threads", "seed", "budget")
+LIVE = (
+    *(
+        "sched",
+        "preset",
+        "scale",
+        "lr",
+        "level",
+        "mode",
+        "device",
+        "dtype",
+        "dtypes",
+        "threads",
+        "seed",
+        "budget",
+    ),
+)
 """Parameters that two recorded runs have no use for."""
 
 
@@ -40,6 +55,10 @@ def compare(
     ] = None,
     backends: Annotated[
         str | None, typer.Option(help="A,B: measure backend B against backend A now. With --baseline: which.")
+    ] = None,
+    dtypes: Annotated[
+        str | None,
+        typer.Option(help="A,B: measure --backends in dtype B against dtype A now, on a CPU: cpu."),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -66,7 +85,7 @@ def compare(
         options.file(help="Write the comparison with its samples as JSON, and again after each case."),
     ] = None,
 ) -> None:
-    """Compare two backends or two commits, interleaved, or two recorded runs.
+    """Compare two backends, two dtypes or two commits, interleaved, or two recorded runs.
 
     Exit code 0: all SAME; 3: some FASTER; 5: some UNDECIDED; 4: some SLOWER; 1: a case has no result; 2: the command
     cannot be carried out. If several apply, the first of 1, 4, 5, 3.
@@ -81,7 +100,11 @@ def compare(
         )
     recorded = a is not None or b is not None
     if recorded and (a is None or b is None or backends is not None or baseline is not None):
-        raise ValueError("compare takes two run folders, or --backends A,B, or --baseline REV")
+        raise ValueError(
+            "compare takes two run folders, or --backends A,B, or --dtypes A,B, or --baseline REV"
+        )
+    if dtypes is not None:
+        options.refuse(context, ("dtype", "baseline"), "has no place beside the two of --dtypes")
     if recorded:
         options.refuse(context, LIVE, "is of measuring now; two recorded runs are compared as they are")
     else:
@@ -102,7 +125,7 @@ def compare(
             "seed": seed,
         }
         with keeping(out, console) as keep:
-            table = _live(given, backends, baseline, margin, budget, console, keep)
+            table = _live(given, backends, dtypes, baseline, margin, budget, console, keep)
     show(table, console)
     if out is not None:
         table.write(out)
@@ -133,6 +156,7 @@ def keeping(out: Path | None, console: Console) -> Iterator[Callable[[VerdictTab
 def _live(
     given: dict[str, Any],
     backends: str | None,
+    dtypes: str | None,
     baseline: str | None,
     margin: float,
     budget_s: float,
@@ -140,18 +164,34 @@ def _live(
     keep: Callable[[VerdictTable], None],
 ) -> VerdictTable:
     from ..harness.cases import Settings
-    from ..harness.compare.live import compare_backends, compare_versions
+    from ..harness.compare.live import compare_backends, compare_dtypes, compare_versions
     from ..harness.compare.remote import Version
     from ..harness.compare.revision import build
 
     respect_quota()
-    names = [name.strip() for name in (backends or "").split(",") if name.strip()]
+    names, kinds = _names(backends), _names(dtypes)
     with console.waiting("starting") as say:
 
         def on_round(title: str, done: int) -> None:
             goal = next(look for look in LOOKS if done < look)
             say(f"{title}: round {done + 1} of {goal}")
 
+        if dtypes is not None:
+            if len(kinds) != 2 or kinds[0] == kinds[1]:
+                raise ValueError(f"--dtypes must be two dtypes, A,B, got {dtypes!r}")
+            if len(names) > 1:
+                raise ValueError(f"--backends must be one name beside --dtypes, got {backends!r}")
+            before, after = (Settings.make(**{**given, "dtype": kind}, backends=names) for kind in kinds)
+            shared = [name for name in before.backends if name in after.backends]
+            return compare_dtypes(
+                before,
+                after,
+                shared[-1],
+                margin=margin,
+                budget_s=budget_s,
+                on_round=on_round,
+                on_table=keep,
+            )
         if baseline is None:
             if len(names) != 2 or names[0] == names[1]:
                 raise ValueError(f"--backends must be two names, A,B, got {backends!r}")
@@ -164,11 +204,11 @@ def _live(
         )  # what cannot be right here ends it before the build
         wanted = names or [name for name in settings.backends if name != "dense"]
         say(f"building {baseline}")
-        before = build(baseline)
+        built = build(baseline)
         with tempfile.TemporaryDirectory(prefix="pft_bench_compare_") as folder:
             return compare_versions(
                 {**given, "backends": wanted},
-                before,
+                built,
                 Version.here(),
                 wanted,
                 Path(folder),
@@ -178,6 +218,11 @@ def _live(
                 on_round=on_round,
                 on_table=keep,
             )
+
+
+def _names(text: str | None) -> list[str]:
+    """The names in "A,B"."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def show(table: VerdictTable, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import __version__
@@ -13,6 +13,13 @@ if at_work(__name__):
     from ..backends import backends, rungs
     from ..common.text import show_bytes
     from ..harness.measure.environment import environment
+    from ..harness.measure.roof import sixteen_bit_gains
+
+
+SIXTEEN_BIT_FLAGS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
+"""Flags of a processor that computes in 16 bits."""
+WORTH = 1.2
+"""From here on a dtype is called faster."""
 
 
 def doctor() -> None:
@@ -25,6 +32,7 @@ def doctor() -> None:
         f"processor: {cpu.get('model', 'unknown')}, {cpu.get('cores_usable') or '?'} cores; GPU: {gpu or 'none'}"
     )
     console.print(_allowed(found))
+    console.print(_sixteen_bits(cpu.get("isa") or ()))
     console.print(_build(found), markup=False)
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
@@ -51,6 +59,16 @@ def _allowed(found: Mapping[str, Any]) -> str:
     if found["flushes_denormals"]:
         limits.append("denormal numbers are off in this process, which the checks do not expect")
     return "; ".join(limits)
+
+
+def _sixteen_bits(isa: Iterable[str]) -> str:
+    """What 16-bit models gain on this processor: measured, for having the instructions does not mean being faster."""
+    gains = sixteen_bit_gains()
+    told = ", ".join(f"{name} {gain:.2f}x" for name, gain in gains.items())
+    own = ", ".join(flag for flag in isa if flag in SIXTEEN_BIT_FLAGS) or "none of its own"
+    faster = [name for name, gain in gains.items() if gain >= WORTH]
+    advice = f"faster: {', '.join(faster)}" if faster else "none is faster here: they save memory, not time"
+    return f"a projection in 16 bits, measured now beside float32: {told} (instructions: {own}); {advice}"
 
 
 def _build(found: Mapping[str, Any]) -> str:

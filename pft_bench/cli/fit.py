@@ -19,7 +19,7 @@ if at_work(__name__):
     from ..harness.cases.memory import FootprintGroup, predicted_process_bytes, warm_process_bytes
     from ..harness.cases.settings import Settings
     from ..harness.record import Status
-    from ..model import PFTConfig, available_bytes, forward_footprint
+    from ..model import Footprint, available_bytes, forward_footprint
     from .sweeping import Limits, measure_groups, run_folder
 
 LARGEST_SIDE = 1 << 15
@@ -35,6 +35,7 @@ def fit(
     shapes: options.Shapes,
     aspect: Annotated[str, typer.Option(metavar="W:H", help="Shape of the largest input.")] = "16:9",
     backend: Annotated[str, typer.Option(help="cpu or dense.")] = "cpu",
+    dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
     measure: Annotated[
         bool, typer.Option("--measure", help="Run --lr (else the input found) in a process of its own.")
@@ -43,7 +44,7 @@ def fit(
     resume: options.Resume = False,
     timeout: options.Timeout = 1800.0,
 ) -> None:
-    """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
+    """Predict the peak memory of a process that upscales one image on a CPU, and the largest image that fits.
 
     --lr is height x width, as everywhere; what is printed is width x height, as pictures are described.
 
@@ -57,6 +58,8 @@ def fit(
     limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
+    if backend == "dense" and dtype != "float32":
+        raise ValueError(f"--dtype must be float32 for backend dense, whose needs in {dtype} are not known")
     if len(sched) != 1:
         raise ValueError(f"--sched must be given once, got {len(sched)} schedules")
     settings = Settings.make(
@@ -64,14 +67,15 @@ def fit(
         **shapes.settings(),
         backends=[backend],
         device="cpu",
+        dtype=dtype,
         threads=threads,
     )
     config = settings.config.with_topk(settings.schedules[0].num_topk)
-    process_bytes = warm_process_bytes()
+    process_bytes, itemsize = warm_process_bytes(), settings.torch_dtype.itemsize
 
     def predict(size_hw: tuple[int, int]) -> int:
         return predicted_process_bytes(
-            config, size_hw, backend, settings.threads, process_bytes=process_bytes
+            config, size_hw, backend, settings.threads, itemsize=itemsize, process_bytes=process_bytes
         )
 
     console = Console()
@@ -80,7 +84,9 @@ def fit(
     if size is None:
         console.print(f"no input fits {limit / 1e9:.2f} GB: one window needs {predict((1, 1)) / 1e9:.2f} GB")
         raise typer.Exit(1)
-    console.print(_table(settings.preset, config, size, backend, settings.threads, predict(size)))
+    found_at = forward_footprint(config, size, backend=backend, threads=settings.threads, itemsize=itemsize)
+    what = f"{settings.preset}, {_size(size)} input (width x height), {backend}, {dtype}"
+    console.print(_table(what, found_at, predict(size)))
     if shapes.lr:
         word = "fits" if predict(size) <= limit else "does not fit"
         console.print(f"{_size(size)} {word} {limit / 1e9:.2f} GB")
@@ -120,14 +126,9 @@ def _size(size_hw: tuple[int, int]) -> str:
     return f"{size_hw[1]}x{size_hw[0]}"
 
 
-def _table(
-    preset: str, config: PFTConfig, size: tuple[int, int], backend: str, threads: int, total: int
-) -> Table:
+def _table(what: str, found: Footprint, total: int) -> Table:
     """What is in memory at the worst moment."""
-    found = forward_footprint(config, size, backend=backend, threads=threads)
-    table = Table(
-        title=f"{preset}, {_size(size)} input (width x height), {backend}: peak at {found.moment}",
-    )
+    table = Table(title=f"{what}: peak at {found.moment}")
     table.add_column("part")
     table.add_column("MB", justify="right")
     table.add_row("process with weights", f"{(total - found.bytes) / 1e6:.0f}")

@@ -13,7 +13,7 @@ from ..backends import require
 from ..common.schedule import parse_schedule
 from ..harness.cases.settings import resolve_device
 from ..harness.problem import parse_dtype
-from ..model import PFT, generated_weights, load, preset, upscale, weights_file
+from ..model import PFT, generated_weights, image_dtype, load, preset, upscale, weights_file
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""
@@ -73,7 +73,7 @@ def restorer(
     whole = tile is None and memory_bytes is None and model.backend not in PREDICTED
 
     def restore(x: Tensor) -> Tensor:
-        x = x.to(parameter.device, parameter.dtype)
+        x = x.to(parameter.device, image_dtype(parameter.dtype))
         if whole:
             y: Tensor = model(x)
             return y

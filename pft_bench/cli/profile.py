@@ -1,7 +1,8 @@
-"""`pft-bench profile`: where the time and the memory of one forward pass go, as a trace."""
+"""`pft-bench profile`: where the time and the memory of one forward pass go, as a table and as a trace."""
 
 from __future__ import annotations
 
+import csv
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..common.drafts import make_folder
+from ..common.drafts import draft, make_folder
 from ..common.terminal import Console, Table
 from . import options
 from .work import at_work
@@ -23,8 +24,10 @@ if at_work(__name__):
     from ..harness.cases.image import image_notes, low_resolution
     from ..harness.cases.model import make_model
     from ..harness.measure.profile import Profile, marked, profiled, write_memory
+    from ..harness.measure.roof import Roof, measure_roof
+    from ..harness.measure.shares import StageShare, stage_shares
     from ..insight.ranges import model_ranges
-    from ..model import PFT
+    from ..model import PFT, image_dtype
     from ..report.words import size
 
 
@@ -35,7 +38,9 @@ def profile(
     chosen: options.ModelRun,
     backend: Annotated[str, typer.Option(help="One backend.")] = "auto",
     machine: options.Machine,
-    out: Annotated[Path, options.folder(help="Folder for trace.json and memory.csv.")] = Path("profile"),
+    out: Annotated[Path, options.folder(help="Folder for trace.json, memory.csv, stages.csv.")] = Path(
+        "profile"
+    ),
     bare: Annotated[
         bool,
         typer.Option("--bare", help="Only the NVTX ranges, no profiler of ours: to run under nsys or ncu."),
@@ -43,7 +48,9 @@ def profile(
 ) -> None:
     """Profile one warm forward pass with a range for each block, layer and stage.
 
-    Writes trace.json (open it in ui.perfetto.dev) and memory.csv, and prints the lines for NVIDIA's profilers.
+    Prints each stage's time and FLOPs, and the share of the machine's peak that it reaches; the peak is the rate of a
+    large matrix product in the same dtype. Writes trace.json (open it in ui.perfetto.dev), memory.csv and stages.csv,
+    and prints the lines for NVIDIA's profilers.
     """
     if bare:
         options.refuse(context, ("out",), "is for what --bare leaves out")
@@ -58,7 +65,7 @@ def profile(
     made = make_model(settings, settings.schedules[0])
     model = PFT.from_config(made.config, backend=backend).to(settings.device, settings.torch_dtype).eval()
     model.load_state_dict(made.state_dict())
-    x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
+    x = low_resolution(settings.lr_hw, settings.image).to(settings.device, image_dtype(settings.torch_dtype))
     console = Console()
     for note in image_notes(settings.image):
         console.print(note)
@@ -71,8 +78,40 @@ def profile(
                 return
             make_folder(out)
             found = profiled(lambda: _whole(model, x), settings.device, out / "trace.json")
+        roof = measure_roof(settings.device, settings.torch_dtype)
+        shares = stage_shares(lambda: model(x), settings.device)
     write_memory(found.memory, out / "memory.csv")
+    _write_shares(shares, roof, out / "stages.csv")
+    console.print(_stages(shares, roof, settings.dtype))
     _print(console, found, out)
+
+
+def _write_shares(shares: Sequence[StageShare], roof: Roof, path: Path) -> None:
+    """The table as CSV, and in its last line the peak."""
+    with draft(path) as made, made.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("stage", "seconds", "flops", "share_of_peak"))
+        for share in shares:
+            reached = f"{share.of_peak(roof.flops_per_s):.4f}" if share.flops else ""
+            writer.writerow((share.name, f"{share.seconds:.6f}", share.flops, reached))
+        writer.writerow((f"peak: {roof.method}", 1, round(roof.flops_per_s), 1))
+
+
+def _stages(shares: Sequence[StageShare], roof: Roof, dtype: str) -> Table:
+    total_s, total = sum(share.seconds for share in shares), sum(share.flops for share in shares)
+    table = Table(title=f"Stages; measured peak {roof.flops_per_s / 1e9:.0f} GFLOP/s in {dtype}")
+    table.add_column("stage")
+    for heading in ("ms", "of the time", "GFLOP", "GFLOP/s", "of the peak"):
+        table.add_column(heading, justify="right")
+    for share in (*shares, StageShare("all", total_s, total)):
+        rate = (
+            f"{share.flops / 1e9:.2f}",
+            f"{share.flops / share.seconds / 1e9:.1f}",
+            f"{share.of_peak(roof.flops_per_s):.0%}",
+        )
+        cells = rate if share.flops else ("", "", "")
+        table.add_row(share.name, f"{share.seconds * 1e3:.1f}", f"{share.seconds / total_s:.0%}", *cells)
+    return table
 
 
 def _whole(model: PFT, x: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from .footprint import Footprint, forward_footprint
 from .infer import infer_config
 from .macs import PUBLISHED_LR, parameter_count, published_macs
 from .notes import noted_settings, settings_note
-from .pft import PFT
+from .pft import PFT, image_dtype
 from .tiles import (
     Seams,
     UpscalePlan,
@@ -34,6 +34,7 @@ __all__ = [
     "fill_with_generated_weights",
     "forward_footprint",
     "generated_weights",
+    "image_dtype",
     "infer_config",
     "load",
     "noted_settings",

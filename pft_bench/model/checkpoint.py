@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .config import PFTConfig
@@ -16,11 +17,16 @@ from .foreign import part_of_several
 from .infer import infer_config, listed
 from .notes import noted_settings
 from .pft import PFT
-from .unwrap import OPTIONAL, CheckpointNote, find_weights
+from .unwrap import DTYPES, OPTIONAL, CheckpointNote, find_weights
 
 
 def load(
-    path: str | os.PathLike[str], backend: str = "auto", *, strict: bool = True, **overrides: Any
+    path: str | os.PathLike[str],
+    backend: str = "auto",
+    *,
+    strict: bool = True,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
 ) -> PFT:
     """Load a PFT checkpoint, published or trained with this package, in evaluation mode on the CPU.
 
@@ -32,6 +38,8 @@ def load(
         backend: kernels of the attention, see `PFT`.
         strict: refuse missing and unknown weights, and values that are not finite. Without it, unknown ones are
             skipped and missing ones keep their initial values.
+        dtype: what the model's weights are, and with them its arithmetic: torch.float32, bfloat16, float16 or float64.
+            A model of 16 bits takes images in float32 too, and then gives one back that is not rounded to 16 bits.
         overrides: constructor keywords that win over what the file says. Weights do not tell num_topk, num_heads
             where all heads share one bias, nor img_range: these come from the header of a file that this package
             trained, else from the published model of the same shape. num_topk may be the text of a focus schedule,
@@ -42,16 +50,20 @@ def load(
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: `dtype` is none of these.
         ValueError: not a PFT checkpoint, or one that does not determine the configuration; the message says what
             is missing and what the file seems to be.
     """
+    if dtype not in DTYPES:
+        known = ", ".join(map(str, DTYPES))
+        raise TypeError(f"dtype must be one of {known}, got {dtype!r}")
     weights = read_weights(path)
     model = PFT.from_config(_configure(path, weights, overrides), backend)
     try:
         _fill(model, weights, strict)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}{part_of_several(Path(path))}") from error
-    return model.eval()
+    return model.to(dtype).eval()
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -23,6 +23,15 @@ from .upsamplers import add_upsampler, reconstruct
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
+def _mean(channels: int) -> tuple[float, ...]:
+    return RGB_MEAN if channels == 3 else (0.0,)
+
+
+def image_dtype(weights: torch.dtype) -> torch.dtype:
+    """In which dtype a model with such weights is best given images: one of 16 bits in float32."""
+    return torch.promote_types(weights, torch.float32)
+
+
 class PatchEmbed(nn.Module):
     """The norm on the tokens of conv_first, where the model has one."""
 
@@ -53,7 +62,7 @@ class PFT(nn.Module):
         self.config = config
         self.backend = backend
         self.register_buffer("relative_position_index_SA", relative_position_index(config.window_size))
-        mean = torch.tensor(RGB_MEAN if config.in_chans == 3 else (0.0,)).view(1, -1, 1, 1)
+        mean = torch.tensor(_mean(config.in_chans)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.conv_first = nn.Conv2d(config.in_chans, config.embed_dim, 3, padding=1)
         self.patch_embed = PatchEmbed(config.norm_layer(config.embed_dim) if config.patch_norm else None)
@@ -106,12 +115,20 @@ class PFT(nn.Module):
         return [layer for block in self.layers for layer in cast(Block, block).residual_group]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore [B, in_chans, h, w] in 0..1 to [B, in_chans, h*scale, w*scale] (scale 1 for upsampler "")."""
+        """Restore [B, in_chans, h, w] in 0..1 to [B, in_chans, h*scale, w*scale] (scale 1 for upsampler "").
+
+        The result has the dtype of `x`: that of the weights, or float32 for weights of 16 bits. Between 0.5 and 1 two
+        neighbours of bfloat16 are a grey level of 256 apart, so that an image of 16 bits costs more than a model of 16.
+        """
         self._check_input(x)
         height, width = x.shape[2:]
-        x = (mirror_pad(x, self.config.window_size) - self.mean) * self.config.img_range
+        mean, given = self.mean, x.dtype
+        wider = given != mean.dtype and not torch.is_autocast_enabled(x.device.type)
+        if wider:
+            mean = x.new_tensor(_mean(self.config.in_chans)).view(1, -1, 1, 1)
+        x = (mirror_pad(x, self.config.window_size) - mean) * self.config.img_range
         with stage("conv"):
-            first = self.conv_first(x)
+            first = self.conv_first(x.to(self.mean.dtype) if wider else x)
         features = self._body(first.permute(0, 2, 3, 1).contiguous())
         with stage("conv"):
             # Plain [B, C, h, w] from here on: oneDNN's channels-last convolutions have twice the rounding error, and
@@ -120,7 +137,9 @@ class PFT(nn.Module):
             features = self.conv_after_body(features) + first
             del first
             x = reconstruct(self, self.config.upsampler, features, x)
-        x = x / self.config.img_range + self.mean
+        if wider:
+            x = x.to(given)
+        x = x / self.config.img_range + mean
         scale = self.config.output_scale
         return crop(x, height * scale, width * scale)
 
@@ -167,8 +186,10 @@ class PFT(nn.Module):
             raise ValueError(f"x must be [B, {channels}, h, w] with h, w >= 1, got {got}")
         if x.device != weight.device:
             raise ValueError(f"x must be on the device of the weights, {weight.device}, got {x.device}")
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x must have the dtype of the weights, {weight.dtype}, got {x.dtype}")
+        allowed = dict.fromkeys((weight.dtype, image_dtype(weight.dtype)))
+        if x.dtype not in allowed and not torch.is_autocast_enabled(x.device.type):
+            words = " or ".join(map(str, allowed))
+            raise ValueError(f"x must have the dtype of the weights, {words}, got {x.dtype}")
 
     def _initialise(self) -> None:
         for module in self.modules():

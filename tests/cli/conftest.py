@@ -37,6 +37,7 @@ def pft_bench_command(
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
+    monkeypatch.setattr(roof, "GAIN_SHAPE", (32, 32, 32))
     if (
         IN_WORKER
     ):  # beside another test a right timer may fail its audit; tests/conftest.py has who tests that alone

@@ -135,7 +135,7 @@ def test_check_finds_a_kernel_without_region_masks(
     ("arguments", "message"),
     [
         (("--backend", "numpy"), "backend must be"),
-        (("--backend", "cpu", "--dtype", "float16"), "--dtype float16"),
+        (("--backend", "cpu", "--dtype", "float64"), "--dtype float64"),
         (("--backend", "cpu", "--dtype", "float17"), "--dtype float17"),
     ],
 )

@@ -245,8 +245,8 @@ WRONG = {
     "mode": (("--mode", "test"), "mode must be one of infer, train, backward"),
     "dtype": (("--dtype", "int8"), "dtype must be"),
     "dtype without a kernel": (
-        ("--dtype", "float16", "--backend", "cpu"),
-        "takes torch.float32, got torch.float16",
+        ("--dtype", "float64", "--backend", "cpu"),
+        "takes torch.bfloat16 or torch.float16 or torch.float32, got torch.float64",
     ),
     "device": (("--device", "tpu"), "device must be cpu, cuda or auto, got 'tpu'"),
     "device by number": (("--device", "cuda:77"), "device must be cpu, cuda or auto, got 'cuda:77'"),

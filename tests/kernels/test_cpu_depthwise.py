@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pft_bench import _cpu
 from pft_bench.backends import Backend, get
 from pft_bench.backends.base import poisoned
+from pft_bench.harness.check.bounds import output_rounding
 from pft_bench.ops import depthwise_gelu_add
 
 CPU, DENSE = get("cpu"), get("dense")
@@ -38,6 +39,7 @@ def operands(batch: int, height: int, width: int, channels: int, kernel: int, *,
 
 
 def check(x, weight, bias, residual, first_row=0):
+    """Within the bound; the last rounding is that of the operands' dtype."""
     in_double = [None if t is None else t.double() for t in (x, weight, bias, residual)]
     with poisoned():
         made = CPU.depthwise_gelu_add(x, weight, bias, residual, first_row)
@@ -55,12 +57,28 @@ def check(x, weight, bias, residual, first_row=0):
         groups=weight.shape[0],
     ).permute(0, 2, 3, 1)[:, first_row : first_row + residual.shape[1]]
     bound = 1.13 * (taps + 8) * EPS * magnitude + 3e-7 + 2 * EPS * (expected.abs() + sizes[3])
+    assert made.dtype == x.dtype
+    if x.dtype != torch.float32:
+        bound = bound + output_rounding(expected, x.dtype)
     assert bool(((made.double() - expected).abs() <= bound).all()), (made.double() - expected).abs().max()
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_shapes(shape):
     check(*operands(*shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_sixteen_bits(shape, dtype):
+    check(*(x.to(dtype) for x in operands(*shape)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_of_views_and_some_rows_without_a_bias(dtype):
+    x, weight, _, residual = (t.to(dtype) for t in operands(2, 20, 21, 24, 7, strided=True))
+    wide = torch.stack((x, x), 3)[:, :, :, 1]  # pixels of two, of which one is asked for
+    check(wide, weight, None, residual[:, 3:17], 3)
 
 
 def test_views_and_no_bias():

@@ -28,7 +28,7 @@ def run_python(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
 def test_every_other_instruction_set_passes_the_same_tests(isa):
     if isa not in _cpu.isas():
         pytest.skip(f"this processor has no {isa}")
-    names = ("test_cpu_sparse.py", "test_cpu_attention.py", "test_cpu_depthwise.py")
+    names = ("test_cpu_sparse.py", "test_cpu_attention.py", "test_cpu_depthwise.py", "test_cpu_elements.py")
     tests = [str(HERE / name) for name in names]
     done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, isa=isa)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -1,4 +1,5 @@
-// Launchers of the CPU kernels: float32, pointers and strides in, a status out.
+// Launchers of the CPU kernels: pointers and strides in, a status out. Elements are float32, bfloat16 or
+// float16, arithmetic is float32 for all of them.
 //
 // Each call splits its work into window-heads (or pieces of an image), each with one owner, so that a result
 // does not depend on the number of threads. Nothing is allocated: the caller hands in
@@ -10,6 +11,10 @@
 #include "pft/tensor.h"
 
 namespace pft::cpu {
+
+// What operands and results hold. Biases, logits of a chain, logsumexp and their gradients are float32
+// always.
+enum class Element : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 // The value is the size of one element in bytes.
 enum class IndexType : int { kInt16 = 2, kInt32 = 4, kInt64 = 8 };
@@ -31,9 +36,10 @@ struct Workspace {
 // What an op over an index works on; the list below says what `left` and `right` are to each.
 struct SparseArgs {
   SparseShape shape;
-  Matrices<const float> left, right;
+  Element element = Element::kFloat32;  // of left, right and out
+  Matrices<const void> left, right;
   ConstIndex index;
-  float* out = nullptr;  // contiguous
+  void* out = nullptr;  // contiguous
 };
 
 // A window-head's matrix of such an op: its name for callers, and its sizes (null: 1).
@@ -64,7 +70,8 @@ constexpr int64_t SparseShape::* kKept = &SparseShape::kept;
 // One progressive-attention layer; see AttentionShape. Null `bias`, `region`, `index`, `logits` mean "none".
 struct AttentionInputs {
   AttentionShape shape;
-  Matrices<const float> q, k, v;
+  Element element = Element::kFloat32;  // of q, k, v, out and their gradients
+  Matrices<const void> q, k, v;
   const float* bias = nullptr;      // [(2 window_size - 1)^2, heads], contiguous
   const uint8_t* region = nullptr;  // [patterns, queries], contiguous
   ConstIndex index;                 // [windows, heads, queries, candidates], null while dense
@@ -73,7 +80,7 @@ struct AttentionInputs {
 
 struct AttentionForwardArgs {
   AttentionInputs in;
-  Matrices<float> out;     // [windows, heads, queries, dim_v]
+  Matrices<void> out;      // [windows, heads, queries, dim_v]
   MutableIndex new_index;  // [windows, heads, queries, topk] where something is selected, else null
   float* new_logits =
       nullptr;           // [windows, heads, queries, min(topk, candidates)], null while the chain stays dense
@@ -84,11 +91,11 @@ struct AttentionForwardArgs {
 
 struct AttentionBackwardArgs {
   AttentionInputs in;
-  Matrices<const float> grad_out, out;
+  Matrices<const void> grad_out, out;
   ConstIndex new_index;
   const float* grad_logits = nullptr;  // shape of new_logits, or null
   const float* lse = nullptr;
-  Matrices<float> grad_q, grad_k, grad_v;
+  Matrices<void> grad_q, grad_k, grad_v;
   float* grad_bias = nullptr;         // [(2 window_size - 1)^2, heads], null without a bias
   float* grad_logits_prev = nullptr;  // shape of logits, null while dense
 };
@@ -102,15 +109,16 @@ struct DepthwiseArgs {
   int64_t batch = 0, height = 0, width = 0, channels = 0;
   int64_t kernel = 0;  // odd, at most kMaxDepthwiseKernel
   int64_t first_row = 0, rows = 0;
-  Matrices<const float> x;
+  Element element = Element::kFloat32;  // of x, residual and out
+  Matrices<const void> x;
   const float* weight = nullptr;  // [kernel, kernel, channels], contiguous
   const float* bias = nullptr;    // [channels], or null
-  Matrices<const float> residual;
-  Matrices<float> out;
+  Matrices<const void> residual;
+  Matrices<void> out;
 };
 
 int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads);
-int64_t sparse_workspace_bytes(const SparseShape& shape, int threads);
+int64_t sparse_workspace_bytes(const SparseShape& shape, Element element, int threads);
 int64_t attention_forward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 int64_t attention_backward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 

@@ -42,6 +42,8 @@ def enlarge(
     pixels that cannot be seen, or hardly, take the colour of the nearest visible one before, so that no hidden colour
     bleeds into the edge.
 
+    `dtype` is the model's; `restore` is given float32 where that has 16 bits.
+
     Raises:
         ValueError: the model's output has another size, or is not finite (an overflow of float16).
     """
@@ -52,7 +54,8 @@ def enlarge(
         x = planes.unsqueeze(1)
     else:
         x = planes.expand(channels, -1, -1).unsqueeze(0)
-    y = restore(x.to(device, dtype).contiguous()).float().cpu()
+    # 16 bits of a float are fewer grey levels than a picture has.
+    y = restore(x.to(device, torch.promote_types(dtype, torch.float32)).contiguous()).float().cpu()
     height, width = (side * scale for side in picture.size_hw)
     if y.shape != (*x.shape[:2], height, width):
         raise ValueError(f"the model must return {[*x.shape[:2], height, width]}, got {list(y.shape)}")

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 import torch
 
-from ...model import PFT, fill_with_generated_weights, forward_footprint, parameter_count, published_macs
+from ...model import (
+    PFT,
+    fill_with_generated_weights,
+    forward_footprint,
+    image_dtype,
+    parameter_count,
+    published_macs,
+)
 from ...model.config import PFTConfig
 from ..check import CheckResult, captured_layers, check_layers
 from ..measure.contender import Contender, Rejection
@@ -26,20 +33,21 @@ def predicted_process_bytes(
     backend: str,
     threads: int,
     *,
+    itemsize: int = 4,
     process_bytes: int | None = None,
 ) -> int:
     """Predict the resident peak of a process that upscales one image: itself, the weights and `forward_footprint`.
+
+    `itemsize` is the size of a weight and of a channel of an activation in bytes.
 
     `process_bytes` is what the process holds without a model, libraries included; None: what this one does.
     """
     if process_bytes is None:
         process_bytes = warm_process_bytes()
-    weights = (
-        4 * parameter_count(config) + 8 * config.window_size**4
-    )  # the published index of bias rows is int64
-    return (
-        process_bytes + weights + forward_footprint(config, size_hw, backend=backend, threads=threads).bytes
-    )
+    # The published index of bias rows is int64.
+    weights = itemsize * parameter_count(config) + 8 * config.window_size**4
+    found = forward_footprint(config, size_hw, backend=backend, threads=threads, itemsize=itemsize)
+    return process_bytes + weights + found.bytes
 
 
 class FootprintGroup(Group):
@@ -101,7 +109,8 @@ class FootprintGroup(Group):
             turn(name, "memory, FLOPs and stages")
             model = PFT.from_config(self.config, name).eval()
             fill_with_generated_weights(model)
-            x = low_resolution(self.settings.lr_hw)
+            model.to(self.settings.torch_dtype)
+            x = low_resolution(self.settings.lr_hw).to(image_dtype(self.settings.torch_dtype))
             outputs = []
             peak = peak_process(lambda: outputs.append(model(x)))
             turn(name, "check")
@@ -117,7 +126,12 @@ class FootprintGroup(Group):
     ) -> Record:
         settings, case = self.settings, self.cases[self.baseline]
         predicted = predicted_process_bytes(
-            self.config, settings.lr_hw, case.backend, settings.threads, process_bytes=process_bytes
+            self.config,
+            settings.lr_hw,
+            case.backend,
+            settings.threads,
+            itemsize=settings.torch_dtype.itemsize,
+            process_bytes=process_bytes,
         )
         wrong = [check for check in checks if not check.passed]
         if wrong:

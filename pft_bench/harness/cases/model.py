@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ...common import stages
 from ...common.schedule import FocusSchedule
-from ...model import PFT, forward_footprint, generated_weights, load, published_macs
+from ...model import PFT, forward_footprint, generated_weights, image_dtype, load, published_macs
 from ..check import ModelOracle, captured_layers, check_layers, check_output
 from ..check.model import relative_error
 from ..check.result import CheckResult, within
@@ -67,7 +67,8 @@ class ModelGroup(Group):
     def contenders(self) -> list[Contender]:
         """The model's forward, or a training step (forward, L1 loss, backward) without the optimiser."""
         settings = self.settings
-        x = low_resolution(settings.lr_hw, settings.image).to(settings.device, settings.torch_dtype)
+        image = low_resolution(settings.lr_hw, settings.image)
+        x = image.to(settings.device, image_dtype(settings.torch_dtype))
         model = make_model(settings, self.schedule)
         scale = model.config.output_scale
         target = functional.interpolate(x, scale_factor=scale, mode="bicubic").clamp(0, 1)
@@ -124,16 +125,19 @@ class ModelGroup(Group):
         )
 
     def predicted_bytes(self, name: str) -> int | None:
-        """The forward pass's footprint, on a CPU in float32."""
+        """The forward pass's footprint, on a CPU; beside float32 that of the `cpu` backend alone is known."""
         settings = self.settings
-        if (settings.mode, settings.device, settings.dtype) != (
-            "infer",
-            "cpu",
-            "float32",
-        ) or name == "reference":
+        if (settings.mode, settings.device) != ("infer", "cpu") or name == "reference":
             return None
-        config = settings.config.with_topk(self.schedule.num_topk)
-        return forward_footprint(config, settings.lr_hw, backend=name, threads=settings.threads).bytes
+        if settings.dtype != "float32" and name != "cpu":
+            return None
+        return forward_footprint(
+            settings.config.with_topk(self.schedule.num_topk),
+            settings.lr_hw,
+            backend=name,
+            threads=settings.threads,
+            itemsize=settings.torch_dtype.itemsize,
+        ).bytes
 
     def stages(self, contender: Contender, samples_s: Sequence[float]) -> dict[str, float]:
         """Seconds by stage of an instrumented run that took as long as the timed ones.

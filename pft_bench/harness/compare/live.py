@@ -27,6 +27,7 @@ OnRound = Callable[[str, int], None]
 OnTable = Callable[[VerdictTable], None]
 """Called with all cases whenever more is known, so that it can be kept: a case without a result yet says so."""
 PENDING = "not measured yet"
+IN_ONE_PROCESS = "interleaved in one process"
 
 
 def _timer(settings: Settings) -> Callable[[], Timer]:
@@ -45,12 +46,37 @@ def _measured(case_id: str, title: str, layout: Layout, design: Design, on_round
         return Row(case_id, title, reason=str(error))
 
 
-def _sides(group: Group, a: str, b: str) -> Callable[[str], Contender]:
+Side = tuple[Group, str]
+"""A group, and which of its contenders."""
+
+
+def _sides(a: Side, b: Side) -> Callable[[str], Contender]:
     def build(side: str) -> Contender:
-        name = b if side == "B" else a
+        group, name = b if side == "B" else a
         return next(contender for contender in group.contenders() if contender.name == name)
 
     return build
+
+
+def _here(
+    settings: Settings,
+    pairs: Sequence[tuple[Side, Side]],
+    empty: VerdictTable,
+    budget_s: float,
+    on_round: OnRound | None,
+    on_table: OnTable | None,
+) -> VerdictTable:
+    """The table `empty` with a row for each pair, interleaved in this process."""
+    design = Design(margin=empty.margin, cases=max(1, len(pairs)), budget_s=budget_s, seed=settings.seed)
+    rows = [Row(group.cases[name].case_id, group.title, reason=PENDING) for _, (group, name) in pairs]
+    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
+        for number, (a, b) in enumerate(pairs):
+            layout = local_layout(_sides(a, b), _timer(settings))
+            row = rows[number]
+            rows[number] = _measured(row.case_id, row.title, layout, design, on_round)
+            if on_table is not None:
+                on_table(replace(empty, rows=with_verdicts(rows)))
+    return replace(empty, rows=with_verdicts(rows))
 
 
 def compare_backends(
@@ -65,19 +91,35 @@ def compare_backends(
 ) -> VerdictTable:
     """Backend B against backend A on every case of the settings, interleaved in this process."""
     groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
-    design = Design(margin=margin, cases=max(1, len(groups)), budget_s=budget_s, seed=settings.seed)
-    rows = [Row(group.cases[b].case_id, group.title, reason=PENDING) for group in groups]
+    return _here(
+        settings,
+        [((group, a), (group, b)) for group in groups],
+        VerdictTable(a, b, IN_ONE_PROCESS, (), margin=margin),
+        budget_s,
+        on_round,
+        on_table,
+    )
 
-    def table() -> VerdictTable:
-        return VerdictTable(a, b, "interleaved in one process", with_verdicts(rows), margin=margin)
 
-    with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
-        for number, group in enumerate(groups):
-            layout = local_layout(_sides(group, a, b), _timer(settings))
-            rows[number] = _measured(rows[number].case_id, group.title, layout, design, on_round)
-            if on_table is not None:
-                on_table(table())
-    return table()
+def compare_dtypes(
+    settings: Settings,
+    other: Settings,
+    backend: str,
+    *,
+    margin: float = MARGIN,
+    budget_s: float = float("inf"),
+    on_round: OnRound | None = None,
+    on_table: OnTable | None = None,
+) -> VerdictTable:
+    """`backend` in the dtype of `other` against that of `settings`, all else equal; each passes its own check."""
+    before, after = (
+        {group.title: group for group in plan_groups(one) if backend in group.cases}
+        for one in (settings, other)
+    )
+    pairs = [((before[title], backend), (after[title], backend)) for title in after if title in before]
+    a, b = (f"{backend} {one.dtype}" for one in (settings, other))
+    empty = VerdictTable(a, b, IN_ONE_PROCESS, (), margin=margin)
+    return _here(settings, pairs, empty, budget_s, on_round, on_table)
 
 
 def compare_versions(

@@ -37,7 +37,7 @@ VARIABLES = (
 """Beginnings of the names of environment variables that can change a result or a time."""
 ISA_FLAGS = (
     *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
-    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "sve2"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16", "asimd", "sve", "sve2"),
 )
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
