@@ -43,7 +43,6 @@ def fit(
     out: Annotated[Path | None, options.folder(help="Folder for the record of --measure.")] = None,
     resume: options.Resume = False,
     timeout: options.Timeout = 1800.0,
-    memory_limit: options.MemoryLimit = None,
 ) -> None:
     """Predict the peak memory of a process that upscales one image on a CPU in float32, and the largest that fits.
 
@@ -53,11 +52,9 @@ def fit(
     or shows that which is there, if nothing that its rows depend on is different now.
     """
     if not measure:
-        options.refuse(
-            context, ("out", "resume", "timeout", "memory_limit"), "belongs to --measure: give it too"
-        )
+        options.refuse(context, ("out", "resume", "timeout"), "belongs to --measure: give it too")
     folder = run_folder(out, resume)
-    limits = Limits.of(context, timeout, memory_limit, isolate=True)
+    limits = Limits.of(context, timeout, None, isolate=True)
     limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
