@@ -17,11 +17,13 @@ from .base import (
     empty_gradients,
     empty_outputs,
     get,
+    lent,
     names,
     poisoned,
     register,
     registered,
     require,
+    unavailable,
 )
 
 __all__ = [
@@ -34,11 +36,13 @@ __all__ = [
     "empty_gradients",
     "empty_outputs",
     "get",
+    "lent",
     "names",
     "poisoned",
     "register",
     "registered",
     "require",
+    "unavailable",
 ]
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
 import typer
 
-from ..backends import backends, get
+from ..backends import backends, get, unavailable
 from ..common.terminal import Console, line
 from ..harness.cases.layer import problem_layer
 from ..harness.cases.settings import resolve_device
 from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+from ..harness.measure.contender import CheckOutcome, rejection_of
+from ..harness.measure.process import unchanged
 from ..harness.problem import Problem
 from ..harness.sweep import load_plugins
 from ..ops.progressive_attention import REGION_PENALTY
@@ -82,7 +88,7 @@ def check(
     device = resolve_device(device)
     wrong = 0
     for name in backend or [row.name for row in backends() if row.available]:
-        reason = get(name).available()
+        reason = unavailable(get(name))
         if reason is not None:
             raise ValueError(f"--backend {name} is not available: {reason}")
         if device not in get(name).devices:
@@ -95,25 +101,55 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results = [
-                CheckResult(f"{result.name} {_describe(problem)}", result.worst, result.detail)
-                for seed in range(seeds)
-                for dim in head_dim
-                for problem in problems(tokens, dim, kind, seed)
-                for result in check_problem(name, problem, device)
-            ]
+            results, lacks = [], []
+            for seed in range(seeds):
+                for dim in head_dim:
+                    for problem in problems(tokens, dim, kind, seed):
+                        made = partial(check_problem, name, problem, device)
+                        results += _attempt(
+                            made, f"{problem.op} {_describe(problem)}", lacks, _describe(problem)
+                        )
             if not get(name).composite:
-                results += check_ties(get(name), getattr(torch, kind), device)
-            wrong += _print(console, name, kind, results, verbose=verbose)
+                made = partial(check_ties, get(name), getattr(torch, kind), device)
+                results += _attempt(made, "attention ties", lacks)
+            wrong += _print(console, name, kind, results, lacks, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
+
+
+def _attempt(
+    make: Callable[[], Sequence[CheckOutcome]], what: str, lacks: list[str], described: str = ""
+) -> list[CheckResult]:
+    """The results of one case, as `run` takes them: what a backend does without goes to `lacks`, an exception is a line
+    of its own, and neither ends the other cases.
+    """
+    try:
+        with unchanged("during its check"):
+            found = list(make())
+    except Exception as error:
+        rejection = rejection_of(error)
+        if rejection.status == "skipped":
+            lacks.append(rejection.reason)
+            return []
+        return [CheckResult(f"{what}: {rejection.status}", math.inf, rejection.reason)]
+    return [
+        CheckResult(f"{result.name} {described}".strip(), result.worst, result.detail)
+        for result in found
+        if isinstance(result, CheckResult)
+    ]
 
 
 def _describe(problem: Problem) -> str:
     return f"{problem.candidates}->{problem.kept} D={problem.head_dim} seed={problem.seed}"
 
 
-def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
+def _print(
+    console: Console, name: str, dtype: str, results: list[CheckResult], lacks: list[str], *, verbose: bool
+) -> int:
+    for reason, count in Counter(lacks).items():
+        console.print(f"{name} {dtype}: skipped, {count} cases: {reason}")
+    if not results:
+        return 0
     bad = failures(results)
     worst = max(results, key=lambda result: result.worst)
     mark = ("FAILED", "bold red") if bad else ("ok", "green")

@@ -17,6 +17,7 @@ from ..harness.compare.live import compare_backends, compare_versions
 from ..harness.compare.remote import Version
 from ..harness.compare.revision import build
 from ..harness.compare.table import Row, VerdictTable
+from ..harness.measure.disturbance import busy_machine
 from ..harness.measure.verdicts import LOOKS, MARGIN, Verdict, exit_code
 from . import options
 
@@ -123,6 +124,9 @@ def _live(
     console: Console,
 ) -> VerdictTable:
     names = [name.strip() for name in (backends or "").split(",") if name.strip()]
+    busy = busy_machine() if given["device"] != "cuda" else None
+    if busy is not None:
+        console.print(busy, style="yellow")
     with console.waiting("starting") as say:
 
         def on_round(title: str, done: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..common.terminal import Console
+from ..harness.record import remember_files
 from ..report import read_folder, write_report
 from . import options
 
@@ -22,5 +23,6 @@ def report(
     for line in found.notes:
         console.print(f"left out: {line}")
     written = write_report(found)
+    remember_files(folder, [path.name for path in written])
     console.print(f"{len(found.records)} records -> {written[0]}")
     console.print(f"beside it: {', '.join(path.name for path in written[1:])}")

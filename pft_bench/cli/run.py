@@ -13,10 +13,12 @@ import typer
 from ..common.terminal import Console, Table, line
 from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
 from ..harness.cases.image import image_notes
+from ..harness.measure.disturbance import busy_machine
 from ..harness.measure.rounds import Plan
 from ..harness.record import (
     ENVIRONMENTS,
     RECORDS,
+    SETTINGS,
     FolderLocked,
     Record,
     RunFolder,
@@ -25,6 +27,7 @@ from ..harness.record import (
     lock_folder,
     merge_shares,
     read_folder,
+    remember_files,
 )
 from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
 from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
@@ -209,6 +212,9 @@ def execute(
             ranks.meet()  # nobody writes before everybody has looked
         elif sweep.shard.name is None:
             merge_shares(folder)
+        busy = busy_machine() if plan.left and settings.device == "cpu" else None
+        if busy is not None:
+            console.print(busy, style="yellow")
         console.print(
             line(
                 (settings.preset, "bold"),
@@ -269,4 +275,5 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
     files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
+    remember_files(folder, [*files, SETTINGS])
     console.print(f"written to {folder}: {', '.join(files)}")

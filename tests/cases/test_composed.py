@@ -47,10 +47,10 @@ def test_a_composition_that_keeps_the_smallest_fails_its_check():
 def test_gradients_pass_their_check_and_wrong_ones_do_not(step, mode):
     made = layer(*step)
     grad_out = output_gradient(made)
-    call = composed.gradients_call(made, grad_out, mode)
+    call = composed.GradientsOfDense(made, grad_out, mode)
     for _ in range(2):  # backward alone goes through the same graph again
         assert all(result.passed for result in composed.check_training(made, call, grad_out))
-    wrong = composed.gradients_call(made, grad_out + 1e-3, mode)
+    wrong = composed.GradientsOfDense(made, grad_out + 1e-3, mode)
     assert not all(result.passed for result in composed.check_training(made, wrong, grad_out))
 
 

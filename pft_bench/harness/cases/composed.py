@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...reference import Layer, relative_position
+from ...reference import Layer, index_dtype, relative_position
 from ..check import oracle
 from ..check.result import CheckResult, within
 from ..check.selection import check_selection
+from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call
-from .gradients import gradient_call
+from .gradients import GradientCall, ones_like_index
 
 SAMPLED, DENSE = "composed-sampled", "composed-dense"
 _FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
@@ -133,19 +134,61 @@ def _prepared(name: str, layer: Layer, *, check: bool) -> Call:
     return lambda: composed.dense(layer.q, layer.k, layer.v, layer.bias, layer.logits)  # type: ignore[arg-type]
 
 
-def gradients_call(layer: Layer, grad_out: Tensor, mode: str) -> Call:
+class GradientsOfDense(GradientCall):
     """Its gradients by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
-    composed = Composition(layer)
-    names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
-    leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
 
-    def forward() -> list[Tensor]:
-        out, _, after = composed.dense(leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"])
-        return [out, after]
+    def __init__(self, layer: Layer, grad_out: Tensor, mode: str) -> None:
+        self.layer, self.grad_out = layer, grad_out
+        composed = Composition(layer)
+        names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
+        leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+        self._positions: Tensor | None = None
 
-    return gradient_call(
-        mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
+        def forward() -> list[Tensor]:
+            out, self._positions, after = composed.dense(
+                leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"]
+            )
+            return [out, after]
+
+        super().__init__(
+            mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
+        )
+
+    def judge(self, output: object) -> list[CheckResult]:
+        """The gradients of the last call against float64, given what its forward pass has kept."""
+        assert self._positions is not None
+        kept = self._positions.sort(-1).values
+        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output)
+
+    def forget(self) -> None:
+        """Let go of the graph and of what was kept."""
+        super().forget()
+        self._positions = None
+
+
+def with_what_it_prepares(name: str, layer: Layer) -> Layer:
+    """The layer with an index (and earlier logits, where they are part of a pattern) of its own, which do not change:
+    what is prepared from them is not timed.
+    """
+    if name in _FRESH or layer.index is None or layer.logits is None:
+        return layer
+    return layer.with_tensors(index=layer.index.clone(), logits=layer.logits.clone())
+
+
+def read_in_call(name: str, layer: Layer) -> dict[str, Tensor]:
+    """The inputs that the timed call reads, and that may change between calls."""
+    prepared = set() if name in _FRESH else {"index", "logits"} if name == SAMPLED else {"index"}
+    return {key: tensor for key, tensor in layer.tensors().items() if key not in prepared}
+
+
+def spot(layer: Layer, output: object) -> list[CheckResult]:
+    """A look at the call's own output."""
+    out, positions, relative = cast(Output, output)
+    order = positions.sort(-1)
+    kept = (
+        order.values.to(index_dtype(layer.keys)) if layer.selects else order.values[..., :0].to(torch.int16)
     )
+    return spot_layer(layer, (out, kept, relative.gather(-1, order.indices), None))
 
 
 def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
@@ -173,7 +216,7 @@ def check_training(layer: Layer, call: Call, grad_out: Tensor) -> Sequence[Check
     """Its forward as above, and its gradients against autograd of the same in float64, relative in norm."""
     tensors = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
     wide = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
-    exact = gradients_call(layer.with_tensors(**wide), grad_out.double(), "train")()
+    exact = GradientsOfDense(layer.with_tensors(**wide), grad_out.double(), "train")()
     results = list(check_inference(layer, inference_call(DENSE, layer)))
     for number, (one, other) in enumerate(zip(call(), exact, strict=True)):  # type: ignore[call-overload]
         error = float((one.double() - other).norm() / other.norm())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..measure.contender import Call, Contender, Rejection, rejection_of
+from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
@@ -83,6 +84,7 @@ class Group(ABC):
                 self.baseline,
                 self.settings.plan,
                 timer=CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device),
+                disturbance=ForeignLoad(),
                 on_progress=on_progress,
                 on_turn=turn,
                 lost=lost,

@@ -79,7 +79,11 @@ class ThreadsGroup(Group):
         alone = _OneThread(made)
         return [
             Contender(
-                name, made.call, partial(self._check, alone, count), prepare=partial(use_threads, count)
+                name,
+                made.call,
+                partial(self._check, alone, count),
+                prepare=partial(use_threads, count),
+                work=made.work,
             )
             for name, count in self.counts.items()
         ]

@@ -1,17 +1,33 @@
-"""What may be timed: only a callable whose own check has passed in this process.
+"""What may be timed: only a callable whose own check has passed in this process, and whose timed results are right.
 
-`verify` is the one way to a `Verified` callable, and the timers take nothing else.
+`verify` is the one way to a `Verified` callable, and the timers take nothing else. A timer calls `Verified.renew`
+before a call and `Verified.returned` after it, both outside of what is timed (docs/method.md, A time belongs to
+outputs that were right).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from torch import Tensor
+
 from ...common.shortage import out_of_memory
+from .guards import active
+from .outcome import Remembered, broken_law, size_bytes
+from .process import ProcessChanged, unchanged
 
 Call = Callable[[], object]
+
+JUDGED = 0.1
+"""Probability with which a sample has one of its calls judged; the last one of a measurement always is."""
+
+HELD_BYTES = 256 << 20
+"""Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
+
+_dice = random.SystemRandom()
 
 
 class CheckOutcome(Protocol):
@@ -33,6 +49,35 @@ class CheckOutcome(Protocol):
 Check = Callable[[Call], Sequence[CheckOutcome]]
 
 
+class Work(Protocol):
+    """What a contender computes on. The harness owns it, and changes it where the kernel cannot see."""
+
+    def renew(self, turn: object) -> object:
+        """Give all inputs values that no call has seen, in place; what to `recall` them by.
+
+        `turn` is the round and the slot: work that is dear to judge gives contenders of a round the same values.
+        """
+
+    def recall(self, drawn: object) -> None:
+        """Bring back the values of an earlier `renew`."""
+
+    def restore(self) -> None:
+        """Bring back the values that the checks use."""
+
+    def steps(self) -> Iterator[str]:
+        """Change one input after the other, each alone; the name of what has changed."""
+
+    def inputs(self) -> Sequence[Tensor]:
+        """All inputs."""
+
+    def judge(self, output: object) -> Sequence[CheckOutcome]:
+        """Hold an output against what the present inputs must give, and the inputs against what they must be."""
+
+
+class WrongResult(Exception):
+    """A timed call returned what is not right, so that none of its times counts."""
+
+
 def _as_it_is() -> None:
     """Most contenders run in the process as they find it."""
 
@@ -44,7 +89,8 @@ class Contender:
     `check` gets the very callable that will be timed. `rotations` are equivalent callables on other buffers
     of the same shapes, for the graph timer (kernels so short that their inputs would stay in the cache).
     `prepare` is called before the check, the warm-up and each sample, outside of what is timed: it brings the process
-    into the state in which this contender runs, such as its number of threads.
+    into the state in which this contender runs, such as its number of threads. Without `work`, the call is timed on the
+    inputs that it was checked on.
     """
 
     name: str
@@ -52,6 +98,7 @@ class Contender:
     check: Check
     rotations: Sequence[Call] = ()
     prepare: Call = _as_it_is
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +125,81 @@ class Verified:
         self.prepare = contender.prepare
         self.rotations = (contender.call, *contender.rotations)
         self.checks = checks
+        self._work = contender.work if active("fresh inputs") else None
+        self._drawn: object = None
+        self._turn: object = None
+        self._chosen: int | None = None
+        self._last = 0
+        self._held: tuple[object, Remembered, object] | None = None
+        self.judged = 0
+        """Results of timed calls that were held against what their inputs must give."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether its inputs change between calls: then calls are timed one by one."""
+        return self._work is not None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a result is held that has not been judged."""
+        return self._held is not None
+
+    def begin(self, turn: object, repeats: int) -> None:
+        """A sample of so many calls begins: the last one's result must still be there; maybe one call is chosen."""
+        self._settle()
+        self._turn, self._last = turn, repeats - 1
+        self._chosen = _dice.randrange(repeats) if _dice.random() < JUDGED or not self.judged else None
+
+    def renew(self) -> None:
+        """New values for the inputs, before a call."""
+        if self._work is not None:
+            self._held = None  # its memory may be had again
+            self._drawn = self._work.renew(self._turn)
+
+    def returned(self, output: object, number: int = -1) -> None:
+        """Call `number` of the sample returned; outside of what is timed."""
+        if self._work is None or number not in (self._chosen, self._last):
+            return
+        law = broken_law(output, self._work.inputs(), ())
+        self._require(not law, law)
+        seen = Remembered(output)
+        if number == self._chosen:
+            self._judge(output, "right after a timed call")
+            self._require(seen.same(), "the result changed after the call had returned it")
+        self._held = output, seen, self._drawn
+
+    def finish(self) -> None:
+        """After the last sample: its last result must still be there, and be right."""
+        self._settle()
+        if self._work is not None and self._held is not None:
+            output, _, drawn = self._held
+            self._work.recall(drawn)
+            self._judge(output, "the last timed call")
+            self._held = None
+
+    def release(self) -> None:
+        """Forget the last result, and give the inputs their first values back."""
+        self._held = None
+        if self._work is not None:
+            self._work.restore()
+
+    def _settle(self) -> None:
+        if self._held is not None:
+            self._require(self._held[1].same(), "the result changed after the call had returned it")
+
+    def _judge(self, output: object, when: str) -> None:
+        assert self._work is not None
+        if not active("results judged"):
+            return
+        wrong = [item for item in self._work.judge(output) if not item.passed]
+        told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
+        self._require(not wrong, f"{when}: {told}")
+        self.judged += 1
+
+    @staticmethod
+    def _require(holds: bool, reason: str) -> None:
+        if not holds:
+            raise WrongResult(reason)
 
 
 @dataclass(frozen=True)
@@ -91,18 +213,27 @@ class Refused:
 
 def rejection_of(error: Exception) -> Rejection:
     """The row's state for an exception: memory exhaustion and a missing op have states of their own."""
+    if isinstance(error, WrongResult | ProcessChanged):
+        return Rejection("failed", str(error))
     if isinstance(error, NotImplementedError):
         return Rejection("skipped", str(error) or "not implemented")
     return Rejection("oom" if out_of_memory(error) else "error", f"{type(error).__name__}: {error}")
 
 
 def verify(contender: Contender) -> Verified | Refused:
-    """Run the contender's check. No outcome at all counts as failed; an exception becomes a reason."""
+    """Run the contender's check, then change its inputs one by one. No outcome at all counts as failed; an exception
+    becomes a reason.
+    """
+    checks: tuple[CheckOutcome, ...] = ()
     try:
         contender.prepare()
-        checks = tuple(contender.check(contender.call))
+        with unchanged("during its check"):
+            checks = tuple(contender.check(contender.call))
+            passed = bool(checks) and all(outcome.passed for outcome in checks)
+            if passed and contender.work is not None and active("fresh inputs"):
+                checks += tuple(_step_by_step(contender.call, contender.work))
     except Exception as error:
-        return Refused(contender.name, (), rejection_of(error))
+        return Refused(contender.name, checks, rejection_of(error))
     if not checks:
         return Refused(contender.name, (), Rejection("failed", "the check returned no result"))
     bad = [outcome for outcome in checks if not outcome.passed]
@@ -110,3 +241,30 @@ def verify(contender: Contender) -> Verified | Refused:
         reason = "; ".join(f"{outcome.name}: {outcome.detail or 'failed'}" for outcome in bad)
         return Refused(contender.name, checks, Rejection("failed", reason))
     return Verified(contender, checks, _PASSED)
+
+
+def _step_by_step(call: Call, work: Work) -> list[CheckOutcome]:
+    """One input after the other changes: what was remembered of the others is right, of this one wrong.
+
+    The results are held, so that memory that is handed out twice shows.
+    """
+    held: list[object] = []
+    found: list[CheckOutcome] = []
+    try:
+        for changed in work.steps():
+            output = call()
+            law = broken_law(output, work.inputs(), held)
+            if law:
+                raise WrongResult(law)
+            wrong = (
+                [item for item in work.judge(output) if not item.passed] if active("results judged") else []
+            )
+            if wrong:
+                told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
+                raise WrongResult(f"wrong after {changed} changed, the other inputs being as before: {told}")
+            held.append(output)
+            if sum(map(size_bytes, held)) > HELD_BYTES:
+                held = held[-2:]
+    finally:
+        work.restore()
+    return found

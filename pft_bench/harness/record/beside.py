@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...common.drafts import draft
 from .parts import RecordError, seal
 
-ENVIRONMENTS, SETTINGS = "environment.json", "settings.json"
+ENVIRONMENTS, SETTINGS, WRITTEN = "environment.json", "settings.json", "files.json"
 """The files' names."""
 
 
@@ -97,3 +97,29 @@ def remember_settings(folder: Path | str, now: Mapping[str, str], *, begin: bool
             _write_whole(folder / SETTINGS, {**now, "seal": seal(now)})
             return dict(now)
     return known[0]
+
+
+def remember_files(folder: Path | str, names: Iterable[str]) -> None:
+    """Add to the list of files that were written to the folder, so that one that is deleted is missed."""
+    folder = Path(folder)
+    with (folder / ".lock-files").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = known_files(folder) or ()
+        listed = sorted({*before, *names})
+        _write_whole(folder / WRITTEN, {"files": listed, "seal": seal({"files": listed})})
+
+
+def known_files(folder: Path | str) -> tuple[str, ...] | None:
+    """The files that were written to the folder, by name; None where nobody wrote them down.
+
+    Raises:
+        RecordError: the list is not the one that its seal was made of.
+    """
+    path = Path(folder) / WRITTEN
+    if not path.is_file():
+        return None
+    found = _object(path, "the list of the files of a run")
+    listed = found.get("files")
+    if not isinstance(listed, list) or found.get("seal") != seal({"files": listed}):
+        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
+    return tuple(map(str, listed))

@@ -19,6 +19,12 @@ from .parts import RecordError
 from .schema import Record
 
 
+def roof_of(environment: Mapping[str, Any]) -> Roof | None:
+    """The roof that was measured in an environment; None where there is none."""
+    found = (environment.get("now") or {}).get("roof")
+    return None if found is None else Roof(**found)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """What a run left in a folder. `environments` maps fingerprints to what was found then."""
@@ -76,8 +82,7 @@ class RunFolder:
 
     def roof(self, record: Record) -> Roof | None:
         """The roof measured at the beginning of the run that made the record."""
-        found = self.environment(record).get("now", {}).get("roof")
-        return None if found is None else Roof(**found)
+        return roof_of(self.environment(record))
 
     def quality_db(self, record: Record) -> float | None:
         """Mean PSNR of the model of a record; None where nobody measured it."""

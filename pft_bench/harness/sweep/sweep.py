@@ -24,6 +24,7 @@ from ..record import (
     known_settings,
     read_folder,
     remember_settings,
+    roof_of,
 )
 from .board import Board, Sight
 from .isolation import Death, Workers, WorkersFailed, run_isolated
@@ -144,10 +145,11 @@ class Sweep:
         new = []
         with RunWriter(self.folder, self.shard.name) as run:
             environment = run.remember(self.describe_machine())
+            roof = roof_of(known_environments(self.folder)[environment])
             for group in plan.left:
                 watcher.start(group)
                 fresh = [
-                    record
+                    record.under(roof)
                     for record in self._run(group, environment, watcher)
                     if record.case_id not in plan.done
                 ]
