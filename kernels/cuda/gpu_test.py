@@ -274,6 +274,7 @@ def launch_works(backend: Any, device: str, works: list[counters.Work]) -> None:
         if work.op == "attention":
             backend.candidates = work.how
             backend.attention_forward(problem_layer(work.problem, device))
+            backend.candidates = "auto"
             continue
         made = work.problem.inputs(device)
         operands = [made[name] for name in ("q", "k", "a", "v") if name in made]

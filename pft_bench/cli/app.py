@@ -169,4 +169,4 @@ def _say_usage(console: Console, error: Any) -> None:
         console.error(message)
         context = getattr(error, "ctx", None)
         if context is not None:
-            console.print(f"{context.command_path} -h lists what there is", style="dim")
+            console.print(f"{context.command_path} -h lists its options", style="dim")

@@ -1,6 +1,6 @@
 """What a container, or any other control group, lets this process use: neither the number of cores nor torch tells.
 
-A quota gives processor time, not cores: whoever runs more threads than it covers is stopped for the rest of each
+A quota gives processor time, not cores: a process with more threads than it covers is stopped for the rest of each
 period. Linux only, cgroup v1 and v2; elsewhere, and where nothing is limited, every answer is None.
 """
 

@@ -1,4 +1,4 @@
-"""Errors that mean that memory did not suffice, whoever raised them."""
+"""Errors that mean that memory did not suffice, from any library."""
 
 from __future__ import annotations
 

@@ -254,10 +254,10 @@ def _launch_everything(backend: object, dtype: torch.dtype, kept: int) -> None:
     run.sddmm(flat, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm(a, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm_transpose(a, flat, index.flatten(0, 1), n)  # type: ignore[attr-defined]
-    run.contenders = "gather"  # type: ignore[attr-defined]
+    run.candidates = "gather"  # type: ignore[attr-defined]
     sparse = Layer(q, k, v, bias, None, index, logits, 1.0, 100.0, kept // 2)
     run.attention_forward(sparse)  # type: ignore[attr-defined]
-    run.contenders = "auto"  # type: ignore[attr-defined]
+    run.candidates = "auto"  # type: ignore[attr-defined]
     for layer_index, layer_logits, topk in ((None, None, n), (None, None, kept), (index, logits, kept // 2)):
         layer = Layer(q, k, v, bias, None, layer_index, layer_logits, 1.0, 100.0, topk)
         out, new_index, new_logits, lse = run.attention_forward(layer)  # type: ignore[attr-defined]

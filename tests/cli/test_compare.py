@@ -55,7 +55,7 @@ def test_forced_comparisons_say_so(call, tmp_path: Path) -> None:  # type: ignor
     ("arguments", "told"),
     [
         (("one",), "two run folders"),
-        (("one", "two"), "run folder holds records.jsonl"),
+        (("one", "two"), "expected a run folder with records.jsonl"),
         (("--backends", "cpu"), "two names"),
         (("--backends", "cpu,cpu"), "two names"),
         (("--backends", "cpu,dense", "--margin", "0"), "--margin must be"),

@@ -114,7 +114,7 @@ def test_a_failed_measurement_keeps_the_quality(
     def fails(self: VariantsGroup) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(VariantsGroup, "candidates", fails)
+    monkeypatch.setattr(VariantsGroup, "contenders", fails)
     out = tmp_path / "out"
     ended = pft_bench_command(
         "evaluate", "--weights", weights, "--data", sets, "--out", out, "--lr", "8x8", "--rounds", 6

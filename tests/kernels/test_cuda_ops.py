@@ -37,7 +37,7 @@ def backend() -> Iterator[Any]:
     found = get("cuda-emu")
     assert found.available() is None
     yield found
-    found.version = found.contenders = "auto"
+    found.version = found.candidates = "auto"
 
 
 def distinct_index(

@@ -71,7 +71,7 @@ class Group(ABC):
         on_turn: OnTurn | None = None,
         lost: Mapping[str, Rejection] | None = None,
     ) -> GroupResult:
-        """Check and time all contenders; afterwards, apart from the timing, count FLOPs, memory and stages.
+        """Check and time all contenders; after the timing, count FLOPs, memory and stages.
 
         Contenders in `lost` are not run; their records carry the reason given there.
         """

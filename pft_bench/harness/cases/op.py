@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +31,10 @@ ROW_READS = "row_reads"
 """The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
 
 CALLED = ("cpu-op", "cpu-op-tensor")
-"""The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check."""
+"""The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check.
+
+With PFT_OP_CALLS=1 in the environment: they time what is around a kernel, not another kernel.
+"""
 
 
 class OpGroup(Group):
@@ -47,7 +51,7 @@ class OpGroup(Group):
         if settings.device == "cpu" and settings.mode == "infer" and settings.dtype == "float32":
             self.names.append(PEERS[op])
             if "cpu" in settings.backends:
-                self.names += [ROW_READS, *CALLED]
+                self.names += [ROW_READS, *(CALLED if os.environ.get("PFT_OP_CALLS") == "1" else ())]
 
     @property
     def cases(self) -> dict[str, Case]:

@@ -76,12 +76,14 @@ def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float)
     """The error of `got` is at most twice that of `peer`, a plain PyTorch computation in the same dtype.
 
     Both as root mean squares; errors below one rounding `u` of the result count as equal. The entries of a row share
-    most of their error, so with only a few rows the yardstick itself is luck: those get ``1 + 4 / rows`` more.
+    most of their error, so with only a few rows the yardstick itself is luck: those get ``1 + 10 / rows`` more. From 9
+    rows on, two computations of equal error then part further in about one of 10,000 comparisons (the quantile
+    of F with as many degrees of freedom on both sides).
     """
     if got.shape != exact.shape:
         return CheckResult(name, math.inf, f"shape {list(got.shape)}, expected {list(exact.shape)}")
     rows = max(1, got.shape[:-1].numel())
-    allowed = 2 * (1 + 4 / rows) * max(rms(peer.double() - exact), u * rms(exact))
+    allowed = 2 * (1 + 10 / rows) * max(rms(peer.double() - exact), u * rms(exact))
     error = rms(got.double() - exact)
     worst = math.inf if math.isnan(error) else error / allowed if allowed else 0.0 if error == 0 else math.inf
     return CheckResult(name, worst, f"rms error {error:.2g}, PyTorch's own {rms(peer.double() - exact):.2g}")
