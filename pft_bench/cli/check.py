@@ -124,7 +124,7 @@ def _attempt(
     of its own, and neither ends the other cases.
     """
     try:
-        with unchanged("during its check"):
+        with unchanged("during its check", first_call=True):
             found = list(make())
     except Exception as error:
         rejection = rejection_of(error)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...reference import Layer, index_dtype, relative_position
+from ...reference import Layer, relative_position
 from ..check import oracle
 from ..check.result import CheckResult, within
 from ..check.selection import check_selection
@@ -154,11 +154,11 @@ class GradientsOfDense(GradientCall):
             mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
         )
 
-    def judge(self, output: object) -> list[CheckResult]:
+    def judge(self, output: object, head: int | None = None) -> list[CheckResult]:
         """The gradients of the last call against float64, given what its forward pass has kept."""
         assert self._positions is not None
         kept = self._positions.sort(-1).values
-        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output)
+        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
 
     def forget(self) -> None:
         """Let go of the graph and of what was kept."""
@@ -181,14 +181,11 @@ def read_in_call(name: str, layer: Layer) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in layer.tensors().items() if key not in prepared}
 
 
-def spot(layer: Layer, output: object) -> list[CheckResult]:
-    """A look at the call's own output."""
+def spot(layer: Layer, output: object, head: int | None = None) -> list[CheckResult]:
+    """A look at the call's own output; what it keeps comes in any order."""
     out, positions, relative = cast(Output, output)
-    order = positions.sort(-1)
-    kept = (
-        order.values.to(index_dtype(layer.keys)) if layer.selects else order.values[..., :0].to(torch.int16)
-    )
-    return spot_layer(layer, (out, kept, relative.gather(-1, order.indices), None))
+    kept = positions if layer.selects else positions[..., :0]
+    return spot_layer(layer, (out, kept, relative, None), head, any_order=True)
 
 
 def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:

@@ -1,37 +1,49 @@
 """Inputs that change under a kernel: in place, between two calls, to values that nobody can have remembered.
 
-New values are a random mixture of two rotations of the first ones along the rows, so they are as cheap as a copy, have
-the same distribution, and need one spare copy of the inputs. The tensors' version counters do not move: what is
-remembered by address and version is wrong as well.
+What a row of queries, keys or values holds changes whole: it becomes a random mixture of two rotations of its first
+values along the rows. What every entry of an index holds (the index, earlier logits, weights) is larger by far, and
+changes at one window-head a call: that one is rotated. The results of a timed call are judged there, so that what was
+remembered of any input is wrong where somebody looks. New values are about as cheap as a copy of the small inputs, have
+the same distribution, and need one spare copy of all. The tensors' version counters do not move.
 """
 
 from __future__ import annotations
 
 import math
-import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..check.result import CheckResult
+from ..measure import entropy
 from ..measure.contender import CheckOutcome
-
-_dice = random.SystemRandom()
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Values of one input: ``first * (rows rotated by shift) + second * (rows rotated by other)``."""
+    """Values of one input: ``first * (rows rotated by shift) + second * (rows rotated by other)``.
 
-    shift: int = 0
+    `shifts` has one rotation for all of it, or one for each window-head.
+    """
+
+    shifts: tuple[int, ...] = (0,)
     other: int = 0
     first: float = 1.0
     second: float = 0.0
+    inner: bool = False
+    """Whether the first and the last row of each window-head stay: two elements then tell nothing."""
 
 
-Draw = dict[str, Drawn]
+@dataclass(frozen=True)
+class Draw:
+    """Values of all inputs, and the window-head (its place among the leading dimensions) that changed in all."""
+
+    values: Mapping[str, Drawn]
+    head: int | None = None
 
 
 class Inputs:
@@ -41,79 +53,136 @@ class Inputs:
         given: name -> tensor; all rows lie along the last dimension but one.
         rotated: names of floating-point inputs that are rotated and not mixed (whole numbers).
         mixed: names of inputs whose entries keep their sign and their rows' sums; others keep their variance.
+        by_entry: names of inputs with a value for each entry of an index: they change at one window-head a call.
     """
 
+    __slots__ = ("_by_entry", "_digests", "_first", "_grid", "_mixed", "_now", "_rotated", "given")
+
     def __init__(
-        self, given: Mapping[str, Tensor], *, rotated: Iterable[str] = (), mixed: Iterable[str] = ("a",)
+        self,
+        given: Mapping[str, Tensor],
+        *,
+        rotated: Iterable[str] = (),
+        mixed: Iterable[str] = (),
+        by_entry: Iterable[str] = ("a", "index", "logits"),
     ) -> None:
         self.given = dict(given)
-        self._rotated, self._mixed = frozenset(rotated), frozenset(mixed)
+        self._rotated, self._mixed, self._by_entry = frozenset(rotated), frozenset(mixed), frozenset(by_entry)
         self._first = {name: tensor.detach().clone() for name, tensor in given.items()}
+        self._digests = {name: _digest(tensor) for name, tensor in self._first.items()}
         self._grid: dict[str, Tensor] = {}
-        self._now: Draw = {name: Drawn() for name in given}
+        self._now = Draw({})
+
+    @property
+    def now(self) -> Draw:
+        """What was drawn last."""
+        return self._now
 
     def renew(self) -> Draw:
         """New values for all of them; what to `recall` them by."""
-        return self.recall({name: self._draw(name) for name in self.given})
+        heads = {math.prod(t.shape[:-2]) for name, t in self.given.items() if name in self._by_entry}
+        head = entropy.below(count) if len(heads) == 1 and (count := heads.pop()) else None
+        return self._apply(Draw({name: self._draw(name, head) for name in self.given}, head))
 
-    def recall(self, drawn: Draw) -> Draw:
-        """The values of an earlier `renew`."""
+    def recall(self, draw: Draw) -> Draw:
+        """The values of an earlier `renew`, whoever has written to the tensors since."""
+        self._now = Draw({})
+        return self._apply(draw)
+
+    def _apply(self, draw: Draw) -> Draw:
+        """What has its values already is left as it is."""
         self._grid = {}
-        for name, values in drawn.items():
-            _write(self.given[name], self._first[name], values)
-        self._now = dict(drawn)
-        return drawn
+        for name, values in draw.values.items():
+            _write(self.given[name], self._first[name], values, self._now.values.get(name))
+        self._now = draw
+        return draw
+
+    def rewrite(self) -> None:
+        """All values as they should be, whoever has written to them."""
+        self.recall(self._now)
 
     def restore(self) -> None:
         """The first values."""
-        self.recall({name: Drawn() for name in self.given})
+        self.recall(Draw({name: Drawn() for name in self.given}))
 
     def steps(self) -> Iterator[str]:
-        """Change one after the other. All values lie on a grid, so that no sum over a tensor tells that it changed."""
+        """Change one after the other. All values lie on a grid, so that no sum over a tensor tells that it changed, and
+        neither do its first and last elements.
+        """
         self._grid = {name: _on_grid(tensor) for name, tensor in self._first.items()}
-        self._now = {}
+        self._now = Draw({})
         for name in self.given:
-            self._move(name, 0)
+            self._move(name, Drawn())
         yield "everything"
         for name, tensor in self._first.items():
-            if tensor.shape[-2] > 1:
-                self._move(name, 1 + _dice.randrange(tensor.shape[-2] - 1))
+            rows = tensor.shape[-2]
+            inner = rows > 3
+            if rows > 1:
+                shift = 1 + entropy.below(rows - 1 - 2 * inner)
+                self._move(name, Drawn((shift,), inner=inner))
                 yield name
 
-    def _move(self, name: str, shift: int) -> None:
-        _write(self.given[name], self._grid[name], Drawn(shift))
-        self._now[name] = Drawn(shift)
+    def _move(self, name: str, drawn: Drawn) -> None:
+        _write(self.given[name], self._grid[name], drawn, None)
+        self._now = Draw({**self._now.values, name: drawn})
 
-    def _draw(self, name: str) -> Drawn:
+    def _draw(self, name: str, head: int | None) -> Drawn:
         tensor = self.given[name]
         rows = max(1, tensor.shape[-2])
-        shift, other = _dice.randrange(rows), _dice.randrange(rows)
+        shift, other = entropy.below(rows), entropy.below(rows)
+        if name in self._by_entry and head is not None:
+            before = self._now.values.get(name, Drawn()).shifts
+            shifts = list(before if len(before) > 1 else before * math.prod(tensor.shape[:-2]))
+            shifts[head] = (shifts[head] + 1 + entropy.below(max(1, rows - 1))) % rows
+            return Drawn(tuple(shifts))
         if not tensor.is_floating_point() or name in self._rotated:
-            return Drawn(shift)
+            return Drawn((shift,))
         if name in self._mixed:
-            part = _dice.uniform(0.2, 0.8)
-            return Drawn(shift, other, part, 1.0 - part)
-        angle = _dice.uniform(0.2, 0.8) * math.pi / 2
-        return Drawn(shift, other, math.cos(angle), math.sin(angle))
+            part = entropy.between(0.2, 0.8)
+            return Drawn((shift,), other, part, 1.0 - part)
+        angle = entropy.between(0.2, 0.8) * math.pi / 2
+        return Drawn((shift,), other, math.cos(angle), math.sin(angle))
 
     def untouched(self) -> CheckResult:
-        """A kernel must not write to what it was given."""
-        changed = [name for name in self.given if not self._is_what_it_was(name)]
+        """A kernel must not write to what it was given, nor to the harness's own copies of it."""
+        return self._held_against([(name, None) for name in self.given])
+
+    def glance(self) -> CheckResult:
+        """The same of one window-head of each input, drawn at random: cheap enough for every sample."""
+        heads = {name: math.prod(tensor.shape[:-2]) for name, tensor in self.given.items()}
+        return self._held_against([(name, entropy.below(n)) for name, n in heads.items() if n])
+
+    def _held_against(self, parts: Iterable[tuple[str, int | None]]) -> CheckResult:
+        changed = []
+        for name, head in parts:
+            if head is None and _digest(self._first[name]) != self._digests[name]:
+                changed.append(f"the harness's copy of {name}")
+            if not self._is_what_it_was(name, head):
+                changed.append(name)
         return CheckResult(
             "inputs untouched",
             math.inf if changed else 0.0,
             ", ".join(changed) and f"{', '.join(changed)} changed",
         )
 
-    def _is_what_it_was(self, name: str) -> bool:
-        given = self.given[name].detach()
+    def _is_what_it_was(self, name: str, head: int | None) -> bool:
+        given, first = self.given[name].detach(), (self._grid or self._first)[name]
+        drawn = self._now.values.get(name, Drawn())
+        if head is not None:
+            given, first = _head(given, head), _head(first, head)
+            drawn = replace(drawn, shifts=drawn.shifts[head % len(drawn.shifts) :][:1])
         wanted = torch.empty_like(given)
-        _write(wanted, (self._grid or self._first)[name], self._now[name])
+        _write(wanted, first, drawn, None)
         if torch.equal(given, wanted) or not given.is_floating_point():
             return bool(torch.equal(given, wanted))
         # Not bit for bit: where a mixture is computed in vectors and where one by one depends on the threads.
         unit = torch.finfo(given.dtype).eps
         return bool(torch.allclose(given, wanted, rtol=2 * unit, atol=2 * unit * _size(wanted)))
+
+
+def _digest(tensor: Tensor) -> int:
+    """Of the harness's own copy, which nobody else has a reason to write to."""
+    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
 
 
 def _size(tensor: Tensor) -> float:
@@ -130,10 +199,35 @@ def _on_grid(tensor: Tensor) -> Tensor:
     )
 
 
-def _write(target: Tensor, source: Tensor, drawn: Drawn) -> None:
-    """In place, through an alias with a version counter of its own."""
+def _head(tensor: Tensor, head: int) -> Tensor:
+    """One window-head, without a copy: `head` counts through the leading dimensions."""
+    places: list[int] = []
+    for size in reversed(tensor.shape[:-2]):
+        head, place = divmod(head, size)
+        places.insert(0, place)
+    return tensor[tuple(places)]
+
+
+def _write(target: Tensor, source: Tensor, drawn: Drawn, before: Drawn | None) -> None:
+    """In place, through an alias with a version counter of its own; what is there already is left as it is."""
+    if drawn == before:
+        return
     into = target.data
-    for shift, factor, adds in ((drawn.shift, drawn.first, False), (drawn.other, drawn.second, True)):
+    if len(drawn.shifts) == 1:
+        return _rotate(into, source, drawn)
+    old = () if before is None or len(before.shifts) != len(drawn.shifts) else before.shifts
+    for head, shift in enumerate(drawn.shifts):
+        if not old or old[head] != shift:
+            _rotate(_head(into, head), _head(source, head), Drawn((shift,)))
+    return None
+
+
+def _rotate(into: Tensor, source: Tensor, drawn: Drawn) -> None:
+    if drawn.inner:
+        for row in (0, -1):
+            into[..., row, :].copy_(source[..., row, :])
+        into, source = into[..., 1:-1, :], source[..., 1:-1, :]
+    for shift, factor, adds in ((drawn.shifts[0], drawn.first, False), (drawn.other, drawn.second, True)):
         rows = into.shape[-2]
         for here, there in (
             (slice(shift, rows), slice(0, rows - shift)),
@@ -150,10 +244,14 @@ def _write(target: Tensor, source: Tensor, drawn: Drawn) -> None:
                 torch.mul(taken, factor, out=part)
 
 
-Judge = Callable[[object], Sequence[CheckOutcome]]
+DRAWS_REMEMBERED = 64
+"""Draws of shared values that are kept: more than a round has slots, or calls of a tiny model in a sample."""
+
+Judge = Callable[[object, int | None], Sequence[CheckOutcome]]
+"""A result, and the window-head to look at (None: any) -> what holds of it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ChangingWork:
     """The work of a contender whose inputs change before each call (`measure.contender.Work`).
 
@@ -165,6 +263,11 @@ class ChangingWork:
     judge_output: Judge
     after: Callable[[], object] = lambda: None
     at_rest: Callable[[], object] = lambda: None
+    dear: ClassVar[bool] = False
+
+    def begin(self) -> None:
+        """What others have written to the inputs goes before a sample begins."""
+        self.changing.rewrite()
 
     def renew(self, turn: object) -> object:
         """New values for all inputs."""
@@ -174,7 +277,7 @@ class ChangingWork:
 
     def recall(self, drawn: object) -> None:
         """Those of an earlier call."""
-        assert isinstance(drawn, dict)
+        assert isinstance(drawn, Draw)
         self.changing.recall(drawn)
 
     def restore(self) -> None:
@@ -192,22 +295,33 @@ class ChangingWork:
         """All that the kernel is given."""
         return list(self.changing.given.values())
 
+    def state(self) -> object:
+        """What only the harness changes, by identity."""
+        return id(self.changing), id(self.changing.now), id(self.judge_output), id(self.after)
+
+    def glance(self) -> Sequence[CheckOutcome]:
+        """A part of the inputs, after a sample."""
+        return [self.changing.glance()]
+
     def judge(self, output: object) -> Sequence[CheckOutcome]:
         """The inputs first: what is computed from them says nothing if they are not what they were."""
         untouched = self.changing.untouched()
-        return [untouched] if not untouched.passed else [untouched, *self.judge_output(output)]
+        if not untouched.passed:
+            return [untouched]
+        return [untouched, *self.judge_output(output, self.changing.now.head)]
 
 
-@dataclass
+@dataclass(slots=True)
 class SharedWork(ChangingWork):
     """Work that is dear to judge: contenders of one round get the same values, for which one reference is enough."""
 
     shared: dict[object, Draw] = field(default_factory=dict)
+    dear: ClassVar[bool] = True
 
     def renew(self, turn: object) -> object:
-        """New values for each round and slot, the same for all contenders."""
+        """New values for each call of each round and slot, the same for all contenders."""
         if turn not in self.shared:
-            if len(self.shared) > ROUNDS_REMEMBERED:
+            if len(self.shared) > DRAWS_REMEMBERED:
                 self.shared.pop(next(iter(self.shared)))
             self.shared[turn] = self.changing.renew()
         else:
@@ -220,4 +334,3 @@ class SharedWork(ChangingWork):
         return iter(())
 
 
-ROUNDS_REMEMBERED = 8

@@ -84,7 +84,7 @@ class LayerGroup(Group):
             name,
             partial(backend.attention_forward, layer),
             lambda _: check_layer(backend, layer),
-            work=ChangingWork(changing, lambda output: spot_layer(layer, output)),
+            work=ChangingWork(changing, lambda output, head: spot_layer(layer, output, head)),
         )
 
     def _gradients(self, name: str, layer: Layer, changing: Inputs) -> Contender:
@@ -117,7 +117,7 @@ class LayerGroup(Group):
             lambda c: composed.check_inference(own, c),
             work=ChangingWork(
                 Inputs(composed.read_in_call(name, own), mixed=["logits"]),
-                lambda output: composed.spot(own, output),
+                lambda output, head: composed.spot(own, output, head),
             ),
         )
 
@@ -177,10 +177,10 @@ class LayerGradients(GradientCall):
             mode, forward, list(leaf.values()), lambda made: [grad_out, *map(torch.ones_like, made[1:])]
         )
 
-    def judge(self, output: object) -> list[CheckResult]:
+    def judge(self, output: object, head: int | None = None) -> list[CheckResult]:
         """The gradients of the last call against float64, given what its forward pass has kept."""
         kept = self._chosen if self.layer.selects else self.layer.index
-        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output)
+        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
 
     def forget(self) -> None:
         """Let go of the graph and of what was kept."""

@@ -93,7 +93,7 @@ class OpGroup(Group):
             name,
             partial(getattr(backend, op), *changing.given.values()),
             lambda _: check_product(backend, op, changing.given),
-            work=ChangingWork(changing, lambda output: spot_product(op, changing.given, output)),
+            work=ChangingWork(changing, lambda output, head: spot_product(op, changing.given, output, head)),
         )
 
     def _gradients(self, name: str, changing: Inputs) -> Contender:
@@ -107,7 +107,7 @@ class OpGroup(Group):
             lambda _: check_product(backend, op, inputs, train=True),
             work=ChangingWork(
                 changing,
-                lambda output: spot_product_gradients(op, inputs, grad, output),
+                lambda output, head: spot_product_gradients(op, inputs, grad, output, head),
                 after=call.renew,
                 at_rest=call.forget,
             ),
@@ -168,8 +168,8 @@ def _peer(name: str, op: str, inputs: dict[str, Tensor], call: Call, read: Read)
     names = tuple(inputs)[:2]
     changing = Inputs(dict(zip(names, (left, right), strict=True)))
 
-    def judge(output: object) -> Sequence[CheckResult]:
-        return spot_product(op, {**changing.given, "index": index}, read(output))
+    def judge(output: object, head: int | None = None) -> Sequence[CheckResult]:
+        return spot_product(op, {**changing.given, "index": index}, read(output), head)
 
     return Contender(
         name, call, _peer_check(op, left, right, index, read), work=ChangingWork(changing, judge)
@@ -231,7 +231,7 @@ def _row_reads(rows: Tensor, index: Tensor) -> Contender:
     changing = Inputs({"rows": (4 * rows).round().clamp(-8, 8), "index": index.clone()}, rotated=["rows"])
     rows, index = changing.given.values()
 
-    def judge(output: object) -> Sequence[CheckResult]:
+    def judge(output: object, _: int | None = None) -> Sequence[CheckResult]:
         entries = index.flatten(1).long()
         times = torch.zeros(rows.shape[:2], dtype=torch.float64)
         times.scatter_add_(1, entries, torch.ones_like(entries, dtype=torch.float64))

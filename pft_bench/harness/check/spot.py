@@ -6,13 +6,14 @@ For results of timed calls: cheap enough to be made between them, and nobody kno
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ...reference import Layer, accumulation_dtype, index_dtype
+from ..measure import entropy
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding
 from .operator import check_shapes, exact_product
@@ -22,11 +23,13 @@ from .selection import check_selection
 ROWS = 48
 """Rows of a product, and queries of a layer's window, that one look holds against float64."""
 
-_dice = random.SystemRandom()
+def _rows(count: int, most: int = ROWS) -> Tensor:
+    return torch.tensor(entropy.some(count, most))
 
 
-def _rows(count: int) -> Tensor:
-    return torch.tensor(sorted(_dice.sample(range(count), min(count, ROWS))))
+def _place(head: int | None, heads: int) -> int:
+    """The given window-head, or any."""
+    return entropy.below(heads) if head is None else head
 
 
 def _shape(
@@ -53,15 +56,18 @@ def _stop(results: Sequence[CheckResult]) -> bool:
     return any(not result.passed for result in results)
 
 
-def spot_product(op: str, given: Mapping[str, Tensor], got: object) -> list[CheckResult]:
-    """Random rows of `sddmm` (q, k, index) or `spmm` (a, v, index)."""
+def spot_product(
+    op: str, given: Mapping[str, Tensor], got: object, head: int | None = None
+) -> list[CheckResult]:
+    """Random rows of `sddmm` (q, k, index) or `spmm` (a, v, index): some of all, and some of one window-head."""
     left, right, index = given.values()
     batch, queries, kept = index.shape
     width = kept if op == "sddmm" else right.shape[-1]
     results = [_shape(f"{op} result", got, (batch, queries, width), left)]
     if _stop(results) or not isinstance(got, Tensor) or not got.numel():
         return results
-    flat = _rows(batch * queries)
+    anywhere, here = _rows(batch * queries, ROWS // 2), _rows(queries, ROWS // 2)
+    flat = torch.cat([anywhere, here + _place(head, batch) * queries])
     b, n = (flat // queries).to(left.device), (flat % queries).to(left.device)
     found = got.detach()[b, n]
     u = arithmetic_roundoff(left.dtype)
@@ -77,9 +83,9 @@ def spot_product(op: str, given: Mapping[str, Tensor], got: object) -> list[Chec
 
 
 def spot_product_gradients(
-    op: str, given: Mapping[str, Tensor], grad: Tensor, got: object
+    op: str, given: Mapping[str, Tensor], grad: Tensor, got: object, head: int | None = None
 ) -> list[CheckResult]:
-    """The gradients of both factors at a random window-head."""
+    """The gradients of both factors at one window-head."""
     left, right, index = given.values()
     parts = got if isinstance(got, tuple | list) else ()
     if len(parts) != 2:
@@ -90,7 +96,7 @@ def spot_product_gradients(
     ]
     if _stop(results):
         return results
-    b = slice(at := _dice.randrange(index.shape[0]), at + 1)
+    b = slice(at := _place(head, index.shape[0]), at + 1)
     if op == "sddmm":
         exact = [
             exact_product("spmm", grad[b], right[b], index[b]),
@@ -105,17 +111,21 @@ def spot_product_gradients(
     return results + [within(name, part[b], *e) for name, part, e in zip(names, parts, exact, strict=True)]
 
 
-def spot_layer(layer: Layer, outputs: object) -> list[CheckResult]:
-    """Random queries of a random window: selection, output, handed-on logits, logsumexp (None: not asked for)."""
+def spot_layer(
+    layer: Layer, outputs: object, head: int | None = None, *, any_order: bool = False
+) -> list[CheckResult]:
+    """Random queries of the window of one window-head and of another: selection, output, handed-on logits, logsumexp
+    (None: not asked for). In `any_order` may be what is kept by compositions of public operators.
+    """
     parts = outputs if isinstance(outputs, tuple | list) else ()
     if len(parts) != 4:
         return [CheckResult("attention result", math.inf, f"got {len(parts)} tensors, expected 4")]
     out, new_index, new_logits, lse = parts
-    device = layer.q.device
     shapes = [_shape("attention out", out, (*layer.rows, layer.v.shape[-1]), layer.v)]
     wide = accumulation_dtype(layer.q.dtype)
+    kind = torch.int64 if any_order else index_dtype(layer.keys)
     shapes.append(
-        _shape("attention index", new_index, (*layer.rows, layer.kept), layer.q, index_dtype(layer.keys))
+        _shape("attention index", new_index, (*layer.rows, layer.kept), layer.q, kind)
     )
     shapes.append(_shape("attention logits", new_logits, (*layer.rows, layer.handed_on), layer.q, wide))
     if lse is not None:
@@ -123,23 +133,35 @@ def spot_layer(layer: Layer, outputs: object) -> list[CheckResult]:
         shapes += [] if _stop(shapes) else check_shapes(layer, out, new_index, new_logits, lse)
     if _stop(shapes) or not out.numel():
         return shapes
-    queries = _rows(layer.rows[2]).to(device)
-    at = _dice.randrange(layer.q.shape[0])
-    part = _queries(layer, at, queries)
-    w = slice(at, at + 1)
-    kept = new_index[w][:, :, queries] if layer.selects else part.index
-    results = list(shapes)
-    if layer.selects:
-        results += check_selection(part, kept, queries)
+    windows, heads = layer.rows[:2]
+    first = _place(head, windows * heads) // heads
+    for at in (first, (first + 1 + entropy.below(max(1, windows - 1))) % windows):
+        results = shapes + _spot_window(layer, outputs, at, any_order=any_order)
         if _stop(results):
-            return results
+            break
+    return results
+
+
+def _spot_window(layer: Layer, outputs: object, at: int, *, any_order: bool) -> list[CheckResult]:
+    out, new_index, new_logits, lse = cast(tuple[Tensor, Tensor, Tensor, Tensor | None], outputs)
+    queries = _rows(layer.rows[2], ROWS // 2).to(layer.q.device)
+    part, w = _queries(layer, at, queries), slice(at, at + 1)
+    kept, relative = part.index, new_logits[w][:, :, queries]
+    if layer.selects:
+        kept = new_index[w][:, :, queries]
+        if any_order:
+            kept, order = kept.sort(-1)
+            relative = relative.gather(-1, order)
+    results = check_selection(part, kept, queries) if layer.selects and kept is not None else []
+    if _stop(results):
+        return results
     exact = oracle.forward(part, kept, queries)
     results.append(within("attention out", out[w][:, :, queries], exact.out.value, exact.out.bound))
     if lse is not None:
         results.append(within("attention logsumexp", lse[w][:, :, queries], exact.lse.value, exact.lse.bound))
     if kept is not None:
         handed = (item.gather(-1, kept.long()) for item in (exact.relative.value, exact.relative.bound))
-        results.append(within("attention logits", new_logits[w][:, :, queries], *handed))
+        results.append(within("attention logits", relative, *handed))
     return results
 
 
@@ -157,9 +179,14 @@ BIAS_WINDOWS = 4
 
 
 def spot_gradients(
-    layer: Layer, kept: Tensor | None, grad_out: Tensor, grad_logits: Tensor | None, got: object
+    layer: Layer,
+    kept: Tensor | None,
+    grad_out: Tensor,
+    grad_logits: Tensor | None,
+    got: object,
+    place: int | None = None,
 ) -> list[CheckResult]:
-    """All gradients at a random window-head; `kept` is the kernel's own selection, None where all keys are kept.
+    """All gradients at one window-head, `place`; `kept` is the kernel's own selection, None where all keys are kept.
 
     `got` are the gradients of q, k, v and, where there are, bias and logits, in this order.
     """
@@ -174,7 +201,7 @@ def spot_gradients(
     if _stop(results):
         return results
     grads = dict(zip(names, parts, strict=True))
-    at, head = _dice.randrange(layer.q.shape[0]), _dice.randrange(layer.q.shape[1])
+    at, head = divmod(_place(place, math.prod(layer.q.shape[:2])), layer.q.shape[1])
     every = layer.bias is not None and layer.q.shape[0] <= BIAS_WINDOWS
     exact = {}
     for i in range(layer.q.shape[0]) if every else (at,):

@@ -1,33 +1,37 @@
 """What may be timed: only a callable whose own check has passed in this process, and whose timed results are right.
 
-`verify` is the one way to a `Verified` callable, and the timers take nothing else. A timer calls `Verified.renew`
-before a call and `Verified.returned` after it, both outside of what is timed (docs/method.md, A time belongs to
-outputs that were right).
+`verify` is the one way to a `Verified` callable, and the timers take nothing else. Every timed
+sample is taken inside of `Verified.sample`; a timer calls `Verified.renew` before a call and `Verified.returned` after
+it, both outside of what is timed (docs/method.md, A time belongs to outputs that were right).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from ...common.shortage import out_of_memory
+from . import entropy
 from .guards import active
-from .outcome import Remembered, broken_law, size_bytes
+from .outcome import Remembered, broken_law, size_bytes, spoiled
 from .process import ProcessChanged, unchanged
 
 Call = Callable[[], object]
 
 JUDGED = 0.1
-"""Probability with which a sample has one of its calls judged; the last one of a measurement always is."""
+"""Probability with which a sample has one of its calls judged. One of the first sample is, and the last of all."""
+
+JUDGED_DEAR = 0.05
+"""The same where a reference costs as much as a call of the baseline."""
 
 HELD_BYTES = 256 << 20
 """Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
 
-_dice = random.SystemRandom()
+CHANGED = "the result changed after the call had returned it"
 
 
 class CheckOutcome(Protocol):
@@ -52,10 +56,17 @@ Check = Callable[[Call], Sequence[CheckOutcome]]
 class Work(Protocol):
     """What a contender computes on. The harness owns it, and changes it where the kernel cannot see."""
 
+    dear: bool
+    """Whether a call costs so much that none is made but those that are timed."""
+
+    def begin(self) -> None:
+        """A sample begins: inputs that others have written to are put right."""
+
     def renew(self, turn: object) -> object:
         """Give all inputs values that no call has seen, in place; what to `recall` them by.
 
-        `turn` is the round and the slot: work that is dear to judge gives contenders of a round the same values.
+        `turn` is the round, the slot and the call: work that is dear to judge gives contenders of a round the same
+        values.
         """
 
     def recall(self, drawn: object) -> None:
@@ -69,6 +80,12 @@ class Work(Protocol):
 
     def inputs(self) -> Sequence[Tensor]:
         """All inputs."""
+
+    def state(self) -> object:
+        """What nobody but the harness changes, by identity."""
+
+    def glance(self) -> Sequence[CheckOutcome]:
+        """Hold a part of the inputs, drawn at random, against what they must be."""
 
     def judge(self, output: object) -> Sequence[CheckOutcome]:
         """Hold an output against what the present inputs must give, and the inputs against what they must be."""
@@ -115,7 +132,25 @@ _PASSED = object()
 
 
 class Verified:
-    """A contender that passed its checks. Not to be built by hand: `verify` does."""
+    """A contender that passed its checks. Not to be built by hand: `verify` does.
+
+    It has slots, so that no method of it can be hidden by an attribute.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_drawn",
+        "_held",
+        "_repeats",
+        "_turn",
+        "_work",
+        "call",
+        "checks",
+        "judged",
+        "name",
+        "prepare",
+        "rotations",
+    )
 
     def __init__(self, contender: Contender, checks: tuple[CheckOutcome, ...], token: object) -> None:
         if token is not _PASSED:
@@ -128,8 +163,7 @@ class Verified:
         self._work = contender.work if active("fresh inputs") else None
         self._drawn: object = None
         self._turn: object = None
-        self._chosen: int | None = None
-        self._last = 0
+        self._repeats = 0
         self._held: tuple[object, Remembered, object] | None = None
         self.judged = 0
         """Results of timed calls that were held against what their inputs must give."""
@@ -139,43 +173,94 @@ class Verified:
         """Whether its inputs change between calls: then calls are timed one by one."""
         return self._work is not None
 
-    @property
-    def pending(self) -> bool:
-        """Whether a result is held that has not been judged."""
-        return self._held is not None
+    def state(self) -> object:
+        """What nobody but the harness changes, by identity: a call that reached for it shows."""
+        return (
+            *map(id, (self.call, self.prepare, self._work, self._held, self._drawn)),
+            self._turn,
+            self._repeats,
+            self.judged,
+            None if self._work is None else self._work.state(),
+        )
 
-    def begin(self, turn: object, repeats: int) -> None:
-        """A sample of so many calls begins: the last one's result must still be there; maybe one call is chosen."""
+    @contextmanager
+    def sample(self, turn: object, repeats: int) -> Iterator[None]:
+        """One timed sample of so many calls: the last result must still be what it was, and the process stay as it is.
+
+        Raises:
+            WrongResult: the result of the sample before has changed.
+            ProcessChanged: the process has.
+        """
         self._settle()
-        self._turn, self._last = turn, repeats - 1
-        self._chosen = _dice.randrange(repeats) if _dice.random() < JUDGED or not self.judged else None
+        self._turn, self._repeats = turn, repeats
+        if self._work is not None:
+            self._work.begin()
+        with unchanged("during a timed sample"):
+            yield
+        self._repeats = 0
 
-    def renew(self) -> None:
-        """New values for the inputs, before a call."""
+    def renew(self, number: int = -1) -> None:
+        """New values for the inputs, before call `number` of a sample (-1: one that is not timed)."""
         if self._work is not None:
             self._held = None  # its memory may be had again
-            self._drawn = self._work.renew(self._turn)
+            self._drawn = self._work.renew((self._turn, number))
 
-    def returned(self, output: object, number: int = -1) -> None:
-        """Call `number` of the sample returned; outside of what is timed."""
-        if self._work is None or number not in (self._chosen, self._last):
+    def returned(self, output: object, number: int, before: object) -> None:
+        """Call `number` of the sample returned, `before` it the `state` was that; outside of what is timed.
+
+        Only now is it drawn whether the result is judged: nothing tells the call beforehand.
+        """
+        if self._work is None:
+            return
+        if active("harness state"):
+            self._require(
+                self.state() == before,
+                "the call reached into the harness: its state is not what it was before",
+            )
+        if not self._repeats:
+            return  # a warm-up
+        left = self._repeats - number
+        often = JUDGED_DEAR if self._work.dear else JUDGED
+        judge = entropy.chance(often / self._repeats if self.judged else 1 / left)
+        if not judge and left > 1:
             return
         law = broken_law(output, self._work.inputs(), ())
         self._require(not law, law)
         seen = Remembered(output)
-        if number == self._chosen:
+        if judge:
             self._judge(output, "right after a timed call")
-            self._require(seen.same(), "the result changed after the call had returned it")
+            self._require(seen.same(), CHANGED)
+        if left > 1:
+            self._call_again(output, seen)
+            return
+        self._hold(self._work.glance(), "after a timed sample")
         self._held = output, seen, self._drawn
 
+    def _call_again(self, output: object, seen: Remembered) -> None:
+        """One more call, not timed, while somebody still holds the result."""
+        assert self._work is not None
+        if self._work.dear:
+            return
+        self._work.renew((self._turn, -1))
+        law = broken_law(self.call(), self._work.inputs(), [output])
+        self._require(not law, law)
+        self._require(seen.same(), CHANGED)
+
     def finish(self) -> None:
-        """After the last sample: its last result must still be there, and be right."""
+        """After the last sample: its last result must still be there, and be right, and a wrong one must fail."""
         self._settle()
-        if self._work is not None and self._held is not None:
-            output, _, drawn = self._held
-            self._work.recall(drawn)
-            self._judge(output, "the last timed call")
-            self._held = None
+        if self._work is None:
+            return
+        self._require(self._held is not None, "no result of a timed call was held")
+        assert self._held is not None
+        output, seen, drawn = self._held
+        self._work.recall(drawn)
+        self._judge(output, "the last timed call")
+        if active("results judged") and active("judge tried"):
+            passed = all(item.passed for item in self._work.judge(spoiled(output)))
+            self._require(not passed, "a result that was spoiled on purpose passes: something replaced what judges it")
+        self._held = None
+        self._call_again(output, seen)
 
     def release(self) -> None:
         """Forget the last result, and give the inputs their first values back."""
@@ -185,16 +270,18 @@ class Verified:
 
     def _settle(self) -> None:
         if self._held is not None:
-            self._require(self._held[1].same(), "the result changed after the call had returned it")
+            self._require(self._held[1].same(), CHANGED)
 
     def _judge(self, output: object, when: str) -> None:
         assert self._work is not None
-        if not active("results judged"):
-            return
-        wrong = [item for item in self._work.judge(output) if not item.passed]
+        if active("results judged"):
+            self._hold(self._work.judge(output), when)
+            self.judged += 1
+
+    def _hold(self, found: Sequence[CheckOutcome], when: str) -> None:
+        wrong = [item for item in found if not item.passed]
         told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
         self._require(not wrong, f"{when}: {told}")
-        self.judged += 1
 
     @staticmethod
     def _require(holds: bool, reason: str) -> None:
@@ -227,7 +314,7 @@ def verify(contender: Contender) -> Verified | Refused:
     checks: tuple[CheckOutcome, ...] = ()
     try:
         contender.prepare()
-        with unchanged("during its check"):
+        with unchanged("during its check", first_call=True):
             checks = tuple(contender.check(contender.call))
             passed = bool(checks) and all(outcome.passed for outcome in checks)
             if passed and contender.work is not None and active("fresh inputs"):

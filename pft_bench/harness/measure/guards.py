@@ -12,6 +12,8 @@ GUARDS = {
     "result kind": "a result is a torch.Tensor and nothing that is derived from it",
     "result memory": "a result has memory of its own",
     "result stays": "a result does not change after the call",
+    "harness state": "the harness's own objects are the same before and after a call",
+    "judge tried": "a result that was spoiled on purpose is found wrong",
     "process state": "flags, variables and processors of the process are restored and compared",
     "functions": "functions of the harness, of torch and of the clock are put back",
     "threads": "no Python thread outlives a call",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from . import entropy
 from .guards import active
 
 LOOKED_AT = 256
@@ -59,6 +60,8 @@ def broken_law(output: object, inputs: Sequence[Tensor], held: Sequence[object])
             return f"the result must be of type torch.Tensor exactly, got {type(part).__module__}.{type(part).__name__}"
         if active("result kind") and any(callable(value) for value in vars(part).values()):
             return "the result carries methods of its own, which could compute when it is read"
+        if active("result kind") and isinstance(part, Tensor) and (part.is_neg() or part.is_conj()):
+            return "the result is a view that negates when it is read, expected values"
     tensors = [part for part in parts if isinstance(part, Tensor)]
     earlier = [part for item in held for part in tensors_of(item) if isinstance(part, Tensor)]
     for tensor in tensors if active("result memory") else ():
@@ -76,6 +79,17 @@ def size_bytes(output: object) -> int:
     """Bytes that a result holds."""
     memories = [_memory(part) for part in tensors_of(output) if isinstance(part, Tensor)]
     return sum(memory[2] - memory[1] for memory in memories if memory is not None)
+
+
+def spoiled(output: object) -> object:
+    """A copy of a result whose every value is wrong."""
+    if isinstance(output, tuple | list):
+        return type(output)(spoiled(item) for item in output)
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return output
+    wrong = output.detach().clone()
+    (wrong.values() if wrong.layout != torch.strided else wrong).mul_(1.25).add_(0.5)
+    return wrong
 
 
 class Remembered:
@@ -99,13 +113,9 @@ def _places(tensor: Tensor) -> tuple[Tensor, ...] | None:
     count = tensor.numel()
     if not count:
         return None
-    drawn = torch.randint(count, (min(count, LOOKED_AT),), generator=_generator).to(tensor.device)
+    drawn = torch.tensor(entropy.some(count, LOOKED_AT), device=tensor.device)
     return torch.unravel_index(drawn, tensor.shape) if tensor.dim() else ()
 
 
 def _bits(values: Tensor) -> bytes:
     return values.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
-
-
-_generator = torch.Generator()
-_generator.seed()

@@ -6,9 +6,16 @@ gets a time, and who comes next finds the process as it was.
 
 from __future__ import annotations
 
+import atexit
+import builtins
+import contextlib
 import ctypes
+import functools
 import gc
+import math
 import os
+import random
+import signal
 import sys
 import threading
 import time
@@ -19,6 +26,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -68,6 +76,8 @@ class _Flag:
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
+    by_imports: bool = False
+    """Whether what a first call imports may change it."""
 
 
 def _mkldnn() -> tuple[Any, ...]:
@@ -115,10 +125,6 @@ def _affinity() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
-def _collects(enabled: bool) -> None:
-    (gc.enable if enabled else gc.disable)()
-
-
 def _device_name() -> str:
     return str(torch.get_default_device())
 
@@ -140,6 +146,82 @@ def _set_device(name: str) -> None:
     torch.set_default_device(None if name == "cpu" else name)
 
 
+def _handlers() -> dict[str, Any]:
+    return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+def _set_handlers(state: dict[str, Any]) -> None:
+    for name, handler in state.items():
+        number = signal.Signals[name]
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _alarms() -> tuple[bool, ...]:
+    return tuple(signal.getitimer(kind)[0] > 0 for kind in ALARMS)
+
+
+def _set_alarms(state: tuple[bool, ...]) -> None:
+    for kind, running in zip(ALARMS, state, strict=True):
+        if not running:
+            signal.setitimer(kind, 0)
+
+
+def _collector() -> tuple[Any, ...]:
+    return gc.isenabled(), gc.get_threshold(), tuple(gc.callbacks), gc.get_debug()
+
+
+def _set_collector(state: tuple[Any, ...]) -> None:
+    enabled, threshold, callbacks, debug = state
+    (gc.enable if enabled else gc.disable)()
+    gc.set_threshold(*threshold)
+    gc.callbacks[:] = callbacks
+    gc.set_debug(debug)
+
+
+def _modes() -> tuple[int, int]:
+    """Modes of torch that are entered: whatever they do, they see each call of an operator, the harness's too."""
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+
+
+def _set_modes(state: tuple[int, int]) -> None:
+    while torch._C._len_torch_function_stack() > state[0]:
+        torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack() > state[1]:
+        torch._C._pop_torch_dispatch_stack(None)
+
+
+def _rounding() -> int:
+    return int(_libm().fegetround())
+
+
+def _set_rounding(mode: int) -> None:
+    _libm().fesetround(mode)
+
+
+@functools.cache
+def _libm() -> Any:
+    return ctypes.CDLL(None)
+
+
+def _trace_functions() -> tuple[Any, ...]:
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
+
+
+def _set_trace_functions(state: tuple[Any, ...]) -> None:
+    for write, value in zip(
+        (sys.settrace, sys.setprofile, threading.settrace, threading.setprofile), state, strict=True
+    ):
+        write(value)
+
+
+def _exit_functions() -> int:
+    """Functions that run when the process ends; a worker ends without them, so they are not taken back."""
+    return int(atexit._ncallbacks())  # type: ignore[attr-defined]
+
+
+ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
 FLAGS = (
     _Flag("torch threads", torch.get_num_threads, torch.set_num_threads),
     _Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
@@ -158,22 +240,25 @@ FLAGS = (
     _Flag("flushing of denormals", _flushes_denormals, torch.set_flush_denormal),
     _Flag("environment variables", _variables, _set_variables),
     _Flag("processor affinity", _affinity, lambda cores: os.sched_setaffinity(0, cores) if cores else None),
-    _Flag("garbage collection", gc.isenabled, _collects),
-    _Flag("trace function", sys.gettrace, sys.settrace),
-    _Flag("profile function", sys.getprofile, sys.setprofile),
+    _Flag("garbage collection", _collector, _set_collector),
+    _Flag("trace or profile function", _trace_functions, _set_trace_functions),
+    _Flag("modes of torch", _modes, _set_modes),
+    _Flag("rounding mode", _rounding, _set_rounding),
+    _Flag("signal handlers", _handlers, _set_handlers),
+    _Flag("alarms", _alarms, _set_alarms),
+    _Flag("functions at exit", _exit_functions, lambda _: None, by_imports=True),
+    _Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda _: None),
     _Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
 )
 
 
 def _watched() -> Iterator[tuple[str, Any]]:
     """Everything whose functions are held: modules and the classes in them."""
-    for name, module in [
-        ("time", time),
-        ("torch", torch),
-        ("torch.cuda", torch.cuda),
-        ("torch.Tensor", torch.Tensor),
-    ]:
-        yield name, module
+    plain: tuple[Any, ...] = (builtins, gc, math, np, os, random, signal, threading, time)
+    for module in (*plain, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides):
+        yield module.__name__, module
+    for kind in (torch.Tensor, torch.nn.Module, np.random.Generator, random.Random, random.SystemRandom):
+        yield f"{kind.__module__}.{kind.__name__}", kind
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.startswith(WATCHED):
             yield name, module
@@ -223,11 +308,24 @@ def holding_functions() -> Iterator[None]:
     """Within it, functions must stay what they are now: all contenders get the same yardstick."""
     global _functions
     outer, _functions = _functions, Functions()
+    _adopt(True)
     try:
         yield
     finally:
         _functions.put_back()
         _functions = outer
+        _adopt(outer is not None)
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def _adopt(orphans: bool) -> None:
+    """Whether processes whose parent has ended become children of this one, where the system can do that: a process
+    that was forked twice is then no stranger.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        _libm().prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
 
 
 def _children() -> set[int]:
@@ -244,9 +342,10 @@ def _children() -> set[int]:
 class Snapshot:
     """The state of the process when this was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, first_call: bool = False) -> None:
+        self._first_call = first_call
         self._flags = [flag.read() for flag in FLAGS]
-        self._threads = set(threading.enumerate())
+        self._threads = set(sys._current_frames())
         self._children = _children()
         self._functions = _functions or Functions()
         self._functions.put_back()
@@ -257,54 +356,67 @@ class Snapshot:
         found = [f"replaced {', '.join(names)}"] if names and active("functions") else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
             now = flag.read()
-            if now != before and active("process state"):
+            told = active("process state") and not (self._first_call and flag.by_imports)
+            if now != before and told:
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             if now != before:
                 flag.write(before)
         return found + self._end_threads() + self._end_children()
 
     def _end_threads(self) -> list[str]:
-        left = [
-            thread for thread in threading.enumerate() if thread not in self._threads and thread.is_alive()
-        ]
-        for thread in left:
-            _end(thread)
-        names = ", ".join(thread.name for thread in left[:3])
-        return [f"left {len(left)} threads running ({names})"] if left and active("threads") else []
+        left = set(sys._current_frames()) - self._threads
+        if not left:
+            return []
+        known = {thread.ident: thread.name for thread in threading.enumerate()}
+        names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
+        _end(left)
+        return [f"left {len(left)} threads running ({names})"] if active("threads") else []
 
     def _end_children(self) -> list[str]:
         left = _children() - self._children
         for pid in left:
-            try:
+            with contextlib.suppress(psutil.Error, ChildProcessError):
                 psutil.Process(pid).kill()
-            except psutil.Error:
-                continue
+                os.waitpid(pid, 0)
         return [f"left {len(left)} child processes running"] if left and active("children") else []
 
 
 def _shown(before: Any, now: Any) -> str:
-    if isinstance(before, dict):
+    if isinstance(before, dict):  # of variables or signals
         names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
     return f"{before} -> {now}"
 
 
-def _end(thread: threading.Thread) -> None:
-    """Wait a moment for it; then have it raise SystemExit at its next step of Python."""
-    thread.join(GRACE_S)
-    if thread.is_alive() and thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-        thread.join(5 * GRACE_S)
+def _end(idents: set[int]) -> None:
+    """Wait a moment for these threads; then have them raise SystemExit at their next step of Python."""
+    _wait_for(idents, GRACE_S)
+    for ident in idents & set(sys._current_frames()):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
+    _wait_for(idents, 5 * GRACE_S)
+
+
+def _wait_for(idents: set[int], most_s: float) -> None:
+    """Until the threads have ended, at most so long."""
+    until = _monotonic() + most_s
+    while idents & set(sys._current_frames()) and _monotonic() < until:
+        _sleep(0.002)
+
+
+_monotonic, _sleep = time.monotonic, time.sleep
+"""This module's own: a thread that is left may have replaced the names."""
 
 
 @contextmanager
-def unchanged(when: str) -> Iterator[None]:
+def unchanged(when: str, *, first_call: bool = False) -> Iterator[None]:
     """The state of the process must be the same afterwards; it is restored in any case.
+
+    A `first_call` may import what registers functions to run at exit.
 
     Raises:
         ProcessChanged: something had changed; the message says what, and `when`.
     """
-    before = Snapshot()
+    before = Snapshot(first_call=first_call)
     try:
         yield
     except BaseException:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,11 @@ from pft_bench.harness.measure.contender import (
     Refused,
     Rejection,
     Verified,
+    WrongResult,
     rejection_of,
     verify,
 )
+from pft_bench.harness.measure.guards import active
 from pft_bench.harness.measure.process import holding_functions, unchanged
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
@@ -182,6 +185,7 @@ class _Run:
     def one_round(self, order: Sequence[str], number: int = 0) -> dict[str, float]:
         """One sample of each slot; a contender that raises leaves the running, the others go on."""
         gc.collect()
+        gc.freeze()  # again: a contender may have thawed what was frozen
         times: dict[str, float] = {}
         for slot in order:
             name = self.baseline if slot == CONTROL else slot
@@ -191,18 +195,26 @@ class _Run:
             try:
                 subject, repeats = self.subjects[name], self.repeats[name]
                 subject.prepare()
-                with unchanged("during a timed sample"):
-                    subject.begin((number, slot == CONTROL), repeats)
-                    times[slot] = self.timer.sample_s(subject, repeats)
+                books = self._books()
+                with subject.sample((number, slot == CONTROL), repeats):
+                    time_s = self.timer.sample_s(subject, repeats)
+                if self._books() != books and active("harness state"):
+                    self.samples = {key: list(values) for key, values in books[0].items()}
+                    raise WrongResult("the call reached into the harness: the samples so far are not what they were")
+                times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
         return {slot: value for slot, value in times.items() if slot in self.samples}
 
+    def _books(self) -> tuple[Any, ...]:
+        """What has been measured so far, apart from the lists that hold it."""
+        return {key: tuple(values) for key, values in self.samples.items()}, dict(self.repeats), dict(self.rejected)
+
     def finish(self, everybody: Sequence[Verified]) -> None:
         """The last result of each contender, held against its inputs; who fails has no time at all."""
         for name, subject in list(self.subjects.items()):
-            if not subject.pending:
-                continue
+            if not self.samples.get(name):
+                continue  # every round was dropped
             self.on_turn(name, "check")
             try:
                 subject.prepare()

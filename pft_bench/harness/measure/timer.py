@@ -71,11 +71,12 @@ def _laps_s(subject: Verified, repeats: int) -> float:
     call, renew, returned = subject.call, subject.renew, subject.returned
     total_ns = 0
     for number in range(repeats):
-        renew()
+        renew(number)
+        before = subject.state()
         start = _now_ns()
         output = call()
         total_ns += _now_ns() - start
-        returned(output, number)
+        returned(output, number, before)
         del output
     return total_ns * 1e-9
 
@@ -170,8 +171,11 @@ class CudaEventTimer:
         if repeats != 1:
             raise ValueError(f"{self.method} times one call a sample, got repeats={repeats}")
         start, stop = _event(), _event()
-        if getattr(subject, "changes", False):
-            subject.renew()
+        changes = getattr(subject, "changes", False)
+        before = None
+        if changes:
+            subject.renew(0)
+            before = subject.state()
         self._flush.zero_()
         torch.cuda.synchronize()
         start.record()
@@ -184,8 +188,8 @@ class CudaEventTimer:
             stop = _event()
             stop.record()
             torch.cuda.synchronize()
-        if getattr(subject, "changes", False):
-            subject.returned(output, 0)
+        if changes:
+            subject.returned(output, 0, before)
         return float(start.elapsed_time(stop)) * 1e-3
 
 
@@ -237,7 +241,7 @@ def cuda_timer(subjects: Sequence[Verified], device: torch.device) -> Timer:
     events = CudaEventTimer(device)
     for subject in subjects:
         events.warm_up(subject)
-    rotating = all(len(subject.rotations) > 1 for subject in subjects)
+    rotating = all(len(subject.rotations) > 1 and not subject.changes for subject in subjects)
     if rotating and any(
         min(events.sample_s(subject, 1) for _ in range(3)) < SHORT_KERNEL_S for subject in subjects
     ):

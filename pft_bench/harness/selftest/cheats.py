@@ -23,7 +23,7 @@ from ..check import Layer
 from ..check import spot as spot_module
 from .mutant import BASE, Mutant
 
-CHECKED = 40
+CHECKED = 14
 """Calls of a kernel until it takes its check to be over."""
 
 
