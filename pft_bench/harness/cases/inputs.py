@@ -332,5 +332,3 @@ class SharedWork(ChangingWork):
     def steps(self) -> Iterator[str]:
         """None: a model has one input, and its layers see another one in each round."""
         return iter(())
-
-

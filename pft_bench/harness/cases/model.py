@@ -227,7 +227,9 @@ def _hold_gradients(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) ->
     }
     name = max(errors, key=lambda key: math.inf if math.isnan(errors[key]) else errors[key])
     worst = math.inf if math.isnan(errors[name]) else errors[name] / GRADIENTS_AS_DENSE
-    return CheckResult("model gradients", worst, f"relative error {errors[name]:.2g} of {name} to masked dense attention")
+    return CheckResult(
+        "model gradients", worst, f"relative error {errors[name]:.2g} of {name} to masked dense attention"
+    )
 
 
 def _on_dense(model: PFT) -> PFT:

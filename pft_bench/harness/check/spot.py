@@ -23,6 +23,7 @@ from .selection import check_selection
 ROWS = 48
 """Rows of a product, and queries of a layer's window, that one look holds against float64."""
 
+
 def _rows(count: int, most: int = ROWS) -> Tensor:
     return torch.tensor(entropy.some(count, most))
 
@@ -124,9 +125,7 @@ def spot_layer(
     shapes = [_shape("attention out", out, (*layer.rows, layer.v.shape[-1]), layer.v)]
     wide = accumulation_dtype(layer.q.dtype)
     kind = torch.int64 if any_order else index_dtype(layer.keys)
-    shapes.append(
-        _shape("attention index", new_index, (*layer.rows, layer.kept), layer.q, kind)
-    )
+    shapes.append(_shape("attention index", new_index, (*layer.rows, layer.kept), layer.q, kind))
     shapes.append(_shape("attention logits", new_logits, (*layer.rows, layer.handed_on), layer.q, wide))
     if lse is not None:
         shapes.append(_shape("attention logsumexp", lse, layer.rows, layer.q, wide))

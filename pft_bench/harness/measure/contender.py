@@ -18,7 +18,7 @@ from ...common.shortage import out_of_memory
 from . import entropy
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
-from .process import ProcessChanged, unchanged
+from .process import ProcessChanged, thread_idents, unchanged
 
 Call = Callable[[], object]
 
@@ -139,9 +139,11 @@ class Verified:
 
     __slots__ = (
         "__weakref__",
+        "_calls",
+        "_done",
         "_drawn",
+        "_draws",
         "_held",
-        "_repeats",
         "_turn",
         "_work",
         "call",
@@ -163,7 +165,7 @@ class Verified:
         self._work = contender.work if active("fresh inputs") else None
         self._drawn: object = None
         self._turn: object = None
-        self._repeats = 0
+        self._calls = self._done = self._draws = 0
         self._held: tuple[object, Remembered, object] | None = None
         self.judged = 0
         """Results of timed calls that were held against what their inputs must give."""
@@ -173,55 +175,59 @@ class Verified:
         """Whether its inputs change between calls: then calls are timed one by one."""
         return self._work is not None
 
-    def state(self) -> object:
-        """What nobody but the harness changes, by identity: a call that reached for it shows."""
+    def state(self) -> tuple[object, ...]:
+        """What nobody but the harness changes, by identity: a call that reached for it shows. Last, the threads."""
         return (
             *map(id, (self.call, self.prepare, self._work, self._held, self._drawn)),
-            self._turn,
-            self._repeats,
-            self.judged,
+            (self._turn, self._calls, self._done, self._draws, self.judged),
             None if self._work is None else self._work.state(),
+            thread_idents(),
         )
 
     @contextmanager
-    def sample(self, turn: object, repeats: int) -> Iterator[None]:
-        """One timed sample of so many calls: the last result must still be what it was, and the process stay as it is.
+    def sample(self, turn: object, calls: int) -> Iterator[None]:
+        """A sample of so many timed calls: the last result must still be what it was, and the process stay as it is.
 
         Raises:
             WrongResult: the result of the sample before has changed.
             ProcessChanged: the process has.
         """
         self._settle()
-        self._turn, self._repeats = turn, repeats
+        self._turn, self._calls, self._done, self._draws = turn, calls, 0, 0
         if self._work is not None:
             self._work.begin()
         with unchanged("during a timed sample"):
             yield
-        self._repeats = 0
+        self._calls = 0
 
-    def renew(self, number: int = -1) -> None:
-        """New values for the inputs, before call `number` of a sample (-1: one that is not timed)."""
+    def renew(self) -> None:
+        """New values for the inputs, before a call."""
         if self._work is not None:
             self._held = None  # its memory may be had again
-            self._drawn = self._work.renew((self._turn, number))
+            self._draws += 1
+            self._drawn = self._work.renew((self._turn, self._draws))
 
-    def returned(self, output: object, number: int, before: object) -> None:
-        """Call `number` of the sample returned, `before` it the `state` was that; outside of what is timed.
+    def returned(self, output: object, before: tuple[object, ...]) -> None:
+        """A timed call returned, `before` it the `state` was that; outside of what is timed.
 
         Only now is it drawn whether the result is judged: nothing tells the call beforehand.
         """
         if self._work is None:
             return
+        *now, threads = self.state()
         if active("harness state"):
             self._require(
-                self.state() == before,
+                now == [*before[:-1]],
                 "the call reached into the harness: its state is not what it was before",
             )
-        if not self._repeats:
+        if not self._calls:
             return  # a warm-up
-        left = self._repeats - number
+        if active("threads"):
+            self._require(threads == before[-1], "the call returned with threads running that it had started")
+        left = max(1, self._calls - self._done)
+        self._done += 1
         often = JUDGED_DEAR if self._work.dear else JUDGED
-        judge = entropy.chance(often / self._repeats if self.judged else 1 / left)
+        judge = entropy.chance(often / self._calls if self.judged else 1 / left)
         if not judge and left > 1:
             return
         law = broken_law(output, self._work.inputs(), ())
@@ -241,7 +247,8 @@ class Verified:
         assert self._work is not None
         if self._work.dear:
             return
-        self._work.renew((self._turn, -1))
+        self._draws += 1
+        self._work.renew((self._turn, self._draws))
         law = broken_law(self.call(), self._work.inputs(), [output])
         self._require(not law, law)
         self._require(seen.same(), CHANGED)
@@ -258,7 +265,9 @@ class Verified:
         self._judge(output, "the last timed call")
         if active("results judged") and active("judge tried"):
             passed = all(item.passed for item in self._work.judge(spoiled(output)))
-            self._require(not passed, "a result that was spoiled on purpose passes: something replaced what judges it")
+            self._require(
+                not passed, "a result that was spoiled on purpose passes: something replaced what judges it"
+            )
         self._held = None
         self._call_again(output, seen)
 

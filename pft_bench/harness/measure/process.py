@@ -339,13 +339,18 @@ def _children() -> set[int]:
     return found
 
 
+def thread_idents() -> frozenset[int]:
+    """All threads of Python, those included that the module `threading` does not know."""
+    return frozenset(sys._current_frames())
+
+
 class Snapshot:
     """The state of the process when this was made."""
 
     def __init__(self, *, first_call: bool = False) -> None:
         self._first_call = first_call
         self._flags = [flag.read() for flag in FLAGS]
-        self._threads = set(sys._current_frames())
+        self._threads = thread_idents()
         self._children = _children()
         self._functions = _functions or Functions()
         self._functions.put_back()
@@ -364,7 +369,7 @@ class Snapshot:
         return found + self._end_threads() + self._end_children()
 
     def _end_threads(self) -> list[str]:
-        left = set(sys._current_frames()) - self._threads
+        left = set(thread_idents() - self._threads)
         if not left:
             return []
         known = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -391,7 +396,7 @@ def _shown(before: Any, now: Any) -> str:
 def _end(idents: set[int]) -> None:
     """Wait a moment for these threads; then have them raise SystemExit at their next step of Python."""
     _wait_for(idents, GRACE_S)
-    for ident in idents & set(sys._current_frames()):
+    for ident in idents & thread_idents():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
     _wait_for(idents, 5 * GRACE_S)
 
@@ -399,7 +404,7 @@ def _end(idents: set[int]) -> None:
 def _wait_for(idents: set[int], most_s: float) -> None:
     """Until the threads have ended, at most so long."""
     until = _monotonic() + most_s
-    while idents & set(sys._current_frames()) and _monotonic() < until:
+    while idents & thread_idents() and _monotonic() < until:
         _sleep(0.002)
 
 

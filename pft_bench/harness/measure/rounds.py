@@ -200,7 +200,9 @@ class _Run:
                     time_s = self.timer.sample_s(subject, repeats)
                 if self._books() != books and active("harness state"):
                     self.samples = {key: list(values) for key, values in books[0].items()}
-                    raise WrongResult("the call reached into the harness: the samples so far are not what they were")
+                    raise WrongResult(
+                        "the call reached into the harness: the samples so far are not what they were"
+                    )
                 times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
@@ -208,7 +210,11 @@ class _Run:
 
     def _books(self) -> tuple[Any, ...]:
         """What has been measured so far, apart from the lists that hold it."""
-        return {key: tuple(values) for key, values in self.samples.items()}, dict(self.repeats), dict(self.rejected)
+        return (
+            {key: tuple(values) for key, values in self.samples.items()},
+            dict(self.repeats),
+            dict(self.rejected),
+        )
 
     def finish(self, everybody: Sequence[Verified]) -> None:
         """The last result of each contender, held against its inputs; who fails has no time at all."""

@@ -70,18 +70,18 @@ def _block_s(subject: Verified, repeats: int) -> float:
 def _laps_s(subject: Verified, repeats: int) -> float:
     call, renew, returned = subject.call, subject.renew, subject.returned
     total_ns = 0
-    for number in range(repeats):
-        renew(number)
+    for _ in range(repeats):
+        renew()
         before = subject.state()
         start = _now_ns()
         output = call()
         total_ns += _now_ns() - start
-        returned(output, number, before)
+        returned(output, before)
         del output
     return total_ns * 1e-9
 
 
-def _untimed(subject: Verified) -> None:
+def untimed(subject: Verified) -> None:
     """One call on fresh inputs."""
     if getattr(subject, "changes", False):
         subject.renew()
@@ -101,7 +101,7 @@ class CpuTimer:
         start = time.perf_counter()
         for done in range(1, 100_000):
             before = time.perf_counter()
-            _untimed(subject)
+            untimed(subject)
             now = time.perf_counter()
             enough = done >= WARMUP_CALLS and now - start >= WARMUP_S
             if enough or now - before >= SLOW_CALL_S:
@@ -132,7 +132,7 @@ class CpuTimer:
     def sample_s(self, subject: Verified, repeats: int) -> float:
         """One block. Short calls get one untimed call first: what ran before them has taken the cache."""
         if repeats > 1:
-            _untimed(subject)
+            untimed(subject)
         return _block_s(subject, repeats) / repeats
 
 
@@ -143,7 +143,7 @@ def _event() -> torch.cuda.Event:
 def _warm_up_cuda(subject: Verified) -> None:
     start = time.perf_counter()
     for done in range(1, 10_000):
-        _untimed(subject)
+        untimed(subject)
         torch.cuda.synchronize()
         if done >= WARMUP_CALLS and time.perf_counter() - start >= WARMUP_S:
             return
@@ -174,7 +174,7 @@ class CudaEventTimer:
         changes = getattr(subject, "changes", False)
         before = None
         if changes:
-            subject.renew(0)
+            subject.renew()
             before = subject.state()
         self._flush.zero_()
         torch.cuda.synchronize()
@@ -189,7 +189,7 @@ class CudaEventTimer:
             stop.record()
             torch.cuda.synchronize()
         if changes:
-            subject.returned(output, 0, before)
+            subject.returned(output, before)
         return float(start.elapsed_time(stop)) * 1e-3
 
 
