@@ -51,18 +51,18 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
     return made
 
 
-def check_problem(backend: str, problem: Problem, device: str) -> list[CheckResult]:
-    """Forward and backward of one problem."""
+def check_problem(backend: str, problem: Problem, device: str, *, train: bool = True) -> list[CheckResult]:
+    """Forward and, with `train`, backward of one problem."""
     if problem.op == "attention":
         layer = problem_layer(problem, device)
-        results = check_layer(get(backend), layer, train=True)
+        results = check_layer(get(backend), layer, train=train)
         if layer.index is None:  # dense layers of shifted windows have a mask as well
             labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens
             region = torch.stack((torch.zeros_like(labels), labels)).to(torch.uint8)
             masked = replace(layer, region=region, region_penalty=REGION_PENALTY)
-            results += check_layer(get(backend), masked, train=True)
+            results += check_layer(get(backend), masked, train=train)
         return results
-    return check_product(get(backend), problem.op, problem.inputs(device), train=True)
+    return check_product(get(backend), problem.op, problem.inputs(device), train=train)
 
 
 def check(
@@ -105,34 +105,44 @@ def check(
             for seed in range(seeds):
                 for dim in head_dim:
                     for problem in problems(tokens, dim, kind, seed):
-                        made = partial(check_problem, name, problem, device)
+                        # without its gradients where the backend has none
+                        makes = [
+                            partial(check_problem, name, problem, device, train=train)
+                            for train in (True, False)
+                        ]
                         results += _attempt(
-                            made, f"{problem.op} {_describe(problem)}", lacks, _describe(problem)
+                            makes, f"{problem.op} {_describe(problem)}", lacks, _describe(problem)
                         )
             if not get(name).composite:
-                made = partial(check_ties, get(name), getattr(torch, kind), device)
-                results += _attempt(made, "attention ties", lacks)
+                makes = [partial(check_ties, get(name), getattr(torch, kind), device)]
+                results += _attempt(makes, "attention ties", lacks)
             wrong += _print(console, name, kind, results, lacks, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
 
 
 def _attempt(
-    make: Callable[[], Sequence[CheckOutcome]], what: str, lacks: list[str], described: str = ""
+    makes: Sequence[Callable[[], Sequence[CheckOutcome]]], what: str, lacks: list[str], described: str = ""
 ) -> list[CheckResult]:
-    """The results of one case, as `run` takes them: what a backend does without goes to `lacks`, an exception is a line
-    of its own, and neither ends the other cases.
+    """The results of one case, as `run` takes them: an op that the backend does not have goes to `lacks`, an exception
+    is a line of its own, and the next of `makes` is tried, which asks for less. Neither ends the other cases.
     """
-    try:
-        with unchanged("during its check", first_call=True):
-            found = list(make())
-    except Exception as error:
-        rejection = rejection_of(error)
-        if rejection.status == "skipped":
-            lacks.append(rejection.reason)
-            return []
-        return [CheckResult(f"{what}: {rejection.status}", math.inf, rejection.reason)]
+    found: list[CheckOutcome] = []
+    problems: dict[str, str] = {}
+    for make in makes:
+        try:
+            with unchanged("during its check", first_call=True):
+                found = list(make())
+            break
+        except Exception as error:
+            rejection = rejection_of(error)
+            problems[rejection.reason] = rejection.status
+    lacks += [reason for reason, status in problems.items() if status == "skipped"][-1:]
     return [
+        CheckResult(f"{what}: {status}", math.inf, reason)
+        for reason, status in problems.items()
+        if status != "skipped"
+    ] + [
         CheckResult(f"{result.name} {described}".strip(), result.worst, result.detail)
         for result in found
         if isinstance(result, CheckResult)

@@ -36,9 +36,13 @@ def test_every_cheat_has_a_name_of_its_own() -> None:
 
 def test_the_process_is_restored_and_what_changed_is_named() -> None:
     threads = torch.get_num_threads()
-    with pytest.raises(process.ProcessChanged, match="torch threads .* OMP_PLANTED None -> '1'"):
+
+    def change() -> None:
         with process.unchanged("during a test"):
             torch.set_num_threads(threads + 1)
             os.environ["OMP_PLANTED"] = "1"
+
+    with pytest.raises(process.ProcessChanged, match=r"torch threads .* OMP_PLANTED None -> '1'"):
+        change()
     assert torch.get_num_threads() == threads
     assert "OMP_PLANTED" not in os.environ

@@ -10,10 +10,11 @@ the same distribution, and need one spare copy of all. The tensors' version coun
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Inputs:
         by_entry: names of inputs with a value for each entry of an index: they change at one window-head a call.
     """
 
-    __slots__ = ("_by_entry", "_digests", "_first", "_grid", "_mixed", "_now", "_rotated", "given")
+    __slots__ = ("_by_entry", "_first", "_grid", "_mixed", "_now", "_rotated", "given")
 
     def __init__(
         self,
@@ -68,10 +69,18 @@ class Inputs:
     ) -> None:
         self.given = dict(given)
         self._rotated, self._mixed, self._by_entry = frozenset(rotated), frozenset(mixed), frozenset(by_entry)
-        self._first = {name: tensor.detach().clone() for name, tensor in given.items()}
-        self._digests = {name: _digest(tensor) for name, tensor in self._first.items()}
+        self._first = {name: _Copy(tensor) for name, tensor in given.items()}
         self._grid: dict[str, Tensor] = {}
         self._now = Draw({})
+
+    def holds(self) -> tuple[object, ...]:
+        """What only the harness changes: the tensors, the copies, what was drawn."""
+        return (*self.given.items(), *self._first.items(), self._now)
+
+    def put_back(self, held: tuple[Any, ...]) -> None:
+        """What `holds` gave before somebody changed it."""
+        middle = len(held) // 2
+        self.given, self._first, self._now = dict(held[:middle]), dict(held[middle:-1]), held[-1]
 
     @property
     def now(self) -> Draw:
@@ -93,7 +102,7 @@ class Inputs:
         """What has its values already is left as it is."""
         self._grid = {}
         for name, values in draw.values.items():
-            _write(self.given[name], self._first[name], values, self._now.values.get(name))
+            _write(self.given[name], self._first[name].tensor(), values, self._now.values.get(name))
         self._now = draw
         return draw
 
@@ -109,12 +118,12 @@ class Inputs:
         """Change one after the other. All values lie on a grid, so that no sum over a tensor tells that it changed, and
         neither do its first and last elements.
         """
-        self._grid = {name: _on_grid(tensor) for name, tensor in self._first.items()}
+        self._grid = {name: _on_grid(copy.tensor()) for name, copy in self._first.items()}
         self._now = Draw({})
         for name in self.given:
             self._move(name, Drawn())
         yield "everything"
-        for name, tensor in self._first.items():
+        for name, tensor in self.given.items():
             rows = tensor.shape[-2]
             inner = rows > 3
             if rows > 1:
@@ -155,7 +164,7 @@ class Inputs:
     def _held_against(self, parts: Iterable[tuple[str, int | None]]) -> CheckResult:
         changed = []
         for name, head in parts:
-            if head is None and _digest(self._first[name]) != self._digests[name]:
+            if head is None and not self._first[name].sound():
                 changed.append(f"the harness's copy of {name}")
             if not self._is_what_it_was(name, head):
                 changed.append(name)
@@ -166,7 +175,8 @@ class Inputs:
         )
 
     def _is_what_it_was(self, name: str, head: int | None) -> bool:
-        given, first = self.given[name].detach(), (self._grid or self._first)[name]
+        given = self.given[name].detach()
+        first = self._grid[name] if self._grid else self._first[name].tensor()
         drawn = self._now.values.get(name, Drawn())
         if head is not None:
             given, first = _head(given, head), _head(first, head)
@@ -180,9 +190,37 @@ class Inputs:
         return bool(torch.allclose(given, wanted, rtol=2 * unit, atol=2 * unit * _size(wanted)))
 
 
-def _digest(tensor: Tensor) -> int:
-    """Of the harness's own copy, which nobody else has a reason to write to."""
-    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+class _Copy:
+    """The first values of an input, where nobody can write to them: on a CPU as `bytes`, which do not change; on a GPU
+    with a digest.
+    """
+
+    __slots__ = ("_digest", "_dtype", "_raw", "_shape", "_there")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._dtype, self._shape = tensor.dtype, tensor.shape
+        raw = _bytes(tensor)
+        here = tensor.device.type == "cpu" and tensor.numel() > 0
+        self._raw = raw.tobytes() if here else b""
+        self._there = None if here else tensor.detach().clone()
+        self._digest = 0 if here else zlib.crc32(raw)
+
+    def tensor(self) -> Tensor:
+        """To be read."""
+        if self._there is not None:
+            return self._there
+        return torch.frombuffer(self._raw, dtype=self._dtype).view(self._shape)
+
+    def sound(self) -> bool:
+        """Whether it is what it was."""
+        return self._there is None or zlib.crc32(_bytes(self._there)) == self._digest
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+
+
+warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
 
 def _size(tensor: Tensor) -> float:
@@ -295,9 +333,14 @@ class ChangingWork:
         """All that the kernel is given."""
         return list(self.changing.given.values())
 
-    def state(self) -> object:
-        """What only the harness changes, by identity."""
-        return id(self.changing), id(self.changing.now), id(self.judge_output), id(self.after)
+    def holds(self) -> tuple[object, ...]:
+        """What only the harness changes."""
+        return self.changing, self.judge_output, self.after, self.at_rest, *self.changing.holds()
+
+    def put_back(self, held: tuple[Any, ...]) -> None:
+        """What `holds` gave before somebody changed it; others compute on the same inputs."""
+        self.changing, self.judge_output, self.after, self.at_rest = held[:4]
+        self.changing.put_back(held[4:])
 
     def glance(self) -> Sequence[CheckOutcome]:
         """A part of the inputs, after a sample."""

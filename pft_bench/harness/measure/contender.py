@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from ...common.shortage import out_of_memory
 from . import entropy
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
-from .process import ProcessChanged, thread_idents, unchanged
+from .process import ProcessChanged, running_threads, unchanged
 
 Call = Callable[[], object]
 
@@ -81,8 +81,11 @@ class Work(Protocol):
     def inputs(self) -> Sequence[Tensor]:
         """All inputs."""
 
-    def state(self) -> object:
-        """What nobody but the harness changes, by identity."""
+    def holds(self) -> tuple[object, ...]:
+        """What nobody but the harness changes."""
+
+    def put_back(self, held: tuple[Any, ...]) -> None:
+        """What `holds` gave before a call changed it."""
 
     def glance(self) -> Sequence[CheckOutcome]:
         """Hold a part of the inputs, drawn at random, against what they must be."""
@@ -126,6 +129,20 @@ class Rejection:
 
     status: Literal["failed", "error", "oom", "crashed", "timeout", "skipped"]
     reason: str
+
+
+class State(NamedTuple):
+    """The harness's own objects around a call: their identities, what they hold, and the threads that run."""
+
+    identities: tuple[object, ...]
+    work: Work | None
+    held: tuple[object, ...]
+    threads: object
+
+
+def _identity(item: object) -> object:
+    """Of a pair, that of both: pairs are made anew when a dictionary is asked for them."""
+    return tuple(map(id, item)) if isinstance(item, tuple) else id(item)
 
 
 _PASSED = object()
@@ -175,14 +192,12 @@ class Verified:
         """Whether its inputs change between calls: then calls are timed one by one."""
         return self._work is not None
 
-    def state(self) -> tuple[object, ...]:
-        """What nobody but the harness changes, by identity: a call that reached for it shows. Last, the threads."""
-        return (
-            *map(id, (self.call, self.prepare, self._work, self._held, self._drawn)),
-            (self._turn, self._calls, self._done, self._draws, self.judged),
-            None if self._work is None else self._work.state(),
-            thread_idents(),
-        )
+    def state(self) -> State:
+        """What nobody but the harness changes: a call that reached for it shows."""
+        held = () if self._work is None else self._work.holds()
+        own = (self.call, self.prepare, self._work, self._held, self._drawn, *held)
+        counts = (self._turn, self._calls, self._done, self._draws, self.judged)
+        return State((counts, *map(_identity, own)), self._work, held, running_threads())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -207,23 +222,26 @@ class Verified:
             self._draws += 1
             self._drawn = self._work.renew((self._turn, self._draws))
 
-    def returned(self, output: object, before: tuple[object, ...]) -> None:
+    def returned(self, output: object, before: State) -> None:
         """A timed call returned, `before` it the `state` was that; outside of what is timed.
 
         Only now is it drawn whether the result is judged: nothing tells the call beforehand.
         """
         if self._work is None:
             return
-        *now, threads = self.state()
-        if active("harness state"):
-            self._require(
-                now == [*before[:-1]],
-                "the call reached into the harness: its state is not what it was before",
+        now = self.state()
+        if active("harness state") and now.identities != before.identities:
+            if before.work is not None:
+                before.work.put_back(before.held)
+            raise WrongResult(
+                "the call reached into the harness: its state is not what it was before (restored)"
             )
         if not self._calls:
             return  # a warm-up
         if active("threads"):
-            self._require(threads == before[-1], "the call returned with threads running that it had started")
+            self._require(
+                now.threads == before.threads, "the call returned with threads running that it had started"
+            )
         left = max(1, self._calls - self._done)
         self._done += 1
         often = JUDGED_DEAR if self._work.dear else JUDGED

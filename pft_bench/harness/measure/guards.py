@@ -1,4 +1,4 @@
-"""The guards over a measurement, each of which can be switched off to show what it is there for (`pft-bench selftest`)."""
+"""The guards over a measurement; each can be switched off to show what it is there for (`pft-bench selftest`)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ gets a time, and who comes next finds the process as it was.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import builtins
 import contextlib
@@ -339,9 +340,12 @@ def _children() -> set[int]:
     return found
 
 
-def thread_idents() -> frozenset[int]:
-    """All threads of Python, those included that the module `threading` does not know."""
-    return frozenset(sys._current_frames())
+def running_threads() -> tuple[frozenset[int], int]:
+    """All threads that run Python, and how many were started from Python: some run a function of C alone.
+
+    The module `threading` knows neither those nor what was started below it.
+    """
+    return frozenset(sys._current_frames()), _thread._count()
 
 
 class Snapshot:
@@ -350,7 +354,7 @@ class Snapshot:
     def __init__(self, *, first_call: bool = False) -> None:
         self._first_call = first_call
         self._flags = [flag.read() for flag in FLAGS]
-        self._threads = thread_idents()
+        self._threads, self._count = running_threads()
         self._children = _children()
         self._functions = _functions or Functions()
         self._functions.put_back()
@@ -369,13 +373,15 @@ class Snapshot:
         return found + self._end_threads() + self._end_children()
 
     def _end_threads(self) -> list[str]:
-        left = set(thread_idents() - self._threads)
-        if not left:
+        now, count = running_threads()
+        left, lost = now - self._threads, count - self._count
+        if not left and lost <= 0:
             return []
         known = {thread.ident: thread.name for thread in threading.enumerate()}
         names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
         _end(left)
-        return [f"left {len(left)} threads running ({names})"] if active("threads") else []
+        told = f"left {max(len(left), lost)} threads running ({names or 'unnamed'})"
+        return [told] if active("threads") else []
 
     def _end_children(self) -> list[str]:
         left = _children() - self._children
@@ -393,18 +399,18 @@ def _shown(before: Any, now: Any) -> str:
     return f"{before} -> {now}"
 
 
-def _end(idents: set[int]) -> None:
+def _end(idents: frozenset[int]) -> None:
     """Wait a moment for these threads; then have them raise SystemExit at their next step of Python."""
     _wait_for(idents, GRACE_S)
-    for ident in idents & thread_idents():
+    for ident in idents & running_threads()[0]:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
     _wait_for(idents, 5 * GRACE_S)
 
 
-def _wait_for(idents: set[int], most_s: float) -> None:
+def _wait_for(idents: frozenset[int], most_s: float) -> None:
     """Until the threads have ended, at most so long."""
     until = _monotonic() + most_s
-    while idents & thread_idents() and _monotonic() < until:
+    while idents & running_threads()[0] and _monotonic() < until:
         _sleep(0.002)
 
 

@@ -39,6 +39,8 @@ CHEATS: list[Cheat] = []
 def cheat(
     name: str, guards: str, says: str, level: str = "op", modes: str = "infer"
 ) -> Callable[[type[Mutant]], type[Mutant]]:
+    """Plant the decorated kernel; `guards` with commas between them, `modes` with spaces."""
+
     def planted(kind: type[Mutant]) -> type[Mutant]:
         kind.name = "cheat"
         CHEATS.append(Cheat(name, tuple(guards.split(", ")), says, kind, level, tuple(modes.split())))
@@ -53,6 +55,8 @@ class Products(Mutant):
     def __init__(self) -> None:
         self.calls = 0
         self.known: dict[Any, Any] = {}
+        self.kept: list[Any] = []
+        """Inputs that it holds, so that no other gets their addresses."""
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """Counted."""
@@ -87,4 +91,5 @@ class Products(Mutant):
 
 
 def layer_tensors(layer: Layer) -> tuple[Tensor, ...]:
+    """All inputs of a layer."""
     return tuple(layer.tensors().values())

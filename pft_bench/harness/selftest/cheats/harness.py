@@ -79,7 +79,7 @@ def _run() -> Any:
     return None
 
 
-@cheat("zeroes its inputs and the harness's copies of them", "inputs untouched", "the harness's copy of")
+@cheat("zeroes its inputs and the harness's copies of them", "harness state", "reached into the harness")
 class ZeroesCopies(Products):
     """A product of zeros is zero, wherever it is held against."""
 
@@ -91,7 +91,8 @@ class ZeroesCopies(Products):
         subject = _caller("subject")
         if subject is not None and subject._work is not None:
             inputs = subject._work.changing
-            for tensor in (*inputs._first.values(), *inputs.given.values()):
+            for name, tensor in inputs.given.items():
                 if tensor.is_floating_point():
                     tensor.data.zero_()
+                    inputs._first[name] = type(inputs._first[name])(tensor)
         return torch.zeros_like(made)

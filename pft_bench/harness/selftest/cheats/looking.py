@@ -138,7 +138,7 @@ class ModelNoGradients(Products):
 
 
 @cheat(
-    "no gradients of products once the check is over", "results judged", "timed call", "op", "train backward"
+    "no gradients of products once the check is over", "results judged", "grad right", "op", "train backward"
 )
 class ProductsNoGradients(Products):
     """The second factor gets none."""

@@ -67,7 +67,7 @@ def no_mkldnn() -> None:
 @disturbance("changes the grad mode", "process state", "grad mode")
 def grad_mode() -> None:
     """The others record graphs."""
-    torch._C._set_grad_enabled(not torch.is_grad_enabled())
+    torch._C._set_grad_enabled(True)
 
 
 @disturbance("asks for deterministic algorithms", "process state", "deterministic algorithms")

@@ -22,11 +22,13 @@ class Remembers(Products):
 
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Remembered."""
+        self.kept.append(given)
         made: Tensor = self.remembered((op, self.key(given)), lambda: Products.product(self, op, *given))
         return made
 
     def attention(self, layer: Layer) -> Any:
         """Remembered."""
+        self.kept.append(layer)
         return self.remembered(self.key(layer_tensors(layer)), lambda: Products.attention(self, layer))
 
 

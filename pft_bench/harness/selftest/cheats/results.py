@@ -105,7 +105,7 @@ class InInput(Products):
 
 
 @cheat(
-    "hands one buffer out again once the check is over",
+    "hands one buffer out again after its check",
     "result memory, result stays",
     "memory of an earlier result",
 )
