@@ -13,6 +13,7 @@ from ..measure.contender import Call, Contender, Rejection, rejection_of
 from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
+from ..measure.process import unchanged
 from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
 from ..measure.timer import CpuTimer, cuda_timer
 from ..record import Case, Flops, Memory, Record, Status
@@ -101,10 +102,11 @@ class Group(ABC):
             turn(name, "memory, FLOPs and stages")
             try:
                 contender.prepare()
-                counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
-                device = torch.device(self.settings.device)
-                memory = _memory(contender.call, device, self.predicted_bytes(name))
-                stages = self.stages(contender, result.contenders[name].samples_s)
+                with unchanged("while its memory was measured", first_call=True):
+                    counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
+                    device = torch.device(self.settings.device)
+                    memory = _memory(contender.call, device, self.predicted_bytes(name))
+                    stages = self.stages(contender, result.contenders[name].samples_s)
             except Exception as error:
                 found = rejection_of(error)
                 reason = f"after its timing: {found.reason}"

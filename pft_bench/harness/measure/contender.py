@@ -274,8 +274,12 @@ class Verified:
     def finish(self) -> None:
         """After the last sample: its last result must still be there, and be right, and a wrong one must fail."""
         self._settle()
-        if self._work is None:
-            return
+        if self._work is not None:
+            with unchanged("after the last timed sample"):
+                self._look_at_the_last()
+
+    def _look_at_the_last(self) -> None:
+        assert self._work is not None
         self._require(self._held is not None, "no result of a timed call was held")
         assert self._held is not None
         output, seen, drawn = self._held

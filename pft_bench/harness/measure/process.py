@@ -258,7 +258,15 @@ def _watched() -> Iterator[tuple[str, Any]]:
     plain: tuple[Any, ...] = (builtins, gc, math, np, os, random, signal, threading, time)
     for module in (*plain, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides):
         yield module.__name__, module
-    for kind in (torch.Tensor, torch.nn.Module, np.random.Generator, random.Random, random.SystemRandom):
+    gpu = (torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph)
+    for kind in (
+        *gpu,
+        torch.Tensor,
+        torch.nn.Module,
+        np.random.Generator,
+        random.Random,
+        random.SystemRandom,
+    ):
         yield f"{kind.__module__}.{kind.__name__}", kind
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.startswith(WATCHED):
