@@ -23,7 +23,7 @@ NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name 
 	-o -name CMakeLists.txt -o -name '*.cmake' 2>/dev/null)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 
-.PHONY: counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
+.PHONY: docs docs-links counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,12 @@ lint: $(VENV)/.dev ## ruff, mypy, clang-format
 		"$$python" -m mypy -p pft_bench --config-file "$$config"
 	$(PY) -c 'import sys, clang_format; sys.exit(clang_format.clang_format())' --dry-run --Werror \
 		$(filter-out %/CMakeLists.txt %.cmake,$(NATIVE))
+
+docs: $(VENV)/.dev ## the site: guides, Python reference, commands; build/docs/index.html; a warning is an error
+	$(PY) -m sphinx -q -W --keep-going -c docs -b html . build/docs
+
+docs-links: $(VENV)/.dev ## follow the links of the documentation to other sites (needs the network)
+	$(PY) -m sphinx -q -c docs -b linkcheck . build/docs-links
 
 sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PY) tests/sanitized.py

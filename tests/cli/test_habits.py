@@ -315,7 +315,8 @@ def test_backends_is_a_table_and_a_package() -> None:
 
 def texts() -> dict[str, str]:
     """Every text in the package, documentation apart, and what users read beside it; by where it stands."""
-    found = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = {str(page.relative_to(ROOT)): page.read_text() for page in pages}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -388,7 +388,7 @@ def test_export_with_dynamic_height_and_width(grad, make_model):
         for size in ((10, 11), (33, 47), (8, 8), (12, 9)):
             x = torch.rand(1, 3, *size)
             same(exported(x), model(x))
-        with pytest.raises(AssertionError, match="Guard failed"):  # one window: said in the README
+        with pytest.raises(AssertionError, match="Guard failed"):  # one window: said in docs/python.md
             exported(torch.rand(1, 3, 4, 9))
 
 
