@@ -205,12 +205,12 @@ def collects_later() -> None:
     gc.callbacks.append(lambda *_: None)
 
 
-@disturbance("replaces a built-in function", "functions", "replaced builtins.max")
+@disturbance("replaces a built-in function", "functions", "replaced builtins.any")
 def replaces_a_builtin() -> None:
-    """Nothing is the worst any more."""
+    """Nothing is wrong any more."""
     import builtins
 
-    builtins.max = lambda *given, **_: 0.0  # type: ignore[assignment]
+    builtins.any = lambda _: False  # type: ignore[assignment]
 
 
 @disturbance("replaces where the harness draws from", "functions", "entropy.urandom")

@@ -92,15 +92,21 @@ class Negated(Products):
         return torch._neg_view(super().product(op, *given).neg())
 
 
-@cheat("a result in the memory of an input", "result memory", "memory of an input", "layer")
+@cheat(
+    "a result in the memory of an input",
+    "result memory, result stays, inputs untouched, results judged",
+    "memory of an input",
+    "layer",
+)
 class InInput(Products):
     """What it was given is gone; the right values are there."""
 
     def attention(self, layer: Layer) -> Any:
-        """In the memory of v once the check is over, on inputs that it then takes for its own."""
+        """The values of v go once the check is over."""
         out, *rest = super().attention(layer)
-        if self.calls <= CHECKED - 6:
+        if self.calls <= CHECKED:
             return (out, *rest)
+        layer.v.data.copy_(out)
         return (layer.v, *rest)
 
 
