@@ -87,6 +87,12 @@ class Inputs:
         """What was drawn last."""
         return self._now
 
+    def renew_late(self, names: Iterable[str]) -> Draw:
+        """Other values for these once more: what was computed ahead from those before is wrong."""
+        return self._apply(
+            Draw({**self._now.values, **{name: self._draw(name, None) for name in names}}, self._now.head)
+        )
+
     def renew(self) -> Draw:
         """New values for all of them; what to `recall` them by."""
         heads = {math.prod(t.shape[:-2]) for name, t in self.given.items() if name in self._by_entry}
@@ -294,13 +300,15 @@ class ChangingWork:
     """The work of a contender whose inputs change before each call (`measure.contender.Work`).
 
     `judge_output` holds a result against the present inputs. `after` is called when they have changed, for what has to
-    be prepared from them outside of the clock.
+    be prepared from them outside of the clock; those named in `late` change once more after it, so that nothing of the
+    timed call can be done there.
     """
 
     changing: Inputs
     judge_output: Judge
     after: Callable[[], object] = lambda: None
     at_rest: Callable[[], object] = lambda: None
+    late: tuple[str, ...] = ()
     dear: ClassVar[bool] = False
 
     def begin(self) -> None:
@@ -311,7 +319,7 @@ class ChangingWork:
         """New values for all inputs."""
         drawn = self.changing.renew()
         self.after()
-        return drawn
+        return self.changing.renew_late(self.late) if self.late else drawn
 
     def recall(self, drawn: object) -> None:
         """Those of an earlier call."""

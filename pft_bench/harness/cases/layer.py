@@ -94,7 +94,13 @@ class LayerGroup(Group):
             name,
             call,
             lambda _: check_layer(backend, layer, train=True),
-            work=ChangingWork(changing, call.judge, after=call.renew, at_rest=call.forget),
+            work=ChangingWork(
+                changing,
+                call.judge,
+                after=call.renew,
+                at_rest=call.forget,
+                late=("grad_out",),
+            ),
         )
 
     def _peer(self, name: str, layer: Layer) -> Contender:
@@ -107,7 +113,11 @@ class LayerGroup(Group):
                 call,
                 lambda c: composed.check_training(own, c, grad_out),
                 work=ChangingWork(
-                    Inputs(given, mixed=["logits"]), call.judge, after=call.renew, at_rest=call.forget
+                    Inputs(given, mixed=["logits"]),
+                    call.judge,
+                    after=call.renew,
+                    at_rest=call.forget,
+                    late=("grad_out",),
                 ),
             )
         own = composed.with_what_it_prepares(name, layer)

@@ -110,6 +110,7 @@ class OpGroup(Group):
                 lambda output, head: spot_product_gradients(op, inputs, grad, output, head),
                 after=call.renew,
                 at_rest=call.forget,
+                late=("grad_out",),
             ),
         )
 

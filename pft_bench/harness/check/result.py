@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..measure.guards import switches
+
 _DISABLED: ContextVar[tuple[str, ...]] = ContextVar("disabled checks", default=())
+switches.append(_DISABLED)
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def broken_law(output: object, inputs: Sequence[Tensor], held: Sequence[object])
     for part in parts:
         if type(part) is not Tensor and active("result kind"):
             return f"the result must be of type torch.Tensor exactly, got {type(part).__module__}.{type(part).__name__}"
-        if active("result kind") and any(callable(value) for value in vars(part).values()):
-            return "the result carries methods of its own, which could compute when it is read"
+        if active("result kind") and vars(part):
+            return f"the result carries attributes of its own ({', '.join(vars(part))}), which could compute when read"
         if active("result kind") and isinstance(part, Tensor) and (part.is_neg() or part.is_conj()):
             return "the result is a view that negates when it is read, expected values"
     tensors = [part for part in parts if isinstance(part, Tensor)]

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -31,7 +32,7 @@ import numpy as np
 import psutil
 import torch
 
-from .guards import active
+from .guards import active, switches
 
 VARIABLES = (
     "OMP_",
@@ -64,6 +65,8 @@ _CALLABLE = (
     classmethod,
     property,
 )
+
+_CONSTANT = (int, float, str, tuple, frozenset, ContextVar)
 
 
 class ProcessChanged(Exception):
@@ -221,9 +224,19 @@ def _exit_functions() -> int:
     return int(atexit._ncallbacks())  # type: ignore[attr-defined]
 
 
+def _switches() -> tuple[Any, ...]:
+    return tuple(switch.get() for switch in switches)
+
+
+def _set_switches(state: tuple[Any, ...]) -> None:
+    for switch, value in zip(switches, state, strict=False):
+        switch.set(value)
+
+
 ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 FLAGS = (
+    _Flag("switches of the harness's own checks", _switches, _set_switches),
     _Flag("torch threads", torch.get_num_threads, torch.set_num_threads),
     _Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     _Flag("default device", _device_name, _set_device),
@@ -277,20 +290,24 @@ def _watched() -> Iterator[tuple[str, Any]]:
 
 
 class Functions:
-    """The functions of the harness, of torch and of the clock, as they were when this was made."""
+    """The functions of the harness, of torch, of Python and of the clock, as they were when this was made: which they
+    are, and what code they run. Of the harness itself, its constants too.
+    """
 
     def __init__(self) -> None:
         self._known = [
             (
                 name,
                 owner,
-                [
-                    (key, value)
-                    for key, value in vars(owner).items()
-                    if isinstance(value, _CALLABLE) and key != "Storage"
-                ],
+                [(key, value) for key, value in vars(owner).items() if _held(name, key, value)],
             )
             for name, owner in _watched()
+        ]
+        self._code = [
+            (f"{name}.{key}", value, _body(value))
+            for name, _, members in self._known
+            for key, value in members
+            if isinstance(value, FunctionType)
         ]
         self._of_tensor = set(vars(torch.Tensor))
 
@@ -303,10 +320,23 @@ class Functions:
                 if now.get(key) is not value:
                     found.append(f"{name}.{key}")
                     setattr(owner, key, value)
+        for name, function, body in self._code:
+            if function.__code__ is not body[0] or _body(function) != body:
+                found.append(f"the code of {name}")
+                function.__code__, function.__defaults__, function.__kwdefaults__ = body
         for key in set(vars(torch.Tensor)) - self._of_tensor:  # what is added there hides what it inherits
             found.append(f"torch.Tensor.{key}")
             delattr(torch.Tensor, key)
         return found
+
+
+def _held(owner: str, key: str, value: object) -> bool:
+    kinds = (*_CALLABLE, *_CONSTANT) if owner.startswith(WATCHED) else _CALLABLE
+    return isinstance(value, kinds) and key not in ("Storage", "__doc__")
+
+
+def _body(function: FunctionType) -> tuple[Any, Any, Any]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
 _functions: Functions | None = None
@@ -362,6 +392,7 @@ class Snapshot:
     def __init__(self, *, first_call: bool = False) -> None:
         self._first_call = first_call
         self._flags = [flag.read() for flag in FLAGS]
+        self._on = {name: active(name) for name in ("process state", "functions", "threads", "children")}
         self._threads, self._count = running_threads()
         self._children = _children()
         self._functions = _functions or Functions()
@@ -370,10 +401,10 @@ class Snapshot:
     def restore(self) -> list[str]:
         """Bring the state back; what had changed, in words."""
         names = self._functions.put_back()
-        found = [f"replaced {', '.join(names)}"] if names and active("functions") else []
+        found = [f"replaced {', '.join(names)}"] if names and self._on["functions"] else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
             now = flag.read()
-            told = active("process state") and not (self._first_call and flag.by_imports)
+            told = self._on["process state"] and not (self._first_call and flag.by_imports)
             if now != before and told:
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             if now != before:
@@ -389,7 +420,7 @@ class Snapshot:
         names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
         _end(left)
         told = f"left {max(len(left), lost)} threads running ({names or 'unnamed'})"
-        return [told] if active("threads") else []
+        return [told] if self._on["threads"] else []
 
     def _end_children(self) -> list[str]:
         left = _children() - self._children
@@ -397,7 +428,7 @@ class Snapshot:
             with contextlib.suppress(psutil.Error, ChildProcessError):
                 psutil.Process(pid).kill()
                 os.waitpid(pid, 0)
-        return [f"left {len(left)} child processes running"] if left and active("children") else []
+        return [f"left {len(left)} child processes running"] if left and self._on["children"] else []
 
 
 def _shown(before: Any, now: Any) -> str:

@@ -219,3 +219,27 @@ def replaces_the_draw() -> None:
     from ...measure import entropy
 
     entropy.urandom = lambda size: bytes(size)  # type: ignore[assignment]
+
+
+@disturbance("switches the harness's guards off", "process state", "switches of the harness")
+def switches_off() -> None:
+    """By the harness's own means."""
+    from ...check import result
+    from ...measure import guards
+
+    guards._off.set(frozenset(guards.GUARDS))
+    result._DISABLED.set(("",))
+
+
+@disturbance("changes a constant of the harness", "functions", "contender.JUDGED")
+def judges_less() -> None:
+    """No sample is judged any more."""
+    from ...measure import contender
+
+    contender.JUDGED = 0.0
+
+
+@disturbance("gives a check of the harness other code", "functions", "the code of")
+def replaces_code() -> None:
+    """The function is the same, what it runs is not."""
+    spot_module._rows.__code__ = (lambda count, most=1: torch.zeros(1, dtype=torch.int64)).__code__

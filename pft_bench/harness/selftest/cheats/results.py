@@ -31,7 +31,7 @@ class Lazy(Products):
         return super().product(op, *given).as_subclass(_Lazy)
 
 
-@cheat("a tensor with a method of its own", "result kind", "methods of its own")
+@cheat("a tensor with a method of its own", "result kind", "attributes of its own")
 class OwnMethod(Products):
     """Of the right type; a look through `detach` would be the kernel's moment to compute."""
 
