@@ -33,8 +33,10 @@ _FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
 FORWARD = (SAMPLED, DENSE, *_FRESH)
 """All compositions of a forward."""
 
-Output = tuple[Tensor, Tensor, Tensor]
-"""out [W, H, N, D], kept positions [W, H, N, K] int64 (any order), their logits relative to the row's maximum."""
+Output = tuple[Tensor, Tensor | None, Tensor]
+"""out [W, H, N, D], kept positions [W, H, N, K] int64 (any order; None: all candidates), their logits relative to the
+row's maximum.
+"""
 
 
 @cache
@@ -70,13 +72,14 @@ class Composition:
 
     def finish(self, z: Tensor, v: Tensor) -> Output:
         """Softmax, selection and the sum of values, from the logits [W, H, N, C]."""
+        positions = None
         if self.rows is None:
             kept, places = z.topk(self.layer.topk, dim=-1, sorted=False)
             positions = self.index.gather(-1, places)
             rows, relative = self._rows(positions), kept - kept.amax(-1, keepdim=True)
             weights = (kept - z.logsumexp(-1, keepdim=True)).exp()
         else:
-            positions, rows, relative = self.index, self.rows, z - z.amax(-1, keepdim=True)
+            rows, relative = self.rows, z - z.amax(-1, keepdim=True)
             weights = relative.softmax(-1)
         out = functional.embedding_bag(
             rows,
@@ -145,9 +148,10 @@ class GradientsOfDense(GradientCall):
         self._positions: Tensor | None = None
 
         def forward() -> list[Tensor]:
-            out, self._positions, after = composed.dense(
+            out, positions, after = composed.dense(
                 leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"]
             )
+            self._positions = composed.index if positions is None else positions
             return [out, after]
 
         super().__init__(
@@ -184,14 +188,14 @@ def read_in_call(name: str, layer: Layer) -> dict[str, Tensor]:
 def spot(layer: Layer, output: object, head: int | None = None) -> list[CheckResult]:
     """A look at the call's own output; what it keeps comes in any order."""
     out, positions, relative = cast(Output, output)
-    kept = positions if layer.selects else positions[..., :0]
+    kept = out.new_empty((*out.shape[:-1], 0), dtype=torch.int64) if positions is None else positions
     return spot_layer(layer, (out, kept, relative, None), head, any_order=True)
 
 
 def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
     out, positions, relative = cast(Output, call())
-    order = positions.sort(-1)
+    order = (layer.index.long() if positions is None else positions).sort(-1)  # type: ignore[union-attr]
     results = check_selection(layer, order.values) if layer.topk < layer.index.shape[-1] else []  # type: ignore[union-attr]
     if any(not result.passed for result in results):
         return results

@@ -102,8 +102,8 @@ class Group(ABC):
             turn(name, "memory, FLOPs and stages")
             try:
                 contender.prepare()
+                counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
                 with unchanged("while its memory was measured", first_call=True):
-                    counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
                     device = torch.device(self.settings.device)
                     memory = _memory(contender.call, device, self.predicted_bytes(name))
                     stages = self.stages(contender, result.contenders[name].samples_s)

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import math
 import os
 import random
@@ -295,6 +296,8 @@ class Functions:
     """
 
     def __init__(self) -> None:
+        # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
+        importlib.import_module("torch._dynamo")
         self._known = [
             (
                 name,
@@ -391,12 +394,12 @@ class Snapshot:
 
     def __init__(self, *, first_call: bool = False) -> None:
         self._first_call = first_call
+        self._functions = _functions or Functions()
+        self._functions.put_back()
         self._flags = [flag.read() for flag in FLAGS]
         self._on = {name: active(name) for name in ("process state", "functions", "threads", "children")}
         self._threads, self._count = running_threads()
         self._children = _children()
-        self._functions = _functions or Functions()
-        self._functions.put_back()
 
     def restore(self) -> list[str]:
         """Bring the state back; what had changed, in words."""
