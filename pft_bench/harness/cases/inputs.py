@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...common import entropy
 from ..check.result import CheckResult
-from ..measure import entropy
 from ..measure.contender import CheckOutcome
 
 
@@ -297,7 +297,7 @@ Judge = Callable[[object, int | None], Sequence[CheckOutcome]]
 
 @dataclass(slots=True)
 class ChangingWork:
-    """The work of a contender whose inputs change before each call (`measure.contender.Work`).
+    """The work of a contender whose inputs change before each call (`measure.contender.ContenderWork`).
 
     `judge_output` holds a result against the present inputs. `after` is called when they have changed, for what has to
     be prepared from them outside of the clock; those named in `late` change once more after it, so that nothing of the

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ...common import entropy
 from ...reference import Layer, accumulation_dtype, index_dtype
-from ..measure import entropy
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding
 from .operator import check_shapes, exact_product

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from ...common import entropy
 from ...common.shortage import out_of_memory
-from . import entropy
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
 from .process import ProcessChanged, running_threads, unchanged
@@ -53,7 +53,7 @@ class CheckOutcome(Protocol):
 Check = Callable[[Call], Sequence[CheckOutcome]]
 
 
-class Work(Protocol):
+class ContenderWork(Protocol):
     """What a contender computes on. The harness owns it, and changes it where the kernel cannot see."""
 
     dear: bool
@@ -118,7 +118,7 @@ class Contender:
     check: Check
     rotations: Sequence[Call] = ()
     prepare: Call = _as_it_is
-    work: Work | None = None
+    work: ContenderWork | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class State(NamedTuple):
     """The harness's own objects around a call: their identities, what they hold, and the threads that run."""
 
     identities: tuple[object, ...]
-    work: Work | None
+    work: ContenderWork | None
     held: tuple[object, ...]
     threads: object
 
@@ -361,7 +361,7 @@ def verify(contender: Contender) -> Verified | Refused:
     return Verified(contender, checks, _PASSED)
 
 
-def _step_by_step(call: Call, work: Work) -> list[CheckOutcome]:
+def _step_by_step(call: Call, work: ContenderWork) -> list[CheckOutcome]:
     """One input after the other changes: what was remembered of the others is right, of this one wrong.
 
     The results are held, so that memory that is handed out twice shows.

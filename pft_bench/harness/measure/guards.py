@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 GUARDS = {
     "fresh inputs": "inputs change before each timed call, and one by one before the first",
@@ -23,9 +22,6 @@ GUARDS = {
 """Name -> what it holds."""
 
 _off: ContextVar[frozenset[str]] = ContextVar("guards switched off", default=frozenset())
-
-switches: list[ContextVar[Any]] = [_off]
-"""Everything that switches a guard or a check off: a kernel must leave it alone."""
 
 
 def active(name: str) -> bool:

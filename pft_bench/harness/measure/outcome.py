@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from . import entropy
+from ...common import entropy
 from .guards import active
 
 LOOKED_AT = 256

@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 import torch
 
-from .guards import active, switches
+from .guards import active
 
 VARIABLES = (
     "OMP_",
@@ -50,7 +50,13 @@ VARIABLES = (
 )
 """Beginnings of the environment variables that can change a time."""
 
-WATCHED = ("pft_bench.harness", "pft_bench.reference", "pft_bench.backends.base", "pft_bench.ops")
+WATCHED = (
+    "pft_bench.harness",
+    "pft_bench.common.entropy",
+    "pft_bench.reference",
+    "pft_bench.backends.base",
+    "pft_bench.ops",
+)
 """Modules whose functions must stay what they are, those of torch and `time` besides."""
 
 GRACE_S = 0.2
@@ -225,13 +231,31 @@ def _exit_functions() -> int:
     return int(atexit._ncallbacks())  # type: ignore[attr-defined]
 
 
+@functools.cache
+def _all_switches() -> tuple[ContextVar[Any], ...]:
+    """What switches a guard, a check or poison off, wherever the harness keeps it."""
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(WATCHED)]
+    every = {item for module in modules for item in vars(module).values() if isinstance(item, ContextVar)}
+    return tuple(item for item in every if _default(item))
+
+
+def _default(variable: ContextVar[Any]) -> bool:
+    """Whether it has a value where nobody has set one."""
+    try:
+        variable.get()
+    except LookupError:
+        return False
+    return True
+
+
 def _switches() -> tuple[Any, ...]:
-    return tuple(switch.get() for switch in switches)
+    return tuple(switch.get() for switch in _all_switches())
 
 
 def _set_switches(state: tuple[Any, ...]) -> None:
-    for switch, value in zip(switches, state, strict=False):
-        switch.set(value)
+    for switch, value in zip(_all_switches(), state, strict=True):
+        if switch.get() is not value:
+            switch.set(value)
 
 
 ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)

@@ -219,8 +219,8 @@ class _Run:
     def finish(self, everybody: Sequence[Verified]) -> None:
         """The last result of each contender, held against its inputs; who fails has no time at all."""
         for name, subject in list(self.subjects.items()):
-            if not self.samples.get(name):
-                continue  # every round was dropped
+            if not subject.changes or not self.samples.get(name):
+                continue  # nothing to judge, or every round was dropped
             self.on_turn(name, "check")
             try:
                 subject.prepare()

@@ -216,7 +216,7 @@ def replaces_a_builtin() -> None:
 @disturbance("replaces where the harness draws from", "functions", "entropy.urandom")
 def replaces_the_draw() -> None:
     """Every draw is known from now on."""
-    from ...measure import entropy
+    from ....common import entropy
 
     entropy.urandom = lambda size: bytes(size)  # type: ignore[assignment]
 
@@ -228,7 +228,7 @@ def switches_off() -> None:
     from ...measure import guards
 
     guards._off.set(frozenset(guards.GUARDS))
-    result._DISABLED.set(("",))
+    result.DISABLED.set(("",))
 
 
 @disturbance("changes a constant of the harness", "functions", "contender.JUDGED")
