@@ -14,15 +14,28 @@
 
 namespace pft::bindings {
 
-inline std::string describe(std::initializer_list<int64_t> sizes) {
+// `Sizes`: an array, or a list in braces.
+template <typename Sizes = std::initializer_list<int64_t>>
+std::string describe(const Sizes& sizes) {
   std::string text = "[";
   for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + "]";
 }
 
-inline void require_sizes(const char* kernel, std::initializer_list<int64_t> sizes) {
+template <typename Sizes = std::initializer_list<int64_t>>
+void require_sizes(const char* kernel, const Sizes& sizes) {
   for (int64_t size : sizes)
     if (size < 0) throw std::invalid_argument(std::string(kernel) + ": negative size in " + describe(sizes));
+}
+
+// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
+// region)
+using AttentionSizes = std::array<int64_t, 10>;
+
+inline AttentionShape attention_shape(const char* kernel, const AttentionSizes& n, float scale = 1.0f,
+                                      float region_penalty = 0.0f) {
+  require_sizes(kernel, n);
+  return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], scale, region_penalty};
 }
 
 // A null pointer is accepted for an empty tensor only.
@@ -55,7 +68,8 @@ Matrices<T> matrices(const char* kernel, const char* name, const Strided<4>& ten
   return {data, tensor.second[0], tensor.second[1], tensor.second[2]};
 }
 
-inline void raise_on_failure(Status status, const char* kernel, std::initializer_list<int64_t> sizes) {
+template <typename Sizes = std::initializer_list<int64_t>>
+void raise_on_failure(Status status, const char* kernel, const Sizes& sizes) {
   if (status == Status::kOk) return;
   const char* what = status == Status::kBadShape      ? "shape, index type or workspace is not acceptable"
                      : status == Status::kUnsupported ? "shape is too large for this kernel"

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
-from typer.main import get_command
 
 import pft_bench
-from pft_bench.cli.app import app as program
+from pft_bench.cli.app import whole_program
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +44,7 @@ def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
     page = ROOT / f"{docname}.md"
     source[0] = re.sub(r"\]\(([\w./-]+)\)", lambda link: _file_of(page, link), source[0])
     if docname == "docs/commands":
-        command = get_command(program)
+        command = whole_program()
         context = command.make_context("pft-bench", [], resilient_parsing=True)
         source[0] += get_docs_for_click(obj=command, ctx=context, name="pft-bench", title="Commands")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,19 +29,19 @@ settings.load_profile("pft")
 
 TESTS = Path(__file__).parent
 ALONE = (
-    *("measure", "sweep", "selftest"),
-    # `run` begins with an audit of its timer.
-    *("cli/test_run.py", "cli/test_resume.py", "cli/test_evaluate.py", "cli/test_threads_level.py"),
-    *("compare/test_design.py", "compare/test_versions.py"),
-    *(
-        "ops/test_cost.py",
-        "cases/test_memory.py",
-        "cases/test_threads.py",
-        "model/test_tiles.py",
-        "model/test_strips.py",
-    ),
+    *("measure/test_timer.py", "measure/test_rounds.py", "measure/test_peak_memory.py"),
+    *("sweep/test_isolation.py", "sweep/test_sweep.py", "maintain"),
+    "selftest/test_mutation.py::test_a_wrong_timer_is_killed_by_its_questions_and_survives_without_them",
+    "selftest/test_mutation.py::test_right_kernels_and_timers_raise_no_alarm",
+    "selftest/test_mutation.py::test_an_unsound_timer_may_not_time",
+    "selftest/test_trials.py::test_one_of_each_for_real",
+    "cli/test_run.py::test_a_timer_that_forgets_half_of_the_work_ends_the_run",
+    "cli/test_start_time.py",
+    "compare/test_design.py::test_real_calls_and_a_failed_check",
+    "compare/test_versions.py::test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed",
+    *("ops/test_cost.py", "cases/test_memory.py"),
 )
-"""Files and folders whose tests read a clock against a limit, or the peak of memory: never beside another test."""
+"""Files and tests that read a clock against a limit, or the peak of a process's memory: never beside another test."""
 
 
 def pytest_configure() -> None:
@@ -56,10 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them; and in a worker begin with what takes long, so that no worker ends with it."""
     for item in items:
         path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else item.path
-        if any(path.is_relative_to(name) for name in ALONE):
+        if path.as_posix() in ALONE or f"{path.as_posix()}::{getattr(item, 'originalname', '')}" in ALONE:
             item.add_marker("alone")
     if IN_WORKER:
-        items.sort(key=lambda item: "slow" not in item.keywords)
+        items.sort(key=seconds, reverse=True)
+
+
+def seconds(item: pytest.Item) -> float:
+    """About how long a test marked slow takes on two cores, 0 for all others."""
+    mark = item.get_closest_marker("slow")
+    return 0.0 if mark is None else mark.args[0] if mark.args else 10.0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -74,3 +81,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(previous)
+
+
+@pytest.fixture
+def no_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement begins with a full garbage collection, and so does each of its parts.
+
+    In a process full of tests each takes a second: longer than all that is measured here.
+    """
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DRAWN = ROOT / "docs" / "architecture.md"
 # Besides rooms: what a package needs, and what is data.
-FURNITURE = {"__init__.py", "__main__.py", "py.typed", "_cpu.pyi", "data", "__pycache__"}
-TOP = {"kernels", "bindings", "reference", "pft_bench", "reports", "docs", "tests"}
+FURNITURE = {"__init__.py", "__main__.py", "py.typed", "data", "__pycache__"}
+TOP = {"kernels", "bindings", "reference", "pft_bench", "reports", "docs", "examples", "tests"}
 
 
 def drawn_tree() -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pft_bench.harness.problem import Problem, random_index
+from pft_bench.harness.inputs import random_index
+from pft_bench.harness.problem import Problem
 
 BASE: dict[str, Any] = {
     "op": "attention",

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pft_bench.common.text import Lines, file_name, in_figure, in_short, plain, told
+from pft_bench.common.text import Lines, file_name, in_short, parse_bytes, plain, show_bytes, told
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,15 @@ def test_parts_of_files_names() -> None:
     assert all(name.isascii() and "/" not in name and not name.startswith(".") for name in odd)
 
 
-def test_figures_take_dollars_and_underscores_as_they_are() -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    for text in ("$\\frac$", "a$b$c", "_x", "caf\udce9 $"):
-        figure.text(0, 0, in_figure(text))
-    figure.add_subplot().plot([0], [1], label=in_figure("_mine"))
-    assert [text.get_text() for text in figure.axes[0].legend().get_texts()] == [" _mine"]
-    figure.draw_without_rendering()
+def test_sizes_in_bytes_are_read_and_shown_by_one_rule() -> None:
+    texts = ("8G", "8GB", "8Gi", "8 GiB", "500m", "123", "123B", "1.5kb", "2T")
+    counts = (8 * 10**9, 8 * 10**9, 8 << 30, 8 << 30, 5 * 10**8, 123, 123, 1500, 2 * 10**12)
+    assert tuple(parse_bytes(text, "--memory") for text in texts) == counts
+    shown = ("0 B", "7 B", "999 B", "1 kB", "123 kB", "8.19 GB")
+    assert tuple(show_bytes(count) for count in (0, 7, 999, 1000, 123_456, 8_199_999_999)) == shown
+    needed = ("999 B", "1.01 kB", "1 MB", "4000 TB")
+    assert tuple(show_bytes(count, up=True) for count in (999, 1001, 999_001, 4 * 10**15)) == needed
+    assert all(parse_bytes(show_bytes(count, up=True), "") >= count for count in range(1, 10**7, 9973))
+    for wrong in ("", "GB", "-1GB", "8XB", "8i", "1 2G", "nan", "inf", "0", "0.5", "9" * 400, "\u0661"):
+        with pytest.raises(ValueError, match="--memory must be a size such as 500M"):
+            parse_bytes(wrong, "--memory")

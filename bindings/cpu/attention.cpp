@@ -3,10 +3,11 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 
@@ -15,39 +16,22 @@ namespace {
 
 using Tensor = Strided<4>;                // window, head, row, column
 using Index = std::pair<uintptr_t, int>;  // address (0: none) and bytes per element
-// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
-// region)
-using Sizes = std::array<int64_t, 10>;
-
-AttentionShape shape_of(const char* kernel, const Sizes& n) {
-  require_sizes(kernel, {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]});
-  AttentionShape s;
-  s.windows = n[0];
-  s.heads = n[1];
-  s.queries = n[2];
-  s.keys = n[3];
-  s.dim_qk = n[4];
-  s.dim_v = n[5];
-  s.candidates = n[6];
-  s.topk = n[7];
-  s.window_size = n[8];
-  s.patterns = n[9];
-  return s;
-}
+using Sizes = AttentionSizes;
 
 // The null pointer of an empty tensor would read as "no index".
 cpu::ConstIndex index_of(const Index& index) {
   return {reinterpret_cast<const void*>(index.first), static_cast<cpu::IndexType>(index.second)};
 }
 
-cpu::AttentionInputs inputs_of(const char* kernel, const Sizes& sizes, float scale, float region_penalty,
-                               const Tensor& q, const Tensor& k, const Tensor& v, uintptr_t bias,
-                               uintptr_t region, const Index& index, uintptr_t logits) {
+// What forward and backward both read: sizes, scale, region_penalty, q, k, v, bias, region, index, logits.
+using LayerArg =
+    std::tuple<Sizes, float, float, Tensor, Tensor, Tensor, uintptr_t, uintptr_t, Index, uintptr_t>;
+
+cpu::AttentionInputs inputs_of(const char* kernel, const LayerArg& layer) {
+  const auto& [sizes, scale, region_penalty, q, k, v, bias, region, index, logits] = layer;
   cpu::AttentionInputs in;
-  in.shape = shape_of(kernel, sizes);
-  AttentionShape& s = in.shape;
-  s.scale = scale;
-  s.region_penalty = region_penalty;
+  in.shape = attention_shape(kernel, sizes, scale, region_penalty);
+  const AttentionShape& s = in.shape;
   const int64_t items = s.windows * s.heads;
   in.q = matrices<const float>(kernel, "q", q, items * s.queries, s.dim_qk);
   in.k = matrices<const float>(kernel, "k", k, items * s.keys, s.dim_qk);
@@ -65,14 +49,12 @@ void raise(Status status, const char* kernel, const AttentionShape& s) {
                    {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, s.topk});
 }
 
-std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, float region_penalty, Tensor q,
-                                                  Tensor k, Tensor v, uintptr_t bias, uintptr_t region,
-                                                  Index index, uintptr_t logits, Tensor out, Index new_index,
+std::optional<std::array<double, 3>> bind_forward(const LayerArg& layer, Tensor out, Index new_index,
                                                   uintptr_t new_logits, uintptr_t lse, bool timed,
                                                   uintptr_t workspace, int64_t workspace_bytes, int threads) {
   const char* kernel = "attention_forward";
   cpu::AttentionForwardArgs args;
-  args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
+  args.in = inputs_of(kernel, layer);
   const AttentionShape& s = args.in.shape;
   const int64_t rows = s.windows * s.heads * s.queries;
   args.out = matrices<float>(kernel, "out", out, rows, s.dim_v);
@@ -90,14 +72,12 @@ std::optional<std::array<double, 3>> bind_forward(Sizes sizes, float scale, floa
   return timed ? std::optional(seconds) : std::nullopt;
 }
 
-void bind_backward(Sizes sizes, float scale, float region_penalty, Tensor grad_out, uintptr_t grad_logits,
-                   Tensor q, Tensor k, Tensor v, uintptr_t bias, uintptr_t region, Index index,
-                   uintptr_t logits, Index new_index, Tensor out, uintptr_t lse, Tensor grad_q, Tensor grad_k,
-                   Tensor grad_v, uintptr_t grad_bias, uintptr_t grad_logits_prev, uintptr_t workspace,
-                   int64_t workspace_bytes, int threads) {
+void bind_backward(const LayerArg& layer, Tensor grad_out, uintptr_t grad_logits, Index new_index, Tensor out,
+                   uintptr_t lse, Tensor grad_q, Tensor grad_k, Tensor grad_v, uintptr_t grad_bias,
+                   uintptr_t grad_logits_prev, uintptr_t workspace, int64_t workspace_bytes, int threads) {
   const char* kernel = "attention_backward";
   cpu::AttentionBackwardArgs args;
-  args.in = inputs_of(kernel, sizes, scale, region_penalty, q, k, v, bias, region, index, logits);
+  args.in = inputs_of(kernel, layer);
   const AttentionShape& s = args.in.shape;
   const int64_t items = s.windows * s.heads, rows = items * s.queries;
   args.grad_out = matrices<const float>(kernel, "grad_out", grad_out, rows, s.dim_v);
@@ -119,10 +99,11 @@ void bind_backward(Sizes sizes, float scale, float region_penalty, Tensor grad_o
 }
 
 int64_t forward_bytes(Sizes sizes, bool sparse, int threads) {
-  return cpu::attention_forward_workspace_bytes(shape_of("attention_forward", sizes), sparse, threads);
+  return cpu::attention_forward_workspace_bytes(attention_shape("attention_forward", sizes), sparse, threads);
 }
 int64_t backward_bytes(Sizes sizes, bool sparse, int threads) {
-  return cpu::attention_backward_workspace_bytes(shape_of("attention_backward", sizes), sparse, threads);
+  return cpu::attention_backward_workspace_bytes(attention_shape("attention_backward", sizes), sparse,
+                                                 threads);
 }
 
 }  // namespace
@@ -131,15 +112,11 @@ void register_attention(py::module_& m) {
   using py::arg;
   m.def("attention_forward_workspace_bytes", forward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
   m.def("attention_backward_workspace_bytes", backward_bytes, arg("sizes"), arg("sparse"), arg("threads"));
-  m.def("attention_forward", bind_forward, arg("sizes"), arg("scale"), arg("region_penalty"), arg("q"),
-        arg("k"), arg("v"), arg("bias"), arg("region"), arg("index"), arg("logits"), arg("out"),
-        arg("new_index"), arg("new_logits"), arg("lse"), arg("timed"), arg("workspace"),
-        arg("workspace_bytes"), arg("threads"));
-  m.def("attention_backward", bind_backward, arg("sizes"), arg("scale"), arg("region_penalty"),
-        arg("grad_out"), arg("grad_logits"), arg("q"), arg("k"), arg("v"), arg("bias"), arg("region"),
-        arg("index"), arg("logits"), arg("new_index"), arg("out"), arg("lse"), arg("grad_q"), arg("grad_k"),
-        arg("grad_v"), arg("grad_bias"), arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"),
-        arg("threads"));
+  m.def("attention_forward", bind_forward, arg("layer"), arg("out"), arg("new_index"), arg("new_logits"),
+        arg("lse"), arg("timed"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
+  m.def("attention_backward", bind_backward, arg("layer"), arg("grad_out"), arg("grad_logits"),
+        arg("new_index"), arg("out"), arg("lse"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
+        arg("grad_bias"), arg("grad_logits_prev"), arg("workspace"), arg("workspace_bytes"), arg("threads"));
 }
 
 }  // namespace pft::bindings

@@ -3,8 +3,8 @@
 #include <array>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 
@@ -18,7 +18,7 @@ constexpr const char* kKernel = "depthwise_gelu_add";
 
 cpu::DepthwiseArgs sized(const Sizes& sizes) {
   const auto [batch, height, width, channels, side, first_row, rows] = sizes;
-  require_sizes(kKernel, {batch, height, width, channels, side, first_row, rows});
+  require_sizes(kKernel, sizes);
   cpu::DepthwiseArgs args;
   args.batch = batch;
   args.height = height;
@@ -48,7 +48,7 @@ void bind_depthwise(Image x, uintptr_t weight, uintptr_t bias, Image residual, I
     py::gil_scoped_release release;
     status = cpu::depthwise_gelu_add(args, {reinterpret_cast<void*>(workspace), workspace_bytes}, threads);
   }
-  raise_on_failure(status, kKernel, {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]});
+  raise_on_failure(status, kKernel, sizes);
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>

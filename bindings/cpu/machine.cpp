@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "../checks.hpp"
+#include "../register.hpp"
 #include "build_info.hpp"
 #include "pft/cpu.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
-// pft_bench._cpu: the CPU kernels as functions of addresses, strides and sizes. Typed in pft_bench/_cpu.pyi.
-#include "register.hpp"
+// pft_bench._cpu: the CPU kernels as functions of addresses, strides and sizes.
+#include "../register.hpp"
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels: addresses, strides (in elements) and sizes in; errors as exceptions.";

@@ -1,36 +1,16 @@
+#include "../register.hpp"
 #include "arguments.hpp"
-#include "register.hpp"
 
 namespace py = pybind11;
 
 namespace pft::bindings {
 namespace {
 
-// windows, heads, queries, keys, dim_qk, dim_v, candidates, topk, window_size (0: no bias), patterns (0: no
-// region)
-using Sizes = std::array<int64_t, 10>;
+using Sizes = AttentionSizes;
 using Scales = std::array<float, 2>;  // scale, region_penalty
 
 // q, k, v, bias, region, index, logits: what forward and backward both read.
 using LayerArg = std::tuple<TensorArg, TensorArg, TensorArg, uintptr_t, uintptr_t, IndexArg, uintptr_t>;
-
-AttentionShape shape_of(const char* kernel, const Sizes& n, const Scales& scales) {
-  require_sizes(kernel, {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]});
-  AttentionShape s;
-  s.windows = n[0];
-  s.heads = n[1];
-  s.queries = n[2];
-  s.keys = n[3];
-  s.dim_qk = n[4];
-  s.dim_v = n[5];
-  s.candidates = n[6];
-  s.topk = n[7];
-  s.window_size = n[8];
-  s.patterns = n[9];
-  s.scale = scales[0];
-  s.region_penalty = scales[1];
-  return s;
-}
 
 int64_t rows_of(const AttentionShape& s) { return s.windows * s.heads * s.queries; }
 int64_t table_entries(const AttentionShape& s) { return (2 * s.window_size - 1) * (2 * s.window_size - 1); }
@@ -55,7 +35,7 @@ cuda::AttentionInputs inputs_of(Arguments& args, const AttentionShape& s, const 
 void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg new_index,
              uintptr_t new_logits, uintptr_t lse, int candidates, Place place) {
   const char* kernel = "attention_forward";
-  const AttentionShape s = shape_of(kernel, sizes, scales);
+  const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
   const cuda::AttentionInputs in = inputs_of(args, s, layer);
   const int64_t kept = s.topk < s.candidates ? s.topk : s.candidates;
@@ -75,7 +55,7 @@ void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg
 
 void row_delta(Sizes sizes, TensorArg grad_out, TensorArg out, uintptr_t delta, Place place) {
   const char* kernel = "attention_row_delta";
-  const AttentionShape s = shape_of(kernel, sizes, {1.f, 0.f});
+  const AttentionShape s = attention_shape(kernel, sizes);
   Arguments args(kernel);
   const cuda::Input x = args.input("grad_out", grad_out, {s.windows, s.heads, s.queries, s.dim_v});
   const cuda::Input y = args.input("out", out, {s.windows, s.heads, s.queries, s.dim_v});
@@ -88,7 +68,7 @@ void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_
                      uintptr_t lse, uintptr_t delta, IndexArg new_index, int64_t kept, uintptr_t g,
                      uintptr_t a_kept, Place place) {
   const char* kernel = "attention_backward_sparse";
-  const AttentionShape s = shape_of(kernel, sizes, scales);
+  const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
   const cuda::AttentionInputs in = inputs_of(args, s, layer);
   const int64_t rows = rows_of(s);
@@ -112,7 +92,7 @@ void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_o
                     uintptr_t delta, TensorArg grad_q, TensorArg grad_k, TensorArg grad_v,
                     uintptr_t bias_partial, int64_t row_blocks, Place place) {
   const char* kernel = "attention_backward_dense";
-  const AttentionShape s = shape_of(kernel, sizes, scales);
+  const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
   const cuda::AttentionInputs in = inputs_of(args, s, layer);
   cuda::DenseGradients grads;
@@ -133,7 +113,7 @@ void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_o
 
 void bias_sparse(Sizes sizes, IndexArg index, uintptr_t g, int64_t groups, uintptr_t partial, Place place) {
   const char* kernel = "bias_gradient_sparse";
-  const AttentionShape s = shape_of(kernel, sizes, {1.f, 0.f});
+  const AttentionShape s = attention_shape(kernel, sizes);
   Arguments args(kernel);
   const int64_t entries = rows_of(s) * s.candidates;
   const cuda::Index index_ = args.index("index", index, entries);

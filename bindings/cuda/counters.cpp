@@ -3,8 +3,8 @@
 #include <dlfcn.h>
 #include <pybind11/stl.h>
 
+#include "../register.hpp"
 #include "known.h"
-#include "register.hpp"
 
 namespace py = pybind11;
 

@@ -5,7 +5,7 @@
 #include <map>
 #include <string>
 
-#include "register.hpp"
+#include "../register.hpp"
 #ifdef PFT_CUDA_BUILD
 #include "cuda_build_info.hpp"
 #endif

@@ -2,8 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include "../register.hpp"
 #include "planted.h"
-#include "register.hpp"
 #include "unit.h"
 
 namespace py = pybind11;

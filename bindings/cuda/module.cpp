@@ -1,6 +1,6 @@
 // pft_bench._cuda, _cuda_emu and _cuda_count: the same kernels and bindings, for a GPU and for the emulator,
 // which checks or counts.
-#include "register.hpp"
+#include "../register.hpp"
 
 #if defined(PFT_EMU_COUNTED)
 PYBIND11_MODULE(_cuda_count, m) {

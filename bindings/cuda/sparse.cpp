@@ -1,5 +1,5 @@
+#include "../register.hpp"
 #include "arguments.hpp"
-#include "register.hpp"
 
 namespace py = pybind11;
 
@@ -9,7 +9,7 @@ namespace {
 using Sizes = std::array<int64_t, 6>;  // windows, heads, queries, keys, head_dim, kept
 
 SparseShape shape_of(const char* kernel, const Sizes& n) {
-  require_sizes(kernel, {n[0], n[1], n[2], n[3], n[4], n[5]});
+  require_sizes(kernel, n);
   return {n[0] * n[1], n[2], n[3], n[4], n[5]};
 }
 
@@ -27,37 +27,32 @@ void bind_sddmm(Sizes n, TensorArg q, TensorArg k, IndexArg index, TensorArg out
   });
 }
 
-void bind_spmm(Sizes n, TensorArg a, TensorArg v, IndexArg index, uintptr_t initial, TensorArg out,
-               float scale, int version, Place place) {
-  const char* kernel = "spmm";
+// spmm and spmm_transpose: `from` and `to` are the rows of the matrix read and of the result.
+void multiply(const char* kernel, decltype(cuda::spmm) launcher, const Sizes& n, TensorArg a,
+              std::pair<const char*, TensorArg> x, int64_t from, IndexArg index, uintptr_t initial,
+              TensorArg out, int64_t to, float scale, int version, Place place) {
   const SparseShape s = shape_of(kernel, n);
   Arguments args(kernel);
   const auto a_ = args.input("a", a, {n[0], n[1], n[2], n[5]});
-  const auto v_ = args.input("v", v, {n[0], n[1], n[3], n[4]});
+  const auto x_ = args.input(x.first, x.second, {n[0], n[1], from, n[4]});
   const auto index_ = args.index("index", index, s.batch * s.queries * s.kept);
-  const auto* initial_ =
-      args.array<const float>("initial", initial, s.batch * s.queries * s.head_dim, 4, false);
-  const auto out_ = args.output("out", out, {n[0], n[1], n[2], n[4]});
+  const auto* initial_ = args.array<const float>("initial", initial, s.batch * to * s.head_dim, 4, false);
+  const auto out_ = args.output("out", out, {n[0], n[1], to, n[4]});
   run(kernel, {s.batch, s.queries, s.keys, s.head_dim, s.kept}, place, [&](void* stream) {
-    return cuda::spmm(s, n[1], a_, v_, index_, initial_, out_, scale, static_cast<cuda::Version>(version),
-                      stream);
+    return launcher(s, n[1], a_, x_, index_, initial_, out_, scale, static_cast<cuda::Version>(version),
+                    stream);
   });
+}
+
+void bind_spmm(Sizes n, TensorArg a, TensorArg v, IndexArg index, uintptr_t initial, TensorArg out,
+               float scale, int version, Place place) {
+  multiply("spmm", cuda::spmm, n, a, {"v", v}, n[3], index, initial, out, n[2], scale, version, place);
 }
 
 void bind_spmm_transpose(Sizes n, TensorArg a, TensorArg x, IndexArg index, uintptr_t initial, TensorArg out,
                          float scale, int version, Place place) {
-  const char* kernel = "spmm_transpose";
-  const SparseShape s = shape_of(kernel, n);
-  Arguments args(kernel);
-  const auto a_ = args.input("a", a, {n[0], n[1], n[2], n[5]});
-  const auto x_ = args.input("x", x, {n[0], n[1], n[2], n[4]});
-  const auto index_ = args.index("index", index, s.batch * s.queries * s.kept);
-  const auto* initial_ = args.array<const float>("initial", initial, s.batch * s.keys * s.head_dim, 4, false);
-  const auto out_ = args.output("out", out, {n[0], n[1], n[3], n[4]});
-  run(kernel, {s.batch, s.queries, s.keys, s.head_dim, s.kept}, place, [&](void* stream) {
-    return cuda::spmm_transpose(s, n[1], a_, x_, index_, initial_, out_, scale,
-                                static_cast<cuda::Version>(version), stream);
-  });
+  multiply("spmm_transpose", cuda::spmm_transpose, n, a, {"x", x}, n[2], index, initial, out, n[3], scale,
+           version, place);
 }
 
 }  // namespace

@@ -106,14 +106,14 @@ char* aligned(void* data) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(data) + 63) / 64 * 64);
 }
 
-template <typename Args>
-Status run_sparse(const Args& args, void (*item_function)(const Args&, int64_t, void*), Workspace workspace,
-                  int threads) {
+template <auto Item>
+Status run_sparse(const SparseArgs& args, Workspace workspace, int threads) {
   const SparseShape& s = args.shape;
   const int64_t slice = slice_bytes(s);
-  const Status status = check(s, args.index, workspace, threads, total_bytes(slice, s.batch, threads));
+  const Status status = check(s, args.index, workspace, threads, sparse_workspace_bytes(s, threads));
   if (status != Status::kOk) return status;
   char* base = aligned(workspace.data);
+  const auto item_function = kernels().*Item;
   for_each_item(s.batch, static_cast<int>(used_threads(s.batch, threads)),
                 [&](int64_t item, int thread) { item_function(args, item, base + thread * slice); });
   return Status::kOk;
@@ -150,31 +150,12 @@ void reduce_tables(const AttentionShape& s, const float* tables, int threads, fl
 
 }  // namespace
 
-int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads) {
+int64_t sparse_workspace_bytes(const SparseShape& shape, int threads) {
   return total_bytes(slice_bytes(shape), shape.batch, threads);
 }
-int64_t spmm_workspace_bytes(const SparseShape& shape, int threads) {
-  return sddmm_workspace_bytes(shape, threads);
-}
-int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads) {
-  return sddmm_workspace_bytes(shape, threads);
-}
-int64_t row_reads_workspace_bytes(const SparseShape& shape, int threads) {
-  return sddmm_workspace_bytes(shape, threads);
-}
 
-Status sddmm(const SddmmArgs& args, Workspace workspace, int threads) {
-  return run_sparse(args, kernels().sddmm, workspace, threads);
-}
-Status spmm(const SpmmArgs& args, Workspace workspace, int threads) {
-  return run_sparse(args, kernels().spmm, workspace, threads);
-}
-Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads) {
-  return run_sparse(args, kernels().spmm_transpose, workspace, threads);
-}
-Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads) {
-  return run_sparse(args, kernels().row_reads, workspace, threads);
-}
+#define PFT_CPU_SPARSE_ENTRY(name, ...) {#name, run_sparse<&Kernels::name##_item>, __VA_ARGS__},
+const SparseOp kSparseOps[] = {PFT_CPU_SPARSE_OPS(PFT_CPU_SPARSE_ENTRY){}};
 
 int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads) {
   return total_bytes(slice_bytes(args), items_of(args), threads);
@@ -192,7 +173,7 @@ Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int th
       workspace.bytes < depthwise_workspace_bytes(a, threads))
     return Status::kBadShape;
   char* base = aligned(workspace.data);
-  const auto item_function = kernels().depthwise;
+  const auto item_function = kernels().depthwise_item;
   for_each_item(items, static_cast<int>(used_threads(items, threads)),
                 [&](int64_t item, int thread) { item_function(args, item, base + thread * slice); });
   return Status::kOk;
@@ -221,7 +202,7 @@ Status attention_forward(const AttentionForwardArgs& args, Workspace workspace, 
     return Status::kBadShape;
   const int64_t slice = slice_bytes(s, sparse, false);
   char* base = aligned(workspace.data);
-  const auto item_function = kernels().attention_forward;
+  const auto item_function = kernels().attention_forward_item;
   const bool timed = args.phase_seconds != nullptr;
   for_each_item(items, static_cast<int>(used_threads(items, threads)), [&](int64_t item, int thread) {
     double seconds[3] = {0.0, 0.0, 0.0};
@@ -251,7 +232,7 @@ Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace
   const int64_t units = groups_of(s, s.window_size > 0) * s.heads;
   float* tables = reinterpret_cast<float*>(aligned(workspace.data));
   char* base = aligned(workspace.data) + tables_bytes(s);
-  const auto item_function = kernels().attention_backward;
+  const auto item_function = kernels().attention_backward_item;
   for_each_item(units, static_cast<int>(used_threads(units, threads)), [&](int64_t unit, int thread) {
     const int64_t group = unit / s.heads, head = unit % s.heads;
     float* table = bias ? tables + unit * table_size(s) : nullptr;

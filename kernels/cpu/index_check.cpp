@@ -71,7 +71,7 @@ IndexError index_error(const IndexRowsArgs& args, Workspace scratch, int threads
   std::memset(seen, 0, static_cast<size_t>(words(args.keys) * threads) * sizeof(uint64_t));
   const int64_t each = args.kept < kBlockEntries ? kBlockEntries / args.kept : 1;
   const int64_t blocks = (args.rows + each - 1) / each;
-  const auto rows_ascend = kernels().index_rows;
+  const auto rows_ascend = kernels().index_rows_item;
   IndexError found;
   int64_t found_block = blocks;
 #pragma omp parallel for num_threads(threads) schedule(static) if (args.rows * args.kept >= kParallelEntries)

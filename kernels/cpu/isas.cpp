@@ -4,21 +4,24 @@
 #include <stdexcept>
 #include <string>
 
-PFT_CPU_DECLARE_ITEMS(scalar)
+#define PFT_CPU_SPARSE_NAME(name, ...) name##_item,
+#define PFT_CPU_NAME(result, name, ...) name,
+#define PFT_CPU_COMPILED(isa)                                                   \
+  PFT_CPU_DECLARE_ITEMS(isa)                                                    \
+  namespace pft::cpu::isa {                                                     \
+  static Kernels kernels(bool (*supported)()) {                                 \
+    return {#isa, supported, PFT_CPU_ITEMS(PFT_CPU_SPARSE_NAME, PFT_CPU_NAME)}; \
+  }                                                                             \
+  }
+
+PFT_CPU_COMPILED(scalar)
 #ifdef PFT_CPU_X86
-PFT_CPU_DECLARE_ITEMS(avx2)
-PFT_CPU_DECLARE_ITEMS(avx512)
+PFT_CPU_COMPILED(avx2)
+PFT_CPU_COMPILED(avx512)
 #endif
 
 namespace pft::cpu {
 namespace {
-
-#define PFT_CPU_KERNELS(isa, supported)                                                              \
-  Kernels {                                                                                          \
-    #isa, supported, isa::sddmm_item, isa::spmm_item, isa::spmm_transpose_item, isa::row_reads_item, \
-        isa::depthwise_item, isa::attention_forward_item, isa::attention_backward_item,              \
-        isa::index_rows_item, isa::peak_fma_flops, isa::peak_load_bytes, isa::peak_gather_bytes      \
-  }
 
 bool always() { return true; }
 #ifdef PFT_CPU_X86
@@ -33,10 +36,10 @@ bool has_avx512() {
 
 // Widest last.
 const Kernels kCompiled[] = {
-    PFT_CPU_KERNELS(scalar, always),
+    scalar::kernels(always),
 #ifdef PFT_CPU_X86
-    PFT_CPU_KERNELS(avx2, has_avx2),
-    PFT_CPU_KERNELS(avx512, has_avx512),
+    avx2::kernels(has_avx2),
+    avx512::kernels(has_avx512),
 #endif
 };
 constexpr int kCount = sizeof(kCompiled) / sizeof(kCompiled[0]);

@@ -3,21 +3,26 @@
 #include "pft/cpu.h"
 #include "required_flags.hpp"
 
-#define PFT_CPU_DECLARE_ITEMS(isa)                                                               \
-  namespace pft::cpu::isa {                                                                      \
-  void sddmm_item(const SddmmArgs& args, int64_t item, void* workspace);                         \
-  void spmm_item(const SpmmArgs& args, int64_t item, void* workspace);                           \
-  void spmm_transpose_item(const SpmmTransposeArgs& args, int64_t item, void* workspace);        \
-  void row_reads_item(const RowReadsArgs& args, int64_t item, void* workspace);                  \
-  void depthwise_item(const DepthwiseArgs& args, int64_t item, void* workspace);                 \
-  void attention_forward_item(const AttentionForwardArgs& args, int64_t item, void* workspace,   \
-                              double* phase_seconds);                                            \
-  void attention_backward_item(const AttentionBackwardArgs& args, int64_t item, void* workspace, \
-                               float* grad_bias);                                                \
-  bool index_rows_item(const IndexRowsArgs& args, int64_t first, int64_t rows);                  \
-  int64_t peak_fma_flops(int64_t rounds);                                                        \
-  int64_t peak_load_bytes(const float* block, int64_t floats, int64_t rounds);                   \
-  int64_t peak_gather_bytes(const float* block, int64_t floats, int64_t rows);                   \
+// All entry points: SPARSE(name, ...) for each op over an index, ITEM(result, name, arguments...) for the
+// others.
+#define PFT_CPU_ITEMS(SPARSE, ITEM)                                                                     \
+  PFT_CPU_SPARSE_OPS(SPARSE)                                                                            \
+  ITEM(void, depthwise_item, const DepthwiseArgs& args, int64_t item, void* workspace)                  \
+  ITEM(void, attention_forward_item, const AttentionForwardArgs& args, int64_t item, void* workspace,   \
+       double* phase_seconds)                                                                           \
+  ITEM(void, attention_backward_item, const AttentionBackwardArgs& args, int64_t item, void* workspace, \
+       float* grad_bias)                                                                                \
+  ITEM(bool, index_rows_item, const IndexRowsArgs& args, int64_t first, int64_t rows)                   \
+  ITEM(int64_t, peak_fma_flops, int64_t rounds)                                                         \
+  ITEM(int64_t, peak_load_bytes, const float* block, int64_t floats, int64_t rounds)                    \
+  ITEM(int64_t, peak_gather_bytes, const float* block, int64_t floats, int64_t rows)
+
+#define PFT_CPU_DECLARE_SPARSE(name, ...) \
+  void name##_item(const SparseArgs& args, int64_t item, void* workspace);
+#define PFT_CPU_DECLARE_ITEM(result, name, ...) result name(__VA_ARGS__);
+#define PFT_CPU_DECLARE_ITEMS(isa)                            \
+  namespace pft::cpu::isa {                                   \
+  PFT_CPU_ITEMS(PFT_CPU_DECLARE_SPARSE, PFT_CPU_DECLARE_ITEM) \
   }
 
 #ifdef PFT_ISA

@@ -40,14 +40,14 @@ using AddRows = void (*)(const Entries& entries, const float* rows, int64_t ld, 
 
 }  // namespace
 
-void row_reads_item(const RowReadsArgs& args, int64_t item, void* workspace) {
+void row_reads_item(const SparseArgs& args, int64_t item, void* workspace) {
   constexpr AddRows table[kMaxVectors + 1] = {nullptr,     add_rows<1>, add_rows<2>,
                                               add_rows<3>, add_rows<4>, add_rows<5>};
   const SparseShape& s = args.shape;
   SparseBuffers buffers;
   carve(s, workspace, &buffers);
   const Gathered from =
-      gatherable(item_rows(args.rows, item, 0), args.rows.stride_row, s.keys, s.head_dim, buffers.rows);
+      gatherable(item_rows(args.left, item, 0), args.left.stride_row, s.keys, s.head_dim, buffers.rows);
   for (int64_t e = 0; e < row_stride(s.head_dim); ++e) buffers.block[e] = 0.0f;
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
     const Entries entries = stage_block(args.index, s, item, first, buffers.positions);

@@ -3,7 +3,7 @@
 // One kernel, twice: a block owns 16 queries and streams the keys (gradient of q, and of the bias table), or
 // owns 16 keys and streams the queries (gradients of k and v). Whoever owns a row sums its terms alone, in a
 // fixed order.
-#include "dense_tile.cuh"
+#include "logit_terms.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -43,22 +43,47 @@ __device__ void stage_side(View<T> to, View<T> to_second, const Side<T>& side, c
                 side.second.aligned);
 }
 
-// Softmax weight of query i and key j from the product of their vectors.
+// Per row, staged with it: position code and region label, and of a query also logsumexp and delta.
+struct RowValues {
+  View<int> code, label;
+  View<float> lse, delta;
+
+  __device__ RowValues(SharedMemory& shared, int rows)
+      : code(shared.take<int>(rows)),
+        label(shared.take<int>(rows)),
+        lse(shared.take<float>(rows)),
+        delta(shared.take<float>(rows)) {}
+  static constexpr int64_t kBytes = 16;  // of a row; rows come in multiples of 16
+};
+
 template <class T>
-__device__ __forceinline__ float weight_of(const DenseBackwardArgs<T>& a, int64_t b, int i, int j,
-                                           float dot) {
+__device__ void stage_values(const RowValues& to, const DenseBackwardArgs<T>& a, int64_t b, bool queries,
+                             int row0, int rows) {
   const Layer<T>& l = a.layer;
+  const View<const uint8_t> region = region_of(l, b);
+  for (int t = int(threadIdx.x); t < rows; t += int(blockDim.x)) {
+    if (l.bias) to.code[t] = position_code(row0 + t, l.window_size);
+    if (l.region) to.label[t] = int(region[row0 + t]);
+    if (!queries) continue;
+    to.lse[t] = a.lse[b * l.queries + row0 + t];
+    to.delta[t] = a.delta[b * l.queries + row0 + t];
+  }
+}
+
+// Softmax weight of a query and a key from the product of their vectors; `table` is the head's column.
+template <class T>
+__device__ __forceinline__ float weight_of(const Layer<T>& l, View<const float> table,
+                                           const RowValues& queries, int i, const RowValues& keys, int j,
+                                           float dot) {
   float z = l.scale * dot;
   if (l.bias) {
-    const int row =
-        position_code(i, l.window_size) - position_code(j, l.window_size) + table_center(l.window_size);
-    z += l.bias[int64_t(row) * l.heads + b % l.heads];
+    const int row = queries.code[i] - keys.code[j] + table_center(l.window_size);
+    z = fmaf(l.scale, dot, float(table[unsigned(row * l.heads)]));
   }
   if (l.region) {
-    const View<const uint8_t> region = l.region + b / l.heads % l.patterns * l.queries;
-    if (region[i] != region[j]) z -= l.region_penalty;
+    if (queries.label[i] != keys.label[j]) z -= l.region_penalty;
   }
-  return expf(z - a.lse[b * l.queries + i]);
+  return exp_of_unit(z - queries.lse[i]);
 }
 
 template <class T, bool kOwnsKeys>
@@ -81,6 +106,10 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
   const View<T> x = shared.take<T>(kTileRows * pitch), x2 = shared.take<T>(kTileRows * pitch2);
   const View<T> y = shared.take<T>(a.streamed_at_once * pitch),
                 y2 = shared.take<T>(a.streamed_at_once * pitch2);
+  const RowValues own_values(shared, kTileRows), streamed_values(shared, a.streamed_at_once);
+  const RowValues &query_values = kOwnsKeys ? streamed_values : own_values,
+                  &key_values = kOwnsKeys ? own_values : streamed_values;
+  const View<const float> column = l.bias ? l.bias + unsigned(b) % unsigned(l.heads) : l.bias;
   const View<float> g = shared.take<float>(kTileRows * g_pitch);
   const View<float> scratch = shared.take<float>(reduction_scratch<T>(kWarps, cols));
   const View<float> bias_sums = shared.take<float>(table);
@@ -89,23 +118,25 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
   for (int tile = row_block; tile < a.tiles; tile += a.row_blocks) {
     const int row0 = tile * kTileRows, rows = own.rows - row0 < kTileRows ? own.rows - row0 : kTileRows;
     stage_side(x, x2, own, a, b, row0, rows, kTileRows);
+    stage_values(own_values, a, b, !kOwnsKeys, row0, rows);
     TileSum<T> sum;
     for (int other0 = 0; other0 < streamed.rows; other0 += a.streamed_at_once) {
       const int here =
           streamed.rows - other0 < a.streamed_at_once ? streamed.rows - other0 : a.streamed_at_once;
       const int padded = int(round_up(here, kGroup));
       stage_side(y, y2, streamed, a, b, other0, here, padded);
+      stage_values(streamed_values, a, b, kOwnsKeys, other0, here);
       finish_staging();
       for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
         const View<float> mine = g + group;
-        const auto query = [&](int row, int col) { return kOwnsKeys ? other0 + group + col : row0 + row; };
+        const auto query = [&](int row, int col) { return kOwnsKeys ? group + col : row; };
         const auto exists = [&](int row, int col) { return row < rows && group + col < here; };
         tile_dot<T>(x, y + group * pitch, pitch, tile_units<T>(l.dim_qk), [&](int row, int col, float dot) {
-          const int i = query(row, col), j = kOwnsKeys ? row0 + row : other0 + group + col;
+          const int i = query(row, col), j = kOwnsKeys ? row : group + col;
           float value = 0.f;
           if (exists(row, col)) {
-            value = weight_of(a, b, i, j, dot);
-            if (!with_grad_out) value *= -a.delta[b * l.queries + i];
+            value = weight_of(l, column, query_values, i, key_values, j, dot);
+            if (!with_grad_out) value *= -query_values.delta[i];
           }
           mine[row * g_pitch + col] = value;
         });
@@ -114,7 +145,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
                       [&](int row, int col, float dot) {
                         if (!exists(row, col)) return;
                         const float weight = mine[row * g_pitch + col];
-                        mine[row * g_pitch + col] = weight * (dot - a.delta[b * l.queries + query(row, col)]);
+                        mine[row * g_pitch + col] = weight * (dot - query_values.delta[query(row, col)]);
                       });
         }
         __syncwarp();
@@ -126,9 +157,9 @@ __global__ void __launch_bounds__(32 * kWarps, 1) attention_backward_dense_kerne
       }
       __syncthreads();
       for (int r = 0; table && r < rows; ++r) {  // a query meets a table row once: no two threads at one sum
-        const int from = position_code(row0 + r, l.window_size) + table_center(l.window_size);
+        const int from = own_values.code[r] + table_center(l.window_size);
         for (int col = int(threadIdx.x); col < here; col += int(blockDim.x)) {
-          bias_sums[from - position_code(other0 + col, l.window_size)] += g[r * g_pitch + col];
+          bias_sums[from - streamed_values.code[col]] += g[r * g_pitch + col];
         }
         __syncthreads();
       }
@@ -179,15 +210,16 @@ Status run(const AttentionInputs& in, const DenseGradients& grads, Target target
   const int64_t bytes = int64_t(sizeof(T)),
                 per_row = (tile_pitch<T>(s.dim_qk) + tile_pitch<T>(s.dim_v)) * bytes;
   const int64_t cols = dim < kColumnBlock ? dim : kColumnBlock;
-  const int64_t fixed = kTileRows * per_row + kTileRows * 16 + reduction_scratch<T>(kWarps, cols) * 4 +
+  const int64_t fixed = kTileRows * per_row + kTileRows * (16 + RowValues::kBytes) +
+                        reduction_scratch<T>(kWarps, cols) * 4 +
                         (a.bias_partial ? int64_t(table_rows(int(s.window_size))) * 4 : 0) + 128;
-  int64_t groups = (shared_memory_limit() - fixed) / (kGroup * (per_row + kTileRows * 4));
+  int64_t groups = (shared_memory_limit() - fixed) / (kGroup * (per_row + kTileRows * 4 + RowValues::kBytes));
   const int64_t all = ceil_div(owns_keys ? s.queries : s.keys, kGroup);
   if (groups < 1) return Status::kUnsupported;
   if (groups > kWarps) groups = kWarps;
   if (groups > all) groups = all;
   a.streamed_at_once = int(groups * kGroup);
-  const int64_t shared = fixed + groups * kGroup * (per_row + kTileRows * 4);
+  const int64_t shared = fixed + groups * kGroup * (per_row + kTileRows * 4 + RowValues::kBytes);
   const int64_t blocks = batch * a.row_blocks * a.column_blocks;
   if (owns_keys) {
     return launch("attention_backward_dense_keys", attention_backward_dense_kernel<T, true>, blocks,

@@ -1,17 +1,19 @@
-// Forward of a dense layer in one launch, with or without selection. A block owns 16 query rows and holds
-// their logits, 16 x M, in shared memory (66 KB at M = 1024): top-k needs whole rows, so that an online
-// softmax would not do. Rows too long for that come fewer at a time, the rest of the product's 16 rows
-// unused. K and V stream through; products of tiles, on tensor cores for 16-bit types. Nothing of size N x M
-// reaches device memory.
+// Forward of a dense layer in one launch, with or without selection. A block holds the logits of up to 32
+// query rows, whole, in shared memory (132 KB at 1024 keys): the largest of a row are known only then. Where
+// that does not fit, fewer rows, the rest of the products unused. K and V stream through; what the warps of a
+// block add up, each over its own keys, they join at the end. Nothing of size N x M reaches device memory.
 //
 // With selection, dropped entries become zero weights of a dense product: by analysis cheaper on tensor cores
-// than a gather as long as some eighth of a row is kept (128 of 1024).
-#include "dense_tile.cuh"
+// than a gather as long as some eighth of a row is kept (128 of 1024). A layer that keeps everything needs no
+// whole rows: attention_forward_online takes it, unless its blocks do not fit.
+#include "logit_terms.cuh"
 
 namespace pft::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kBlockRows = 32, kMostParts = 8, kMostStaged = kMostParts * kGroup;
+template <class T>
+constexpr int kHalves = kBlockRows / LaneTile<T>::kRows;  // a warp's products are of 16 rows, float32: of all
 
 template <class T>
 struct DenseArgs {
@@ -19,199 +21,265 @@ struct DenseArgs {
   Strided<T> out;
   IndexOut new_index;
   View<float> new_logits, lse;
-  int tile_rows;  // 16, or a smaller power of two
-  int tiles, keys_at_once;
-  int bias_rows;  // of the table, that a tile keeps in shared memory; 0: it reads them from global memory
-  int64_t stream_bytes;
+  int tile_rows;      // of a block, a power of two
+  int halves, parts;  // warps: for so many stretches of rows, and of keys
+  int tiles, keys_at_once, bias_rows;
 };
 
+__host__ __device__ constexpr int row_pitch(int keys) { return int(round_up(keys, kGroup)) + 8; }
 template <class T>
 struct DenseMemory {
-  View<float> z;  // [tile_rows, pitch]
-  View<float> inverse;
-  View<int> code;
-  View<float> bias;  // rows of the head's column that this tile meets, from bias_first
-  View<T> q;
-  int z_pitch, bias_first;
+  Terms<kBlockRows> row_terms;
+  Terms<kMostStaged> terms;
+  View<float> inverse, bias, z;
+  View<T> q, stream;
+  View<float> scratch;  // where the stream was
 
-  __device__ DenseMemory(SharedMemory& shared, const DenseArgs<T>& a, int i0) {
-    const int w = a.layer.window_size;
-    z_pitch = int(round_up(a.layer.keys, kGroup)) + 4;
-    z = shared.take<float>(a.tile_rows * z_pitch);
-    inverse = shared.take<float>(a.tile_rows);
-    code = shared.take<int>(a.layer.bias ? a.layer.keys : 0);
-    bias = shared.take<float>(a.bias_rows);
-    q = shared.take<T>(kTileRows * tile_pitch<T>(a.layer.dim_qk));
-    bias_first = a.layer.bias ? i0 / w * (2 * w - 1) : 0;
+  __device__ DenseMemory(SharedMemory& shared, const DenseArgs<T>& a) {
+    row_terms.code = shared.take<int>(2 * kBlockRows);
+    terms.code = shared.take<int>(2 * kMostStaged);
+    inverse = shared.take<float>(kBlockRows);
+    bias = a.bias_rows ? shared.take<float>(a.bias_rows) : View<float>();
+    z = shared.take<float>(a.tile_rows * row_pitch(a.layer.keys));
+    q = shared.take<T>(key_elements<T>(a.halves * LaneTile<T>::kRows, a.layer.dim_qk));
+    SharedMemory again = shared;
+    scratch = again.take<float>(scratch_floats(a.halves, a.parts));
+    const int64_t k = key_elements<T>(a.keys_at_once, a.layer.dim_qk),
+                  v = value_elements<T>(a.keys_at_once, a.layer.dim_v);
+    stream = shared.take<T>(k > v ? k : v);
+  }
+  __host__ __device__ static int64_t scratch_floats(int halves, int parts) {
+    return int64_t(parts / 2) * halves * LaneTile<T>::kSumRows * LaneTile<T>::kSumCells * 32;
   }
 };
 
-// The tile's slice of the bias table: queries of window lines y0..y1 meet rows y0*(2w-1) .. (y1+w)*(2w-1).
+// Of a warp in its block, worked out where it is needed: registers are short.
 template <class T>
-__device__ void prepare(const DenseArgs<T>& a, const DenseMemory<T>& memory, int64_t b, int i0, int rows) {
-  const Layer<T>& layer = a.layer;
-  const int w = layer.window_size;
-  stage_tile<T>(memory.q, tile_pitch<T>(layer.dim_qk), layer.q.head(b) + i0 * layer.q.stride_row,
-                layer.q.stride_row, rows, kTileRows, 0, layer.dim_qk, tile_units<T>(layer.dim_qk),
-                layer.q.aligned);
-  if (!layer.bias) return;
-  for (int j = int(threadIdx.x); j < layer.keys; j += int(blockDim.x)) memory.code[j] = position_code(j, w);
-  if (!a.bias_rows) return;
-  const int last = ((i0 + rows - 1) / w + w) * (2 * w - 1);
-  for (int r = int(threadIdx.x); r < last - memory.bias_first; r += int(blockDim.x)) {
-    memory.bias[r] = layer.bias[int64_t(memory.bias_first + r) * layer.heads + b % layer.heads];
+struct Place {
+  int more;  // halves - 1
+
+  __device__ explicit Place(const DenseArgs<T>& a) : more(a.halves - 1) {}
+  __device__ static int warp() { return int(threadIdx.x) / 32; }
+  __device__ int half() const { return warp() & more; }
+  __device__ int part() const { return warp() >> more; }
+  __device__ int row0() const { return half() * LaneTile<T>::kRows; }
+};
+
+template <class T>
+__device__ __forceinline__ void store_logits(const LaneProducts<T>& s, View<float> z, int pitch, int row0,
+                                             int tile_rows) {
+#pragma unroll
+  for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {
+    const int row = row0 + LaneTile<T>::row(r);
+    if (row >= tile_rows) continue;
+#pragma unroll
+    for (int c = 0; c < LaneTile<T>::kLaneOthers; ++c) {
+      if constexpr (kTensorCores<T>) {  // two neighbours at once
+        if (c % 2 == 0)
+          store_as(z + (row * pitch + LaneTile<T>::other(c)), make_float2(s[r][c], s[r][c + 1]));
+      } else {
+        z[row * pitch + LaneTile<T>::other(c)] = s[r][c];
+      }
+    }
   }
 }
 
 template <class T>
-__device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> keys, int64_t b,
-                             int i0, int rows) {
-  const Layer<T>& layer = a.layer;
-  const int pitch = tile_pitch<T>(layer.dim_qk), units = tile_units<T>(layer.dim_qk),
-            warp = int(threadIdx.x) / 32;
-  const View<const T> k = layer.k.head(b);
-  const View<const uint8_t> region =
-      layer.region ? layer.region + b / layer.heads % layer.patterns * layer.queries : layer.region;
-  for (int key0 = 0; key0 < layer.keys; key0 += a.keys_at_once) {
-    const int here = layer.keys - key0 < a.keys_at_once ? layer.keys - key0 : a.keys_at_once;
+__device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place,
+                             const BiasSlice& bias, View<const uint8_t> region, int64_t b) {
+  const Layer<T>& l = a.layer;
+  const View<const T> k = l.k.head(b);
+  for (int key0 = 0; key0 < l.keys; key0 += a.keys_at_once) {
+    const int here = l.keys - key0 < a.keys_at_once ? l.keys - key0 : a.keys_at_once;
     const int padded = int(round_up(here, kGroup));
-    stage_tile<T>(keys, pitch, k + key0 * layer.k.stride_row, layer.k.stride_row, here, padded, 0,
-                  layer.dim_qk, units, layer.k.aligned);
+    stage_lanes<T>(memory.stream, a.keys_at_once, k + key0 * l.k.stride_row, l.k.stride_row, here, padded,
+                   l.dim_qk, l.k.aligned);
+    stage_terms(memory.terms, l, region, key0, padded, l.keys);
     finish_staging();
-    for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
-      tile_dot<T>(memory.q, keys + group * pitch, pitch, units, [&](int row, int col, float dot) {
-        if (row >= a.tile_rows) return;
-        const int j = key0 + group + col;
-        float z = 0.f;
-        if (row < rows && j < layer.keys) {
-          z = layer.scale * dot;
-          if (layer.bias) {
-            const int at = memory.code[i0 + row] - memory.code[j] + table_center(layer.window_size);
-            z += a.bias_rows ? float(memory.bias[at - memory.bias_first])
-                             : float(layer.bias[int64_t(at) * layer.heads + b % layer.heads]);
-          }
-          if (layer.region && region[i0 + row] != region[j]) z -= layer.region_penalty;
-        }
-        memory.z[row * memory.z_pitch + j] = z;
-      });
+    for (int group = place.part() * kGroup; group < padded; group += a.parts * kGroup) {
+      LaneProducts<T> s;
+      lane_products<T>(s, memory.q, place.row0(), a.halves * LaneTile<T>::kRows, memory.stream, group,
+                       a.keys_at_once, l.dim_qk);
+      finish_logits<T>(s, l, memory.row_terms.from(place.row0()), bias, memory.terms.from(group),
+                       here - group);
+      store_logits<T>(s, memory.z + (key0 + group), row_pitch(l.keys), place.row0(), a.tile_rows);
     }
     __syncthreads();
   }
 }
 
-// Statistics, selection, and the row's logits replaced by unnormalised weights (zero where dropped or beyond
-// the keys).
-template <class T>
-__device__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory, int64_t row, int r,
-                           int lane) {
-  const int keys = a.layer.keys, topk = a.layer.topk;
-  const View<float> z = memory.z + r * memory.z_pitch;
-  const RowStatistics stats = row_statistics(z, keys, lane);
-  if (lane == 0) {
-    a.lse[row] = stats.lse;
-    memory.inverse[r] = expf(stats.max - stats.lse);
+// Statistics, selection, and the row's logits replaced by unnormalised weights, zero where dropped or beyond
+// the keys.
+template <class T, class Row>
+__device__ __forceinline__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory,
+                                           const Row& row, View<float> z, int64_t at, int r) {
+  const int keys = a.layer.keys, topk = a.layer.topk, padded = int(round_up(keys, kGroup));
+  const RowStatistics stats = statistics_of(row);
+  if (row.lane == 0) {
+    a.lse[at] = stats.lse;
+    memory.inverse[r] = expf(stats.max - stats.lse) / kWeightScale<T>;
   }
   if (topk == keys) {
-    for (int t = lane; t < keys; t += 32) z[t] = expf(z[t] - stats.max);
+    row.each([&](int t, float value) {
+      if (t < padded) z[t] = t < keys ? scaled_weight<T>(value - stats.max) : 0.f;
+    });
     return;
   }
-  const Threshold threshold = find_threshold(z, keys, topk, stats, lane);
-  for_each_selected(z, keys, threshold, lane, [&](int t, int slot) {
-    const float relative = z[t] - stats.max;
-    z[t] = slot < 0 ? 0.f : expf(relative);
+  const Threshold threshold = threshold_of(row, topk, stats);
+  const IndexOut new_index = a.new_index.from(at * topk);
+  const View<float> new_logits = a.new_logits + at * topk;
+  select_of(row, threshold, [&](int t, float value, int slot) {
+    const float relative = value - stats.max;
+    if (t < padded) z[t] = slot < 0 ? 0.f : scaled_weight<T>(relative);
     if (slot < 0) return;
-    a.new_index.store(row * topk + slot, t);
-    a.new_logits[row * topk + slot] = relative;
+    new_index.store(slot, t);
+    new_logits[slot] = relative;
   });
 }
 
+// A lane's weights for the group, read again for rows beyond those of the tile.
 template <class T>
-__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, View<T> values,
-                                View<float> scratch, int64_t b, int i0, int rows) {
-  const Layer<T>& layer = a.layer;
-  const int warp = int(threadIdx.x) / 32;
-  for (int col0 = 0; col0 < layer.dim_v; col0 += kColumnBlock) {
-    const int cols = layer.dim_v - col0 < kColumnBlock ? layer.dim_v - col0 : kColumnBlock;
-    const int units = tile_units<T>(cols), pitch = tile_pitch<T>(cols);
-    TileSum<T> sum;
-    for (int key0 = 0; key0 < layer.keys; key0 += a.keys_at_once) {
-      const int here = layer.keys - key0 < a.keys_at_once ? layer.keys - key0 : a.keys_at_once;
-      const int padded = int(round_up(here, kGroup));
-      stage_tile<T>(values, pitch, layer.v.head(b) + key0 * layer.v.stride_row, layer.v.stride_row, here,
-                    padded, col0, cols, units, layer.v.aligned);
-      finish_staging();
-      for (int group = warp * kGroup; group < padded; group += kWarps * kGroup) {
-        tile_accumulate<T>(sum, memory.z + key0 + group, memory.z_pitch, values + group * pitch, pitch, units,
-                           a.tile_rows);
-      }
-      __syncthreads();
+__device__ __forceinline__ void load_weights(LaneProducts<T>& w, View<const float> z, int pitch, int row0,
+                                             int tile_rows) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const View<const float> row = z + ((row0 + LaneTile<T>::row(r)) & (tile_rows - 1)) * pitch;
+#pragma unroll
+    for (int c = 0; c < 8; c += 2) {
+      const float2 pair = load_as<float2>(row + LaneTile<T>::other(c));
+      w[r][c] = pair.x, w[r][c + 1] = pair.y;
     }
-    reduce_tiles<T>(sum, scratch, units, cols, [&](int row, int col, float total) {
-      if (row >= rows) return;
-      (a.out.head(b) + (i0 + row) * a.out.stride_row)[col0 + col] =
-          from_float<T>(total * memory.inverse[row]);
-    });
+  }
+}
+
+// The sums of all parts in those of the first, always in the same order.
+template <class T>
+__device__ __forceinline__ void join_parts(LaneSums<T>& sum, const DenseArgs<T>& a, View<float> scratch,
+                                           const Place<T>& place) {
+  constexpr int kR = LaneTile<T>::kSumRows, kC = LaneTile<T>::kSumCells;
+  for (int half = a.parts / 2; half >= 1; half /= 2) {
+    const int slot = (place.part() % half * a.halves + place.half()) * kR * kC;
+    const View<float> at = scratch + (slot * 32 + int(threadIdx.x) % 32);
+    if (place.part() >= half && place.part() < 2 * half) {
+#pragma unroll
+      for (int e = 0; e < kR * kC; ++e) at[32 * e] = sum[e / kC][e % kC];
+    }
+    __syncthreads();
+    if (place.part() < half) {
+#pragma unroll
+      for (int e = 0; e < kR * kC; ++e) sum[e / kC][e % kC] += at[32 * e];
+    }
+    __syncthreads();
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps, 2) attention_forward_dense_kernel(DenseArgs<T> a) {
-  const Layer<T>& layer = a.layer;
-  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int64_t b = blockIdx.x / unsigned(a.tiles);
-  const int i0 = int(blockIdx.x % unsigned(a.tiles)) * a.tile_rows;
-  const int rows = layer.queries - i0 < a.tile_rows ? layer.queries - i0 : a.tile_rows;
-  SharedMemory shared;
-  const DenseMemory<T> memory(shared, a, i0);
-  SharedMemory again = shared, once_more = shared;  // K, V and the partial sums take turns
-  const View<T> keys = shared.take<T>(a.stream_bytes / int64_t(sizeof(T)));
-  const View<T> values = again.take<T>(a.stream_bytes / int64_t(sizeof(T)));
-  const View<float> scratch = once_more.take<float>(a.stream_bytes / 4);
+__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place,
+                                int64_t b, int i0, int rows) {
+  const Layer<T>& l = a.layer;
+  const int z_pitch = row_pitch(l.keys);
+  for (int col0 = 0; col0 < l.dim_v; col0 += LaneTile<T>::kColumns) {
+    const int cols = l.dim_v - col0 < LaneTile<T>::kColumns ? l.dim_v - col0 : LaneTile<T>::kColumns;
+    const int pitch = kTensorCores<T> ? tile_pitch<T>(cols) : values_pitch(a.keys_at_once);
+    LaneSums<T> sum = {};
+    for (int key0 = 0; key0 < l.keys; key0 += a.keys_at_once) {
+      const int here = l.keys - key0 < a.keys_at_once ? l.keys - key0 : a.keys_at_once;
+      const int padded = int(round_up(here, kGroup));
+      const View<const T> v = l.v.head(b) + key0 * l.v.stride_row;
+      if constexpr (kTensorCores<T>) {
+        stage_tile<T>(memory.stream, pitch, v, l.v.stride_row, here, padded, col0, cols, tile_units<T>(cols),
+                      l.v.aligned);
+      } else {
+        stage_transposed(memory.stream, pitch, v, l.v.stride_row, here, padded, col0, cols, l.v.aligned);
+      }
+      finish_staging();
+      for (int group = place.part() * kGroup; group < padded; group += a.parts * kGroup) {
+        const View<const float> z = memory.z + (key0 + group);
+        if constexpr (kTensorCores<T>) {
+          LaneProducts<T> w;
+          load_weights<T>(w, z, z_pitch, place.row0(), a.tile_rows);
+          add_weighted<T>(sum, w, memory.stream + group * pitch, pitch, int(ceil_div(cols, 8)));
+        } else {
+          add_weighted(sum, LaneRows(z, z_pitch, a.tile_rows - 1), memory.stream + group, pitch, cols);
+        }
+      }
+      __syncthreads();
+    }
+    join_parts<T>(sum, a, memory.scratch, place);
+    if (place.part() != 0) continue;
+#pragma unroll
+    for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {
+      const int row = place.row0() + LaneTile<T>::row(r);
+      if (row >= rows) continue;
+      const float inverse = memory.inverse[row];
+      const View<T> out = a.out.head(b) + (i0 + row) * a.out.stride_row + col0;
+#pragma unroll
+      for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) {
+        const int col = LaneTile<T>::column(c);
+        if (col < cols) out[col] = from_float<T>(LaneTile<T>::cell(sum, r, c) * inverse);
+      }
+    }
+  }
+}
 
-  prepare(a, memory, b, i0, rows);  // finished by the first finish_staging()
-  dense_logits(a, memory, keys, b, i0, rows);
-  for (int r = warp; r < a.tile_rows; r += kWarps) {
-    const View<float> z = memory.z + r * memory.z_pitch;
-    if (r < rows) finish_row(a, memory, b * layer.queries + i0 + r, r, lane);
-    __syncwarp();
-    for (int t = (r < rows ? layer.keys : 0) + lane; t < int(round_up(layer.keys, kGroup)); t += 32)
-      z[t] = 0.f;
+template <class T>
+__global__ void __launch_bounds__(32 * kMostParts * kHalves<T>, 1)
+    attention_forward_dense_kernel(DenseArgs<T> a) {
+  const Layer<T>& l = a.layer;
+  const Place<T> place(a);
+  const unsigned b = blockIdx.x / unsigned(a.tiles);
+  const int i0 = int(blockIdx.x % unsigned(a.tiles)) * a.tile_rows;
+  const int rows = l.queries - i0 < a.tile_rows ? l.queries - i0 : a.tile_rows;
+  const View<const uint8_t> region = region_of(l, b);
+  SharedMemory shared;
+  const DenseMemory<T> memory(shared, a);
+  const BiasSlice bias = bias_slice(l, memory.bias, b, i0, rows);
+  stage_terms(memory.row_terms, l, region, i0, a.halves * LaneTile<T>::kRows, l.queries,
+              row_code_offset(l, bias));
+  stage_lanes<T>(memory.q, a.halves * LaneTile<T>::kRows, l.q.head(b) + i0 * l.q.stride_row, l.q.stride_row,
+                 rows, a.halves * LaneTile<T>::kRows, l.dim_qk,
+                 l.q.aligned);  // finished by the first finish_staging()
+
+  dense_logits(a, memory, place, bias, region, b);
+  for (int r = place.warp(); r < rows; r += a.halves * a.parts) {
+    const View<float> z = memory.z + r * row_pitch(l.keys);
+    with_row(z, l.keys, int(threadIdx.x) % 32,
+             [&](const auto& row) { finish_row(a, memory, row, z, int64_t(b) * l.queries + i0 + r, r); });
   }
   __syncthreads();
-  weighted_values(a, memory, values, scratch, b, i0, rows);
+  weighted_values(a, memory, place, b, i0, rows);
 }
 
 // Divides shared memory for tiles of a.tile_rows; the bytes it takes, or 0 where they do not fit.
 template <class T>
 int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
-  const int64_t w = s.window_size, limit = shared_memory_limit(), tile_rows = a.tile_rows;
-  const int64_t cols = s.dim_v < kColumnBlock ? s.dim_v : kColumnBlock;
-  const int64_t qk_bytes = tile_pitch<T>(s.dim_qk) * int64_t(sizeof(T));
-  const int64_t v_bytes = tile_pitch<T>(cols) * int64_t(sizeof(T));
-  const int64_t group_bytes = kGroup * (qk_bytes > v_bytes ? qk_bytes : v_bytes);
-  const int64_t scratch = reduction_scratch<T>(kWarps, cols) * 4;
-  const int64_t least = scratch > group_bytes ? scratch : group_bytes;
-  int64_t fixed = tile_rows * (round_up(s.keys, kGroup) + 4) * 4 + kTileRows * qk_bytes + 128;
-  if (bias) {
-    // A tile of consecutive queries touches this many window lines at most. Its slice of the table stays
-    // in shared memory unless the stream of keys would then keep less than half the warps busy.
-    const int64_t lines = (w + tile_rows - 2) / w + 1;
-    const int64_t rows = (w + (lines < w ? lines : w)) * (2 * w - 1);
-    fixed += round_up(s.keys * 4, 16);
-    const bool affordable = fixed + round_up(rows * 4, 16) + kWarps / 2 * group_bytes <= limit;
-    a.bias_rows = affordable ? int(rows) : 0;
-    fixed += round_up(a.bias_rows * 4, 16);
+  const int64_t limit = shared_memory_limit(), size = int64_t(sizeof(T));
+  const auto stream_bytes = [&](int64_t keys) {
+    const int64_t k = key_elements<T>(keys, s.dim_qk), v = value_elements<T>(keys, s.dim_v);
+    return round_up((k > v ? k : v) * size, 16);
+  };
+  a.halves = int(ceil_div(a.tile_rows, LaneTile<T>::kRows));
+  const int64_t fixed = (2 * kBlockRows + 2 * kMostStaged + kBlockRows) * 4 +
+                        round_up(int64_t(a.tile_rows) * row_pitch(int(s.keys)) * 4, 16) +
+                        round_up(key_elements<T>(a.halves * LaneTile<T>::kRows, s.dim_qk) * size, 16);
+  for (a.parts = kMostParts; a.parts >= 1; a.parts /= 2) {
+    const int64_t scratch = DenseMemory<T>::scratch_floats(a.halves, a.parts) * 4;
+    const auto needed = [&](int64_t keys) {
+      return fixed + (stream_bytes(keys) > scratch ? stream_bytes(keys) : scratch);
+    };
+    // The slice of the table stays in shared memory unless that would keep half the warps from their keys.
+    const int64_t slice = bias ? round_up(bias_slice_rows(s.window_size, a.tile_rows) * 4, 16) : 0;
+    const int64_t half = ceil_div(a.parts, 2) * kGroup;
+    a.bias_rows = slice && needed(half) + slice <= limit ? int(slice / 4) : 0;
+    const int64_t rest = limit - a.bias_rows * 4;
+    const int64_t all = round_up(s.keys, kGroup);
+    for (int64_t keys = a.parts * kGroup < all ? a.parts * kGroup : all; keys >= kGroup; keys -= kGroup) {
+      if (needed(keys) > rest || (keys < half && keys < all && a.parts > 1)) continue;
+      a.keys_at_once = int(keys);
+      return needed(keys) + a.bias_rows * 4;
+    }
   }
-  if (fixed + least > limit) return 0;
-  // A whole round of the warps at a time if that leaves room for a second block, else as much as fits.
-  const bool two_blocks = fixed + kWarps * group_bytes <= limit / 2;
-  int64_t groups = ((two_blocks ? limit / 2 : limit) - fixed) / group_bytes;
-  const int64_t all = ceil_div(s.keys, kGroup);
-  if (groups > kWarps) groups = groups / kWarps * kWarps;
-  if (groups > all) groups = all;
-  a.keys_at_once = int(groups * kGroup);
-  a.stream_bytes = round_up(groups * group_bytes > scratch ? groups * group_bytes : scratch, 16);
-  return fixed + a.stream_bytes;
+  return 0;
 }
 
 template <class T>
@@ -222,12 +290,17 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
                  index_out(out.new_index, out.index_wide),
                  View<float>(out.new_logits),
                  View<float>(out.lse),
-                 kTileRows,
+                 kBlockRows,
+                 0,
                  0,
                  0,
                  0,
                  0};
   int64_t bytes = plan_dense(s, in.bias != nullptr, a);
+  while ((!bytes || a.parts < kMostParts) && a.tile_rows > 16) {  // fewer rows rather than fewer warps
+    a.tile_rows /= 2;
+    bytes = plan_dense(s, in.bias != nullptr, a);
+  }
   while (!bytes && a.tile_rows > 1) {
     a.tile_rows /= 2;
     bytes = plan_dense(s, in.bias != nullptr, a);
@@ -235,7 +308,7 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   if (!bytes) return Status::kUnsupported;
   a.tiles = int(ceil_div(s.queries, a.tile_rows));
   return launch("attention_forward_dense", attention_forward_dense_kernel<T>, s.windows * s.heads * a.tiles,
-                32 * kWarps, bytes, stream, a);
+                32 * a.halves * a.parts, bytes, stream, a);
 }
 
 }  // namespace
@@ -244,6 +317,10 @@ Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!s.keys || !s.topk) return Status::kBadShape;
+  if (s.topk >= s.keys) {
+    const Status status = attention_forward_online(in, out, stream);
+    if (status != Status::kUnsupported) return status;
+  }
   return with_type(in.q.dtype, [&](auto tag) { return run<decltype(tag)>(in, out, stream); });
 }
 

@@ -51,14 +51,66 @@ struct RowStatistics {
   float max, lse;
 };
 
-// Of z[0, count), by one warp; every lane gets the same bits.
-__device__ __forceinline__ RowStatistics row_statistics(View<const float> z, int count, int lane) {
-  float max = -INFINITY;
-  for (int t = lane; t < count; t += 32) max = fmaxf(max, z[t]);
+// A row of logits as a warp goes through it: lane l has the entries l, l + 32, ... In registers (kEach of
+// them a lane) it is read once; entries beyond the last are minus infinity there.
+template <int kEach>
+struct RowInRegisters {
+  float z[kEach];
+  int count, lane;
+
+  __device__ __forceinline__ RowInRegisters(View<const float> from, int count, int lane)
+      : count(count), lane(lane) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) z[i] = lane + 32 * i < count ? float(from[lane + 32 * i]) : -INFINITY;
+  }
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) f(lane + 32 * i, z[i]);
+  }
+};
+struct RowInMemory {
+  View<const float> z;
+  int count, lane;
+
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+#pragma unroll 4
+    for (int t = lane; t < lane + count; t += 32) f(t, t < count ? float(z[t]) : -INFINITY);
+  }
+};
+
+// f(row), with as few registers as the row needs; rows too long for that stay in memory.
+template <class F>
+__device__ __forceinline__ void with_row(View<const float> z, int count, int lane, F f) {
+  if (count <= 64) {
+    f(RowInRegisters<2>(z, count, lane));
+  } else if (count <= 256) {
+    f(RowInRegisters<8>(z, count, lane));
+  } else if (count <= 1024) {
+    f(RowInRegisters<32>(z, count, lane));
+  } else {
+    f(RowInMemory{z, count, lane});
+  }
+}
+
+// 2^(x log2 e): x <= 0, and what is below 2^-126 is zero.
+constexpr float kLog2E = 1.44269504f;
+__device__ __forceinline__ float exp_of_unit(float x) { return exp2_of_unit(x * kLog2E); }
+
+// Every lane gets the same bits.
+template <class Row>
+__device__ __forceinline__ RowStatistics statistics_of(const Row& row) {
+  float max = -INFINITY, sum = 0.f;
+  row.each([&](int, float z) { max = fmaxf(max, z); });
   max = warp_max(max);
-  float sum = 0.f;
-  for (int t = lane; t < count; t += 32) sum += expf(z[t] - max);
+  row.each([&](int, float z) { sum += exp_of_unit(z - max); });
   return {max, max + logf(warp_sum(sum))};
+}
+
+// Of z[0, count), by one warp; for kernels that have no registers left to hold a row.
+__device__ __forceinline__ RowStatistics row_statistics(View<const float> z, int count, int lane) {
+  return statistics_of(RowInMemory{z, count, lane});
 }
 
 // Order of floats as order of unsigned integers.
@@ -72,61 +124,101 @@ __device__ __forceinline__ float from_ordered_key(uint32_t key) {
 
 __device__ __forceinline__ bool is_nan(float x) { return x != x; }
 
-// Entries above `value` are kept, and the first `ties` of those equal to it. NaN: no order to select by, the
-// first `ties` entries are kept.
+// Entries above `value` are kept, and the first `ties` of those equal to it; where it `separates`, all of
+// those. NaN: no order to select by, the first `ties` entries are kept.
 struct Threshold {
   float value;
   int ties;
+  bool separates;
 };
 
-// The topk-th largest of z[0, count), 0 < topk < count, by bisection on the ordered key between the row's
-// extremes. Ends as soon as some value separates topk entries from the rest: some ten rounds in a row without
-// close ties, never more than 32. A row with NaN or plus infinity in it, or with nothing but minus infinity,
-// has a NaN logsumexp, and with it a NaN result; its positions must still be valid, as the next layer follows
-// them.
-__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk,
-                                                    RowStatistics row, int lane) {
-  if (is_nan(row.lse)) return {row.lse, topk};
-  float low_value = INFINITY;
-  for (int t = lane; t < count; t += 32) low_value = fminf(low_value, z[t]);
-  uint32_t low = ordered_key(-warp_max(-low_value)), high = ordered_key(row.max);
-  while (low < high) {  // at least topk entries are >= low, fewer than topk are > high
-    const uint32_t middle = low + (high - low + 1) / 2;
+// The topk-th largest of the row, 0 < topk < count, or any value that separates topk entries from the rest:
+// by counting what reaches a guess. The first guess takes the logits for normally distributed, by their mean
+// and logsumexp; the next follow the counts, and from the seventh on every other one halves the ordered keys
+// between the bounds, so that there are never more than 70: some four in rows of random logits. A row with
+// NaN or plus infinity in it, or with nothing but minus infinity, has a NaN logsumexp, and with it a NaN
+// result; its positions must still be valid, as the next layer follows them.
+template <class Row>
+__device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowStatistics stats) {
+  if (is_nan(stats.lse)) return {stats.lse, topk, false};
+  float sum = 0.f;
+  row.each([&](int t, float z) { sum += t < row.count ? z : 0.f; });
+  const float n = float(row.count), mean = warp_sum(sum) / n;
+  const float spread = sqrtf(fmaxf(2.f * (stats.lse - logf(n) - mean), 1e-6f));
+  const float quantile = 0.6f * logf((n - float(topk)) / float(topk));  // near the normal distribution's
+  const float per_entry = spread / (0.4f * n * exp_of_unit(-0.5f * quantile * quantile));
+  float guess = fmaf(spread, quantile, mean);
+  // at least topk entries are >= low, fewer than topk are > high; so many are
+  uint32_t low = ordered_key(-INFINITY), high = ordered_key(stats.max);
+  int at_low = 0, above_high = 0;
+  bool low_counted = false, high_counted = false;
+  for (int round = 1; low < high; ++round) {
+    uint32_t middle = low + (high - low + 1) / 2;
+    const uint32_t guessed = ordered_key(guess);  // of NaN: beyond all others
+    if ((round < 7 || round % 2) && guessed > low && guessed <= high) middle = guessed;
     const float value = from_ordered_key(middle);
-    int above = 0;
-    for (int t = lane; t < count; t += 32) above += z[t] >= value;
-    above = warp_sum(above);
-    if (above == topk) return {value, topk};
-    if (above > topk) {
-      low = middle;
+    int reach = 0;
+    row.each([&](int, float z) { reach += z >= value; });
+    reach = warp_sum(reach);
+    if (reach == topk) return {value, topk, true};
+    if (reach > topk) {
+      low = middle, at_low = reach, low_counted = true;
     } else {
-      high = middle - 1;
+      high = middle - 1, above_high = reach, high_counted = true;
+    }
+    if (low_counted && high_counted) {
+      const float from = from_ordered_key(low), to = from_ordered_key(high);
+      guess = fmaf((to - from) / float(at_low - above_high), float(at_low - topk), from);
+    } else {
+      guess = fmaf(float(reach - topk), per_entry, value);
     }
   }
   const float value = from_ordered_key(low);
   int above = 0;
-  for (int t = lane; t < count; t += 32) above += z[t] > value;
-  return {value, topk - warp_sum(above)};
+  row.each([&](int, float z) { above += z > value; });
+  return {value, topk - warp_sum(above), false};
 }
 
-// Calls f(t, slot) for every entry of the row: its place among the kept ones, ascending in t, or -1.
+__device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk,
+                                                    RowStatistics stats, int lane) {
+  return threshold_of(RowInMemory{z, count, lane}, topk, stats);
+}
+
+// Calls f(t, z, slot) for every entry of the row: its place among the kept ones, ascending in t, or -1. Of a
+// row in registers also for those beyond the last, which are not kept.
+template <class Row, class F>
+__device__ __forceinline__ void select_of(const Row& row, Threshold threshold, F f) {
+  const unsigned before = (1u << row.lane) - 1;
+  int kept = 0;
+  if (threshold.separates) {
+    row.each([&](int t, float z) {
+      const bool keep = z >= threshold.value;
+      const unsigned all_kept = __ballot_sync(kFullWarp, keep);
+      f(t, z, keep ? kept + __popc(all_kept & before) : -1);
+      kept += __popc(all_kept);
+    });
+    return;
+  }
+  const bool unordered = is_nan(threshold.value);
+  int ties = 0;
+  row.each([&](int t, float z) {
+    const bool tie = t < row.count && (unordered || z == threshold.value);
+    const unsigned all_ties = __ballot_sync(kFullWarp, tie);
+    const bool keep = z > threshold.value || (tie && ties + __popc(all_ties & before) < threshold.ties);
+    const unsigned all_kept = __ballot_sync(kFullWarp, keep);
+    f(t, z, keep ? kept + __popc(all_kept & before) : -1);
+    kept += __popc(all_kept);
+    ties += __popc(all_ties);
+  });
+}
+
+// Calls f(t, slot) for every entry of z[0, count).
 template <class F>
 __device__ __forceinline__ void for_each_selected(View<const float> z, int count, Threshold threshold,
                                                   int lane, F f) {
-  const unsigned before = (1u << lane) - 1;
-  const bool unordered = is_nan(threshold.value);
-  int kept = 0, ties = 0;
-  for (int t0 = 0; t0 < count; t0 += 32) {
-    const int t = t0 + lane;
-    const float value = t < count ? float(z[t]) : -INFINITY;
-    const bool tie = t < count && (unordered || value == threshold.value);
-    const unsigned all_ties = __ballot_sync(kFullWarp, tie);
-    const bool keep = value > threshold.value || (tie && ties + __popc(all_ties & before) < threshold.ties);
-    const unsigned all_kept = __ballot_sync(kFullWarp, keep);
-    if (t < count) f(t, keep ? kept + __popc(all_kept & before) : -1);
-    kept += __popc(all_kept);
-    ties += __popc(all_ties);
-  }
+  select_of(RowInMemory{z, count, lane}, threshold, [&](int t, float, int slot) {
+    if (t < count) f(t, slot);
+  });
 }
 
 // First position of the row's maximum.
@@ -138,21 +230,22 @@ __device__ __forceinline__ int first_maximum(View<const float> z, int count, flo
   return warp_min(first);
 }
 
-// Where new index entries go.
+// Where new index entries go: int16, or int32 if `wide`.
 struct IndexOut {
-  View<int16_t> narrow;
-  View<int32_t> wide;
+  View<int16_t> data;
+  bool wide;
+
+  __device__ IndexOut from(int64_t i) const { return {data + (wide ? 2 * i : i), wide}; }
   __device__ void store(int64_t i, int value) const {
     if (wide) {
-      wide[i] = value;
+      store_as(data + 2 * i, int32_t(value));
     } else {
-      narrow[i] = int16_t(value);
+      data[i] = int16_t(value);
     }
   }
 };
 inline IndexOut index_out(void* data, bool is_wide) {
-  return {View<int16_t>(static_cast<int16_t*>(is_wide ? nullptr : data)),
-          View<int32_t>(static_cast<int32_t*>(is_wide ? data : nullptr))};
+  return {View<int16_t>(static_cast<int16_t*>(data)), is_wide};
 }
 
 }  // namespace pft::cuda

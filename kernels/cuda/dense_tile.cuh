@@ -27,6 +27,28 @@ __host__ __device__ constexpr int tile_pitch(int64_t cols) {
   return (tile_units<T>(cols) | 1) * kPerUnit<T>;
 }
 
+// Products of 16 rows with 32 others by tensor cores, added to d as their fragments lie: d[n] holds columns
+// 8n to 8n + 7. Both operands zero-padded to `units`.
+template <class T>
+__device__ __forceinline__ void tile_products(float (&d)[4][4], View<const T> rows, View<const T> others,
+                                              int pitch, int units) {
+  const int lane = int(threadIdx.x) % 32;
+  const View<const T> a_row = rows + (lane % 16) * pitch + lane / 16 * 8;
+  const View<const T> b_row = others + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
+  for (int step = 0; step < units / 2; ++step) {
+    uint32_t a[4];
+    ldmatrix_x4<false>(a, a_row + step * 16);
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      uint32_t b[4];
+      ldmatrix_x4<false>(b, b_row + pair * 16 * pitch + step * 16);
+      const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+      mma_m16n8k16<T>(d[2 * pair], a, low);
+      mma_m16n8k16<T>(d[2 * pair + 1], a, high);
+    }
+  }
+}
+
 // f(row, column, sum_e rows[row][e] * others[column][e]) for the 16 x 32 products, each from the lane that
 // holds it: the same lane for the same place in every call. Both operands zero-padded to `units`.
 template <class T, class F>
@@ -35,20 +57,7 @@ __device__ __forceinline__ void tile_dot(View<const T> rows, View<const T> other
   const int lane = int(threadIdx.x) % 32;
   if constexpr (kTensorCores<T>) {
     float d[4][4] = {};
-    const View<const T> a_row = rows + (lane % 16) * pitch + lane / 16 * 8;
-    const View<const T> b_row = others + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
-    for (int step = 0; step < units / 2; ++step) {
-      uint32_t a[4];
-      ldmatrix_x4<false>(a, a_row + step * 16);
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        uint32_t b[4];
-        ldmatrix_x4<false>(b, b_row + pair * 16 * pitch + step * 16);
-        const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-        mma_m16n8k16<T>(d[2 * pair], a, low);
-        mma_m16n8k16<T>(d[2 * pair + 1], a, high);
-      }
-    }
+    tile_products<T>(d, rows, others, pitch, units);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
 #pragma unroll

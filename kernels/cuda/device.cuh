@@ -33,8 +33,10 @@ struct Strided {
   int heads;
   bool aligned;
 
+  // Window-heads are at most as many as a grid has blocks, so that a 32-bit division will do.
   __device__ View<T> head(int64_t b) const {
-    return data + (b / heads * stride_window + b % heads * stride_head);
+    const unsigned window = unsigned(b) / unsigned(heads), head = unsigned(b) % unsigned(heads);
+    return data + (int64_t(window) * stride_window + int64_t(head) * stride_head);
   }
 };
 
@@ -98,20 +100,26 @@ __device__ void stage_tile(View<T> to, int pitch, View<const T> from, int64_t st
                            int padded_rows, int col0, int cols, int units, bool aligned) {
   constexpr int per = kPerUnit<T>;
   const bool whole = aligned && cols % per == 0 && col0 % per == 0;
-  for (int e = int(threadIdx.x); e < padded_rows * units; e += int(blockDim.x)) {
-    const int row = e / units, unit = e % units;
-    const View<T> at = to + int64_t(row) * pitch + unit * per;
-    if (row >= rows || unit * per >= cols) {
-      store_as(at, make_uint4(0, 0, 0, 0));
-    } else if (whole) {
-      cp_async_16(at, from + row * stride_row + col0 + unit * per);
-    } else {
-      float x[per];
+  // A power of two of neighbouring threads takes a row: no division by the row's length.
+  const int bits = units <= 2 ? 1 : units <= 4 ? 2 : units <= 8 ? 3 : units <= 16 ? 4 : 5;
+  const int at_once = int(blockDim.x) >> bits;
+  for (int row = int(threadIdx.x) >> bits; row < padded_rows; row += at_once) {
+    const View<T> line = to + row * pitch;
+    const View<const T> source = from + (row * stride_row + col0);
+    for (int unit = int(threadIdx.x) & ((1 << bits) - 1); unit < units; unit += 1 << bits) {
+      const View<T> at = line + unit * per;
+      if (row >= rows || unit * per >= cols) {
+        store_as(at, make_uint4(0, 0, 0, 0));
+      } else if (whole) {
+        cp_async_16(at, source + unit * per);
+      } else {
+        float x[per];
 #pragma unroll
-      for (int i = 0; i < per; ++i) {
-        x[i] = unit * per + i < cols ? to_float(from[row * stride_row + col0 + unit * per + i]) : 0.f;
+        for (int i = 0; i < per; ++i) {
+          x[i] = unit * per + i < cols ? to_float(source[unit * per + i]) : 0.f;
+        }
+        store_as(at, pack(x, T{}));  // exact: the values came from T
       }
-      store_as(at, pack(x, T{}));  // exact: the values came from T
     }
   }
 }

@@ -104,6 +104,13 @@ __device__ __forceinline__ void store_as(T* p, V value) {
   *reinterpret_cast<V*>(p) = value;
 }
 
+// 2^x by one instruction: within 2^-22.5 of it (PTX ISA, ex2.approx), zero where it is below 2^-126.
+__device__ __forceinline__ float exp2_of_unit(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 class SharedMemory {
  public:
   __device__ __forceinline__ SharedMemory() {

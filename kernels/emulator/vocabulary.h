@@ -100,6 +100,12 @@ inline float expf(float x) {
   emu::count(emu::Op::exp);
   return ::expf(x);
 }
+// 2^x as the special function unit has it: normal results only, below 2^-126 it is zero.
+inline float exp2_of_unit(float x) {
+  emu::count(emu::Op::exp);
+  const float y = ::exp2f(x);
+  return y < 1.17549435e-38f ? 0.f : y;
+}
 inline float logf(float x) {
   emu::count(emu::Op::log);
   return ::logf(x);

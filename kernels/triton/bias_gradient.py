@@ -14,7 +14,7 @@ import triton.language as tl
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
 from .progressive_attention import layer_arguments
-from .tiles import INTERPRETED, added_logits, products_block
+from .tiles import INTERPRETED, added_logits, at_head, products_block
 
 PARTIAL_BYTES = 64 * 2**20
 """Limit on the tables together; it and the shapes alone decide how many there are, so results repeat exactly."""
@@ -75,10 +75,6 @@ def bias_dense_kernel(
     xj = x[:, None] + WINDOW - 1 - diagonal[None, :]
     on_tile = (xj >= 0) & (xj < WINDOW) & x_ok[:, None]
     xj = tl.where(on_tile, xj, 0)
-    sqn *= VEC
-    skn *= VEC
-    svn *= VEC
-    sgn *= VEC
     for window in range(part * part_windows, tl.minimum(W, (part + 1) * part_windows)):
         w = h * 0 + window  # 64-bit
         both = (w * H + h) * N
@@ -87,17 +83,17 @@ def bias_dense_kernel(
         regions = region
         if region is not None:
             regions = region + (w % P) * N
-        q_head = q + (w * sqw + h * sqh) * VEC
-        k_head = k + (w * skw + h * skh) * VEC
+        q_head, q_stride = at_head(q, w, h, sqw, sqh, sqn, VEC)
+        k_head, k_stride = at_head(k, w, h, skw, skh, skn, VEC)
         for yj in range(0, WINDOW):
             keys = yj * WINDOW + x
-            z = products_block(q_head, k_head, rows, keys, x_ok, x_ok, sqn, skn, D, DIM) * scale
+            z = products_block(q_head, k_head, rows, keys, x_ok, x_ok, q_stride, k_stride, D, DIM) * scale
             z += added_logits(rows[:, None], keys[None, :], ok, bias, regions, penalty, H, h, N, WINDOW)
             g = tl.where(ok, tl.exp(z - row_lse[:, None]), 0.0)
             if ALL:
-                v_head = v + (w * svw + h * svh) * VEC
-                grad_head = grad_out + (w * sgw + h * sgh) * VEC
-                grad_a = products_block(grad_head, v_head, rows, keys, x_ok, x_ok, sgn, svn, DV, DIM)
+                v_head, v_stride = at_head(v, w, h, svw, svh, svn, VEC)
+                g_head, g_stride = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
+                grad_a = products_block(g_head, v_head, rows, keys, x_ok, x_ok, g_stride, v_stride, DV, DIM)
                 g = g * (grad_a - row_delta[:, None])
             else:
                 g = g * (0.0 - row_delta[:, None])

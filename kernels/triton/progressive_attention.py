@@ -25,13 +25,14 @@ from .selection import logit_of, order_kept, row_keys, select, write_kept
 from .tiles import (
     INTERPRETED,
     added_logits,
+    at_head,
     dot_weights,
     load_rows,
-    narrowed,
     products_block,
     products_gathered,
     products_outer,
     products_picked,
+    store_rows,
     weighted_rows,
     window_head_tile,
 )
@@ -48,12 +49,9 @@ def attention_all_kernel(
     rows = tile * ROWS + tl.arange(0, ROWS)
     rows_ok = rows < N
     d = tl.arange(0, DIM_V)
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     if region is not None:
         region += (w % P) * N
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -73,10 +71,16 @@ def attention_all_kernel(
         acc = dot_weights(weight, values, acc * shrink[:, None], PRECISION)
         top = above
     tl.store(lse + both * N + rows, top + tl.log(total), mask=rows_ok)
-    out += (w * sow + h * soh) * VEC
-    son *= VEC
-    mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
+    out, son = at_head(out, w, h, sow, soh, son, VEC)
+    store_rows(out, rows, rows_ok, son, d, DV, acc / total[:, None])
+
+
+@triton.jit
+def row_softmax(z, rows_ok):
+    """Of whole rows of logits: the largest, the sum of the exponentials of what lies below it, the logsumexp."""
+    top = tl.where(rows_ok, tl.max(z, 1), 0.0)
+    total = tl.where(rows_ok, tl.sum(tl.exp(z - top[:, None]), 1), 1.0)
+    return top, total, top + tl.log(total)
 
 
 @triton.jit
@@ -93,12 +97,9 @@ def attention_select_kernel(
     rows_ok = rows < N
     keys = tl.arange(0, KEYS)
     ok = rows_ok[:, None] & (keys < M)[None, :]
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     if region is not None:
         region += (w % P) * N
     if DIM > 0:
@@ -107,9 +108,7 @@ def attention_select_kernel(
         z = products_outer(q, k, rows, keys, rows_ok, keys < M, sqn, skn, D)
     z = z * scale + added_logits(rows[:, None], keys[None, :], ok, bias, region, penalty, H, h, N, WINDOW)
     z = tl.where(ok, z, float("-inf"))
-    top = tl.where(rows_ok, tl.max(z, 1), 0.0)
-    total = tl.where(rows_ok, tl.sum(tl.exp(z - top[:, None]), 1), 1.0)
-    logsumexp = top + tl.log(total)
+    top, total, logsumexp = row_softmax(z, rows_ok)
     tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
     j = keys[None, :] + tl.zeros([ROWS, KEYS], tl.int32)
     new_index += both * N * K
@@ -120,10 +119,8 @@ def attention_select_kernel(
     tl.debug_barrier()
     d = tl.arange(0, DIM_V)
     acc = weighted_rows(v, svn, new_index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
-    out += (w * sow + h * soh) * VEC
-    son *= VEC
-    mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
+    out, son = at_head(out, w, h, sow, soh, son, VEC)
+    store_rows(out, rows, rows_ok, son, d, DV, acc / total[:, None])
 
 
 @triton.jit
@@ -141,12 +138,9 @@ def attention_listed_kernel(
     rows_ok = rows < N
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     index += both * N * C
     new_logits += both * N * K
     place = rows[:, None] * C + t[None, :]
@@ -159,9 +153,7 @@ def attention_listed_kernel(
     if logits is not None:
         z += tl.load(logits + both * N * C + place, mask=ok, other=0.0)
     z = tl.where(ok, z, float("-inf"))
-    top = tl.where(rows_ok, tl.max(z, 1), 0.0)
-    total = tl.where(rows_ok, tl.sum(tl.exp(z - top[:, None]), 1), 1.0)
-    logsumexp = top + tl.log(total)
+    top, total, logsumexp = row_softmax(z, rows_ok)
     tl.store(lse + both * N + rows, logsumexp, mask=rows_ok)
     d = tl.arange(0, DIM_V)
     if SELECT:
@@ -178,10 +170,8 @@ def attention_listed_kernel(
         tl.store(new_logits + place, z - top[:, None], mask=ok)
         tl.debug_barrier()
         acc = weighted_rows(v, svn, index, new_logits, K, rows, rows_ok, K, d, DV, TERMS, True)
-    out += (w * sow + h * soh) * VEC
-    son *= VEC
-    mask = rows_ok[:, None] & (d < DV)[None, :]
-    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc / total[:, None], out), mask=mask)
+    out, son = at_head(out, w, h, sow, soh, son, VEC)
+    store_rows(out, rows, rows_ok, son, d, DV, acc / total[:, None])
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -26,13 +26,14 @@ from .sddmm import dense_pays
 from .tiles import (
     INTERPRETED,
     added_logits,
+    at_head,
     dot_weights,
     listing_rows,
     load_rows,
-    narrowed,
     products_block,
     products_gathered,
     products_picked,
+    store_rows,
     weighted_rows,
     window_head_tile,
 )
@@ -47,8 +48,10 @@ def row_delta_kernel(
     both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
     rows = tile * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, DIM_V)
-    left = load_rows(grad_out + w * sgw + h * sgh, rows, rows < N, sgn, d, DV).to(tl.float32)
-    right = load_rows(out + w * sow + h * soh, rows, rows < N, son, d, DV).to(tl.float32)
+    grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, 1)
+    out, son = at_head(out, w, h, sow, soh, son, 1)
+    left = load_rows(grad_out, rows, rows < N, sgn, d, DV).to(tl.float32)
+    right = load_rows(out, rows, rows < N, son, d, DV).to(tl.float32)
     tl.store(delta + both * N + rows, tl.sum(left * right, 1), mask=rows < N)
 
 
@@ -84,10 +87,8 @@ def candidate_gradient_kernel(
     rows_ok = rows < N
     t = tl.arange(0, COLS)
     ok = rows_ok[:, None] & (t < C)[None, :]
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     place = both * N * C + (rows[:, None] * C + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
     if KEYS > 0:
@@ -135,14 +136,10 @@ def dense_query_kernel(
     rows = tile // chunks * ROWS + tl.arange(0, ROWS)
     d = tile % chunks * CHUNK + tl.arange(0, CHUNK)
     rows_ok = rows < N
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
-    grad_out += (w * sgw + h * sgh) * VEC
-    sgn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
+    grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
     if region is not None:
         region += (w % P) * N
     row_lse = tl.load(lse + both * N + rows, mask=rows_ok, other=0.0)
@@ -166,10 +163,8 @@ def dense_query_kernel(
         acc += weighted_rows(
             k, skn, kept_index + lists, kept_grad + lists, K, rows, rows_ok, K, d, D, TERMS, False
         )
-    grad_q += (w * sow + h * soh) * VEC
-    son *= VEC
-    mask = rows_ok[:, None] & (d < D)[None, :]
-    tl.store(grad_q + rows[:, None] * son + d[None, :], narrowed(acc * scale, grad_q), mask=mask)
+    grad_q, son = at_head(grad_q, w, h, sow, soh, son, VEC)
+    store_rows(grad_q, rows, rows_ok, son, d, D, acc * scale)
 
 
 @triton.jit
@@ -187,14 +182,10 @@ def dense_key_kernel(
     d = (FIRST + tile % chunks) * CHUNK + tl.arange(0, CHUNK)
     d_v = tl.arange(0, DIM_V)
     keys_ok = keys < M
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
-    grad_out += (w * sgw + h * sgh) * VEC
-    sgn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
+    grad_out, sgn = at_head(grad_out, w, h, sgw, sgh, sgn, VEC)
     if region is not None:
         region += (w % P) * N
     acc = tl.zeros([ROWS, CHUNK], tl.float32)
@@ -222,15 +213,11 @@ def dense_key_kernel(
         acc += listing_rows(
             q, sqn, starts, kept_entries + lists, kept_grad + lists, K, keys, keys_ok, K, d, D, TERMS
         )
-    grad_k += (w * sow + h * soh) * VEC
-    son *= VEC
-    mask = keys_ok[:, None] & (d < D)[None, :]
-    tl.store(grad_k + keys[:, None] * son + d[None, :], narrowed(acc * scale, grad_k), mask=mask)
+    grad_k, son = at_head(grad_k, w, h, sow, soh, son, VEC)
+    store_rows(grad_k, keys, keys_ok, son, d, D, acc * scale)
     if VALUES:
-        grad_v += (w * spw + h * sph) * VEC
-        spn *= VEC
-        mask_v = keys_ok[:, None] & (d_v < DV)[None, :]
-        tl.store(grad_v + keys[:, None] * spn + d_v[None, :], narrowed(acc_v, grad_v), mask=mask_v)
+        grad_v, spn = at_head(grad_v, w, h, spw, sph, spn, VEC)
+        store_rows(grad_v, keys, keys_ok, spn, d_v, DV, acc_v)
 
 
 def plan_row_delta(grad_out: Tensor, out: Tensor, delta: Tensor, config: Config | None = None) -> Launch:

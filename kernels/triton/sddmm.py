@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, narrowed, products_gathered, products_picked, window_head_tile
+from .tiles import INTERPRETED, at_head, narrowed, products_gathered, products_picked, window_head_tile
 
 
 @triton.jit
@@ -27,10 +27,8 @@ def sddmm_gather_kernel(
     ok = (rows < N)[:, None] & (t < K)[None, :]
     place = both * N * K + (rows[:, None] * K + t[None, :])
     j = tl.load(index + place, mask=ok, other=0).to(tl.int32)
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     z = products_gathered(q, k, rows, rows < N, j, ok, sqn, skn, D, DIM)
     tl.store(out + place, narrowed(z, out), mask=ok)
 
@@ -43,10 +41,8 @@ def sddmm_dense_kernel(
     """A program owns ROWS queries and, COLS at a time, all of their listed keys."""
     both, w, h, tile = window_head_tile(H, tl.cdiv(N, ROWS))
     rows = tile * ROWS + tl.arange(0, ROWS)
-    q += (w * sqw + h * sqh) * VEC
-    sqn *= VEC
-    k += (w * skw + h * skh) * VEC
-    skn *= VEC
+    q, sqn = at_head(q, w, h, sqw, sqh, sqn, VEC)
+    k, skn = at_head(k, w, h, skw, skh, skn, VEC)
     for start in range(0, K, COLS):
         t = start + tl.arange(0, COLS)
         ok = (rows < N)[:, None] & (t < K)[None, :]

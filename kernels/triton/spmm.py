@@ -17,7 +17,7 @@ import triton.language as tl
 
 from .config import Config, choose
 from .launch import Launch, padded, strides, tiles, vector
-from .tiles import INTERPRETED, listing_rows, narrowed, weighted_rows, window_head_tile
+from .tiles import INTERPRETED, at_head, listing_rows, store_rows, weighted_rows, window_head_tile
 
 
 @triton.jit
@@ -31,14 +31,11 @@ def spmm_kernel(
     rows = tile // chunks * ROWS + tl.arange(0, ROWS)
     d = tile % chunks * DIM + tl.arange(0, DIM)
     index += both * N * K
-    a += w * saw + h * sah
-    v += (w * svw + h * svh) * VEC
-    svn *= VEC
+    a, san = at_head(a, w, h, saw, sah, san, 1)
+    v, svn = at_head(v, w, h, svw, svh, svn, VEC)
     acc = weighted_rows(v, svn, index, a, san, rows, rows < N, K, d, D, TERMS, False) * factor
-    mask = (rows < N)[:, None] & (d < D)[None, :]
-    out += (w * sow + h * soh) * VEC
-    son *= VEC
-    tl.store(out + rows[:, None] * son + d[None, :], narrowed(acc, out), mask=mask)
+    out, son = at_head(out, w, h, sow, soh, son, VEC)
+    store_rows(out, rows, rows < N, son, d, D, acc)
 
 
 @triton.jit
@@ -90,16 +87,13 @@ def spmm_transpose_kernel(
     both, w, h, tile = window_head_tile(H, tl.cdiv(M, ROWS) * chunks)
     keys = tile // chunks * ROWS + tl.arange(0, ROWS)
     d = tile % chunks * DIM + tl.arange(0, DIM)
-    a += w * saw + h * sah
-    x += (w * sxw + h * sxh) * VEC
-    sxn *= VEC
+    a, san = at_head(a, w, h, saw, sah, san, 1)
+    x, sxn = at_head(x, w, h, sxw, sxh, sxn, VEC)
     start += both * (M + 1)
     entries += both * N * K
     acc = listing_rows(x, sxn, start, entries, a, san, keys, keys < M, K, d, D, TERMS) * factor
-    mask = (keys < M)[:, None] & (d < D)[None, :]
-    out += (w * sow + h * soh) * VEC
-    son *= VEC
-    tl.store(out + keys[:, None] * son + d[None, :], narrowed(acc, out), mask=mask)
+    out, son = at_head(out, w, h, sow, soh, son, VEC)
+    store_rows(out, keys, keys < M, son, d, D, acc)
 
 
 def default_config(listed: int, dim: int, registers: int = 0) -> Config:

@@ -19,6 +19,12 @@ def window_head_tile(H, tiles):
 
 
 @triton.jit
+def at_head(x, w, h, sxw, sxh, sxn, VEC: tl.constexpr):
+    """The start of window-head (w, h) of x, and the stride of its rows; strides come in units of VEC elements."""
+    return x + (w * sxw + h * sxh) * VEC, sxn * VEC
+
+
+@triton.jit
 def narrowed(x, pointer):
     """float32 x in the dtype that `pointer` points to, rounded to nearest even."""
     if INTERPRETED and pointer.dtype.element_ty == tl.bfloat16:  # the interpreter would cut the low bits off
@@ -49,6 +55,13 @@ def load_rows(x, rows, ok, sxn, d, D: tl.constexpr):
     """Rows of a matrix, [ROWS, DIM], zero outside."""
     mask = ok[:, None] & (d < D)[None, :]
     return tl.load(x + rows[:, None] * sxn + d[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(x, rows, ok, sxn, d, D: tl.constexpr, values):
+    """Writes `values` [ROWS, DIM] where `load_rows` reads, in x's dtype."""
+    mask = ok[:, None] & (d < D)[None, :]
+    tl.store(x + rows[:, None] * sxn + d[None, :], narrowed(values, x), mask=mask)
 
 
 @triton.jit

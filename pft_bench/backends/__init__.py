@@ -12,6 +12,7 @@ from .base import (
     Backend,
     BackendInfo,
     BackendUnavailable,
+    Rung,
     backends,
     empty,
     empty_gradients,
@@ -23,6 +24,7 @@ from .base import (
     register,
     registered,
     require,
+    rungs,
     unavailable,
 )
 
@@ -31,6 +33,7 @@ __all__ = [
     "BackendInfo",
     "BackendUnavailable",
     "Layer",
+    "Rung",
     "backends",
     "empty",
     "empty_gradients",
@@ -42,6 +45,7 @@ __all__ = [
     "register",
     "registered",
     "require",
+    "rungs",
     "unavailable",
 ]
 

@@ -6,19 +6,41 @@ Outputs and workspaces come from `empty`; what each launch computes stands in ke
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common.native import load_native
 from ..reference import Layer
-from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gradients, empty_outputs
+from .base import (
+    AttentionBackward,
+    AttentionForward,
+    Backend,
+    Maybe,
+    Rung,
+    empty,
+    empty_gradients,
+    empty_outputs,
+)
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-# Rungs of the ladder, by name; "auto" lets the launcher choose.
-VERSIONS = {"auto": -1, "plain": 0, "resident": 1}
-# How the forward pass of a sparse layer meets its candidates: one by one, or picked from tensor-core tiles.
-CANDIDATES = {"auto": -1, "gather": 0, "tiles": 1}
+CHOOSE = -1  # the launcher takes the version that suits
+# The launchers' numbers of the sparse products' versions, and of the ways in which the forward pass of a sparse layer
+# meets its candidates: one by one, or picked from tensor-core tiles.
+VERSIONS = {"plain": 0, "resident": 1}
+CANDIDATES = {"gather": 0, "tiles": 1}
+_PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
+RUNGS = {
+    "plain": Rung("a thread per output of each sparse product, as published", _PRODUCTS),
+    "resident": Rung("sparse products out of shared memory", _PRODUCTS),
+    "gather": Rung("sparse layers gather their candidates one by one", frozenset({"attention_forward"})),
+    "tiles": Rung(
+        "sparse layers pick their candidates from tensor-core tiles, float16 and bfloat16",
+        frozenset({"attention_forward"}),
+    ),
+}
 _NOWHERE = (0, 0, (0, 0, 0))
 _NO_INDEX = (0, 0)
 
@@ -45,6 +67,14 @@ def _unit_stride(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def _loaded(name: str) -> ModuleType | Exception:
+    """A native module, or why it does not load."""
+    try:
+        return load_native(name)
+    except ImportError as error:
+        return error
+
+
 def missing_module(error: Exception) -> str:
     """Why a native module did not load: it was never built, or what the loader said."""
     if isinstance(error, ModuleNotFoundError):
@@ -53,17 +83,45 @@ def missing_module(error: Exception) -> str:
 
 
 class CudaLaunches(Backend):
-    """The ops on top of a native module; subclasses say which module and where a launch goes."""
+    """The ops on top of a native module; subclasses say which module and where a launch goes.
+
+    Args:
+        rung: one of RUNGS, for a backend that always takes it; None: the launchers choose.
+    """
 
     composite = False
-    version = "auto"
-    """The rung of the ladder that sddmm, spmm and spmm_transpose run."""
-    candidates = "auto"
-    """How the forward pass of a sparse layer meets its candidates; "tiles" is for float16 and bfloat16."""
+    dtypes = frozenset(DTYPES)
+    rungs = RUNGS
+    module: str
+    """The native module: `_cuda`, `_cuda_emu` or `_cuda_count`."""
+
+    def __init__(self, rung: str | None = None) -> None:
+        self._native = _loaded(self.module)
+        self._version = VERSIONS.get(rung or "", CHOOSE)
+        self._candidates = CANDIDATES.get(rung or "", CHOOSE)
+        if rung is not None:
+            self.name, self.rungs = f"{self.name}-{rung}", {}
+            self.summary = f"{type(self).name}, always: {RUNGS[rung].summary}"
+        if rung == "tiles":
+            self.dtypes = self.dtypes - {torch.float32}
+
+    @property
+    def version(self) -> int:
+        """The launchers' number of what sddmm, spmm and spmm_transpose run."""
+        return self._version
+
+    @property
+    def candidates(self) -> int:
+        """The launchers' number of how the forward pass of a sparse layer meets its candidates."""
+        return self._candidates
+
+    def on_rung(self, rung: str) -> CudaLaunches:
+        """The same kernels' family on one rung."""
+        return type(self)(rung)
 
     def native(self) -> Any:
-        """The module `_cuda` or `_cuda_emu`."""
-        raise NotImplementedError
+        """The native module."""
+        return self._native
 
     def place(self, device: torch.device) -> tuple[int, int]:
         """Device number and current stream."""
@@ -78,13 +136,13 @@ class CudaLaunches(Backend):
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D]: rows of v weighted by a, in v's dtype."""
         out = empty((*index.shape[:-1], v.shape[-1]), v.dtype, v.device)
-        self._spmm(a, v, index, None, out, 1.0)
+        self._multiply("spmm", a, v, index, v.shape[-2], None, out, 1.0)
         return out
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D]: rows of x weighted by a, summed by key, in x's dtype."""
         out = empty((x.shape[0], num_keys, x.shape[-1]), x.dtype, x.device)
-        self._spmm_transpose(a, x, index, None, out, 1.0)
+        self._multiply("spmm_transpose", a, x, index, num_keys, None, out, 1.0)
         return out
 
     def attention_forward(self, layer: Layer) -> AttentionForward:
@@ -99,19 +157,13 @@ class CudaLaunches(Backend):
                 _index(new_index) if layer.selects else _NO_INDEX,
                 new_logits.data_ptr() if new_logits.shape[-1] else 0,
                 lse.data_ptr(),
-                CANDIDATES[self.candidates],
+                self.candidates,
                 self.place(out.device),
             )
         return out, new_index, new_logits, lse
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """A handful of launches, composed of the sparse products and the kernels that know softmax."""
         q, k, v, bias, index, logits = layer.q, layer.k, layer.v, layer.bias, layer.index, layer.logits
@@ -164,9 +216,9 @@ class CudaLaunches(Backend):
             a_kept.data_ptr(),
             place,
         )
-        self._spmm(g, k, candidates, base_q, grad_q, layer.scale)
-        self._spmm_transpose(g, q, candidates, base_k, grad_k, layer.scale)
-        self._spmm_transpose(a_kept, grad_out, kept_index, None, grad_v, 1.0)
+        self._multiply("spmm", g, k, candidates, layer.keys, base_q, grad_q, layer.scale)
+        self._multiply("spmm_transpose", g, q, candidates, layer.keys, base_k, grad_k, layer.scale)
+        self._multiply("spmm_transpose", a_kept, grad_out, kept_index, layer.keys, None, grad_v, 1.0)
         if grad_bias is not None:
             self._bias_sparse(listed.sizes, candidates, g, grad_bias, accumulate=index is None)
         return grad_q, grad_k, grad_v, grad_bias, None if logits is None else g
@@ -230,23 +282,24 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, k.shape[-2], k.shape[-1])
             args = (sizes, _tensor(q), _tensor(k), _index(index), _tensor(out), 1.0)
-            self.native().sddmm(*args, VERSIONS[self.version], self.place(q.device))
+            self.native().sddmm(*args, self.version, self.place(q.device))
 
-    def _spmm(
-        self, a: Tensor, v: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float
+    def _multiply(
+        self,
+        op: str,
+        a: Tensor,
+        x: Tensor,
+        index: Tensor,
+        keys: int,
+        base: Tensor | None,
+        out: Tensor,
+        scale: float,
     ) -> None:
+        """`base` + `scale` * what spmm or spmm_transpose makes of the rows of x."""
         if out.numel():
-            sizes = _sparse_sizes(index, v.shape[-2], v.shape[-1])
-            args = (sizes, _tensor(a), _tensor(v), _index(index), _address(base), _tensor(out), scale)
-            self.native().spmm(*args, VERSIONS[self.version], self.place(v.device))
-
-    def _spmm_transpose(
-        self, a: Tensor, x: Tensor, index: Tensor, base: Tensor | None, out: Tensor, scale: float
-    ) -> None:
-        if out.numel():
-            sizes = _sparse_sizes(index, out.shape[-2], x.shape[-1])
+            sizes = _sparse_sizes(index, keys, x.shape[-1])
             args = (sizes, _tensor(a), _tensor(x), _index(index), _address(base), _tensor(out), scale)
-            self.native().spmm_transpose(*args, VERSIONS[self.version], self.place(x.device))
+            getattr(self.native(), op)(*args, self.version, self.place(x.device))
 
 
 def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:

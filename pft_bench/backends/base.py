@@ -9,17 +9,20 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu
 
+from ..common.messages import UserError
 from ..reference import Layer, accumulation_dtype, index_dtype
 
+Maybe = Tensor | None
 AttentionForward = tuple[Tensor, Tensor, Tensor, Tensor]
 AttentionBackward = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -37,6 +40,14 @@ class LayerShape(NamedTuple):
     kept: int
 
 
+class Rung(NamedTuple):
+    """One step of a family's ladder: a kernel that is taken wherever it can be, whatever the family would choose."""
+
+    summary: str
+    ops: frozenset[str]
+    """What it decides: names of `Backend`'s ops. All others are the family's own."""
+
+
 class Backend:
     """One family of kernels. Arguments arrive validated, detached, with unit stride along the last dimension."""
 
@@ -50,6 +61,12 @@ class Backend:
     """False for what is only ever checked: an emulator's time says nothing about the kernel."""
     same_bits: bool = False
     """Whether results are bitwise the same for any number of CPU threads: a promise that level threads holds it to."""
+    rungs: Mapping[str, Rung] = MappingProxyType({})
+    """The steps of this family's ladder by name: `get("cuda-plain")` is the backend `cuda` on its rung `plain`."""
+
+    def on_rung(self, rung: str) -> Backend:
+        """A backend of its own, called `<name>-<rung>`, that always takes this rung."""
+        raise NotImplementedError(f"backend {self.name!r} has no rungs")
 
     def available(self) -> str | None:
         """None when the backend can run here, else the reason and what to do."""
@@ -72,13 +89,7 @@ class Backend:
         raise self._lacks("attention_forward")
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none).
 
@@ -107,6 +118,18 @@ class Backend:
         )
 
 
+class PlainBackend(Backend):
+    """Plain PyTorch on any device, in any dtype; PyTorch differentiates it."""
+
+    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+    devices = frozenset({"cpu", "cuda"})
+    composite = True
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+
 class BackendInfo(NamedTuple):
     """One row of `pft_bench.backends()`."""
 
@@ -116,7 +139,7 @@ class BackendInfo(NamedTuple):
     """Why it is not available and what to do; what it is, when it is available."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(UserError, RuntimeError):
     """A backend was asked for that cannot run here."""
 
 
@@ -154,6 +177,9 @@ def register(kind: type[Backend]) -> type[Backend]:
     path = (kind.__module__, kind.__qualname__)
     if _BACKENDS.get(kind.name, path) != path:
         raise ValueError(f"backend name {kind.name!r} is taken already, by {_BACKENDS[kind.name][1]}")
+    family = _family(kind.name)
+    if family is not None:
+        raise ValueError(f"backend name {kind.name!r} is taken already, by a rung of {family!r}")
     _BACKENDS[kind.name] = path
     _loaded[kind.name] = kind()
     return kind
@@ -175,15 +201,35 @@ def registered() -> tuple[str, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """All backend names, available or not."""
+    """All backend names, available or not; without rungs, which `rungs` names."""
     return tuple(_BACKENDS)
 
 
+def rungs(name: str) -> tuple[str, ...]:
+    """Names of the backends that are rungs of the backend `name`: what `get` takes."""
+    return tuple(f"{name}-{rung}" for rung in get(name).rungs)
+
+
+def _family(name: str) -> str | None:
+    """The backend that `name` is a rung of; None where it is none. Asks those alone whose name it begins with."""
+    for family in _BACKENDS:
+        if name.startswith(f"{family}-") and name not in _BACKENDS and name in rungs(family):
+            return family
+    return None
+
+
 def get(name: str) -> Backend:
-    """The backend called `name`, whether available or not."""
-    if not isinstance(name, str) or name not in _BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
-    if name not in _loaded:
+    """The backend called `name`, whether available or not; a rung of one too (`cuda-plain`)."""
+    if not isinstance(name, str):
+        raise _unknown(name)
+    if name in _loaded:
+        return _loaded[name]
+    family = _family(name)
+    if family is not None:
+        _loaded[name] = get(family).on_rung(name.removeprefix(f"{family}-"))
+    elif name not in _BACKENDS:
+        raise _unknown(name)
+    else:
         module, cls = _BACKENDS[name]
         _loaded[name] = getattr(importlib.import_module(f"{__package__}.{module}"), cls)()
     return _loaded[name]
@@ -198,6 +244,13 @@ def unavailable(backend: Backend) -> str | None:
     if reason is None or isinstance(reason, str):
         return reason
     return f"its available() must return None or why not, got {reason!r}"
+
+
+def _unknown(name: object) -> ValueError:
+    return ValueError(
+        f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))} "
+        f"(`pft-bench doctor` names their rungs too), got {name!r}"
+    )
 
 
 def require(name: str, device: torch.device, dtype: torch.dtype) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .base import (
     AttentionForward,
     Backend,
     LayerShape,
+    Maybe,
     empty,
     empty_gradients,
     empty_outputs,
@@ -23,9 +24,7 @@ from .base import (
 
 # After torch: its OpenMP library then serves the kernels too, and there is one pool of threads.
 try:
-    load_native("_cpu")
-    from .. import _cpu
-
+    _cpu: Any = load_native("_cpu")
     _cpu.isa()
     _reason: str | None = None
 except (ImportError, RuntimeError) as error:
@@ -51,36 +50,42 @@ def _index(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 4) if tensor is None or tensor.numel() == 0 else (tensor.data_ptr(), tensor.element_size())
 
 
+def _empty_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else empty(tensor.shape, _F32, _CPU)
+
+
 def _workspace(bytes_needed: int) -> Tensor:
     """Memory from torch's allocator, so that it shows in memory profiles and tests can poison it."""
     return empty((bytes_needed,), torch.uint8, _CPU)
 
 
 def _over_index(
-    kernel: Callable[..., None],
-    workspace_bytes: Callable[[tuple[int, int, int, int, int], int], int],
-    operands: Sequence[Tensor],
-    index: Tensor,
-    matrix: Sequence[int],
-    out: Tensor,
+    op: str, left: Tensor, right: Tensor | None, index: Tensor, matrix: Sequence[int], out: Tensor
 ) -> Tensor:
-    """Run a kernel over `index` [B, N, K] into `out`; `matrix` is (M, D) of what the index points into."""
+    """Run `op` of PFT_CPU_SPARSE_OPS (pft/cpu.h) over `index` [B, N, K]; `matrix` is (M, D) of what it points into."""
     batch, queries, kept = index.shape
     keys, dim = matrix
     sizes = (batch, queries, keys, dim, kept)
     threads = torch.get_num_threads()
-    workspace = _workspace(workspace_bytes(sizes, threads))
-    kernel(
-        *map(_strided, operands),
-        index.data_ptr(),
-        index.element_size(),
-        out.data_ptr(),
-        sizes,
-        workspace.data_ptr(),
-        workspace.numel(),
-        threads,
-    )
+    workspace = _workspace(_cpu.sparse_workspace_bytes(sizes, threads))
+    getattr(_cpu, op)(
+        _strided(left), None if right is None else _strided(right), index.data_ptr(), index.element_size(),
+        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads,
+    )  # fmt: skip
     return out
+
+
+def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
+def _inputs(layer: Layer) -> tuple[tuple[Tensor | None, ...], tuple[Any, ...]]:
+    """Bias, region, index and logits, maybe copies, to be held while a kernel runs; the layer as kernels take it."""
+    bias, region, index, logits = tensors = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
+    return tensors, (
+        layer.sizes, layer.scale, layer.region_penalty, _strided(layer.q), _strided(layer.k), _strided(layer.v),
+        _address(bias), _address(region), _index(index), _address(logits),
+    )  # fmt: skip
 
 
 class CpuBackend(Backend):
@@ -103,20 +108,18 @@ class CpuBackend(Backend):
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
         out = empty(index.shape, _F32, _CPU)
-        return _over_index(_cpu.sddmm, _cpu.sddmm_workspace_bytes, (q, k), index, k.shape[1:], out)
+        return _over_index("sddmm", q, k, index, k.shape[1:], out)
 
     def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
         """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
         out = empty((*a.shape[:2], v.shape[2]), _F32, _CPU)
-        return _over_index(_cpu.spmm, _cpu.spmm_workspace_bytes, (a, v), index, v.shape[1:], out)
+        return _over_index("spmm", a, v, index, v.shape[1:], out)
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
         matrix = (num_keys, x.shape[2])
         out = empty((a.shape[0], *matrix), _F32, _CPU)
-        return _over_index(
-            _cpu.spmm_transpose, _cpu.spmm_transpose_workspace_bytes, (a, x), index, matrix, out
-        )
+        return _over_index("spmm_transpose", a, x, index, matrix, out)
 
     def row_reads(self, rows: Tensor, index: Tensor) -> Tensor:
         """[B, D]: every row of `rows` [B, M, D] that `index` [B, N, K] names, added up.
@@ -124,89 +127,44 @@ class CpuBackend(Backend):
         No op: the reads of the sparse products and nothing else, which no kernel that takes row after row beats.
         """
         out = empty((rows.shape[0], rows.shape[2]), _F32, _CPU)
-        return _over_index(
-            _cpu.row_reads, _cpu.row_reads_workspace_bytes, (rows,), index, rows.shape[1:], out
-        )
+        return _over_index("row_reads", rows, None, index, rows.shape[1:], out)
 
     def attention_forward(self, layer: Layer) -> AttentionForward:
         """One layer, as `pft_bench.reference.attention` specifies it: out, new index, new logits, logsumexp."""
         threads = torch.get_num_threads()
         out, new_index, new_logits, lse = empty_outputs(layer)
-        bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
-        sizes = layer.sizes
-        workspace = _workspace(_cpu.attention_forward_workspace_bytes(sizes, index is not None, threads))
+        _held, given = _inputs(layer)
+        sparse = layer.index is not None
+        workspace = _workspace(_cpu.attention_forward_workspace_bytes(given[0], sparse, threads))
         with stages.stage("attention"):
             seconds = _cpu.attention_forward(
-                sizes,
-                layer.scale,
-                layer.region_penalty,
-                _strided(layer.q),
-                _strided(layer.k),
-                _strided(layer.v),
-                _address(bias),
-                _address(region),
-                _index(index),
-                _address(logits),
-                _strided(out),
-                _index(new_index),
-                _address(new_logits),
-                lse.data_ptr(),
-                stages.active(),
-                workspace.data_ptr(),
-                workspace.numel(),
-                threads,
-            )
+                given, _strided(out), _index(new_index), _address(new_logits), lse.data_ptr(), stages.active(),
+                workspace.data_ptr(), workspace.numel(), threads,
+            )  # fmt: skip
         if seconds is not None:
             stages.split("attention", dict(zip(("logits", "select", "av"), seconds, strict=True)))
         return out, new_index, new_logits, lse
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """Gradients of q, k, v, bias and the earlier logits (the last two None where there were none)."""
         threads = torch.get_num_threads()
         grad_q, grad_k, grad_v = empty_gradients(layer)
-        bias, region, index, logits = _contiguous(layer.bias, layer.region, layer.index, layer.logits)
-        grad_bias = None if bias is None else empty(bias.shape, _F32, _CPU)
-        grad_logits_prev = None if logits is None else empty(logits.shape, _F32, _CPU)
+        (bias, _region, _candidates, logits), given = _inputs(layer)
+        grad_bias, grad_logits_prev = _empty_like(bias), _empty_like(logits)
         if grad_logits is not None and grad_logits.numel() == 0:
             grad_logits = None
-        grad_logits, new_index_, lse_ = _contiguous(grad_logits, new_index, lse)
+        grad_logits, kept, lse_ = _contiguous(grad_logits, new_index, lse)
         grad_out, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad_out, out))
-        sizes = layer.sizes
-        workspace = _workspace(_cpu.attention_backward_workspace_bytes(sizes, index is not None, threads))
+        sparse = layer.index is not None
+        workspace = _workspace(_cpu.attention_backward_workspace_bytes(given[0], sparse, threads))
         with stages.stage("attention"):
             _cpu.attention_backward(
-                sizes,
-                layer.scale,
-                layer.region_penalty,
-                _strided(grad_out),
-                _address(grad_logits),
-                _strided(layer.q),
-                _strided(layer.k),
-                _strided(layer.v),
-                _address(bias),
-                _address(region),
-                _index(index),
-                _address(logits),
-                _index(new_index_),
-                _strided(out),
-                _address(lse_),
-                _strided(grad_q),
-                _strided(grad_k),
-                _strided(grad_v),
-                _address(grad_bias),
-                _address(grad_logits_prev),
-                workspace.data_ptr(),
-                workspace.numel(),
-                threads,
-            )
+                given, _strided(grad_out), _address(grad_logits), _index(kept), _strided(out), _address(lse_),
+                _strided(grad_q), _strided(grad_k), _strided(grad_v), _address(grad_bias),
+                _address(grad_logits_prev), workspace.data_ptr(), workspace.numel(), threads,
+            )  # fmt: skip
         return grad_q, grad_k, grad_v, grad_bias, grad_logits_prev
 
     def depthwise_gelu_add(
@@ -222,16 +180,9 @@ class CpuBackend(Backend):
         out = empty(residual.shape, _F32, _CPU)
         by_tap = weight.reshape(channels, -1).t().contiguous()
         _cpu.depthwise_gelu_add(
-            _strided(x),
-            by_tap.data_ptr(),
-            _address(bias),
-            _strided(residual),
-            _strided(out),
-            sizes,
-            workspace.data_ptr(),
-            workspace.numel(),
-            threads,
-        )
+            _strided(x), by_tap.data_ptr(), _address(bias), _strided(residual), _strided(out), sizes,
+            workspace.data_ptr(), workspace.numel(), threads,
+        )  # fmt: skip
         return out
 
     def attention_work_bytes(self, shape: LayerShape, threads: int) -> int:
@@ -241,7 +192,3 @@ class CpuBackend(Backend):
         sizes: Any = (windows, heads, tokens, tokens, dim_qk, dim_v, candidates, kept, window_side(tokens), 1)
         bytes_needed: int = _cpu.attention_forward_workspace_bytes(sizes, candidates < tokens, threads)
         return bytes_needed
-
-
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)

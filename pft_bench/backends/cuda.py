@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
-
 import torch
 
-from ..common.native import load_native
-from ._cuda_launch import DTYPES, CudaLaunches, missing_module
+from ._cuda_launch import CudaLaunches, missing_module
 
 _BUILD = (
     "where there is an NVIDIA GPU, reinstall from source with nvcc (CUDA 13) on PATH, or without a toolkit: "
@@ -17,23 +13,13 @@ _BUILD = (
 )
 
 
-def _load() -> ModuleType | Exception:
-    try:
-        return load_native("_cuda")
-    except ImportError as error:
-        return error
-
-
 class CudaBackend(CudaLaunches):
     """CUDA tensors, on their device and the current stream."""
 
     name = "cuda"
+    module = "_cuda"
     summary = "hand-written CUDA kernels, float32, float16 and bfloat16, deterministic gradients"
-    dtypes = frozenset(DTYPES)
     devices = frozenset({"cuda"})
-
-    def __init__(self) -> None:
-        self._native = _load()
 
     def available(self) -> str | None:
         """None where the module was built, the driver works, and torch sees the device."""
@@ -45,10 +31,6 @@ class CudaBackend(CudaLaunches):
         if not torch.cuda.is_available():
             return "this torch has no CUDA; install a CUDA build of the same version"
         return None
-
-    def native(self) -> Any:
-        """The GPU's module."""
-        return self._native
 
     def place(self, device: torch.device) -> tuple[int, int]:
         """The tensors' device and torch's current stream there."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import reference
 from ..common import stages
 from ..reference import Layer
-from .base import AttentionForward, Backend, LayerShape
+from .base import AttentionForward, LayerShape, PlainBackend
 
 
 @functools.lru_cache(maxsize=8)
@@ -44,18 +44,11 @@ def dense_logits(layer: Layer) -> Tensor:
     return z
 
 
-class DenseBackend(Backend):
+class DenseBackend(PlainBackend):
     """Compute everything, then select."""
 
     name = "dense"
     summary = "masked dense attention in plain PyTorch: all N x N logits, then select; the baseline"
-    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
-    devices = frozenset({"cpu", "cuda"})
-    composite = True
-
-    def available(self) -> str | None:
-        """Always."""
-        return None
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """All products, then gather."""

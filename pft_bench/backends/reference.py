@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import reference
 from ..common import stages
 from ..reference import Layer
-from .base import AttentionForward, Backend, LayerShape
+from .base import AttentionForward, LayerShape, PlainBackend
 
 
-class ReferenceBackend(Backend):
+class ReferenceBackend(PlainBackend):
     """Slow, readable, differentiable."""
 
     name = "reference"
     summary = "the specification in plain PyTorch: gathers row by row, slow, any device and float dtype"
-    dtypes = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
-    devices = frozenset({"cpu", "cuda"})
-    composite = True
-
-    def available(self) -> str | None:
-        """Always."""
-        return None
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """See `pft_bench.reference.sddmm`."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..reference import Layer
-from .base import AttentionBackward, AttentionForward, Backend, empty, empty_gradients, empty_outputs
+from .base import AttentionBackward, AttentionForward, Backend, Maybe, empty, empty_gradients, empty_outputs
 
 MINIMUM = (3, 5)
 
@@ -133,13 +133,7 @@ class TritonBackend(Backend):
         return results
 
     def attention_backward(
-        self,
-        layer: Layer,
-        grad_out: Tensor,
-        grad_logits: Tensor | None,
-        new_index: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        self, layer: Layer, grad_out: Tensor, grad_logits: Maybe, new_index: Tensor, out: Tensor, lse: Tensor
     ) -> AttentionBackward:
         """A chain of launches on one stream; workspaces are of the size of the lists, never N x N."""
         with _on(layer.q):
@@ -183,14 +177,7 @@ class _Backward:
             _spmm_transpose(attention, self.grad_out, inverted, grads[2])
             kept = (selected, *inverted, gradient)
         for launch in _kernels("progressive_attention_backward").plan_dense_backward(
-            self.layer.q,
-            self.layer.k,
-            self.layer.v,
-            self.layer.bias,
-            self.layer.region,
-            self.grad_out,
-            self.lse,
-            self.delta,
+            *self._whole(),
             kept,
             grads[0],
             grads[1],
@@ -200,6 +187,11 @@ class _Backward:
         ):
             launch.run()
         return (*grads, self._bias_gradient(selected, gradient, dense=True), None)
+
+    def _whole(self) -> tuple[Tensor | None, ...]:
+        """What a pass over all keys reads."""
+        layer = self.layer
+        return layer.q, layer.k, layer.v, layer.bias, layer.region, self.grad_out, self.lse, self.delta
 
     def _row_pass(
         self, index: Tensor, selected: Tensor | None, delta: Tensor | None
@@ -245,14 +237,7 @@ class _Backward:
             module.plan_bias_listed(index, gradient, partial[tables - parts :], side, each).run()
         if dense:
             module.plan_bias_dense(
-                self.layer.q,
-                self.layer.k,
-                self.layer.v,
-                self.layer.bias,
-                self.layer.region,
-                self.grad_out,
-                self.lse,
-                self.delta,
+                *self._whole(),
                 partial[: dense_parts * side],
                 self.layer.scale,
                 self.layer.region_penalty,

@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from copy import copy
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any, cast
 
 import typer
 
 from .. import __version__
-from ..apps.train import TrainingStopped
-from ..backends import BackendUnavailable
-from ..common.container import respect_quota
+from ..common.messages import UserError, UserNote
 from ..common.shortage import out_of_memory
 from ..common.terminal import Console, outlets
 from ..common.text import in_short, told
-from ..harness.compare.remote import WorkerError
-from ..harness.compare.revision import BuildFailed
-from ..harness.record import FolderLocked, RecordError
-from ..harness.sweep import WorkersFailed
-from . import (
-    attention,
-    check,
-    compare,
-    counters,
-    crossover,
-    doctor,
-    evaluate,
-    fit,
-    flops,
-    history,
-    profile,
-    report,
-    run,
-    selftest,
-    statistics,
-    systems,
-    train,
-    upscale,
-    verify,
-)
 from .exits import INTERRUPTED, USAGE
-from .loading import show_notes
+from .work import deferred, described
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Prove, measure and compare the sparse attention kernels of the Progressive Focused Transformer (PFT).",
-)
+COMMANDS = {
+    "Measure and prove": ("run", "check", "compare", "selftest"),
+    "Results": ("report", "verify", "history"),
+    "Insight": ("flops", "fit", "counters", "crossover", "statistics", "profile", "systems"),
+    "Use PFT": ("upscale", "evaluate", "attention", "train"),
+    "This machine": ("doctor",),
+}
+"""Panel of the help -> its commands, each in the module of its name."""
+NAME = "pft-bench"
+NAMES = {name for names in COMMANDS.values() for name in names}
 
 
 def _version(asked: bool) -> None:
@@ -59,7 +39,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def program(
     version: Annotated[
         bool,
@@ -69,28 +48,53 @@ def program(
     """Prove, measure and compare the sparse attention kernels of the Progressive Focused Transformer (PFT)."""
 
 
-# Panel of the help -> its commands.
-for _panel, _commands in {
-    "Measure and prove": (run.run, check.check, compare.compare, selftest.selftest),
-    "Results": (report.report, verify.verify, history.history),
-    "Insight": (
-        flops.flops,
-        fit.fit,
-        counters.counters,
-        crossover.crossover_command,
-        statistics.statistics,
-        profile.profile,
-        systems.systems,
-    ),
-    "Use PFT": (upscale.upscale, evaluate.evaluate, attention.attention, train.train),
-    "This machine": (doctor.doctor,),
-}.items():
-    for _command in _commands:
-        app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
+def whole_program(only: str | None = None) -> Any:
+    """All commands, or the one that is asked for; each of them knows --version as the program itself does."""
+    return _made(
+        {name: deferred(_module(name), name) for name in NAMES if only in (None, name)}, whole=only is None
+    )
 
 
-def whole_program() -> Any:
-    """All commands, each of which knows --version as the program itself does."""
+def _program_for(arguments: list[str]) -> Any:
+    """As much of the program as these arguments need: reading the parameters of a command takes its time."""
+    if arguments and arguments[0] in NAMES:
+        return whole_program(arguments[0])
+    if NAMES & {*arguments}:
+        return whole_program()
+    return _made({name: described(_module(name), name) for name in NAMES}, whole=True)
+
+
+def _context(arguments: list[str]) -> Any:
+    """The context of the command that these arguments name, or of the program itself where they begin with an option.
+
+    A command is found without parsing the program's own options, which stand before it: typer loads pydantic for that.
+    """
+    made = _program_for(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        return made.make_context(NAME, arguments)
+    whole = made.context_class(made, info_name=NAME, **made.context_settings)
+    name, command, rest = made.resolve_command(whole, arguments)
+    return command.make_context(name, rest, parent=whole)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f".{name}", __package__)
+
+
+def _made(functions: dict[str, Callable[..., Any]], *, whole: bool) -> Any:
+    """The program with these commands; `whole`: with the options that install completion."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=whole,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=program.__doc__,
+    )
+    app.callback()(program)
+    for panel, names in COMMANDS.items():
+        for name in names:
+            if name in functions:
+                app.command(name, rich_help_panel=panel)(functions[name])
     command: Any = typer.main.get_command(app)
     version = copy(next(param for param in command.params if param.name == "version"))
     version.expose_value = False  # the functions of the commands do not take it
@@ -110,7 +114,6 @@ def main() -> None:
     dropped, and the exit code is that of the work. Where either cannot be written for another reason, such as a full
     disk, the work goes on too, and the exit code is 2 unless the work has one of its own.
     """
-    respect_quota()
     with outlets() as (said, told):
         try:
             code = _run(sys.argv[1:])
@@ -129,29 +132,19 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """The exit code of a command line."""
-    command = whole_program()
     console = Console(stderr=True)
+    if "_PFT_BENCH_COMPLETE" in os.environ:  # a shell asks what could stand here: typer answers and exits
+        whole_program().main(arguments, prog_name=NAME)
     try:
-        with warnings.catch_warnings(), command.make_context("pft-bench", arguments) as context:
+        with warnings.catch_warnings(), _context(arguments) as context:
             show_notes()
-            command.invoke(context)
+            context.command.invoke(context)
     except typer.Exit as end:
         return int(end.exit_code)
     except USAGE_ERROR as error:
         _say_usage(console, error)
         return USAGE
-    except (
-        ValueError,
-        TypeError,
-        BackendUnavailable,
-        BuildFailed,
-        FolderLocked,
-        RecordError,
-        WorkerError,
-        WorkersFailed,
-        TrainingStopped,
-        OSError,
-    ) as error:
+    except (ValueError, TypeError, UserError, OSError) as error:
         console.error(told(error))
         return USAGE
     except (MemoryError, RuntimeError) as error:
@@ -170,3 +163,18 @@ def _say_usage(console: Console, error: Any) -> None:
         context = getattr(error, "ctx", None)
         if context is not None:
             console.print(f"{context.command_path} -h lists its options", style="dim")
+
+
+def show_notes() -> None:
+    """From here on print each `UserNote` once, as one line; other warnings stay as they are."""
+    others, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, UserNote):
+            others(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            Console(stderr=True).print(f"note: {message}")
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", UserNote)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 
-from ..apps.focus import LayerFocus, focus_of, view_around
-from ..apps.images import READ_SUFFIXES, read_picture, rgb, taken
 from ..common.container import check_threads
 from ..common.drafts import require_writable
 from ..common.terminal import Console
-from ..harness.cases.group import thread_count
-from ..model import preset
-from ..report.focus import Panel, write_focus_plot
 from . import options
-from .loading import load_model
+from .work import at_work
+
+if at_work(__name__):
+    import numpy as np
+    import torch
+
+    from ..apps.focus import LayerFocus, focus_of, view_around
+    from ..apps.images import READ_SUFFIXES, read_picture, rgb, taken
+    from ..harness.cases.group import thread_count
+    from ..model import preset
+    from ..report.focus import Panel, write_focus_plot
+    from .loading import load_model
 
 
 def attention(

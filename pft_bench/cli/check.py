@@ -9,20 +9,24 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-import torch
 import typer
 
-from ..backends import backends, get, unavailable
 from ..common.terminal import Console, line
-from ..harness.cases.layer import problem_layer
-from ..harness.cases.settings import resolve_device
-from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
-from ..harness.measure.contender import CheckOutcome, rejection_of
-from ..harness.measure.process import unchanged
-from ..harness.problem import Problem
-from ..harness.sweep import load_plugins
-from ..ops.progressive_attention import REGION_PENALTY
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+
+    from ..backends import backends, get, unavailable
+    from ..harness.cases.layer import problem_layer
+    from ..harness.cases.settings import resolve_device
+    from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+    from ..harness.measure.contender import CheckOutcome, rejection_of
+    from ..harness.measure.process import unchanged
+    from ..harness.problem import Problem
+    from ..harness.sweep import load_plugins
+    from ..ops.progressive_attention import REGION_PENALTY
 
 DTYPES = ("float32", "float16", "bfloat16")
 

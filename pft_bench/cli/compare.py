@@ -9,19 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
+from ..common.container import respect_quota
 from ..common.drafts import require_writable
 from ..common.terminal import Console, Table, Text, line
-from ..harness.cases import Settings
-from ..harness.compare.folders import compare_folders
-from ..harness.compare.live import compare_backends, compare_versions
-from ..harness.compare.remote import Version
-from ..harness.compare.revision import build
-from ..harness.compare.table import Row, VerdictTable
-from ..harness.measure.disturbance import busy_machine
-from ..harness.measure.verdicts import LOOKS, MARGIN, Verdict, exit_code
+from ..harness.measure.limits import MARGIN
 from . import options
+from .work import at_work
 
-STYLES = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.SAME: "", Verdict.UNDECIDED: "yellow"}
+if at_work(__name__):
+    from ..harness.compare.folders import compare_folders
+    from ..harness.compare.table import Row, VerdictTable
+    from ..harness.measure.disturbance import busy_machine
+    from ..harness.measure.verdicts import LOOKS, Verdict, exit_code
+
+STYLES = {"FASTER": "green", "SLOWER": "red", "SAME": "", "UNDECIDED": "yellow"}
 
 LIVE = ("sched", "preset", "scale", "lr", "level", "mode", "device", "dtype", "threads", "seed", "budget")
 """Parameters that two recorded runs have no use for."""
@@ -123,6 +124,12 @@ def _live(
     budget_s: float,
     console: Console,
 ) -> VerdictTable:
+    from ..harness.cases import Settings
+    from ..harness.compare.live import compare_backends, compare_versions
+    from ..harness.compare.remote import Version
+    from ..harness.compare.revision import build
+
+    respect_quota()
     names = [name.strip() for name in (backends or "").split(",") if name.strip()]
     busy = busy_machine() if given["device"] != "cuda" else None
     if busy is not None:

@@ -10,23 +10,26 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table, line
-from ..harness.cases.settings import Settings
-from ..insight.counters import chip_named, why_not
-from ..insight.counters.emulate import module_path
-from ..insight.counters.gates import gate_of
-from ..insight.counters.sass import why_no_instructions
-from ..insight.counters.study import PREDICTED, Study, layer_works, product_works, study
-from ..insight.counters.table import (
-    COUNT_HEAD,
-    SITE_HEAD,
-    TIME_HEAD,
-    TOTAL_HEAD,
-    count_cells,
-    site_rows,
-    time_cells,
-    total_cells,
-)
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases.settings import Settings
+    from ..insight.counters import chip_named, why_not
+    from ..insight.counters.emulate import module_path
+    from ..insight.counters.gates import gate_of
+    from ..insight.counters.sass import why_no_instructions
+    from ..insight.counters.study import PREDICTED, Study, layer_works, product_works, study
+    from ..insight.counters.table import (
+        COUNT_HEAD,
+        SITE_HEAD,
+        TIME_HEAD,
+        TOTAL_HEAD,
+        count_cells,
+        site_rows,
+        time_cells,
+        total_cells,
+    )
 
 MODES = ("infer", "backward", "train")
 DTYPES = ("float32", "float16", "bfloat16")

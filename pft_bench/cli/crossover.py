@@ -11,13 +11,16 @@ import typer
 
 from ..common.terminal import Console, Table
 from ..common.text import told
-from ..harness.cases import Settings
-from ..harness.cases.group import thread_count
-from ..harness.measure.environment import environment
-from ..harness.measure.rounds import Plan
-from ..harness.record import ENVIRONMENTS, RECORDS, begin_run, record_files
-from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases import Settings
+    from ..harness.cases.group import thread_count
+    from ..harness.measure.environment import environment
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import ENVIRONMENTS, RECORDS, begin_run, record_files
+    from ..insight.crossover import CROSSOVER, Crossover, crossover, write_answers
 
 
 def crossover_command(

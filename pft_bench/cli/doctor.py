@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..backends import backends
 from ..common.terminal import Console, Table, line
-from ..harness.measure.environment import environment
-from ..model.tiles import show_memory
+from .work import at_work
+
+if at_work(__name__):
+    from ..backends import backends, rungs
+    from ..common.text import show_bytes
+    from ..harness.measure.environment import environment
 
 
 def doctor() -> None:
@@ -32,6 +35,9 @@ def doctor() -> None:
     for row in backends():
         table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)
+    for row in backends():
+        if names := rungs(row.name):
+            console.print(f"Rungs of {row.name}, for --backend: {', '.join(names)}")
 
 
 def _allowed(found: Mapping[str, Any]) -> str:
@@ -39,7 +45,7 @@ def _allowed(found: Mapping[str, Any]) -> str:
     quota, memory = found["limits"]["cpu_quota"], found["limits"]["memory_bytes"]
     limits = [
         "CPU quota: " + (f"{quota:g} cores" if quota else "none"),
-        "memory limit: " + (show_memory(memory) if memory else "none"),
+        "memory limit: " + (show_bytes(memory) if memory else "none"),
         f"threads: {found['threads']['torch']}",
     ]
     if found["flushes_denormals"]:

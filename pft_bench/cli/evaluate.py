@@ -8,37 +8,41 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.progress import BarColumn, TimeElapsedColumn
 
-from ..apps.quality import (
-    Dataset,
-    QualityRow,
-    Restored,
-    Variant,
-    VariantsGroup,
-    bicubic_row,
-    find_datasets,
-    model_row,
-)
-from ..backends import get, require
 from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import parse_schedule, schedule_of
 from ..common.shortage import out_of_memory
 from ..common.terminal import Console, Words, progress_bar
 from ..common.text import in_short
-from ..harness.cases.group import thread_count
-from ..harness.cases.settings import Settings, resolve_device
-from ..harness.measure.environment import environment
-from ..harness.measure.rounds import Plan
-from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
-from ..model import PFT, preset_of
-from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
 from . import options
 from .exits import FAILURE, INTERRUPTED
-from .loading import load_model, restorer
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+    from rich.progress import BarColumn, TimeElapsedColumn
+
+    from ..apps.quality import (
+        Dataset,
+        QualityRow,
+        Restored,
+        Variant,
+        VariantsGroup,
+        bicubic_row,
+        find_datasets,
+        model_row,
+    )
+    from ..backends import get, require
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.settings import Settings, resolve_device
+    from ..harness.measure.environment import environment
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import RECORDS, Record, RunWriter, Status, begin_run
+    from ..model import PFT, preset_of
+    from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
+    from .loading import load_model, restorer
 
 
 def evaluate(

@@ -10,18 +10,22 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
-from ..harness.cases.group import thread_count
-from ..harness.cases.memory import (
-    footprint_case,
-    measure_footprint,
-    predicted_process_bytes,
-    warm_process_bytes,
-)
-from ..harness.cases.settings import Settings
-from ..harness.measure.environment import environment
-from ..harness.record import Status, begin_run
-from ..model import PFTConfig, available_bytes, forward_footprint, parse_memory
+from ..common.text import parse_bytes
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.memory import (
+        footprint_case,
+        measure_footprint,
+        predicted_process_bytes,
+        warm_process_bytes,
+    )
+    from ..harness.cases.settings import Settings
+    from ..harness.measure.environment import environment
+    from ..harness.record import Status, begin_run
+    from ..model import PFTConfig, available_bytes, forward_footprint
 
 LARGEST_SIDE = 1 << 15
 
@@ -29,7 +33,7 @@ LARGEST_SIDE = 1 << 15
 def fit(
     context: typer.Context,
     memory: Annotated[
-        str | None, typer.Option(help="Limit, e.g. 8GB or 8GiB. Default: what this machine has available.")
+        str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
     preset: options.Preset = None,
@@ -51,7 +55,7 @@ def fit(
     """
     if not measure:
         options.refuse(context, ("out",), "belongs to --measure: give it too")
-    limit = available_bytes() if memory is None else parse_memory(memory)
+    limit = available_bytes() if memory is None else parse_bytes(memory, "--memory")
     if backend not in ("cpu", "dense"):
         raise ValueError(f"backend must be cpu or dense, whose needs are known, got {backend!r}")
     if len(sched) != 1:

@@ -8,11 +8,14 @@ import typer
 
 from ..common.schedule import parse_schedule
 from ..common.terminal import Console, Table, line
-from ..harness.record import Case
-from ..insight.counts import formula_counts, recount
-from ..insight.limits import published_limits
-from ..model import PRESETS, PUBLISHED_LR, parameter_count, published_macs
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.record import Case
+    from ..insight.counts import formula_counts, recount
+    from ..insight.limits import published_limits
+    from ..model import PRESETS, PUBLISHED_LR, parameter_count, published_macs
 
 LEFT_OUT = {
     "published": "2 x the authors' multiply-accumulates. Left out: softmax, top-k, gathers, bias, padding of windows, "

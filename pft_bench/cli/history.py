@@ -10,15 +10,18 @@ import typer
 
 from ..common.drafts import draft, require_writable
 from ..common.terminal import Console, Table
-from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
-from ..harness.compare.history import history as series_of
-from ..harness.measure.verdicts import MARGIN
-from ..harness.record import RECORDS, Record
-from ..report import series, words
-from ..report.canvas import save
-from ..report.draw import draw
-from ..report.write import svg_file
+from ..harness.measure.limits import MARGIN
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.compare.history import HistoryPoint, HistorySeries, run_folders
+    from ..harness.compare.history import history as series_of
+    from ..harness.record import RECORDS, Record
+    from ..report import series, words
+    from ..report.canvas import save
+    from ..report.draw import draw
+    from ..report.write import svg_file
 
 
 def history(

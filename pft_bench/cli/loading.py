@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from ..backends import require
 from ..common.schedule import parse_schedule
-from ..common.terminal import Console
 from ..harness.cases.settings import resolve_device
-from ..model import PFT, CheckpointNote, generated_weights, load, preset, upscale, weights_file
+from ..model import PFT, generated_weights, load, preset, upscale, weights_file
 
 PREDICTED = ("auto", "cpu", "dense", "cuda", "triton")
 """Backends whose memory `plan_upscale` knows."""
@@ -66,21 +64,6 @@ def weights_keywords(sched: str | None, heads: int | None) -> dict[str, Any]:
     """What `pft_bench.load` is given of the options --sched and --num-heads."""
     given = {"num_topk": sched, "num_heads": heads}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def show_notes() -> None:
-    """From here on print each `CheckpointNote` once, as one line; other warnings stay as they are."""
-    others, said = warnings.showwarning, set[str]()
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, CheckpointNote):
-            others(message, category, *where, **more)
-        elif str(message) not in said:
-            said.add(str(message))
-            Console(stderr=True).print(f"note: {message}")
-
-    warnings.showwarning = show
-    warnings.simplefilter("always", CheckpointNote)
 
 
 def restorer(

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..common.container import check_threads
+from ..common.container import require_possible
+from ..common.schedule import require_readable
 
 
-def _possible_threads(threads: int) -> int:
-    """Far too many end the OpenMP runtime with a crash, in whatever command: refused before any begins."""
-    check_threads(threads)
-    return threads
+def _at_once(check: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """A callback that lets `check` raise for what can be seen to be wrong before anything is loaded."""
+
+    def callback(value: Any) -> Any:
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is not None:
+                check(item)
+        return value
+
+    return callback
+
+
+def _check_device(name: str) -> None:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}")
+
+
+def _check_dtype(name: str) -> None:
+    if not name.startswith(("float", "bfloat")) and name not in ("half", "double"):
+        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {name!r}")
+
+
+def _check_mode(name: str) -> None:
+    if name not in ("infer", "train", "backward"):
+        raise ValueError(f"mode must be one of infer, train, backward, got {name!r}")
+
+
+def _check_scale(scale: int) -> None:
+    if scale not in (2, 3, 4):
+        raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -93,19 +120,36 @@ def argument(metavar: str, parser: Any = in_path, **about: Any) -> Any:
     return typer.Argument(parser=parser, metavar=metavar, **about)
 
 
+SIZES = "a number of bytes such as 500M, 8G (10^9 each) or 8Gi (2^30 each)"
+"""How `common.text.parse_bytes` is explained."""
+
 _SCHEDULES = (
     "Kept entries per block, e.g. 1024,256,128 (the last holds for the rest); or paper, light, dense, "
     "alpha:RATIO[:FLOOR], layers:K,K,... Repeat it for a sweep."
 )
-Schedules = Annotated[list[str], typer.Option("--sched", help=_SCHEDULES)]
+Schedules = Annotated[
+    list[str], typer.Option("--sched", callback=_at_once(require_readable), help=_SCHEDULES)
+]
 WeightsSchedules = Annotated[
     list[str],
     typer.Option(
         "--sched",
+        callback=_at_once(require_readable),
         help=f"{_SCHEDULES} Default: what --weights were trained with, where pft-bench train made them; else "
         "1024,256,128, or the model's own where its windows have fewer tokens.",
     ),
 ]
+
+
+def one_schedule(default: str) -> Any:
+    """A single --sched; where the weights note none, `default`."""
+    return typer.Option(
+        "--sched",
+        help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
+        f"pft-bench train made them, else {default}, or the model's own where that does not fit.",
+    )
+
+
 Preset = Annotated[
     str | None,
     typer.Option(
@@ -113,11 +157,17 @@ Preset = Annotated[
         "classical on a GPU."
     ),
 ]
-Scale = Annotated[int | None, typer.Option(help="Enlargement of the preset: 2, 3 or 4. Default: 4.")]
+Scale = Annotated[
+    int | None,
+    typer.Option(callback=_at_once(_check_scale), help="Enlargement of the preset: 2, 3 or 4. Default: 4."),
+]
 Size = Annotated[
     str | None,
     typer.Option(
-        "--lr", metavar="HxW", help="Height x width of the low-resolution input: 360x640 is a wide picture."
+        "--lr",
+        metavar="HxW",
+        callback=_at_once(lambda text: parse_size(text)),
+        help="Height x width of the low-resolution input: 360x640 is a wide picture.",
     ),
 ]
 Image = Annotated[
@@ -135,16 +185,20 @@ Backends = Annotated[
     list[str],
     typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+Device = Annotated[str, typer.Option(callback=_at_once(_check_device), help="cpu, cuda, or auto.")]
+Dtype = Annotated[str, typer.Option(callback=_at_once(_check_dtype), help="float32, float16 or bfloat16.")]
 Mode = Annotated[
-    str, typer.Option(help="infer, train (forward and backward), or backward (alone; levels op and layer).")
+    str,
+    typer.Option(
+        callback=_at_once(_check_mode),
+        help="infer, train (forward and backward), or backward (alone; levels op and layer).",
+    ),
 ]
 Threads = Annotated[
     int,
     typer.Option(
         min=0,
-        callback=_possible_threads,
+        callback=_at_once(require_possible),
         help="CPU threads; 0: as many as torch takes, or a CPU quota covers.",
     ),
 ]
@@ -157,17 +211,6 @@ Plugins = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of the order of the rounds.")]
-
-
-def parse_bytes(option: str, text: str | None) -> int | None:
-    """`2G`, `500M` or a plain number of bytes."""
-    if text is None:
-        return None
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    if not number.isdecimal() or not int(number):
-        raise ValueError(f"{option} must be a size such as 500M or 2G, got {text!r}")
-    return int(number) * unit
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -8,31 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ..common.drafts import make_folder
 from ..common.terminal import Console, Table
-from ..harness.cases import Settings, check_inputs
-from ..harness.cases.group import thread_count
-from ..harness.cases.image import image_notes, low_resolution
-from ..harness.cases.model import make_model
-from ..harness.measure.profile import Profile, marked, profiled, write_memory
-from ..insight.ranges import model_ranges
-from ..model import PFT
-from ..report.words import size
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+
+    from ..harness.cases import Settings, check_inputs
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.image import image_notes, low_resolution
+    from ..harness.cases.model import make_model
+    from ..harness.measure.profile import Profile, marked, profiled, write_memory
+    from ..insight.ranges import model_ranges
+    from ..model import PFT
+    from ..report.words import size
 
 
 def profile(
     context: typer.Context,
-    sched: Annotated[
-        str | None,
-        typer.Option(
-            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
-            "pft-bench train made them, else 1024,256,128, or the model's own where that does not fit."
-        ),
-    ] = None,
+    sched: Annotated[str | None, options.one_schedule("1024,256,128")] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 from ..common.terminal import Console
-from ..harness.record import remember_files
-from ..report import read_folder, write_report
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.record import remember_files
+    from ..report import read_folder, write_report
 
 
 def report(

@@ -11,29 +11,33 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table, line
-from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
-from ..harness.cases.image import image_notes
-from ..harness.measure.disturbance import busy_machine
-from ..harness.measure.rounds import Plan
-from ..harness.record import (
-    ENVIRONMENTS,
-    RECORDS,
-    SETTINGS,
-    FolderLocked,
-    Record,
-    RunFolder,
-    Status,
-    known_environments,
-    lock_folder,
-    merge_shares,
-    read_folder,
-    remember_files,
-)
-from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
-from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
+from ..common.text import parse_bytes
 from . import options
 from .exits import FAILURE, INTERRUPTED
-from .progress import Display
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.cases import Group, Settings, check_inputs, left_out, plan_groups
+    from ..harness.cases.image import image_notes
+    from ..harness.measure.disturbance import busy_machine
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import (
+        ENVIRONMENTS,
+        RECORDS,
+        SETTINGS,
+        FolderLocked,
+        Record,
+        RunFolder,
+        Status,
+        known_environments,
+        lock_folder,
+        merge_shares,
+        read_folder,
+        remember_files,
+    )
+    from ..harness.sweep import Ranks, Shard, Sweep, Workers, find_ranks, load_plugins, plan_sweep
+    from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
+    from .progress import Display
 
 
 def run(
@@ -82,7 +86,8 @@ def run(
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="What a case may allocate beyond its start, e.g. 2G. Default: all."
+            metavar="SIZE",
+            help=f"What a case may allocate beyond its start: {options.SIZES}. Default: all.",
         ),
     ] = None,
     isolate: Annotated[
@@ -110,7 +115,7 @@ def run(
         raise ValueError(f"--out must be a folder, got the file {out}")
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder to go on with")
-    limit = options.parse_bytes("--memory-limit", memory_limit)
+    limit = None if memory_limit is None else parse_bytes(memory_limit, "--memory-limit")
     if limit is not None and not isolate:
         raise ValueError("--memory-limit needs a process for each case, got --no-isolate")
     if not isolate:

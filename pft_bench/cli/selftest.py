@@ -11,16 +11,19 @@ import typer
 
 from ..common.container import check_threads
 from ..common.terminal import Console, Table, line
-from ..harness.cases.group import thread_count
-from ..harness.measure.environment import environment
-from ..harness.measure.verdicts import Verdict
-from ..harness.record import begin_run
-from ..harness.selftest.builds import run_builds
-from ..harness.selftest.mutation import false_alarms, run_mutants
-from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
 from . import options
+from .work import at_work
 
-WORDS = {"A/A": "identical code", "+5%": "5% more work", BUILDS: "two builds of a commit"}
+if at_work(__name__):
+    from ..harness.cases.group import thread_count
+    from ..harness.measure.environment import environment
+    from ..harness.measure.verdicts import Verdict
+    from ..harness.record import begin_run
+    from ..harness.selftest.builds import run_builds
+    from ..harness.selftest.mutation import false_alarms, run_mutants
+    from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
+
+WORDS = {"A/A": "identical code", "+5%": "5% more work", "A/A builds": "two builds of a commit"}
 
 
 def selftest(

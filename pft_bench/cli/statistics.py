@@ -6,21 +6,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-import torch
 import typer
 
 from ..common.drafts import require_writable
 from ..common.terminal import Console, Table
-from ..harness.cases import Settings, check_inputs
-from ..harness.cases.group import thread_count
-from ..harness.cases.image import image_notes, low_resolution
-from ..harness.cases.model import make_model
-from ..insight.statistics import LayerStatistics, collect
-from ..model import PFT
-from ..model.strips import strips
-from ..report.tables import write_csv
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    import pandas as pd
+    import torch
+
+    from ..harness.cases import Settings, check_inputs
+    from ..harness.cases.group import thread_count
+    from ..harness.cases.image import image_notes, low_resolution
+    from ..harness.cases.model import make_model
+    from ..insight.statistics import LayerStatistics, collect
+    from ..model import PFT
+    from ..model.strips import strips
+    from ..report.tables import write_csv
 
 
 def statistics(
@@ -29,13 +33,7 @@ def statistics(
     ] = None,
     weights: options.Weights = None,
     num_heads: options.NumHeads = None,
-    sched: Annotated[
-        str | None,
-        typer.Option(
-            help="Focus schedule; see `pft-bench run --help`. Default: what --weights were trained with, where "
-            "pft-bench train made them, else paper, or the model's own where that does not fit."
-        ),
-    ] = None,
+    sched: Annotated[str | None, options.one_schedule("paper")] = None,
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 
-from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
 from ..common.terminal import Console, Table
-from ..harness.cases import Settings
-from ..harness.cases.systems import SystemsGroup
-from ..harness.measure.environment import environment
-from ..harness.measure.rounds import Plan
-from ..harness.record import RECORDS, Record, Status, begin_run
-from ..model import PFT, preset, published_macs
-from ..report.tables import bytes_text, seconds_text, speedup_text
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from rich import box
+
+    from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
+    from ..harness.cases import Settings
+    from ..harness.cases.systems import SystemsGroup
+    from ..harness.measure.environment import environment
+    from ..harness.measure.rounds import Plan
+    from ..harness.record import RECORDS, Record, Status, begin_run
+    from ..model import PFT, preset, published_macs
+    from ..report.tables import bytes_text, seconds_text, speedup_text
 
 
 def systems(

@@ -7,30 +7,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from ..apps.train import (
-    Diverged,
-    FirstStopped,
-    Photographs,
-    Recipe,
-    Trainer,
-    TrainingProgress,
-    fit,
-    process_group,
-    require_new,
-    start_as_interpolation,
-    start_from,
-)
-from ..apps.train.folder import WEIGHTS
 from ..common.container import check_threads
 from ..common.schedule import parse_schedule
 from ..common.terminal import Console
-from ..harness.cases.settings import resolve_device
-from ..model import PFT, PFTConfig, preset
 from . import options
 from .exits import INTERRUPTED, USAGE
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+
+    from ..apps.train import (
+        Diverged,
+        FirstStopped,
+        Photographs,
+        Recipe,
+        Trainer,
+        TrainingProgress,
+        fit,
+        process_group,
+        require_new,
+        start_as_interpolation,
+        start_from,
+    )
+    from ..apps.train.folder import WEIGHTS
+    from ..harness.cases.settings import resolve_device
+    from ..model import PFT, PFTConfig, preset
 
 
 def train(

@@ -10,30 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
-from ..apps.images import (
-    READ_SUFFIXES,
-    SUFFIXES,
-    PictureError,
-    enlarge,
-    fit_to_file,
-    pictures_left_out,
-    read_picture,
-    walk_pictures,
-    write_picture,
-)
 from ..common.container import check_threads
 from ..common.drafts import require_writable
 from ..common.terminal import Console, Words, line, progress_bar
-from ..common.text import in_short
-from ..harness.cases.group import thread_count
-from ..model import PFT, Seams, parse_memory, parse_tile, plan_upscale
+from ..common.text import in_short, parse_bytes
 from . import options
 from .exits import FAILURE, INTERRUPTED
-from .loading import load_model, restorer
+from .work import at_work
+
+if at_work(__name__):
+    import torch
+    from rich.progress import BarColumn, TaskID, TimeElapsedColumn
+
+    from ..apps.images import (
+        READ_SUFFIXES,
+        SUFFIXES,
+        PictureError,
+        enlarge,
+        fit_to_file,
+        pictures_left_out,
+        read_picture,
+        walk_pictures,
+        write_picture,
+    )
+    from ..harness.cases.group import thread_count
+    from ..model import PFT, Seams, parse_tile, plan_upscale
+    from .loading import load_model, restorer
 
 _FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tif", ".tiff": "tif"}
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -81,7 +85,7 @@ def upscale(
         ),
     ] = False,
     memory: Annotated[
-        str | None, typer.Option(help="Memory to use, e.g. 8GB. Default: 80% of what is free.")
+        str | None, typer.Option(help=f"Memory to use: {options.SIZES}. Default: 80% of what is free.")
     ] = None,
     format: Annotated[
         str | None,
@@ -113,7 +117,7 @@ def upscale(
     tiles = None if tile is None else parse_tile(tile)
     if seams and tiles is None:
         raise ValueError("--seams compares tiles with the whole picture: it needs --tile")
-    memory_bytes = None if memory is None else parse_memory(memory)
+    memory_bytes = None if memory is None else parse_bytes(memory, "--memory")
     model = load_model(weights, backend=backend, sched=sched, heads=num_heads, device=device, dtype=dtype)
     if tiles is not None:
         plan_upscale(model, (1, 1), tile=tiles[0], overlap=tiles[1])  # says at once what cannot be

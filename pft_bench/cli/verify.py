@@ -8,13 +8,23 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console
-from ..harness.measure.environment import environment
-from ..harness.record import ENVIRONMENTS, RECORDS, RecordError, RunFolder, known_environments, record_files
-from ..harness.selftest.trials import TRIALS, Trial
-from ..insight.counts import formula_counts, recount
-from ..insight.crossover import CROSSOVER, answers_that_differ
-from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
 from . import options
+from .work import at_work
+
+if at_work(__name__):
+    from ..harness.measure.environment import processor
+    from ..harness.record import (
+        ENVIRONMENTS,
+        RECORDS,
+        RecordError,
+        RunFolder,
+        known_environments,
+        record_files,
+    )
+    from ..harness.selftest.trials import TRIALS, Trial
+    from ..insight.counts import formula_counts, recount
+    from ..insight.crossover import CROSSOVER, answers_that_differ
+    from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
 
 
 def verify(
@@ -44,7 +54,7 @@ def verify(
             folder,
             formula=formula_counts,
             recount=recount if count else None,
-            processor=environment()["cpu"],
+            processor=processor(),
         )
     if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 ROOT = Path("/")
 _UNLIMITED = 1 << 60
@@ -25,8 +24,8 @@ def usable_cores() -> int:
     return cores if quota is None else min(cores, math.ceil(quota))
 
 
-def check_threads(threads: int) -> int:
-    """The number of threads to use, where 0 means torch's own choice; ValueError for too many.
+def require_possible(threads: int) -> int:
+    """The largest number of threads here; ValueError for one that is larger or negative.
 
     Up to four a core: more is a mistake, and far more ends the OpenMP runtime with a crash. Under a CPU quota not one
     more than it covers: the process would be stopped again and again, and no time of it would mean anything.
@@ -38,13 +37,23 @@ def check_threads(threads: int) -> int:
     if threads > most:
         why = "" if quota is None else f", whose CPU quota is {quota:g} cores"
         raise ValueError(f"threads must be at most {most} here{why}, got {threads}")
+    return most
+
+
+def check_threads(threads: int) -> int:
+    """The number of threads to use, where 0 means torch's own choice; ValueError for too many."""
+    import torch
+
+    most = require_possible(threads)
     return threads or min(torch.get_num_threads(), most)
 
 
 def respect_quota() -> None:
-    """Let torch, and libvips once it is loaded, start no more threads by themselves than a quota covers."""
+    """Let torch, where it is loaded, and libvips, once it is, start no more threads than a quota covers."""
     if cpu_quota() is not None:
-        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         os.environ.setdefault("VIPS_CONCURRENCY", str(usable_cores()))
 
 

@@ -6,8 +6,6 @@ import importlib
 import sys
 from types import ModuleType
 
-import torch
-
 _found: dict[str, ModuleType | ImportError] = {}
 
 
@@ -37,6 +35,8 @@ def _load(full_name: str) -> ModuleType | ImportError:
     except ImportError as error:
         return error
     if flushes_denormals() and not before:
+        import torch
+
         torch.set_flush_denormal(False)
         return ImportError(
             f"{full_name} switches denormal numbers off in the whole process: it was linked with -ffast-math or "

@@ -64,6 +64,16 @@ def parse_schedule(text: str, depths: Sequence[int], window_area: int) -> FocusS
     return FocusSchedule(text, tuple(num_topk))
 
 
+def require_readable(text: str) -> None:
+    """ScheduleError for a text that is no schedule of any model."""
+    text = text.strip()
+    name, _, rest = text.partition(":")
+    if name == "layers":
+        _integers(text, rest)
+    else:
+        _block_values(text, name, rest, blocks=1, window_area=1 << 62)
+
+
 def schedule_of(num_topk: Sequence[int], depths: Sequence[int]) -> FocusSchedule:
     """The schedule of these kept entries for each layer, written by blocks where it can be."""
     kept = tuple(num_topk)

@@ -117,22 +117,21 @@ def record(synchronize: Callable[[], None] | None = None) -> Iterator[StageTimes
 
 
 @contextmanager
-def annotate(make: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+def _while_set(name: str, value: object) -> Iterator[None]:
+    """Let a variable of this module have this value inside this context."""
+    previous = globals()[name]
+    globals()[name] = value
+    try:
+        yield
+    finally:
+        globals()[name] = previous
+
+
+def annotate(make: Callable[[str], AbstractContextManager[None]]) -> AbstractContextManager[None]:
     """Open a profiler range `make(name)` around each stage inside this context (NVTX, torch.profiler)."""
-    global _annotate
-    previous, _annotate = _annotate, make
-    try:
-        yield
-    finally:
-        _annotate = previous
+    return _while_set("_annotate", make)
 
 
-@contextmanager
-def observe_parts(make: Callable[[object], AbstractContextManager[None]]) -> Iterator[None]:
+def observe_parts(make: Callable[[object], AbstractContextManager[None]]) -> AbstractContextManager[None]:
     """Enter `make(module)` around what each block and each layer of a model does inside this context."""
-    global _observe_part
-    previous, _observe_part = _observe_part, make
-    try:
-        yield
-    finally:
-        _observe_part = previous
+    return _while_set("_observe_part", make)

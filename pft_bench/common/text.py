@@ -73,12 +73,6 @@ def in_short(error: BaseException) -> str:
     return text if isinstance(error, ValueError | OSError) else text.partition("\n")[0]
 
 
-def in_figure(text: object) -> str:
-    """`text` for matplotlib, which takes what stands between two dollars for a formula, and hides `_names`."""
-    shown = plain(text, lines=True).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
-
-
 def file_name(text: str) -> str:
     """`text` as a part of a file's name.
 
@@ -86,3 +80,23 @@ def file_name(text: str) -> str:
     """
     clean = re.sub(r"[^A-Za-z0-9.+_-]", "_", text).lstrip(".")
     return clean if clean == text else f"{clean}-{hashlib.sha256(repr(text).encode()).hexdigest()[:6]}"
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """Bytes of a text like 8G or 8GB (10^9), 8Gi or 8GiB (2^30), 500M, or a plain number; `name` is the argument's."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    number, letter, binary = found.groups() if found else ("0", None, "")
+    count = float(number) * (1024 if binary else 1000) ** " kmgt".index(letter or " ")
+    if not 1 <= count < 2**63:
+        raise ValueError(
+            f"{name} must be a size such as 500M, 8G (10^9 bytes) or 8Gi (2^30 bytes), got {text!r}"
+        )
+    return int(count)
+
+
+def show_bytes(count: int, *, up: bool = False) -> str:
+    """Bytes as `parse_bytes` reads them, e.g. 1.25 GB: three digits, rounded down, or `up` for what is needed."""
+    step = 10 ** max(0, len(str(count)) - 3)
+    rounded = -(-count // step) * step if up else count // step * step
+    power = min((len(str(rounded)) - 1) // 3, 4)
+    return f"{rounded / 1000**power:g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference import index_dtype
+from ..reference import Layer, index_dtype
+from .inputs import layer, product
 
-OPS = ("sddmm", "spmm", "attention")
+OPS = ("sddmm", "spmm", "spmm_transpose", "attention")
 MODES = ("infer", "train", "backward")
 
 
@@ -24,8 +25,8 @@ MODES = ("infer", "train", "backward")
 class Problem:
     """`op` on `windows` x `heads` window-heads of `tokens` tokens, as PFT calls it (queries = keys = tokens).
 
-    `candidates` are the entries a row comes with (tokens: dense), `kept` those it keeps; they are equal for sddmm
-    and spmm. `mode` "train" means forward and backward, "backward" the latter alone.
+    `candidates` are the entries a row comes with (tokens: dense), `kept` those it keeps; they are equal for the sparse
+    products. `mode` "train" means forward and backward, "backward" the latter alone.
     """
 
     op: str
@@ -91,7 +92,7 @@ class Problem:
         rows = self.batch * self.tokens
         qk = 2 * rows * self.candidates * self.head_dim
         av = 2 * rows * self.kept * self.head_dim
-        forward = {"sddmm": qk, "spmm": av, "attention": qk + av}[self.op]
+        forward = {"sddmm": qk, "attention": qk + av}.get(self.op, av)
         return {"infer": 1, "train": 3, "backward": 2}[self.mode] * forward
 
     def kernel_bytes(self) -> int:
@@ -108,7 +109,7 @@ class Problem:
         if self.op == "sddmm":
             entries = rows * self.kept * item
             return self._with_backward(2 * matrix + entries, index)
-        if self.op == "spmm":
+        if self.op in ("spmm", "spmm_transpose"):
             entries = rows * self.kept * item
             return self._with_backward(2 * matrix + entries, index)
         table = 0 if self.window_size is None else (2 * self.window_size - 1) ** 2 * self.heads * 4
@@ -129,49 +130,28 @@ class Problem:
     def inputs(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The problem's tensors, the same for the same seed: standard normal q, k, v, a random ascending index.
 
-        sddmm: q, k [B, N, D], index [B, N, K]. spmm: a [B, N, K] (rows sum to 1), v, index. attention: q, k, v
-        [W, H, N, D] as views of one [W, N, 3, H, D] projection, bias [T, H] where the window is square, and index,
-        logits [W, H, N, C] where the chain is sparse. Drawn on the CPU, so that every device gets the same.
+        sddmm: q, k [B, N, D], index [B, N, K]. spmm: a [B, N, K] (rows sum to 1), v, index; spmm_transpose: a, x,
+        index. attention: q, k, v [W, H, N, D] as views of one [W, N, 3, H, D] projection, bias [T, H] where the window
+        is square, and index, logits [W, H, N, C] where the chain is sparse.
         """
-        generator = torch.Generator().manual_seed(self.seed)
         if self.op == "attention":
-            made = self._attention_inputs(generator)
-        else:
-            made = self._product_inputs(generator)
-        return {name: tensor.to(device) for name, tensor in made.items()}
+            return self.layer(device).tensors()
+        sizes = (self.batch, self.tokens, self.tokens, self.head_dim, self.kept)
+        return product(
+            self.op, *sizes, seed=self.seed, dtype=self.torch_dtype, device=device, model_like=True
+        )
 
-    def _product_inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
-        batch, tokens, kept = self.batch, self.tokens, self.kept
-        rows = (batch, tokens, self.head_dim)
-        index = random_index(batch * tokens, tokens, kept, generator).view(batch, tokens, kept)
-        right = torch.randn(rows, generator=generator).to(self.torch_dtype)
-        if self.op == "sddmm":
-            left = torch.randn(rows, generator=generator).to(self.torch_dtype)
-            return {"q": left, "k": right, "index": index}
-        weights = torch.randn((batch, tokens, kept), generator=generator).softmax(-1).to(self.torch_dtype)
-        return {"a": weights, "v": right, "index": index}
-
-    def _attention_inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
-        shape = (self.windows, self.heads, self.tokens, self.candidates)
-        projection = torch.randn(
-            (self.windows, self.tokens, 3, self.heads, self.head_dim), generator=generator
-        ).to(self.torch_dtype)
-        q, k, v = projection.permute(2, 0, 3, 1, 4).unbind(0)
-        made = {"q": q, "k": k, "v": v}
-        if self.window_size is not None:
-            table = ((2 * self.window_size - 1) ** 2, self.heads)
-            made["bias"] = 0.3 * torch.randn(table, generator=generator)
-        if not self.is_dense:
-            index = random_index(math.prod(shape[:3]), self.tokens, self.candidates, generator)
-            logits = torch.randn(shape, generator=generator)
-            made["index"] = index.view(shape)
-            made["logits"] = logits - logits.amax(-1, keepdim=True)
-        return made
-
-
-def random_index(rows: int, keys: int, kept: int, generator: torch.Generator) -> Tensor:
-    """`kept` distinct keys a row, uniformly drawn, ascending; [rows, kept] int16 (int32 beyond 32767 keys)."""
-    if kept == keys:
-        return torch.arange(keys).to(index_dtype(keys)).expand(rows, keys).contiguous()
-    drawn = torch.rand((rows, keys), generator=generator).topk(kept, dim=-1).indices
-    return drawn.sort(dim=-1).values.to(index_dtype(keys))
+    def layer(self, device: torch.device | str = "cpu") -> Layer:
+        """The layer that an attention problem describes, on its own inputs."""
+        return layer(
+            windows=self.windows,
+            heads=self.heads,
+            tokens=self.tokens,
+            dim=self.head_dim,
+            candidates=None if self.is_dense else self.candidates,
+            topk=self.kept,
+            bias=self.window_size is not None,
+            dtype=self.torch_dtype,
+            seed=self.seed,
+            device=device,
+        )

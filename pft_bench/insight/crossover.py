@@ -24,7 +24,7 @@ from ..harness.cases.layer import problem_layer
 from ..harness.check.operator import check_layer
 from ..harness.measure.contender import CheckOutcome, Contender
 from ..harness.measure.rounds import RoundsResult, measure
-from ..harness.measure.timer import CpuTimer, cuda_timer
+from ..harness.measure.timer import timer_for
 from ..harness.record import Case, CheckEntry, Flops, Record, Status, seal, timing_of
 
 SPARSE, DENSE = "sparse", "dense step"
@@ -133,9 +133,10 @@ def compare_at(backend: str, settings: Settings, environment: str, k: int) -> Re
         layer = problem_layer(problem, settings.device)
         call = partial(adapter.attention_forward, layer)
         contenders.append(Contender(name, call, lambda _, layer=layer: check_layer(adapter, layer)))  # type: ignore[misc]
-    timer = CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device)
     flops = Flops(kernel_flops=shape.kernel_flops(), kernel_bytes=shape.kernel_bytes())
-    return _record(case, environment, measure(contenders, DENSE, settings.plan, timer=timer), flops)
+    return _record(
+        case, environment, measure(contenders, DENSE, settings.plan, timer=timer_for(device)), flops
+    )
 
 
 def _record(case: Case, environment: str, result: RoundsResult, flops: Flops) -> Record:

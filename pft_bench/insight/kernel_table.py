@@ -217,7 +217,6 @@ def read_instructions(binary: Path, kernels: list[Kernel]) -> None:
 
 def launch_geometry(arch: int, kept: int = 256) -> dict[tuple[str, str], tuple[int, int]]:
     """(kernel, dtype) -> (threads, dynamic shared bytes) at N = M = 1024, D = 40, K = `kept`, by a dry run."""
-    from ..backends._cuda_launch import CudaLaunches
     from ..backends.cuda_emu import CudaEmulatorBackend
 
     backend = CudaEmulatorBackend()
@@ -230,14 +229,12 @@ def launch_geometry(arch: int, kept: int = 256) -> dict[tuple[str, str], tuple[i
         emulator.configure(dry=True, shared_limit=ARCHITECTURES[arch].shared_limit)
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             emulator.take_dry_launches()
-            for version in ("plain", "resident"):
-                backend.version = version
-                _launch_everything(backend, dtype, kept)
+            for rung in ("plain", "resident", "gather"):
+                _launch_everything(CudaEmulatorBackend(rung), dtype, kept)
             for name, _, threads, shared in emulator.take_dry_launches():
                 geometry[name, str(dtype).removeprefix("torch.")] = (threads, shared)
     finally:
         emulator.configure()
-        CudaLaunches.version = "auto"
     return geometry
 
 
@@ -254,10 +251,6 @@ def _launch_everything(backend: object, dtype: torch.dtype, kept: int) -> None:
     run.sddmm(flat, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm(a, flat, index.flatten(0, 1))  # type: ignore[attr-defined]
     run.spmm_transpose(a, flat, index.flatten(0, 1), n)  # type: ignore[attr-defined]
-    run.candidates = "gather"  # type: ignore[attr-defined]
-    sparse = Layer(q, k, v, bias, None, index, logits, 1.0, 100.0, kept // 2)
-    run.attention_forward(sparse)  # type: ignore[attr-defined]
-    run.candidates = "auto"  # type: ignore[attr-defined]
     for layer_index, layer_logits, topk in ((None, None, n), (None, None, kept), (index, logits, kept // 2)):
         layer = Layer(q, k, v, bias, None, layer_index, layer_logits, 1.0, 100.0, topk)
         out, new_index, new_logits, lse = run.attention_forward(layer)  # type: ignore[attr-defined]
@@ -298,6 +291,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_backward_sparse": _GATHER,
     "attention_forward_tiled": _TENSOR,
     "attention_forward_dense": _TENSOR,
+    "attention_forward_online": _TENSOR,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
 }
@@ -385,7 +379,7 @@ def report(binary: Path | None = None, *, triton: bool = True) -> str:
 
         from . import triton_table
 
-        rows = triton_table.triton_resources(dtypes=("float16", "float32"))
+        rows = triton_table.compile_jobs(triton_table.jobs_of(triton_table.TARGETS, ("float16", "float32")))
         spilling = sum(1 for row in rows if row.spilled_bytes)
         text += [
             "",

@@ -10,8 +10,6 @@ INT32_OFFSETS = 2**31
 GRID_Z = 65535
 """CUDA's limit of the third grid dimension, which the published kernels use for window-heads."""
 
-INT16_KEYS = 32767
-
 
 @dataclass(frozen=True)
 class Limit:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..backends.dense import dense_logits
 from ..ops import observe_layers
 from ..reference import Layer
 
@@ -50,27 +51,6 @@ class _Chain:
         self.own: Tensor | None = None
 
 
-def full_logits(layer: Layer) -> Tensor:
-    """scale*q.k + bias - penalty*(region differs) over all keys [W, H, N, M] of a layer's own arguments."""
-    z = layer.scale * (layer.q.float() @ layer.k.float().transpose(-1, -2))
-    if layer.bias is not None:
-        z += layer.bias.float()[relative_index(z.shape[-1], z.device)].permute(2, 0, 1)
-    if layer.region is not None:
-        patterns = layer.region.shape[0]
-        differs = layer.region[:, :, None] != layer.region[:, None, :]
-        which = torch.arange(z.shape[0], device=z.device) % patterns
-        z -= layer.region_penalty * differs[which].unsqueeze(1)
-    return z
-
-
-def relative_index(tokens: int, device: torch.device) -> Tensor:
-    """Row of the bias table for each pair of positions [N, N]: `(yi-yj+w-1)*(2w-1) + (xi-xj+w-1)`."""
-    side = round(tokens**0.5)
-    position = torch.arange(tokens, device=device)
-    y, x = position // side, position % side
-    return (y[:, None] - y + side - 1) * (2 * side - 1) + (x[:, None] - x + side - 1)
-
-
 def collect(
     call: object, chains: Sequence[int], *, strips: int = 1, windows: int = 4
 ) -> list[LayerStatistics]:
@@ -104,6 +84,8 @@ def collect(
 
 def _first_windows(layer: Layer, count: int) -> Layer:
     region = None if layer.region is None else layer.region[:count]
+    if region is not None:
+        count -= count % region.shape[0]  # regions repeat, and only whole turns of them can be looked up
     tensors = {name: getattr(layer, name) for name in ("q", "k", "v", "index", "logits")}
     cut = {name: None if tensor is None else tensor[:count] for name, tensor in tensors.items()}
     return replace(layer, **cut, region=region)  # type: ignore[arg-type]
@@ -111,7 +93,7 @@ def _first_windows(layer: Layer, count: int) -> Layer:
 
 def _layer_statistics(layer: Layer, number: int, chain: int, side: _Chain) -> LayerStatistics:
     keys = layer.k.shape[2]
-    own_or_all = full_logits(layer)
+    own_or_all = dense_logits(layer)
     if layer.index is None:  # a dense chain hands over the sum of its layers
         before, side.full = side.full, own_or_all
         own = own_or_all if before is None else own_or_all - before

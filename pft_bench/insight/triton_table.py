@@ -28,6 +28,9 @@ DTYPES = ("float16", "bfloat16", "float32")
 WINDOWS, HEADS, TOKENS, CHANNELS = 4, 6, 1024, 40
 """One layer of the classical model: windows of 32 x 32 tokens, head_dim 40."""
 
+Job = tuple[str, str, tuple[int, ...]]
+"""A situation, a dtype, and the targets to compile for."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -110,7 +113,7 @@ def _layer(q: Tensor, k: Tensor, v: Tensor, candidates: int, topk: int) -> Layer
     return Layer(q, k, v, bias, None, index, logits, CHANNELS**-0.5, 0.0, topk)
 
 
-def _measure(job: tuple[str, str, tuple[int, ...]]) -> list[Resources]:
+def _measure(job: Job) -> list[Resources]:
     """Compile what one situation launches for some targets."""
     from triton.backends.compiler import GPUTarget
 
@@ -150,19 +153,17 @@ def _worker() -> None:
     torch.set_num_threads(1)
 
 
-def triton_resources(
-    targets: Sequence[int] = TARGETS,
-    dtypes: Sequence[str] = DTYPES,
-    names: Iterable[str] | None = None,
-    processes: int = 2,
-) -> list[Resources]:
-    """Compile every kernel for every target and dtype, in processes of their own, and read what it takes.
-
-    names: the situations to compile (default all). A kernel that several situations launch with the same tile sizes
-    comes from Triton's cache the second time.
-    """
+def jobs_of(targets: Sequence[int], dtypes: Sequence[str], names: Iterable[str] | None = None) -> list[Job]:
+    """Each situation (default: all) in each dtype, for all targets."""
     chosen = list(situations(torch.float16)) if names is None else list(names)
-    jobs = [(name, dtype, tuple(targets)) for name in chosen for dtype in dtypes]
+    return [(name, dtype, tuple(targets)) for name in chosen for dtype in dtypes]
+
+
+def compile_jobs(jobs: Sequence[Job], processes: int = 2) -> list[Resources]:
+    """Compile the kernels of these jobs, in processes of their own, and read what they take.
+
+    A kernel that several situations launch with the same tile sizes comes from Triton's cache the second time.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_worker) as pool:
         return [row for rows in pool.map(_measure, jobs) for row in rows]

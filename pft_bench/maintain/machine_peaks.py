@@ -9,12 +9,15 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from .. import _cpu
 from ..common.container import check_threads
 from ..common.drafts import make_folder
+from ..common.native import load_native
 from ..common.terminal import Console, Table
 from ..harness.measure.environment import environment
+
+_cpu: Any = load_native("_cpu")
 
 KIB = 1024
 JOBS = (

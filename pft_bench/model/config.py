@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,14 +115,13 @@ class PFTConfig:
                 f"num_topk must have one entry for each of the {layers} layers of depths={self.depths}, "
                 f"got {len(self.num_topk)}"
             )
-        kept = [area, area]
-        for layer, (chain, topk) in enumerate(zip(self.chains, self.num_topk, strict=True)):
-            if min(topk, area) > kept[chain]:
+        steps = self.along_chains(self.num_topk)
+        for layer, (topk, (candidates, _)) in enumerate(zip(self.num_topk, steps, strict=True)):
+            if min(topk, area) > candidates:
                 raise ValueError(
                     f"num_topk must not increase along a chain of layers, got {topk} for layer {layer} "
-                    f"after {kept[chain]}"
+                    f"after {candidates}"
                 )
-            kept[chain] = min(topk, area)
 
     def _check_upsampler(self) -> None:
         if self.upsampler not in UPSAMPLERS:
@@ -163,6 +162,14 @@ class PFTConfig:
     def chains(self) -> tuple[int, ...]:
         """For each layer over all blocks its chain: 0 unshifted, 1 shifted (the odd layers of a block)."""
         return tuple(i % 2 for depth in self.depths for i in range(depth))
+
+    def along_chains(self, num_topk: Sequence[int]) -> list[tuple[int, int]]:
+        """(candidates, kept) of every layer: what the layer before in its chain kept, and what it keeps itself."""
+        carried, steps = [self.window_size**2] * 2, []
+        for chain, topk in zip(self.chains, num_topk, strict=True):
+            candidates, carried[chain] = carried[chain], min(topk, carried[chain])
+            steps.append((candidates, carried[chain]))
+        return steps
 
     @property
     def img_hw(self) -> tuple[int, int]:

@@ -95,19 +95,18 @@ class _Walk:
 
     def _body(self) -> Iterator[Footprint]:
         config, area = self.config, self.area
-        kept, dense_layers = [area, area], [0, 0]
+        states, dense_layers = [0, 0], [0, 0]
         starts = {sum(config.depths[:block]) for block in range(len(config.depths) + 1)}
-        for number, (chain, topk) in enumerate(zip(config.chains, config.num_topk, strict=True)):
-            before = self._state(kept[chain], dense_layers[chain])
-            candidates, kept[chain] = kept[chain], min(topk, kept[chain])
+        steps = zip(config.chains, config.along_chains(config.num_topk), strict=True)
+        for number, (chain, (candidates, kept)) in enumerate(steps):
+            before, other = states[chain], states[1 - chain]
             dense_layers[chain] += candidates == area
-            after = self._state(kept[chain], dense_layers[chain])
-            other = self._state(kept[1 - chain], dense_layers[1 - chain])
+            after = states[chain] = self._state(kept, dense_layers[chain])
             held = self.always | {
                 "block input, layer input": (1 if number in starts else 2) * self.activation,
                 "attention result, v": 2 * self.activation,
             }
-            layer = _Layer(f"layer {number} ({candidates} -> {kept[chain]})", candidates, kept[chain])
+            layer = _Layer(f"layer {number} ({candidates} -> {kept})", candidates, kept)
             yield from self._attention(
                 layer, held | {"other chain": other}, before, after, dense_layers[chain]
             )

@@ -51,21 +51,17 @@ def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
     map between layers: what is run is counted elsewhere (`counted_flops`).
     """
     area = config.window_size**2
-    carried, found = [area, area], []
-    for chain, topk in zip(config.chains, config.num_topk, strict=True):
-        kept = min(topk, area)
-        found.append(
-            {
-                "dense": (area, area),
-                "progressive": (area, area),
-                "topk": (area, kept),
-                "compute-then-select": (area, kept),
-                "hashed": (kept, kept),
-                "pfa": (carried[chain], kept),
-            }[config.attention]
-        )
-        carried[chain] = kept
-    return tuple(found)
+    return tuple(
+        {
+            "dense": (area, area),
+            "progressive": (area, area),
+            "topk": (area, kept),
+            "compute-then-select": (area, kept),
+            "hashed": (kept, kept),
+            "pfa": (candidates, kept),
+        }[config.attention]
+        for candidates, kept in config.along_chains(config.num_topk)
+    )
 
 
 def parameter_count(config: PFTConfig) -> int:

@@ -8,16 +8,15 @@ what is outside of it. Each pixel is taken from the tile whose border is farther
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..backends import require
 from ..common.container import memory_left
+from ..common.text import show_bytes
 from .config import PFTConfig
 from .footprint import forward_footprint
 from .pft import PFT
@@ -81,45 +80,12 @@ def parse_tile(text: str) -> tuple[int, int | None]:
     return int(size), int(overlap) if colon else None
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of a text like 8GB (10^9), 8GiB (2^30), 500MB, or a plain number of bytes."""
-    units = {"": 1, "b": 1}
-    for power, letter in enumerate("kmgt", 1):
-        units |= {letter: 1000**power, f"{letter}b": 1000**power, f"{letter}ib": 1024**power}
-    lowered = text.strip().lower()
-    digits = lowered.rstrip("bikmgt ")
-    unit = lowered[len(digits) :].strip()
-    try:
-        value = float(digits) * units[unit]
-    except (ValueError, KeyError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= 1):
-        raise ValueError(f"memory must be an amount like 8GB, 8GiB or 500MB, got {text!r}")
-    return int(value)
-
-
-def show_memory(count: int, *, up: bool = False) -> str:
-    """Bytes as `parse_memory` reads them, e.g. 1.25 GB: three digits, rounded down, or `up` for what is needed."""
-    step = 10 ** max(0, len(str(count)) - 3)
-    rounded = -(-count // step) * step if up else count // step * step
-    power = min((len(str(rounded)) - 1) // 3, 4)
-    return f"{rounded / 1000**power:g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
 def available_bytes() -> int:
-    """Memory that this machine can still give (Linux: MemAvailable), or a container's limit where that leaves less."""
-    left = memory_left()
-    return _machine_available() if left is None else min(left, _machine_available())
+    """Memory that this machine can still give, or a container's limit where that leaves less."""
+    import psutil  # here: a lent machine without it can compute and measure all the same
 
-
-def _machine_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left, machine = memory_left(), int(psutil.virtual_memory().available)
+    return machine if left is None else min(left, machine)
 
 
 def plan_upscale(
@@ -165,8 +131,8 @@ def plan_upscale(
         if tile is None:
             needed = _peak(model, _capped(size_hw, least), size_hw, batch)
             raise ValueError(
-                f"memory must be at least {show_memory(needed, up=True)} beside what the process holds, for tiles of "
-                f"{least} pixels with overlap {overlap}, got {show_memory(memory)}"
+                f"memory must be at least {show_bytes(needed, up=True)} beside what the process holds, for tiles of "
+                f"{least} pixels with overlap {overlap}, got {show_bytes(memory)}"
             )
     if tile is not None and tile >= max(size_hw):
         tile = None

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..common.messages import UserNote
 from .infer import listed
 
 # Where training code puts weights; the moving average comes first, as in the authors' tests.
@@ -33,7 +34,7 @@ Place: TypeAlias = tuple[str, ...]
 """The keys that lead to a dictionary inside the content of a file; () is the content itself."""
 
 
-class CheckpointNote(UserWarning):
+class CheckpointNote(UserNote):
     """What was left out of a file of weights, or chosen in it."""
 
 

@@ -17,12 +17,10 @@ from ._library import define, is_plain
 from .validate import INDEX_DTYPES, describe, require_count, require_index, require_same, require_shape
 
 try:
-    load_native("_cpu")
-    from .. import _cpu
-
+    _cpu: Any = load_native("_cpu")
     _cpu.isa()
 except (ImportError, RuntimeError):  # not fit for use: the check below is the same, slower
-    _cpu = None  # type: ignore[assignment]
+    _cpu = None
 
 
 class Index:

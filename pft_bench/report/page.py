@@ -17,10 +17,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from ..common.text import plain
-from ..harness.compare.history import YARDSTICKS
 from ..harness.measure.statistics import geometric_mean
 from ..harness.measure.verdicts import RUN_MARGIN, Verdict
 from ..harness.record import Record, RunFolder, Status
+from ..harness.record.yardsticks import YARDSTICKS
 from . import marks, words
 from .amdahl import ceilings
 from .draw import DrawnFigure, pictures

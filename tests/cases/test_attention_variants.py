@@ -17,7 +17,7 @@ NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch):
+def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None):
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
 
     def make(**others):
@@ -41,6 +41,7 @@ def test_variants_train(settings) -> None:
     assert [(r.status, r.reason) for r in group.run("here").records] == [(Status.OK, None)] * 2
 
 
+@pytest.mark.slow(25)
 def test_every_variant_is_checked_and_timed_against_standard_attention(settings) -> None:
     groups = plan_groups(settings(backends=["cpu"]))
     assert [group.baseline for group in groups] == ["dense"]

@@ -20,7 +20,7 @@ def layer(candidates, kept):
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", composed.FORWARD)
+@pytest.mark.parametrize("name", composed.COMPOSED)
 def test_forward_passes_its_check(name, step):
     made = layer(*step)
     results = composed.check_inference(made, composed.inference_call(name, made))
@@ -28,7 +28,7 @@ def test_forward_passes_its_check(name, step):
     assert all(result.passed for result in results), results
 
 
-@pytest.mark.parametrize("name", composed.FORWARD)
+@pytest.mark.parametrize("name", composed.COMPOSED)
 def test_a_composition_without_the_bias_fails_its_check(name):
     made = layer(20, 9)
     results = composed.check_inference(made, composed.inference_call(name, made.with_tensors(bias=None)))
@@ -57,7 +57,7 @@ def test_gradients_pass_their_check_and_wrong_ones_do_not(step, mode):
     assert not all(result.passed for result in composed.check_training(made, wrong, grad_out))
 
 
-@pytest.mark.parametrize(("name", "prepared"), [(name, "fresh" not in name) for name in composed.FORWARD])
+@pytest.mark.parametrize(("name", "prepared"), [(name, "fresh" not in name) for name in composed.COMPOSED])
 def test_only_the_fresh_ones_read_the_index_when_called(name, prepared):
     made = layer(20, 9)
     call = composed.inference_call(name, made)

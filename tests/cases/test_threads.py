@@ -31,7 +31,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None) -> Iterator[Make]:
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(settings_module, "usable_cores", lambda: 64)
     before = torch.get_num_threads()

@@ -458,8 +458,12 @@ def test_right_products_pass_for_twenty_seeds(backend: str, op: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_real_window_passes(backend: str) -> None:
-    """32 x 32 tokens, as the published models have them: sums of 1024 terms must not loosen or break the bound."""
-    made = layer(windows=1, heads=1, tokens=1024, dim=15, topk=256, device=device_of(backend))
+    """32 x 32 tokens, as the published models have them: sums of 1024 terms must not loosen or break the bound.
+
+    Of few channels for the emulator, whose time is in proportion to them.
+    """
+    dim = 3 if backend == "cuda-emu" else 15
+    made = layer(windows=1, heads=1, tokens=1024, dim=dim, topk=256, device=device_of(backend))
     assert not failed(check_layer(get(backend), made, train=True))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,9 +15,11 @@ from made import tiny_config
 from pft_bench.backends import base
 from pft_bench.cli import main
 from pft_bench.harness.measure import roof
-from pft_bench.model import PRESETS
+from pft_bench.harness.sweep import sweep
+from pft_bench.model import PFT, PRESETS, generated_weights
 
 TINY = tiny_config(16, 5)
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
 class Ended(NamedTuple):
@@ -29,17 +32,18 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def pft_bench_command(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], no_collections: None
 ) -> Iterator[Callable[..., Ended]]:
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
+    if (
+        IN_WORKER
+    ):  # beside another test a right timer may fail its audit; tests/conftest.py has who tests that alone
+        monkeypatch.setattr(sweep, "audit", lambda *_: [])
     for known in ("_BACKENDS", "_loaded"):  # what a command's plug-ins register ends with the test
         monkeypatch.setattr(base, known, dict(getattr(base, known)))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(
-        gc, "collect", lambda *_: 0
-    )  # a tenth of a second in a full process, several times a case
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -55,6 +59,14 @@ def pft_bench_command(
 
     yield call
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of the tiny model."""
+    path = tmp_path / "tiny.pth"
+    torch.save({"params_ema": generated_weights(PFT.from_config(TINY))}, path)
+    return path
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from made import register_broken
 from PIL import Image
 
 import pft_bench
-from pft_bench.backends import base, get
+from pft_bench.backends import get
 from pft_bench.harness.record import read_records, seal
 from pft_bench.harness.selftest.trials import Trial
 
@@ -54,6 +55,16 @@ def test_check_passes_right_kernels(pft_bench_command: Command) -> None:
     for row in pft_bench.backends():
         if row.available and "cpu" in get(row.name).devices:
             assert f"{row.name} float32: ok" in ended.out
+
+
+def test_doctor_names_rungs_in_a_line_a_family_and_check_takes_one(pft_bench_command: Command) -> None:
+    said = pft_bench_command("doctor").out
+    assert "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-gather, cuda-tiles\n" in said
+    assert said.count("cuda-tiles") == 1
+    if get("cuda-emu").available() is None:
+        arguments = ("--backend", "cuda-emu-plain", "--tokens", 4, "--head-dim", 3, "--seeds", 1)
+        ended = pft_bench_command("check", *arguments, "--dtype", "float32")
+        assert (ended.code, "cuda-emu-plain float32: ok" in ended.out) == (0, True), ended
 
 
 def test_check_shows_every_check_on_request(pft_bench_command: Command) -> None:
@@ -105,17 +116,7 @@ def test_check_refuses_what_it_cannot_do(
 def test_doctor_says_why_a_backend_is_missing_and_what_to_do(
     pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(base.Backend):
-        name = "broken"
-        summary = ""
-        dtypes = frozenset({torch.float32})
-        devices = frozenset({"cpu"})
-
-        def available(self) -> str | None:
-            return "no compiler was found; install one"
-
-    monkeypatch.setitem(base._BACKENDS, "broken", ("broken", "Broken"))
-    monkeypatch.setitem(base._loaded, "broken", Broken())
+    register_broken(monkeypatch, "no compiler was found; install one")
     ended = pft_bench_command("doctor")
     assert ended.code == 0
     assert "no compiler was found; install one" in ended.out

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from pft_bench.insight.counters import emulate
-
 Command = Callable[..., Any]
 SMALL = ("--preset", "tiny_x2", "--lr", "8x8", "--sched", "16,8")
 
@@ -69,7 +67,7 @@ def test_without_the_emulator_it_says_what_to_do(
     pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = ModuleNotFoundError("No module named 'pft_bench._cuda_count'")
-    monkeypatch.setattr(emulate, "load_module", lambda _: missing)
+    monkeypatch.setattr("pft_bench.backends._cuda_launch._loaded", lambda _: missing)
     ended = pft_bench_command("counters", *SMALL)
     assert ended.code == 2
     said = " ".join(ended.err.split())

@@ -15,16 +15,8 @@ from skimage import data
 import pft_bench
 from pft_bench.apps.quality import Variant, psnr_y, read_rows
 from pft_bench.harness.record import Status, read_records
-from pft_bench.model import PRESETS, generated_weights
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture
-def weights(tmp_path: Path, pft_bench_command: Command) -> Path:
-    path = tmp_path / "tiny.pth"
-    torch.save({"params": generated_weights(pft_bench.PFT.from_config(PRESETS["tiny_x2"]))}, path)
-    return path
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +20,6 @@ import pft_bench
 from pft_bench.apps.images import enlarge
 from pft_bench.apps.quality import bicubic_row, read_rows
 from pft_bench.cli.app import whole_program
-from pft_bench.model import PRESETS, generated_weights
 
 Command = Callable[..., Any]
 PACKAGE = Path(pft_bench.__file__).parent
@@ -127,13 +127,6 @@ def test_what_cannot_be_meant_is_refused(
 
 
 @pytest.fixture
-def weights(tmp_path: Path, pft_bench_command: Command) -> Path:
-    path = tmp_path / "tiny.pth"
-    torch.save({"params": generated_weights(pft_bench.PFT.from_config(PRESETS["tiny_x2"]))}, path)
-    return path
-
-
-@pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for number in range(4):
@@ -184,18 +177,22 @@ def test_odd_targets_are_named(
     assert Path("/dev/null").is_char_device()
 
 
+def interrupted_at_the_third(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Ctrl-C comes while it is called for the third time."""
+    calls = itertools.count(1)
+
+    def stop(*given: Any, **more: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return function(*given, **more)
+
+    return stop
+
+
 def test_ctrl_c_tells_what_was_done(
     pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[object] = []
-
-    def stop(*given: Any, **more: Any) -> Any:
-        done.append(given)
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        return enlarge(*given, **more)
-
-    monkeypatch.setattr("pft_bench.cli.upscale.enlarge", stop)
+    monkeypatch.setattr("pft_bench.cli.upscale.enlarge", interrupted_at_the_third(enlarge))
     ended = pft_bench_command("upscale", pictures, tmp_path / "out", "--weights", weights)
     assert (ended.code, ended.err) == (130, "")
     assert ended.out.splitlines()[-1] == "2 written, interrupted, 2 not done"
@@ -205,17 +202,7 @@ def test_ctrl_c_tells_what_was_done(
 def test_ctrl_c_keeps_the_images_that_were_evaluated(
     pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pft_bench.cli import evaluate
-
-    done: list[object] = []
-
-    def stop(*given: Any, **more: Any) -> Any:
-        done.append(given)
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        return bicubic_row(*given, **more)
-
-    monkeypatch.setattr(evaluate, "bicubic_row", stop)
+    monkeypatch.setattr("pft_bench.cli.evaluate.bicubic_row", interrupted_at_the_third(bicubic_row))
     given = ("--weights", weights, "--data", pictures, "--rounds", 0, "--out", tmp_path / "out")
     ended = pft_bench_command("evaluate", *given)
     assert ended.code == 130
@@ -300,7 +287,7 @@ def test_ctrl_c_before_a_command_begins(pft_bench_command: Command, monkeypatch:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pft_bench.cli.app.whole_program", stop)
+    monkeypatch.setattr("pft_bench.cli.app._program_for", stop)
     assert pft_bench_command("doctor") == (130, "", "interrupted\n")
 
 

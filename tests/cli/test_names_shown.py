@@ -94,7 +94,6 @@ def test_upscale(
     assert len(ended.out.splitlines()) == len(NAMES) + 1
 
 
-@pytest.mark.alone
 def test_evaluate(
     pft_bench_command: Command, speak: Callable[[str], None], weights: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +113,6 @@ def test_evaluate(
     assert (out / "quality_vs_latency.png").stat().st_size > 10_000
 
 
-@pytest.mark.alone
 def test_run_and_its_report(
     tiny_run: Callable[..., Any], pft_bench_command: Command, weights: Path, pictures: Path, tmp_path: Path
 ) -> None:

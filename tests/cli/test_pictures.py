@@ -9,25 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pictures import encoded, no_pictures, save
 from PIL import Image
 
-import pft_bench
 from pft_bench.apps.images import read_picture
 from pft_bench.apps.quality import read_rows
-from pft_bench.model import PRESETS, generated_weights
 
 Command = Callable[..., Any]
 PIXELS = np.random.default_rng(5).integers(0, 256, (32, 36, 3)).astype(np.uint8)
 NO_PICTURES = {name: given for name, given in no_pictures().items() if not name.startswith("real")}
-
-
-@pytest.fixture
-def weights(tmp_path: Path, pft_bench_command: Command) -> Path:
-    path = tmp_path / "tiny.pth"
-    torch.save({"params": generated_weights(pft_bench.PFT.from_config(PRESETS["tiny_x2"]))}, path)
-    return path
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 
-from pft_bench.cli import app
+from pft_bench.cli.app import whole_program
 from pft_bench.common.container import usable_cores
 
 Command = Callable[..., Any]
 MAX_THREADS = 4 * usable_cores()
-COMMANDS = typer.main.get_command(app.app).commands
+COMMANDS = whole_program().commands
 TAKE_THREADS = [name for name, made in COMMANDS.items() if any(p.name == "threads" for p in made.params)]
 NEEDED = {
     "upscale": ("a.png", "b.png", "--weights", "small_x2"),

@@ -16,17 +16,10 @@ from PIL import Image
 
 import pft_bench
 from pft_bench.apps.images import Picture, read_picture, write_picture
-from pft_bench.model import PRESETS, compare_tiled, generated_weights
+from pft_bench.model import compare_tiled
 from pft_bench.model import upscale as model_upscale
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture
-def weights(tmp_path: Path, pft_bench_command: Command) -> Path:
-    path = tmp_path / "tiny.pth"
-    torch.save({"params_ema": generated_weights(pft_bench.PFT.from_config(PRESETS["tiny_x2"]))}, path)
-    return path
 
 
 @pytest.fixture
@@ -258,7 +251,7 @@ def test_no_memory_for_one_picture_does_not_stop_the_others(
         (("a.png", "out.png", "--threads", 100000), "threads must be at most"),
         (("a.png", "out.png", "--tile", "ten"), "tile must be SIZE"),
         (("a.png", "out.png", "--tile", "18"), "multiple of the window size"),
-        (("a.png", "out.png", "--memory", "lots"), "memory must be an amount"),
+        (("a.png", "out.png", "--memory", "lots"), "--memory must be a size"),
     ],
 )
 def test_arguments_that_cannot_be_right(

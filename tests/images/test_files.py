@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made import files_of_at_most
 from PIL import Image, ImageCms
 
 from pft_bench.apps.images import Picture, PictureError, read_picture, write_picture
@@ -166,22 +164,11 @@ def test_what_a_format_cannot_hold(name: str, hw: tuple[int, int], alpha: bool, 
         check_writable(Path(name), hw, alpha=alpha, depth=np.uint8)
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes, as on a full disk. Undone at once: pytest writes files too."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     old = picture()
     write_picture(tmp_path / "a.png", old)
     before = (tmp_path / "a.png").read_bytes()
-    with small_disk(1000), pytest.raises(OSError, match="File too large"):
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
         write_picture(tmp_path / "a.png", picture(hw=(50, 70)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before

@@ -83,6 +83,7 @@ def test_no_crossover_is_said_to_be_none() -> None:
 
 
 def tiny_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # as `no_collections` does
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     plan = Plan(rounds=6, max_rounds=6, budget_s=1.0)
     return Settings.make(
@@ -151,7 +152,7 @@ def test_statistics_without_drops_miss_nothing(tiny: PFT) -> None:
 
 def test_statistics_count_what_would_have_come_back(tiny: PFT) -> None:
     """Layer 2 drops 11 of 16 keys. Held against the chain computed by hand from what each layer is given."""
-    from pft_bench.insight.statistics import full_logits
+    from pft_bench.backends.dense import dense_logits
     from pft_bench.ops import observe_layers
 
     x = torch.rand(1, 3, 8, 8)
@@ -169,7 +170,7 @@ def test_statistics_count_what_would_have_come_back(tiny: PFT) -> None:
         (5, 3),
     ]
     first, last = seen[2], seen[4]  # chain 0: its dense layers summed, then the sparse one
-    full = full_logits(first) + full_logits(last)
+    full = dense_logits(first) + dense_logits(last)
     came_back, missed, count = 0.0, 0.0, 0
     for w, h, i in [(w, h, i) for w in range(4) for h in range(3) for i in range(16)]:
         candidates = set(last.index[w, h, i].tolist())  # type: ignore[index]

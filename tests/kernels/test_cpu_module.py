@@ -23,7 +23,7 @@ def run_python(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("isa", [name for name in ("scalar", "avx2", "avx512") if name != _cpu.isa()])
 def test_every_other_instruction_set_passes_the_same_tests(isa):
     if isa not in _cpu.isas():
@@ -137,7 +137,7 @@ def test_refuses_null_pointers_strided_columns_and_small_workspaces():
     with pytest.raises(RuntimeError, match=r"sddmm \[1, 2, 2, 4, 1\]"):
         _cpu.sddmm(rows, rows, index.data_ptr(), 2, p, sizes, p, 64, 1)
     with pytest.raises(ValueError, match="negative"):
-        _cpu.sddmm_workspace_bytes((1, 2, -2, 4, 1), 1)
+        _cpu.sparse_workspace_bytes((1, 2, -2, 4, 1), 1)
 
 
 def test_refuses_window_heads_too_large_for_its_offsets():
@@ -148,8 +148,8 @@ def test_refuses_window_heads_too_large_for_its_offsets():
 
 def test_workspace_grows_with_threads_but_not_beyond_the_window_heads():
     sizes = (4, 64, 64, 40, 16)
-    assert _cpu.sddmm_workspace_bytes(sizes, 4) > _cpu.sddmm_workspace_bytes(sizes, 1)
-    assert _cpu.sddmm_workspace_bytes(sizes, 400) == _cpu.sddmm_workspace_bytes(sizes, 4)
+    assert _cpu.sparse_workspace_bytes(sizes, 4) > _cpu.sparse_workspace_bytes(sizes, 1)
+    assert _cpu.sparse_workspace_bytes(sizes, 400) == _cpu.sparse_workspace_bytes(sizes, 4)
 
 
 def test_one_openmp_library_serves_torch_and_the_kernels():

@@ -19,7 +19,12 @@ from pft_bench.insight import kernel_table as table
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA_INCLUDE = [Path("/usr/local/cuda/include"), *Path("/usr/local").glob("cuda-*/include")]
-DENSE = ("attention_forward_dense", "attention_backward_dense_keys", "attention_backward_dense_queries")
+DENSE = (
+    "attention_forward_dense",
+    "attention_forward_online",
+    "attention_backward_dense_keys",
+    "attention_backward_dense_queries",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[table.Kernel]:
         pytest.skip("no compiled CUDA module and no nvcc")
     folder = tmp_path_factory.mktemp("objects")
     found = []
-    for name in ("spmm", "attention_forward_dense"):
+    for name in ("spmm", "attention_forward_online"):
         compiled = folder / f"{name}.o"
         flags = [
             "-std=c++17",

@@ -1,5 +1,7 @@
 """Every Triton kernel compiled for every target, without a GPU: it compiles, it fits, and it does not spill."""
 
+import os
+
 import pytest
 
 pytest.importorskip("triton")
@@ -23,13 +25,13 @@ EVERY_KERNEL = (
 @pytest.fixture(scope="module")
 def compiled():
     """Every kernel in float16 for all targets and in bfloat16 for the oldest; every situation in float32 for one."""
-    rows = triton_table.triton_resources(dtypes=["float16"], names=EVERY_KERNEL)
-    rows += triton_table.triton_resources([80], ["bfloat16"], names=EVERY_KERNEL)
-    rows += triton_table.triton_resources([90], ["float32"])
-    return rows
+    jobs = triton_table.jobs_of(triton_table.TARGETS, ["float16"], EVERY_KERNEL)
+    jobs += triton_table.jobs_of([80], ["bfloat16"], EVERY_KERNEL)
+    jobs += triton_table.jobs_of([90], ["float32"])
+    return triton_table.compile_jobs(jobs, processes=1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_every_kernel_compiles_for_every_target(compiled):
     kernels = {row.kernel for row in compiled}
     assert kernels >= {
@@ -42,7 +44,7 @@ def test_every_kernel_compiles_for_every_target(compiled):
         assert {row.dtype for row in compiled if row.kernel == kernel} >= {"float16", "bfloat16"}, kernel
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_float32_is_never_multiplied_in_tf32(compiled):
     """The interpreter computes in IEEE arithmetic whatever is asked for: only the PTX shows what a GPU would do."""
     found = {(row.dtype, row.kernel) for row in compiled if row.tf32}
@@ -50,7 +52,7 @@ def test_float32_is_never_multiplied_in_tf32(compiled):
     assert not [kernel for dtype, kernel in found if dtype == "float32"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_default_configurations_fit_and_do_not_spill(compiled):
     too_large = [row for row in compiled if row.shared_bytes > 1024 * SHARED_LIMIT_KIB[row.target]]
     spilling = [row for row in compiled if row.spilled_bytes]

@@ -13,10 +13,18 @@ from pft_bench.harness.check import Layer, check_layer
 pytestmark = runs_kernels
 
 CASES = {
-    "dense, all kept, shifted windows": {"windows": 2, "queries": 25, "topk": 99, "patterns": 2},
-    "dense, K = N, D = 40, views of a projection": {"queries": 36, "dim": 40, "topk": 36, "projected": True},
+    "dense, all kept, shifted windows": {"windows": 2, "queries": 9, "topk": 99, "patterns": 2},
+    "dense, K = N, D = 40, views of a projection": {"queries": 25, "dim": 40, "topk": 25, "projected": True},
+    "dense, all kept, shifted windows, more than one tile": {
+        "windows": 2,
+        "queries": 25,
+        "topk": 99,
+        "patterns": 2,
+        "bias": False,
+    },
     "third dense layer of a chain": {"heads": 1, "queries": 16, "dim": 120, "dim_v": 40, "topk": 16},
-    "dense, select": {"windows": 2, "heads": 1, "queries": 25, "dim": 40, "topk": 9, "patterns": 1},
+    "dense, select": {"windows": 2, "heads": 1, "queries": 9, "dim": 40, "topk": 4, "patterns": 1},
+    "dense, select, more than one tile": {"heads": 1, "queries": 25, "topk": 9, "patterns": 1},
     "dense, select, D and Dv beyond one tile": {"heads": 1, "queries": 16, "dim": 70, "dim_v": 70, "topk": 3},
     "dense, keep one, no bias, N is not M": {"queries": 19, "keys": 37, "topk": 1, "bias": False},
     "listed, select": {

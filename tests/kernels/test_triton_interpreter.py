@@ -14,15 +14,19 @@ import torch
 from pft_bench.backends.triton import interpreter_limit
 
 FOLDER = Path(__file__).parent
-FILES = ("test_triton_attention.py", "test_triton_sparse.py", "test_triton_model.py", "test_triton_cuda.py")
+FILES = {
+    "layers": ("test_triton_attention.py",),
+    "products, models, CUDA": ("test_triton_sparse.py", "test_triton_model.py", "test_triton_cuda.py"),
+}
+"""What one process runs: two of about the same length, for each spends seconds on PyTorch and Triton alone."""
 
 
 def start(name):
-    """A process that runs one file."""
+    """A process that runs the files of one entry."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rs"]
     left = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
     return subprocess.Popen(
-        [*command, str(FOLDER / name)],
+        [*command, *(str(FOLDER / file) for file in FILES[name])],
         env={**left, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -32,9 +36,9 @@ def start(name):
 
 @pytest.fixture(scope="module")
 def interpreted():
-    """One process a file, side by side: file name -> process. Workers of pytest share the files, one at a time each."""
+    """Both processes, side by side, by their names. Workers of pytest share them, one at a time each."""
     shared = "PYTEST_XDIST_WORKER" in os.environ
-    processes = {name: start(name) for name in FILES if not shared and (FOLDER / name).exists()}
+    processes = {name: start(name) for name in FILES if not shared}
     yield processes
     for process in processes.values():
         if process.poll() is None:
@@ -42,7 +46,7 @@ def interpreted():
             process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the files run on the GPU themselves")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the files run interpreted already")
 @pytest.mark.skipif(interpreter_limit() is not None, reason=str(interpreter_limit()))

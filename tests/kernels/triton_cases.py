@@ -16,6 +16,23 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
+if INTERPRETED:
+    from triton.runtime.interpreter import InterpretedFunction
+
+    _call_anew, _called_from = InterpretedFunction.__call__, set()
+
+    def _call(self, *given, **named):
+        """As Triton's own, which puts the interpreter's operations into the modules that a function sees at every call.
+
+        Once is enough, for a launch does so too, and to look for them takes a third of a launch's time.
+        """
+        if id(self.fn.__globals__) in _called_from:
+            return self.rewrite()(*given, **named)
+        _called_from.add(id(self.fn.__globals__))
+        return _call_anew(self, *given, **named)
+
+    InterpretedFunction.__call__ = _call
+
 UNAVAILABLE = get("triton").available()
 runs_kernels = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
 

@@ -9,7 +9,7 @@ import torch
 
 from pft_bench.harness.measure import timer as timer_module
 from pft_bench.harness.measure.contender import Call, Contender, Refused, Verified, verify
-from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, CudaGraphTimer, cuda_timer
+from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, timer_for
 from pft_bench.harness.record import CheckEntry
 
 
@@ -17,8 +17,8 @@ def passed() -> list[CheckEntry]:
     return [CheckEntry("planted", True)]
 
 
-def verified(call: Call, *rotations: Call) -> Verified:
-    found = verify(Contender("it", call, lambda _: passed(), rotations))
+def verified(call: Call) -> Verified:
+    found = verify(Contender("it", call, lambda _: passed()))
     assert isinstance(found, Verified)
     return found
 
@@ -172,21 +172,8 @@ class FakeCuda:
             def elapsed_time(self, _: Any) -> float:
                 return fake.elapsed_ms
 
-        class CUDAGraph:
-            def replay(self) -> None:
-                fake.log.append("replay")
-
-        class graph:
-            def __init__(self, _: CUDAGraph) -> None: ...
-
-            def __enter__(self) -> None: ...
-
-            def __exit__(self, *_: object) -> None: ...
-
         properties = SimpleNamespace(L2_cache_size=50 << 20)
         patch.setattr(torch.cuda, "Event", Event)
-        patch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
-        patch.setattr(torch.cuda, "graph", graph)
         patch.setattr(torch.cuda, "synchronize", lambda *_: self.log.append("synchronize"))
         patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
         patch.setattr(timer_module, "WARMUP_S", 0.0)
@@ -205,27 +192,8 @@ def test_events_flush_the_cache_before_and_wait_after(monkeypatch: pytest.Monkey
         timer.sample_s(subject, 2)
 
 
-def test_graph_walks_over_all_buffers_and_divides_by_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeCuda(elapsed_ms=1.02)
-    fake.install(monkeypatch)
-    calls: list[int] = []
-    subject = verified(lambda: calls.append(0), lambda: calls.append(1), lambda: calls.append(2))
-    timer = CudaGraphTimer()
-    repeats = timer.calibrate(subject)
-    assert repeats == 102  # whole turns over three buffers
-    assert timer.sample_s(subject, repeats) == pytest.approx(1e-5)
-    assert calls == [0, 1, 2] * 34
-    timer.sample_s(subject, repeats)
-    assert len(calls) == 102  # captured once, replayed after
-
-
-@pytest.mark.parametrize(
-    ("elapsed_ms", "buffers", "method"),
-    [(0.01, 3, "cuda-graph-rotating"), (0.01, 1, "cuda-events-cold-l2"), (0.5, 3, "cuda-events-cold-l2")],
-)
-def test_one_method_is_chosen_for_all(
-    monkeypatch: pytest.MonkeyPatch, elapsed_ms: float, buffers: int, method: str
-) -> None:
-    FakeCuda(elapsed_ms).install(monkeypatch)
-    subject = verified(*[lambda: None] * buffers)
-    assert cuda_timer([subject], torch.device("cpu")).method == method
+def test_a_device_has_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(elapsed_ms=0.5).install(monkeypatch)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the buffer that flushes the cache
+    methods = [timer_for(torch.device(kind)).method for kind in ("cpu", "cuda")]
+    assert methods == ["cpu-block", "cuda-events-cold-l2"]

@@ -12,25 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import SMALL
 from torch import Tensor
 
 import pft_bench
 from pft_bench.model import PFT, generated_weights
 
 DATA = Path(__file__).parent.parent / "data"
-
-# Two blocks of three layers, both chains dense at first, windows of 4x4, heads that share no bias.
-SMALL: dict[str, Any] = {
-    "embed_dim": 12,
-    "depths": (3, 3),
-    "num_heads": 3,
-    "num_topk": (16, 16, 9, 9, 5, 5),
-    "window_size": 4,
-    "convffn_kernel_size": 3,
-    "mlp_ratio": 2,
-    "upscale": 2,
-    "upsampler": "pixelshuffle",
-}
 
 
 @dataclass(frozen=True)

@@ -346,6 +346,7 @@ def test_vmap_without_gradients(model, image):
 SIZES = ((10, 11), (20, 24), (33, 47), (64, 16), (5, 40), (40, 40), (17, 30), (48, 48), (36, 32), (31, 33))
 
 
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("grad", [True, False])
 def test_one_compiled_model_serves_all_sizes(grad, make_model):
     from torch._dynamo.testing import CompileCounterWithBackend
@@ -368,7 +369,9 @@ def test_compiling_may_be_the_first_thing_done():
     """In a process of its own: whatever has been called before has imported what a graph cannot."""
     code = (
         "import torch, pft_bench; torch.set_num_threads(1);"
-        "m = torch.compile(pft_bench.load('small_x2'), fullgraph=True, backend='eager');"
+        "m = pft_bench.PFT(embed_dim=8, depths=(2,), num_heads=2, num_topk=(16, 9), window_size=4,"
+        " upsampler='pixelshuffledirect').eval();"
+        "m = torch.compile(m, fullgraph=True, backend='eager');"
         "torch.set_grad_enabled(False); print(m(torch.rand(1, 3, 16, 16)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,12 +11,10 @@ from pft_bench.model import (
     PFT,
     PRESETS,
     compare_tiled,
-    parse_memory,
     parse_tile,
     plan_upscale,
     upscale,
 )
-from pft_bench.model.tiles import show_memory
 
 
 @pytest.fixture
@@ -83,23 +81,6 @@ def test_a_tile_that_cannot_be_is_refused(model: PFT, tile: int, overlap: int | 
 def test_texts() -> None:
     assert parse_tile("256:32") == (256, 32)
     assert parse_tile("256") == (256, None)
-    assert [parse_memory(text) for text in ("8GB", "8 GiB", "500m", "123", "1.5kb")] == [
-        8 * 10**9,
-        8 << 30,
-        5 * 10**8,
-        123,
-        1500,
-    ]
-    assert [show_memory(count) for count in (0, 7, 999, 1000, 123_456, 8_199_999_999)] == [
-        *("0 B", "7 B", "999 B", "1 kB", "123 kB", "8.19 GB"),
-    ]
-    assert [show_memory(count, up=True) for count in (999, 1001, 999_001, 4 * 10**15)] == [
-        *("999 B", "1.01 kB", "1 MB", "4000 TB"),
-    ]
-    assert all(parse_memory(show_memory(count, up=True)) >= count for count in range(1, 10**7, 9973))
     for wrong in ("", "x", "1:", "1:2:3", "-4"):
         with pytest.raises(ValueError, match="tile must be SIZE or SIZE:OVERLAP"):
             parse_tile(wrong)
-    for wrong in ("", "GB", "-1GB", "8XB", "nan", "0"):
-        with pytest.raises(ValueError, match="memory must be an amount"):
-            parse_memory(wrong)

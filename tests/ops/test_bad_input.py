@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from made import BACKENDS, device_of, index, layer, normal
+from made import BACKENDS, device_of, index, layer, normal, register_broken
 
 import pft_bench
 from pft_bench import BackendUnavailable, ChainState
-from pft_bench.backends import base, get
+from pft_bench.backends import get
 
 Errors = (ValueError, TypeError)
 
@@ -229,17 +229,7 @@ def test_unknown_backend_lists_the_known_ones(op: str, backend: Any) -> None:
 def test_unavailable_backend_says_why_and_nothing_falls_back(
     op: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(base.Backend):
-        name = "broken"
-        summary = ""
-        dtypes = frozenset({torch.float32})
-        devices = frozenset({"cpu"})
-
-        def available(self) -> str | None:
-            return "the flux is off; switch it on"
-
-    monkeypatch.setitem(base._BACKENDS, "broken", ("broken", "Broken"))
-    monkeypatch.setitem(base._loaded, "broken", Broken())
+    register_broken(monkeypatch, "the flux is off; switch it on")
     with pytest.raises(BackendUnavailable, match="'broken' is not available: the flux is off; switch it on"):
         call_with_backend(op, "broken")
     row = {info.name: info for info in pft_bench.backends()}["broken"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
-from made import BACKENDS, NATIVE, device_of, layer, normal
+from made import BACKENDS, NATIVE, SMALL, device_of, layer, normal
 from torch import Tensor
 
 import pft_bench
@@ -246,17 +245,7 @@ def test_second_derivatives_of_a_layer_are_refused_and_not_zero(backend: str) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_layer_of_a_real_model_passes_its_check(backend: str) -> None:
-    config: dict[str, Any] = {
-        "embed_dim": 12,
-        "depths": (3, 3),
-        "num_heads": 3,
-        "num_topk": (16, 16, 9, 9, 5, 5),
-        "window_size": 4,
-        "convffn_kernel_size": 3,
-        "mlp_ratio": 2,
-        "upscale": 2,
-        "upsampler": "pixelshuffledirect",
-    }
+    config = SMALL | {"upsampler": "pixelshuffledirect"}
     torch.manual_seed(0)
     model = pft_bench.PFT(**config, backend=backend).to(device_of(backend)).eval()
     x = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(0)).to(device_of(backend))

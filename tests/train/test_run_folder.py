@@ -6,16 +6,15 @@ import errno
 import json
 import os
 import random
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from made import files_of_at_most
 from tiny_run import RECIPE, convolution_trainer
 
 from pft_bench.apps.train import CheckpointError, CurveError, TrainingStopped, fit, read_checkpoint
@@ -62,17 +61,6 @@ def same(run: Path, trained: Path, *names: str) -> None:
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing beyond that many bytes fails, for root as well."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(

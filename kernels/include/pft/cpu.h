@@ -28,39 +28,39 @@ struct Workspace {
   int64_t bytes = 0;
 };
 
-// out[b,i,t] = sum_e q[b,i,e] k[b,index[b,i,t],e]; out is contiguous [batch, queries, kept].
-struct SddmmArgs {
+// What an op over an index works on; the list below says what `left` and `right` are to each.
+struct SparseArgs {
   SparseShape shape;
-  Matrices<const float> q, k;
+  Matrices<const float> left, right;
   ConstIndex index;
-  float* out = nullptr;
+  float* out = nullptr;  // contiguous
 };
 
-// out[b,i,:] = sum_t a[b,i,t] v[b,index[b,i,t],:]; out is contiguous [batch, queries, head_dim].
-struct SpmmArgs {
-  SparseShape shape;
-  Matrices<const float> a, v;
-  ConstIndex index;
-  float* out = nullptr;
+// A window-head's matrix of such an op: its name for callers, and its sizes (null: 1).
+struct SparseMatrix {
+  const char* name = nullptr;
+  int64_t SparseShape::* rows = nullptr;
+  int64_t SparseShape::* columns = nullptr;
 };
+constexpr int64_t SparseShape::* kQueries = &SparseShape::queries;
+constexpr int64_t SparseShape::* kKeys = &SparseShape::keys;
+constexpr int64_t SparseShape::* kHeadDim = &SparseShape::head_dim;
+constexpr int64_t SparseShape::* kKept = &SparseShape::kept;
 
-// out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]; out is contiguous [batch, keys,
-// head_dim].
-struct SpmmTransposeArgs {
-  SparseShape shape;
-  Matrices<const float> a, x;
-  ConstIndex index;
-  float* out = nullptr;
-};
-
-// out[b,:] = sum over all (i,t) of rows[b,index[b,i,t],:]; out is contiguous [batch, head_dim]. Not an op of
-// the model: what SDDMM and SpMM must at least read, as a measure of them.
-struct RowReadsArgs {
-  SparseShape shape;
-  Matrices<const float> rows;
-  ConstIndex index;
-  float* out = nullptr;
-};
+// All ops over an index: OP(name, left, right, out). <name>_item in kernels/cpu/<name>.cpp computes one
+// window-head. Tables, launcher and the function of that name in pft_bench._cpu come from this list.
+//
+//   sddmm           out[b,i,t] = sum_e q[b,i,e] k[b,index[b,i,t],e]
+//   spmm            out[b,i,:] = sum_t a[b,i,t] v[b,index[b,i,t],:]
+//   spmm_transpose  out[b,j,:] = sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i,:]
+//   row_reads       out[b,:] = sum over all (i,t) of rows[b,index[b,i,t],:]. Not an op of the model: what
+//   SDDMM
+//                   and SpMM must at least read, as a measure of them.
+#define PFT_CPU_SPARSE_OPS(OP)                                                                    \
+  OP(sddmm, {"q", kQueries, kHeadDim}, {"k", kKeys, kHeadDim}, {"out", kQueries, kKept})          \
+  OP(spmm, {"a", kQueries, kKept}, {"v", kKeys, kHeadDim}, {"out", kQueries, kHeadDim})           \
+  OP(spmm_transpose, {"a", kQueries, kKept}, {"x", kQueries, kHeadDim}, {"out", kKeys, kHeadDim}) \
+  OP(row_reads, {"rows", kKeys, kHeadDim}, {"none", nullptr, nullptr}, {"out", nullptr, kHeadDim})
 
 // One progressive-attention layer; see AttentionShape. Null `bias`, `region`, `index`, `logits` mean "none".
 struct AttentionInputs {
@@ -111,20 +111,21 @@ struct DepthwiseArgs {
 };
 
 int64_t depthwise_workspace_bytes(const DepthwiseArgs& args, int threads);
-int64_t sddmm_workspace_bytes(const SparseShape& shape, int threads);
-int64_t spmm_workspace_bytes(const SparseShape& shape, int threads);
-int64_t spmm_transpose_workspace_bytes(const SparseShape& shape, int threads);
-int64_t row_reads_workspace_bytes(const SparseShape& shape, int threads);
+int64_t sparse_workspace_bytes(const SparseShape& shape, int threads);
 int64_t attention_forward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 int64_t attention_backward_workspace_bytes(const AttentionShape& shape, bool sparse, int threads);
 
-Status sddmm(const SddmmArgs& args, Workspace workspace, int threads);
-Status spmm(const SpmmArgs& args, Workspace workspace, int threads);
-Status spmm_transpose(const SpmmTransposeArgs& args, Workspace workspace, int threads);
-Status row_reads(const RowReadsArgs& args, Workspace workspace, int threads);
 Status depthwise_gelu_add(const DepthwiseArgs& args, Workspace workspace, int threads);
 Status attention_forward(const AttentionForwardArgs& args, Workspace workspace, int threads);
 Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace, int threads);
+
+struct SparseOp {
+  const char* name;
+  Status (*run)(const SparseArgs& args, Workspace workspace, int threads);
+  SparseMatrix left, right, out;
+};
+// PFT_CPU_SPARSE_OPS as a table; a null name ends it.
+extern const SparseOp kSparseOps[];
 
 // What is wrong with an index [rows, kept]: the first bad entry in row-major order.
 struct IndexError {

@@ -69,6 +69,8 @@ struct AttentionOutputs {
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+// What a dense layer that keeps everything runs: kUnsupported where not even one warp's rows fit.
+Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
                                 void* stream);
 // What kTiles runs: float16 and bfloat16 only (else kBadDType), kUnsupported where a warp's rows do not fit.

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ...common.drafts import named
+from ...common.messages import UserError
 from ...common.shortage import out_of_memory
 from ...harness.record import lock_folder
 from .folder import TrainingFolder
 from .trainer import Trainer
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(UserError, RuntimeError):
     """Training ended before its last step. The message says at which step, why, and what is on the disk."""
 
 

@@ -26,12 +26,11 @@ from ..check.result import CheckResult, within
 from ..check.selection import check_selection
 from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call
+from ..record.yardsticks import COMPOSED as COMPOSED
+from ..record.yardsticks import DENSE as DENSE
+from ..record.yardsticks import FRESH as _FRESH
+from ..record.yardsticks import SAMPLED
 from .gradients import GradientCall, ones_like_index
-
-SAMPLED, DENSE = "composed-sampled", "composed-dense"
-_FRESH = {f"{SAMPLED}-fresh": SAMPLED, f"{DENSE}-fresh": DENSE}
-FORWARD = (SAMPLED, DENSE, *_FRESH)
-"""All compositions of a forward."""
 
 Output = tuple[Tensor, Tensor | None, Tensor]
 """out [W, H, N, D], kept positions [W, H, N, K] int64 (any order; None: all candidates), their logits relative to the

@@ -15,7 +15,7 @@ from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process import unchanged
 from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
-from ..measure.timer import CpuTimer, cuda_timer
+from ..measure.timer import timer_for
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
 
@@ -84,7 +84,7 @@ class Group(ABC):
                 contenders,
                 self.baseline,
                 self.settings.plan,
-                timer=CpuTimer() if device.type == "cpu" else lambda subjects: cuda_timer(subjects, device),
+                timer=timer_for(device),
                 disturbance=ForeignLoad(),
                 on_progress=on_progress,
                 on_turn=turn,

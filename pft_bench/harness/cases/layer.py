@@ -25,19 +25,7 @@ from .settings import BASELINE, Settings, layer_candidates
 
 def problem_layer(problem: Problem, device: str = "cpu") -> Layer:
     """The layer that an attention problem describes, on its own inputs."""
-    made = problem.inputs(device)
-    return Layer(
-        q=made["q"],
-        k=made["k"],
-        v=made["v"],
-        bias=made.get("bias"),
-        region=None,
-        index=made.get("index"),
-        logits=made.get("logits"),
-        scale=problem.head_dim**-0.5,
-        region_penalty=0.0,
-        topk=problem.kept,
-    )
+    return problem.layer(device)
 
 
 class LayerGroup(Group):
@@ -56,7 +44,7 @@ class LayerGroup(Group):
         self.peers: tuple[str, ...] = ()
         if settings.device == "cpu" and settings.dtype == "float32" and not self.problem.is_dense:
             infer = settings.mode == "infer"
-            self.peers = composed.FORWARD if infer else (composed.DENSE,)
+            self.peers = composed.COMPOSED if infer else (composed.DENSE,)
 
     @property
     def cases(self) -> dict[str, Case]:

@@ -19,16 +19,11 @@ from ..check.spot import spot_product, spot_product_gradients
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
+from ..record.yardsticks import PEERS, ROW_READS
 from .gradients import GradientCall
 from .group import Group
 from .inputs import ChangingWork, Inputs
 from .settings import BASELINE, Settings, layer_candidates
-
-PEERS = {"sddmm": "sampled_addmm", "spmm": "embedding_bag"}
-"""Public operators that do the same work on a CPU; the strongest known ones."""
-
-ROW_READS = "row_reads"
-"""The floor: the rows that the index names, read in its order and added up, by the `cpu` kernels' own loads."""
 
 CALLED = ("cpu-op", "cpu-op-tensor")
 """The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check.

@@ -17,10 +17,9 @@ from ...model.config import ATTENTIONS
 from ..measure.rounds import Plan
 from ..problem import MODES, Problem
 from ..record import Case, Level, Mode
+from ..record.yardsticks import BASELINE as BASELINE
 
 LEVELS = ("op", "layer", "model", "threads")
-BASELINE = "dense"
-"""The backend that every speed-up is measured against: masked dense attention."""
 
 
 def resolve_device(name: str) -> str:
@@ -293,12 +292,5 @@ def _default_backends(device: str, dtype: torch.dtype) -> list[str]:
 
 
 def layer_candidates(config: PFTConfig, schedule: FocusSchedule) -> list[tuple[int, int]]:
-    """(candidates, kept) of every layer: what the layer before in its chain kept, and what it keeps itself."""
-    area = config.window_size**2
-    carried = [area, area]
-    found = []
-    for chain, topk in zip(config.chains, schedule.num_topk, strict=True):
-        kept = min(topk, carried[chain])
-        found.append((carried[chain], kept))
-        carried[chain] = kept
-    return found
+    """`PFTConfig.along_chains` of this schedule."""
+    return config.along_chains(schedule.num_topk)

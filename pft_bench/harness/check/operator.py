@@ -44,9 +44,16 @@ def _recomputed(name: str, out: Tensor, again: Tensor) -> CheckResult:
 def _product_recomputed(backend: Backend, op: str, inputs: Mapping[str, Tensor]) -> CheckResult:
     given = _copies(inputs)
     call = getattr(backend, op)
-    out = call(*given.values()).clone()
+    keys = _keys(op, list(given.values())[1])
+    more = () if keys is None else (keys,)
+    out = call(*given.values(), *more).clone()
     next(iter(given.values())).mul_(2)
-    return _recomputed(f"{op} recomputed", out, call(*given.values()))
+    return _recomputed(f"{op} recomputed", out, call(*given.values(), *more))
+
+
+def _keys(op: str, right: Tensor) -> int | None:
+    """The number of keys, for the one product that has to be told."""
+    return right.shape[1] if op == "spmm_transpose" else None
 
 
 def _layer_recomputed(backend: Backend, layer: Layer) -> CheckResult:
@@ -64,18 +71,17 @@ def _layer_recomputed(backend: Backend, layer: Layer) -> CheckResult:
 def check_product(
     backend: Backend, op: str, inputs: Mapping[str, Tensor], *, train: bool = False
 ) -> list[CheckResult]:
-    """Check `sddmm` (q, k, index) or `spmm` (a, v, index), with `train` the products of its backward too."""
+    """Check `sddmm` (q, k, index), `spmm` (a, v, index) or `spmm_transpose` (a, x, index; as many keys as queries).
+
+    With `train`, the products of its backward too, which spmm_transpose has none of.
+    """
     before = _copies(inputs)
     index = inputs["index"]
     with poisoned(), torch.no_grad():
-        if op == "sddmm":
-            results = _products(backend, "sddmm", (inputs["q"], inputs["k"], index), None)
-            if train:
-                results += _product_gradients(backend, "sddmm", inputs["q"], inputs["k"], index)
-        else:
-            results = _products(backend, "spmm", (inputs["a"], inputs["v"], index), None)
-            if train:
-                results += _product_gradients(backend, "spmm", inputs["a"], inputs["v"], index)
+        left, right = (tensor for name, tensor in inputs.items() if name != "index")
+        results = _products(backend, op, (left, right, index), _keys(op, right))
+        if train and op != "spmm_transpose":
+            results += _product_gradients(backend, op, left, right, index)
         results.append(_product_recomputed(backend, op, inputs))
     return [*results, _unchanged(op, inputs, before)]
 

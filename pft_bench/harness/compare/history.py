@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ..cases.composed import FORWARD
-from ..cases.op import PEERS, ROW_READS
-from ..cases.settings import BASELINE
 from ..measure.statistics import log_ratios, median
 from ..measure.verdicts import MARGIN, Evidence, Verdict, judge
 from ..record import Record, RunFolder, record_files
+from ..record.yardsticks import YARDSTICKS
 from .folders import between, describe, obstacles
-
-YARDSTICKS = frozenset({BASELINE, "official", *PEERS.values(), ROW_READS, *FORWARD})
-"""What kernels are held against: PyTorch's own operators, the published extension, reads alone. No commit is meant to
-make these faster, so a step of theirs is one of the machine or of PyTorch: shown, not judged."""
 
 
 @dataclass(frozen=True)

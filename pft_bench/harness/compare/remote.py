@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ...common.messages import UserError
 from ..measure import timer
 from ..measure.contender import Rejection
 from ..measure.rounds import CONTROL
@@ -31,7 +32,7 @@ SETTLE_S = 0.01
 TIMEOUT_S = 600.0
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError, RuntimeError):
     """A worker could not carry out a request: it does not know the package's version, or it raised."""
 
 

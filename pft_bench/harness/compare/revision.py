@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from ...common.messages import UserError
 from ...common.text import Lines
 from .remote import Version
 
 
-class BuildFailed(RuntimeError):
+class BuildFailed(UserError, RuntimeError):
     """A commit that could not be checked out, built or imported."""
 
 

@@ -106,8 +106,7 @@ def _as_it_is() -> None:
 class Contender:
     """A named callable and the check it must pass before it is timed.
 
-    `check` gets the very callable that will be timed. `rotations` are equivalent callables on other buffers
-    of the same shapes, for the graph timer (kernels so short that their inputs would stay in the cache).
+    `check` gets the very callable that will be timed.
     `prepare` is called before the check, the warm-up and each sample, outside of what is timed: it brings the process
     into the state in which this contender runs, such as its number of threads. Without `work`, the call is timed on the
     inputs that it was checked on.
@@ -116,7 +115,6 @@ class Contender:
     name: str
     call: Call
     check: Check
-    rotations: Sequence[Call] = ()
     prepare: Call = _as_it_is
     work: ContenderWork | None = None
 
@@ -177,7 +175,6 @@ class Verified:
         self.name = contender.name
         self.call = contender.call
         self.prepare = contender.prepare
-        self.rotations = (contender.call, *contender.rotations)
         self.checks = checks
         self._work = contender.work if active("fresh inputs") else None
         self._drawn: object = None

@@ -17,10 +17,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-import psutil
-import torch
 
 from ...common.container import cpu_quota, memory_limit
 from ...common.native import flushes_denormals
@@ -53,10 +51,20 @@ def _attempt(read: Callable[[], Any]) -> Any:
         return None
 
 
+def _psutil() -> ModuleType:
+    """Imported where it is asked: a machine without it, such as a lent GPU's, can measure all the same."""
+    return importlib.import_module("psutil")
+
+
 def _command(*arguments: str) -> str | None:
     """Standard output of a command, or None if it is missing, fails or takes more than ten seconds."""
     done = _attempt(lambda: subprocess.run(arguments, capture_output=True, text=True, timeout=10, check=True))
     return None if done is None else str(done.stdout).strip()
+
+
+def processor() -> dict[str, Any]:
+    """Model, instruction sets, caches and clock of this machine's processors; empty where it cannot be read."""
+    return _attempt(_cpu) or {}
 
 
 def _cpu() -> dict[str, Any]:
@@ -69,8 +77,8 @@ def _cpu() -> dict[str, Any]:
         "model": info.get("model name") or platform.processor() or None,
         "family_model_stepping": [info.get(key) for key in ("cpu family", "model", "stepping")],
         "architecture": platform.machine(),
-        "cores_physical": _attempt(lambda: psutil.cpu_count(logical=False)),
-        "cores_logical": _attempt(psutil.cpu_count),
+        "cores_physical": _attempt(lambda: _psutil().cpu_count(logical=False)),
+        "cores_logical": _attempt(lambda: _psutil().cpu_count()),
         "cores_usable": affinity,
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "hypervisor": "hypervisor" in flags,
@@ -95,6 +103,8 @@ def _caches() -> dict[str, str] | None:
 
 
 def _gpu() -> dict[str, Any] | None:
+    import torch
+
     if not _attempt(torch.cuda.is_available):
         return None
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -114,6 +124,8 @@ def _gpu() -> dict[str, Any] | None:
 
 
 def _gpu_now() -> str | None:
+    import torch
+
     if not _attempt(torch.cuda.is_available):
         return None
     fields = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
@@ -134,6 +146,8 @@ def _builds() -> dict[str, Any]:
 def _version(library: str) -> str | None:
     """The imported module's own version where there is one: it tells a `+cpu` build from a CUDA one."""
     if library == "torch":
+        import torch
+
         return str(torch.__version__)
     found = _attempt(lambda: metadata.version(library))
     return None if found is None else str(found)
@@ -181,7 +195,9 @@ def environment() -> dict[str, Any]:
     `now` holds what varies from minute to minute and `host` who ran it; neither is part of the `fingerprint`.
     `machine` is the fingerprint of the processors and memory alone: equal over commits and library versions.
     """
-    memory = _attempt(psutil.virtual_memory)
+    import torch
+
+    memory = _attempt(lambda: _psutil().virtual_memory())
     cores = _attempt(lambda: sorted(os.sched_getaffinity(0)))
     found: dict[str, Any] = {
         "cpu": _attempt(_cpu),
@@ -206,7 +222,7 @@ def environment() -> dict[str, Any]:
         "cores": cores,
         "load_average": _attempt(lambda: list(os.getloadavg())),
         "memory_available_bytes": None if memory is None else memory.available,
-        "cpu_mhz": _attempt(lambda: round(psutil.cpu_freq().current)),
+        "cpu_mhz": _attempt(lambda: round(_psutil().cpu_freq().current)),
         "gpu": _attempt(_gpu_now),
     }
     return found

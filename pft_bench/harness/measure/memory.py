@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,22 +37,20 @@ def peak_of_events(sizes_bytes: Iterable[int]) -> int:
     return peak
 
 
-def _cpu_events(call: Callable[[], object]) -> list[int]:
-    """Sizes of all allocator events on the CPU during the call, in order of time.
+def allocator_events(recorded: profile, device_type: str) -> list[tuple[int, int]]:
+    """(nanoseconds, bytes) of all allocator events on "cpu" or "cuda", in order of time; bytes are negative for a free.
 
     `profiler.key_averages()` sums by operator and loses the order, so the raw event list is read. Only memory
     of the torch allocator is seen: what a kernel takes with `malloc` shows in `peak_process` alone.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
     assert recorded.profiler is not None
     assert recorded.profiler.kineto_results is not None
-    found = [
-        (event.start_ns(), event.nbytes())
+    kind = getattr(torch.profiler.DeviceType, device_type.upper())
+    return sorted(
+        (event.start_ns(), event.nbytes())  # type: ignore[attr-defined]  # missing in torch's stub
         for event in recorded.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.device_type() == torch.profiler.DeviceType.CPU
-    ]
-    return [size for _, size in sorted(found, key=lambda event: event[0])]
+        if event.name() == "[memory]" and event.device_type() == kind
+    )
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device | str = "cpu") -> Peak:
@@ -67,18 +66,19 @@ def peak_allocated(call: Callable[[], object], device: torch.device | str = "cpu
         call()
         torch.cuda.synchronize(device)
         return Peak(torch.cuda.max_memory_allocated(device) - start_bytes, "cuda-allocator")
-    return Peak(peak_of_events(_cpu_events(call)), "torch-profiler-events")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    sizes = [size for _, size in allocator_events(recorded, "cpu")]
+    return Peak(peak_of_events(sizes), "torch-profiler-events")
 
 
 def _status_bytes(key: str) -> int | None:
-    """A `key: N kB` line of /proc/self/status."""
+    """A `key: N kB` line of /proc/self/status. It has VmHWM, which psutil leaves out, and needs no package."""
     try:
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith(key + ":"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+        found = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def resident_bytes() -> int:
@@ -92,8 +92,8 @@ def _reset_peak() -> bool:
         _CLEAR_REFS.write_text("5")
     except OSError:
         return False
-    peak, now = _status_bytes("VmHWM"), _status_bytes("VmRSS")
-    return peak is not None and now is not None and peak <= now + (4 << 20)
+    peak = _status_bytes("VmHWM")
+    return peak is not None and peak <= resident_bytes() + (4 << 20)
 
 
 def peak_process(call: Callable[[], object]) -> Peak:

@@ -14,6 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ...common.drafts import draft
+from .memory import allocator_events
 
 
 @contextmanager
@@ -86,14 +87,7 @@ def _export(recorded: profile, trace: Path) -> None:
 
 
 def _memory(recorded: profile, device: torch.device) -> tuple[tuple[float, int], ...]:
-    assert recorded.profiler is not None
-    assert recorded.profiler.kineto_results is not None
-    kinds = {"cpu": torch.profiler.DeviceType.CPU, "cuda": torch.profiler.DeviceType.CUDA}
-    events = sorted(
-        (event.start_ns(), event.nbytes())  # type: ignore[attr-defined]  # missing in torch's stub
-        for event in recorded.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.device_type() == kinds[device.type]
-    )
+    events = allocator_events(recorded, device.type)
     held, course = 0, []
     for start_ns, size in events:
         held += size

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MATRIX_SIDE = 1536
 COPY_BYTES = 256 << 20
@@ -68,10 +70,12 @@ class Roof:
         return max(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
 
 
-def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Roof:
-    """Measure both roofs; takes about a second."""
+def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Roof:
+    """Measure both roofs, in float32 where no dtype is given; takes about a second."""
+    import torch
+
     device = torch.device(device)
-    left = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
+    left = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype or torch.float32)
     right = left.clone()
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -109,4 +113,6 @@ def _best_s(call: Callable[[], object], device: torch.device, trials: int = TRIA
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)

@@ -1,19 +1,17 @@
 """One sample of one callable, in seconds a call. Each way of sampling has a name, and names are never mixed.
 
-All contenders of a comparison go through one timer object, chosen once (`cuda_timer` for a GPU, `CpuTimer`
-otherwise).
+All contenders of a comparison go through one timer object, chosen once (`timer_for`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
+
     # Nothing of this package is imported at run time: `compare` runs this file beside older versions of it.
     from .contender import Verified
 
@@ -22,12 +20,6 @@ MIN_BLOCK_S = 0.005
 
 MAX_WALL = 4
 """How many times its minimum a block may last with the new inputs that its calls get; else it has fewer calls."""
-
-SHORT_KERNEL_S = 20e-6
-"""Below this, launch overhead and event resolution exceed the kernel: time a graph of many launches."""
-
-GRAPH_LAUNCHES = 100
-"""Launches captured in one graph; with them a 2 us kernel fills 200 us."""
 
 OTHER_STREAMS_NS = 50_000
 """A device that is busy for longer than this after the last event works on another stream."""
@@ -136,15 +128,26 @@ class CpuTimer:
         return _block_s(subject, repeats) / repeats
 
 
+# PyTorch is imported where a GPU is timed: who reads records has no need of it.
+
+
 def _event() -> torch.cuda.Event:
+    import torch
+
     return torch.cuda.Event(enable_timing=True)
+
+
+def _synchronize() -> None:
+    import torch
+
+    torch.cuda.synchronize()
 
 
 def _warm_up_cuda(subject: Verified) -> None:
     start = time.perf_counter()
     for done in range(1, 10_000):
         untimed(subject)
-        torch.cuda.synchronize()
+        _synchronize()
         if done >= WARMUP_CALLS and time.perf_counter() - start >= WARMUP_S:
             return
 
@@ -155,6 +158,8 @@ class CudaEventTimer:
     method = "cuda-events-cold-l2"
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
         l2_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
         self._flush = torch.empty(max(2 * l2_bytes, 1 << 20), dtype=torch.int8, device=device)
 
@@ -177,73 +182,22 @@ class CudaEventTimer:
             subject.renew()
             before = subject.state()
         self._flush.zero_()
-        torch.cuda.synchronize()
+        _synchronize()
         start.record()
         output = subject.call()
         stop.record()
         stop.synchronize()
         reached_ns = _now_ns()
-        torch.cuda.synchronize()
+        _synchronize()
         if _now_ns() - reached_ns > OTHER_STREAMS_NS:  # work on a stream that the event did not wait for
             stop = _event()
             stop.record()
-            torch.cuda.synchronize()
+            _synchronize()
         if changes:
             subject.returned(output, before)
         return float(start.elapsed_time(stop)) * 1e-3
 
 
-class CudaGraphTimer:
-    """For kernels under 20 us: a graph of many launches over rotating buffers, between two events."""
-
-    method = "cuda-graph-rotating"
-
-    def __init__(self) -> None:
-        # Keyed by the subject, which this keeps alive: no other can inherit its graph through a reused id.
-        self._graphs: dict[Verified, Any] = {}
-
-    def warm_up(self, subject: Verified) -> None:
-        """As the event timer; capture needs warm callables."""
-        _warm_up_cuda(subject)
-
-    def calibrate(self, subject: Verified) -> int:
-        """Whole turns over the rotating buffers, at least GRAPH_LAUNCHES launches."""
-        buffers = len(subject.rotations)
-        return buffers * math.ceil(GRAPH_LAUNCHES / buffers)
-
-    def _capture(self, subject: Verified, repeats: int) -> Any:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for turn in range(repeats):
-                subject.rotations[turn % len(subject.rotations)]()
-        graph.replay()  # the first replay uploads the graph
-        return graph
-
-    def sample_s(self, subject: Verified, repeats: int) -> float:
-        """Device seconds a launch, averaged over one replay."""
-        if subject not in self._graphs:
-            self._graphs[subject] = self._capture(subject, repeats)
-        graph = self._graphs[subject]
-        start, stop = _event(), _event()
-        torch.cuda.synchronize()
-        start.record()
-        graph.replay()
-        stop.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(stop)) * 1e-3 / repeats
-
-
-def cuda_timer(subjects: Sequence[Verified], device: torch.device) -> Timer:
-    """One method for all contenders of a comparison: the graph if all have rotating buffers and any is short.
-
-    Without rotating buffers a graph would find its inputs in L2, so then all are timed cold, by events.
-    """
-    events = CudaEventTimer(device)
-    for subject in subjects:
-        events.warm_up(subject)
-    rotating = all(len(subject.rotations) > 1 and not subject.changes for subject in subjects)
-    if rotating and any(
-        min(events.sample_s(subject, 1) for _ in range(3)) < SHORT_KERNEL_S for subject in subjects
-    ):
-        return CudaGraphTimer()
-    return events
+def timer_for(device: torch.device) -> Timer:
+    """What samples calls on this device."""
+    return CudaEventTimer(device) if device.type == "cuda" else CpuTimer()

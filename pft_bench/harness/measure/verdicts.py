@@ -20,8 +20,14 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .limits import ALPHA as ALPHA
+from .limits import LOOKS as LOOKS
+from .limits import MARGIN as MARGIN
+from .limits import RUN_MARGIN as RUN_MARGIN
+from .limits import SPENDING as SPENDING
 from .statistics import (
     GeometricMean,
+    Interval,
     control_floor,
     geometric_mean,
     hodges_lehmann,
@@ -32,21 +38,6 @@ from .statistics import (
     signed_rank_cdf,
     walsh_averages,
 )
-
-RUN_MARGIN = 0.01
-"""The smallest difference of ln t that `run` calls one: 1%."""
-
-MARGIN = 0.02
-"""`compare`: a difference of at most 2% is none in practice. FASTER and SLOWER lie beyond it, SAME within."""
-
-ALPHA = 0.05
-"""Probability of any wrong FASTER or SLOWER in a whole table, and, apart, of any wrong SAME."""
-
-LOOKS = (12, 24, 48)
-"""Rounds after which a comparison may stop. Twelve allow p = 2/4096: enough for 20 cases at the first look."""
-
-SPENDING = (0.2, 0.3, 0.5)
-"""Each look's share of the error probability; later looks, with more data, get more."""
 
 
 class Verdict(StrEnum):
@@ -151,7 +142,12 @@ def _evidence(
         within = max(tail(seen, -delta)[0], tail(seen, delta)[1])
         for claim, one_sided in (("slower", above), ("faster", below), ("same", within)):
             p[claim] = min(p[claim], 2 * one_sided / share)
-    interval = hodges_lehmann(values, 1 - ALPHA * share)
+    return _assembled(hodges_lehmann(values, 1 - ALPHA * share), p, floor, delta, values.size)
+
+
+def _assembled(
+    interval: Interval, p: Mapping[str, float], floor: float, delta: float, rounds: int
+) -> Evidence:
     bounded = math.isfinite(interval.low)
     return Evidence(
         ratio=math.exp(interval.estimate),
@@ -162,7 +158,7 @@ def _evidence(
         p_faster=p["faster"],
         p_slower=p["slower"],
         p_same=p["same"],
-        rounds=values.size,
+        rounds=rounds,
     )
 
 
@@ -181,19 +177,13 @@ def unpaired(a: ArrayLike, b: ArrayLike, floor: float = 0.0, margin: float = MAR
     def p(against: NDArray[np.bool_]) -> float:
         return 2 * distribution[int(against.sum())]
 
-    interval = hodges_lehmann_shift(a, b, 1 - ALPHA)
-    bounded = math.isfinite(interval.low)
-    return Evidence(
-        ratio=math.exp(interval.estimate),
-        low=math.exp(interval.low) if bounded else None,
-        high=math.exp(interval.high) if bounded else None,
-        floor=floor,
-        delta=delta,
-        p_faster=p(differences >= -delta),
-        p_slower=p(differences <= delta),
-        p_same=max(p(differences <= -delta), p(differences >= delta)),
-        rounds=min(np.asarray(a).size, np.asarray(b).size),
-    )
+    claims = {
+        "faster": p(differences >= -delta),
+        "slower": p(differences <= delta),
+        "same": max(p(differences <= -delta), p(differences >= delta)),
+    }
+    rounds = min(np.asarray(a).size, np.asarray(b).size)
+    return _assembled(hodges_lehmann_shift(a, b, 1 - ALPHA), claims, floor, delta, rounds)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from ...common.drafts import make_folder, named
+from ...common.messages import UserError
 from ...common.text import Lines
 from .parts import RecordError
 from .schema import SCHEMA, Record
@@ -130,7 +131,7 @@ class RecordWriter:
         self.close()
 
 
-class FolderLocked(RuntimeError):
+class FolderLocked(UserError, RuntimeError):
     """Another run is writing this folder."""
 
 

@@ -22,7 +22,7 @@ LAYERS: dict[str, dict[str, int]] = {
     "sparse, selects": {"candidates": 9, "topk": 4},
     "sparse": {"candidates": 9, "topk": 9},
 }
-"""Steps of a chain, as `inputs.layer` makes them."""
+"""Steps of a chain, as `harness.inputs.layer` makes them."""
 
 PLANTED: list[Planted] = []
 """All of them, in the order of this file."""

@@ -9,11 +9,11 @@ import torch
 
 from ..check import check_layer, check_product, check_ties
 from ..check.result import without_checks
+from ..inputs import layer, product
 from ..measure.audit import audit
 from ..measure.contender import CheckOutcome
 from .cheating import HONEST, rejections
 from .cheats import Cheat, tried
-from .inputs import layer, product
 from .kernels import LAYERS, PLANTED
 from .mutant import GUARDS, Mutant, Planted
 from .timers import RIGHT_TIMERS, TIMERS, PlantedTimer

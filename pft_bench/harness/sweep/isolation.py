@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from ...common.messages import UserError
 from ..cases import Group, explained, run_or_explain
 from ..measure.contender import Rejection
 from ..record import Record
@@ -37,7 +38,7 @@ FROM_OUTSIDE = "killed from outside (SIGKILL, and memory had not run out)"
 Watch = Callable[[Sight], None]
 
 
-class WorkersFailed(RuntimeError):
+class WorkersFailed(UserError, RuntimeError):
     """No worker can be started, or it could not do what every run needs."""
 
 

@@ -16,7 +16,7 @@ from ..cases.group import thread_count
 from ..measure import roof
 from ..measure.audit import CpuProbe, CudaProbe, audit
 from ..measure.environment import environment, fingerprint
-from ..measure.timer import CpuTimer, CudaEventTimer
+from ..measure.timer import timer_for
 from ..record import (
     Record,
     RunWriter,
@@ -204,8 +204,7 @@ def _machine(settings: Settings, plugins: dict[str, str], board: Board | None) -
     with thread_count(settings.threads):
         measured = roof.measure_roof(settings.device, settings.torch_dtype)
         on_gpu = device.type == "cuda"
-        timer = CudaEventTimer(device) if on_gpu else CpuTimer()
-        findings = audit(timer, CudaProbe(device) if on_gpu else CpuProbe())
+        findings = audit(timer_for(device), CudaProbe(device) if on_gpu else CpuProbe())
     found = _software(plugins, board)
     found["now"] |= {"roof": vars(measured), "timer": [vars(finding) for finding in findings]}
     return found

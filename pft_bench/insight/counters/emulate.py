@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ...backends.cuda_emu import CudaEmulatorBackend, load_module
-from ...harness.cases.layer import output_gradient, problem_layer
+from ...backends.cuda_emu import CudaEmulatorBackend
+from ...harness.cases.layer import output_gradient
 from ...harness.problem import Problem
 from ...reference import attention
 from ..kernel_table import ARCHITECTURES
@@ -48,10 +48,9 @@ class Work:
 
     @property
     def problem(self) -> Problem:
-        """The same as a problem, for its FLOPs and bytes; a transposed product has those of spmm."""
-        op = "spmm" if self.op == "spmm_transpose" else self.op
+        """The same as a problem, for its inputs, FLOPs and bytes."""
         sizes = (self.windows, self.heads, self.tokens, self.head_dim, self.candidates, self.kept)
-        return Problem(op, *sizes, self.dtype, "backward" if self.backward else "infer")
+        return Problem(self.op, *sizes, self.dtype, "backward" if self.backward else "infer")
 
     @property
     def title(self) -> str:
@@ -67,9 +66,10 @@ class CountingBackend(CudaEmulatorBackend):
     """The kernels in the emulator that counts; what they compute with some blocks left out is not complete."""
 
     name = "cuda-count"
+    module = "_cuda_count"
 
-    def __init__(self, batch: int = 0) -> None:
-        self._native = load_module("_cuda_count")
+    def __init__(self, batch: int = 0, rung: str | None = None) -> None:
+        super().__init__(rung)
         self._batch = batch
 
     def bias_row_blocks(self, window_heads: int, queries: int) -> int:
@@ -110,9 +110,7 @@ def count_launches(
     """
     native = native_module()
     one = replace(work, windows=1)
-    backend = CountingBackend(work.batch)
-    backend.candidates = work.how
-    backend.version = "auto"
+    backend = CountingBackend(work.batch, None if work.how == "auto" else work.how)
     call = _prepare(one, backend)
     parts = 1 if window_heads is None else max(1, one.batch // window_heads)
     limit = ARCHITECTURES[chip.arch].shared_limit
@@ -142,12 +140,9 @@ def _prepare(work: Work, backend: Any) -> Callable[[], object]:
     """The call that launches, on inputs that are there already: what is computed before is not counted."""
     if work.op in PRODUCTS:
         inputs = work.problem.inputs()
-        if work.op == "sddmm":
-            return lambda: backend.sddmm(inputs["q"], inputs["k"], inputs["index"])
-        if work.op == "spmm":
-            return lambda: backend.spmm(inputs["a"], inputs["v"], inputs["index"])
-        return lambda: backend.spmm_transpose(inputs["a"], inputs["v"], inputs["index"], work.tokens)
-    layer = problem_layer(replace(work.problem, mode="infer"))
+        more = (work.tokens,) if work.op == "spmm_transpose" else ()
+        return lambda: getattr(backend, work.op)(*inputs.values(), *more)
+    layer = work.problem.layer()
     if not work.backward:
         return lambda: backend.attention_forward(layer)
     floats = layer.map(lambda t: t.float() if t.is_floating_point() else t)

@@ -21,8 +21,6 @@ MMA_FLOPS = 2 * 16 * 8 * 16
 """Of one m16n8k16."""
 # Instructions behind one call of the vocabulary where the SASS is not at hand: its own and those around it.
 _EXP_INSTRUCTIONS, _LOG_INSTRUCTIONS = 6, 10
-# Parts of the multiprocessor: their time grows with the tail of a launch's last wave.
-ON_CHIP = ("shared", "issue", "alu", "fma", "mufu", "mma")
 INSIDE_ISSUE = ("alu", "fma", "mufu")
 """Units that an issue slot feeds: their busy time overlaps with it by construction."""
 

@@ -68,8 +68,9 @@ def command(ncu: str, program: Sequence[str]) -> list[str]:
     names = sorted({name for names in METRICS.values() for name in names})
     kernels = "regex:sddmm|spmm|attention_|bias_gradient"
     return [
-        ncu, "--csv", "--page", "raw", "--print-units", "base", "--kernel-name-base", "function",
-        "--kernel-name", kernels, "--metrics", ",".join(names), *program,
+        # clocks as they are: on a shared machine they are nobody's to set
+        ncu, "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base", "--kernel-name-base",
+        "function", "--kernel-name", kernels, "--metrics", ",".join(names), *program,
     ]  # fmt: skip
 
 

@@ -189,7 +189,7 @@ def counted_with(folder: Path, mistake: str | None, rest: list[str]) -> dict[str
     return {"sddmm": [{"kernel": "sddmm_resident", "wavefronts": wavefronts, "async_sectors": sectors}]}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_mistakes_in_the_real_kernels_fail_the_gate(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no g++")
