@@ -166,7 +166,6 @@ class Verified:
         "judged",
         "name",
         "prepare",
-        "rotations",
     )
 
     def __init__(self, contender: Contender, checks: tuple[CheckOutcome, ...], token: object) -> None:
