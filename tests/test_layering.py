@@ -57,7 +57,18 @@ FORBIDDEN: dict[str, set[str]] = {
     "terminal": {"backends", "ops", "model", "problem", "schedule", *ABOVE_OPS},
 }
 # Parts that import nothing of the project but themselves.
-ALONE = {"stages", "schedule", "reference", "text", "drafts", "native", "container", "shortage", "messages"}
+ALONE = {
+    "stages",
+    "schedule",
+    "reference",
+    "text",
+    "drafts",
+    "native",
+    "container",
+    "shortage",
+    "messages",
+    "entropy",
+}
 # What adapters may take from one another: nothing. Shared are reference/, base.py, and the launches of one kernel
 # family that runs in two places (the same .cu files on a GPU and in the emulator).
 SHARED_BY_BACKENDS = {"base", "_cuda_launch"}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -14,10 +18,12 @@ from .work import at_work
 if at_work(__name__):
     import torch
 
-    from ..backends import backends, get
+    from ..backends import backends, get, unavailable
     from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+    from ..harness.measure.contender import CheckOutcome, rejection_of
+    from ..harness.measure.process import unchanged
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -49,18 +55,18 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
     return made
 
 
-def check_problem(backend: str, problem: Problem, device: str) -> list[CheckResult]:
-    """Forward and backward of one problem."""
+def check_problem(backend: str, problem: Problem, device: str, *, train: bool = True) -> list[CheckResult]:
+    """Forward and, with `train`, backward of one problem."""
     if problem.op == "attention":
         layer = problem_layer(problem, device)
-        results = check_layer(get(backend), layer, train=True)
+        results = check_layer(get(backend), layer, train=train)
         if layer.index is None:  # dense layers of shifted windows have a mask as well
             labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens
             region = torch.stack((torch.zeros_like(labels), labels)).to(torch.uint8)
             masked = replace(layer, region=region, region_penalty=REGION_PENALTY)
-            results += check_layer(get(backend), masked, train=True)
+            results += check_layer(get(backend), masked, train=train)
         return results
-    return check_product(get(backend), problem.op, problem.inputs(device), train=True)
+    return check_product(get(backend), problem.op, problem.inputs(device), train=train)
 
 
 def check(
@@ -86,7 +92,7 @@ def check(
     device = resolve_device(device)
     wrong = 0
     for name in backend or [row.name for row in backends() if row.available]:
-        reason = get(name).available()
+        reason = unavailable(get(name))
         if reason is not None:
             raise ValueError(f"--backend {name} is not available: {reason}")
         if device not in get(name).devices:
@@ -99,25 +105,65 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results = [
-                CheckResult(f"{result.name} {_describe(problem)}", result.worst, result.detail)
-                for seed in range(seeds)
-                for dim in head_dim
-                for problem in problems(tokens, dim, kind, seed)
-                for result in check_problem(name, problem, device)
-            ]
+            results, lacks = [], []
+            for seed in range(seeds):
+                for dim in head_dim:
+                    for problem in problems(tokens, dim, kind, seed):
+                        # without its gradients where the backend has none
+                        makes = [
+                            partial(check_problem, name, problem, device, train=train)
+                            for train in (True, False)
+                        ]
+                        results += _attempt(
+                            makes, f"{problem.op} {_describe(problem)}", lacks, _describe(problem)
+                        )
             if not get(name).composite:
-                results += check_ties(get(name), getattr(torch, kind), device)
-            wrong += _print(console, name, kind, results, verbose=verbose)
+                makes = [partial(check_ties, get(name), getattr(torch, kind), device)]
+                results += _attempt(makes, "attention ties", lacks)
+            wrong += _print(console, name, kind, results, lacks, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
+
+
+def _attempt(
+    makes: Sequence[Callable[[], Sequence[CheckOutcome]]], what: str, lacks: list[str], described: str = ""
+) -> list[CheckResult]:
+    """The results of one case, as `run` takes them: an op that the backend does not have goes to `lacks`, an exception
+    is a line of its own, and the next of `makes` is tried, which asks for less. Neither ends the other cases.
+    """
+    found: list[CheckOutcome] = []
+    problems: dict[str, str] = {}
+    for make in makes:
+        try:
+            with unchanged("during its check", first_call=True):
+                found = list(make())
+            break
+        except Exception as error:
+            rejection = rejection_of(error)
+            problems[rejection.reason] = rejection.status
+    lacks += [reason for reason, status in problems.items() if status == "skipped"][-1:]
+    return [
+        CheckResult(f"{what}: {status}", math.inf, reason)
+        for reason, status in problems.items()
+        if status != "skipped"
+    ] + [
+        CheckResult(f"{result.name} {described}".strip(), result.worst, result.detail)
+        for result in found
+        if isinstance(result, CheckResult)
+    ]
 
 
 def _describe(problem: Problem) -> str:
     return f"{problem.candidates}->{problem.kept} D={problem.head_dim} seed={problem.seed}"
 
 
-def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
+def _print(
+    console: Console, name: str, dtype: str, results: list[CheckResult], lacks: list[str], *, verbose: bool
+) -> int:
+    for reason, count in Counter(lacks).items():
+        console.print(f"{name} {dtype}: skipped, {count} cases: {reason}")
+    if not results:
+        return 0
     bad = failures(results)
     worst = max(results, key=lambda result: result.worst)
     mark = ("FAILED", "bold red") if bad else ("ok", "green")

@@ -78,7 +78,11 @@ class ThreadsGroup(JoinedGroup):
         alone = _OneThread(made)
         return [
             Contender(
-                name, made.call, partial(self._check, alone, count), prepare=partial(use_threads, count)
+                name,
+                made.call,
+                partial(self._check, alone, count),
+                prepare=partial(use_threads, count),
+                work=made.work,
             )
             for name, count in self.counts.items()
         ]

@@ -26,8 +26,10 @@ class Bounded:
     bound: Tensor
 
 
-def logits(layer: Layer) -> Bounded:
+def logits(layer: Layer, queries: Tensor | None = None) -> Bounded:
     """All logits [1, H, N, M] of one window, -inf outside the index, and the bound of each.
+
+    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only; None: all, in their order.
 
     ``gamma_(D+3)``: D products, and the additions of bias, region penalty and earlier logit, each bounded by the
     magnitudes that were added.
@@ -39,7 +41,8 @@ def logits(layer: Layer) -> Bounded:
     keys = k.shape[2]
     if layer.bias is not None:
         token = torch.arange(keys, device=q.device)
-        table = layer.bias.double()[relative_position(math.isqrt(keys), token.unsqueeze(-1), token)]
+        query = (token if queries is None else queries).unsqueeze(-1)
+        table = layer.bias.double()[relative_position(math.isqrt(keys), query, token)]
         z, magnitude = z + table.permute(2, 0, 1), magnitude + table.permute(2, 0, 1).abs()
     if layer.region is not None and layer.index is None:
         penalty = layer.region_penalty * (layer.region.unsqueeze(-1) != layer.region.unsqueeze(-2)).double()
@@ -66,15 +69,17 @@ class Forward:
     lse: Bounded
 
 
-def forward(layer: Layer, kept_index: Tensor | None) -> Forward:
+def forward(layer: Layer, kept_index: Tensor | None, queries: Tensor | None = None) -> Forward:
     """Masked dense attention of one window, given which entries the kernel kept (None: all candidates).
+
+    `queries`: as for `logits`.
 
     The relative error of A_j = exp(z_j - lse) is at most that of its own logit, plus the worst logit's (through lse),
     plus the sum's (``gamma_C``) and those of the exponential and logarithm; in half precision the map itself may be
     rounded once more before it is multiplied with the values.
     """
     u = arithmetic_roundoff(layer.q.dtype)
-    z = logits(layer)
+    z = logits(layer, queries)
     candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
     live = z.value.isfinite()
     row_bound = z.bound.masked_fill(~live, 0).amax(-1, keepdim=True)

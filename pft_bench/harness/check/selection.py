@@ -22,8 +22,10 @@ class Differences:
     wrong: int
 
 
-def check_selection(layer: Layer, new_index: Tensor) -> list[CheckResult]:
+def check_selection(layer: Layer, new_index: Tensor, queries: Tensor | None = None) -> list[CheckResult]:
     """Check the kept index [W, H, N, K]: ascending, a subset of the candidates, and the largest of them.
+
+    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only.
 
     Every kept entry must be at least every dropped entry, less the bounds of both. Differences from the exact top K
     are counted as ties (within the bound) or wrong.
@@ -33,7 +35,7 @@ def check_selection(layer: Layer, new_index: Tensor) -> list[CheckResult]:
         return [structure]
     worst, ties, wrong = 0.0, 0, 0
     for i in range(layer.q.shape[0]):
-        z = oracle.logits(layer.window(i))
+        z = oracle.logits(layer.window(i), queries)
         kept = new_index[i : i + 1].long()
         ratio, found = _compare(z, kept, layer.topk)
         worst, ties, wrong = max(worst, ratio), ties + found.ties, wrong + found.wrong

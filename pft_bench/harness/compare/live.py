@@ -102,11 +102,13 @@ def compare_versions(
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, Row] = {}
+    unable: list[str] = []
     for order in order_of_rounds(SIDES, seed):
         started = time.perf_counter()
         with workers_of(a, b, folder, order) as workers:
             plans = {side: worker.ask("plan", settings=dict(settings)) for side, worker in workers.items()}
             if not rows:
+                unable = [workers[side].version.label for side in "AB" if not workers[side].ask("changes")]
                 rows = _planned(plans, backends, {side: workers[side].version.label for side in "AB"})
                 design = Design(margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1)
                 pairs = {case_id: Pair(design) for case_id, row in rows.items() if row.reason is None}
@@ -115,7 +117,7 @@ def compare_versions(
                 told = None if on_round is None else partial(on_round, rows[case_id].title)
                 pair.elapsed_s += start_s
                 try:
-                    with pair.clock(), remote_layout(workers, case_id) as sampler:
+                    with pair.clock(), remote_layout(workers, case_id, fresh=not unable) as sampler:
                         pair.take(sampler, told)
                 except (NotComparable, WorkerError) as error:
                     rows[case_id] = replace(rows[case_id], reason=str(error))
@@ -132,6 +134,8 @@ def compare_versions(
         if not pairs:
             break
     how = "interleaved, fresh processes on both sides for each round"
+    if unable:
+        how += f"; inputs stay what they were checked on, for {' and '.join(unable)} cannot change them between calls"
     return VerdictTable(a.label, b.label, how, with_verdicts(list(rows.values())), margin=margin)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,12 @@ from pft_bench.harness.measure.contender import (
     Refused,
     Rejection,
     Verified,
+    WrongResult,
     rejection_of,
     verify,
 )
+from pft_bench.harness.measure.guards import active
+from pft_bench.harness.measure.process import holding_functions, unchanged
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
 
@@ -63,6 +67,11 @@ class Plan:
     target_width: float = 0.02
     budget_s: float = math.inf
     seed: int = 0
+
+    @property
+    def max_dropped(self) -> int:
+        """Rounds dropped at most: where the load never ends, it is what this machine is, and interleaving bears it."""
+        return max(2, self.rounds // 4)
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_rounds <= self.rounds <= self.max_rounds:
@@ -144,6 +153,7 @@ class _Run:
     rejected: dict[str, Rejection] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     dropped: list[DroppedRound] = field(default_factory=list)
+    borne: int = 0
 
     def slots(self) -> list[str]:
         names = list(self.subjects)
@@ -165,15 +175,17 @@ class _Run:
             self.on_turn(name, "warm-up")
             try:
                 subject.prepare()
-                self.timer.warm_up(subject)
-                self.repeats[name] = self.timer.calibrate(subject)
+                with unchanged("during its warm-up"):
+                    self.timer.warm_up(subject)
+                    self.repeats[name] = self.timer.calibrate(subject)
             except Exception as error:
                 self.reject(name, error)
         self.samples = {slot: [] for slot in self.slots()}
 
-    def one_round(self, order: Sequence[str]) -> dict[str, float]:
+    def one_round(self, order: Sequence[str], number: int = 0) -> dict[str, float]:
         """One sample of each slot; a contender that raises leaves the running, the others go on."""
         gc.collect()
+        gc.freeze()  # again: a contender may have thawed what was frozen
         times: dict[str, float] = {}
         for slot in order:
             name = self.baseline if slot == CONTROL else slot
@@ -181,11 +193,42 @@ class _Run:
                 continue
             self.on_turn(name, "timing")
             try:
-                self.subjects[name].prepare()
-                times[slot] = self.timer.sample_s(self.subjects[name], self.repeats[name])
+                subject, repeats = self.subjects[name], self.repeats[name]
+                subject.prepare()
+                books = self._books()
+                with subject.sample((number, slot == CONTROL), repeats):
+                    time_s = self.timer.sample_s(subject, repeats)
+                if self._books() != books and active("harness state"):
+                    self.samples = {key: list(values) for key, values in books[0].items()}
+                    raise WrongResult(
+                        "the call reached into the harness: the samples so far are not what they were"
+                    )
+                times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
         return {slot: value for slot, value in times.items() if slot in self.samples}
+
+    def _books(self) -> tuple[Any, ...]:
+        """What has been measured so far, apart from the lists that hold it."""
+        return (
+            {key: tuple(values) for key, values in self.samples.items()},
+            dict(self.repeats),
+            dict(self.rejected),
+        )
+
+    def finish(self, everybody: Sequence[Verified]) -> None:
+        """The last result of each contender, held against its inputs; who fails has no time at all."""
+        for name, subject in list(self.subjects.items()):
+            if not subject.changes or not self.samples.get(name):
+                continue  # nothing to judge, or every round was dropped
+            self.on_turn(name, "check")
+            try:
+                subject.prepare()
+                subject.finish()
+            except Exception as error:
+                self.reject(name, error)
+        for subject in everybody:
+            subject.release()
 
     def widest(self) -> float:
         """Width of the widest interval against the baseline (of A' against A where there is nothing else)."""
@@ -200,8 +243,6 @@ class _Run:
         plan, done = self.plan, len(self.kept)
         if not self.subjects:
             return "nothing left to time"
-        if len(self.dropped) >= plan.max_rounds:
-            return f"{len(self.dropped)} rounds dropped"
         if done < plan.min_rounds:
             return None
         if done >= plan.max_rounds:
@@ -229,16 +270,17 @@ def _run_rounds(
             on_progress(run.progress())
         if disturbance is not None:
             disturbance()
-        times = run.one_round(next(orders))
+        times = run.one_round(next(orders), number)
         evidence = disturbance() if disturbance is not None else None
-        if evidence is not None:
+        if evidence is not None and len(run.dropped) < run.plan.max_dropped:
             run.dropped.append(DroppedRound(number, evidence))
         elif run.subjects:
+            run.borne += evidence is not None
             run.kept.append(number)
             for slot, value in times.items():
                 run.samples[slot].append(value)
         number += 1
-    return reason
+    return f"{reason}; {run.borne} disturbed rounds kept, the load does not end" if run.borne else reason
 
 
 def measure(
@@ -275,20 +317,23 @@ def measure(
             f"contenders need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}"
         )
     started = time.perf_counter()
-    verdicts: dict[str, Verified | Refused] = {}
-    for contender in contenders:
-        if lost is not None and contender.name in lost:
-            verdicts[contender.name] = Refused(contender.name, (), lost[contender.name])
-        else:
-            on_turn(contender.name, "check")
-            verdicts[contender.name] = verify(contender)
-    subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}
-    if callable(timer):
-        timer = timer(list(subjects.values()))
-    run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
-    with quiet_collector():
-        run.prepare()
-        stop_reason = _run_rounds(run, disturbance, on_progress)
+    with holding_functions():
+        verdicts: dict[str, Verified | Refused] = {}
+        for contender in contenders:
+            if lost is not None and contender.name in lost:
+                verdicts[contender.name] = Refused(contender.name, (), lost[contender.name])
+            else:
+                on_turn(contender.name, "check")
+                verdicts[contender.name] = verify(contender)
+        subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}
+        everybody = list(subjects.values())
+        if callable(timer):
+            timer = timer(list(subjects.values()))
+        run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
+        with quiet_collector():
+            run.prepare()
+            stop_reason = _run_rounds(run, disturbance, on_progress)
+            run.finish(everybody)
     results = {}
     for name, found in verdicts.items():
         rejection = found.rejection if isinstance(found, Refused) else run.rejected.get(name)

@@ -34,6 +34,7 @@ class Status(StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its process died
     TIMEOUT = "timeout"
+    IMPLAUSIBLE = "implausible"  # faster than the roof that was measured in the same run
     SKIPPED = "skipped"  # the backend lacks an op that the case needs (NotImplementedError)
 
 

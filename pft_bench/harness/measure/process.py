@@ -1,0 +1,504 @@
+"""The state that all contenders share, the process: read before a contender runs, compared and restored after it.
+
+A kernel that leaves torch on one thread slows its rivals down; one that replaces the clock measures itself. Neither
+gets a time, and who comes next finds the process as it was.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import builtins
+import contextlib
+import ctypes
+import functools
+import gc
+import importlib
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from .guards import active
+
+VARIABLES = (
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "GOMP_",
+    "OPENBLAS_",
+    "PFT_",
+    "TORCH",
+    "PYTORCH_",
+    "CUDA_",
+    "TRITON_",
+    "LD_",
+)
+"""Beginnings of the environment variables that can change a time."""
+
+WATCHED = (
+    "pft_bench.harness",
+    "pft_bench.common.entropy",
+    "pft_bench.reference",
+    "pft_bench.backends.base",
+    "pft_bench.ops",
+)
+"""Modules whose functions must stay what they are, those of torch and `time` besides."""
+
+GRACE_S = 0.2
+"""How long a thread may take to end after a call; it is a fault all the same."""
+
+_CALLABLE = (
+    FunctionType,
+    type,
+    type(len),
+    type(torch.Tensor.add),
+    type(torch.add),
+    staticmethod,
+    classmethod,
+    property,
+)
+
+_CONSTANT = (int, float, str, tuple, frozenset, ContextVar)
+
+
+class ProcessChanged(Exception):
+    """A contender changed the state of the process. It is restored."""
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """One piece of state: how to read it and how to bring it back."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    by_imports: bool = False
+    """Whether what a first call imports may change it."""
+
+
+def _mkldnn() -> tuple[Any, ...]:
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.enabled, getattr(mkldnn, "deterministic", None), getattr(mkldnn, "allow_tf32", None)
+
+
+def _set_mkldnn(state: tuple[Any, ...]) -> None:
+    torch.backends.mkldnn.enabled = state[0]
+    for name, value in zip(("deterministic", "allow_tf32"), state[1:], strict=True):
+        if value is not None:
+            setattr(torch.backends.mkldnn, name, value)
+
+
+def _cuda_flags() -> tuple[Any, ...]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+
+
+def _set_cuda_flags(state: tuple[Any, ...]) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = state
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _flushes_denormals() -> bool:
+    return float(torch.tensor([1e-310], dtype=torch.float64).mul(1.0)) == 0.0
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+
+
+def _set_variables(state: dict[str, str]) -> None:
+    for name in _variables():
+        if name not in state:
+            del os.environ[name]
+    os.environ.update(state)
+
+
+def _affinity() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def _device_name() -> str:
+    return str(torch.get_default_device())
+
+
+def _set_grad(enabled: bool) -> None:
+    torch._C._set_grad_enabled(enabled)
+
+
+def _autocasts() -> tuple[bool, ...]:
+    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+
+
+def _set_autocasts(state: tuple[bool, ...]) -> None:
+    for kind, enabled in zip(("cpu", "cuda"), state, strict=True):
+        torch.set_autocast_enabled(kind, enabled)
+
+
+def _set_device(name: str) -> None:
+    torch.set_default_device(None if name == "cpu" else name)
+
+
+def _handlers() -> dict[str, Any]:
+    return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+def _set_handlers(state: dict[str, Any]) -> None:
+    for name, handler in state.items():
+        number = signal.Signals[name]
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _alarms() -> tuple[bool, ...]:
+    return tuple(signal.getitimer(kind)[0] > 0 for kind in ALARMS)
+
+
+def _set_alarms(state: tuple[bool, ...]) -> None:
+    for kind, running in zip(ALARMS, state, strict=True):
+        if not running:
+            signal.setitimer(kind, 0)
+
+
+def _collector() -> tuple[Any, ...]:
+    return gc.isenabled(), gc.get_threshold(), tuple(gc.callbacks), gc.get_debug()
+
+
+def _set_collector(state: tuple[Any, ...]) -> None:
+    enabled, threshold, callbacks, debug = state
+    (gc.enable if enabled else gc.disable)()
+    gc.set_threshold(*threshold)
+    gc.callbacks[:] = callbacks
+    gc.set_debug(debug)
+
+
+def _modes() -> tuple[int, int]:
+    """Modes of torch that are entered: whatever they do, they see each call of an operator, the harness's too."""
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+
+
+def _set_modes(state: tuple[int, int]) -> None:
+    while torch._C._len_torch_function_stack() > state[0]:
+        torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack() > state[1]:
+        torch._C._pop_torch_dispatch_stack(None)
+
+
+def _rounding() -> int:
+    return int(_libm().fegetround())
+
+
+def _set_rounding(mode: int) -> None:
+    _libm().fesetround(mode)
+
+
+@functools.cache
+def _libm() -> Any:
+    return ctypes.CDLL(None)
+
+
+def _trace_functions() -> tuple[Any, ...]:
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
+
+
+def _set_trace_functions(state: tuple[Any, ...]) -> None:
+    for write, value in zip(
+        (sys.settrace, sys.setprofile, threading.settrace, threading.setprofile), state, strict=True
+    ):
+        write(value)
+
+
+def _exit_functions() -> int:
+    """Functions that run when the process ends; a worker ends without them, so they are not taken back."""
+    return int(atexit._ncallbacks())  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _all_switches() -> tuple[ContextVar[Any], ...]:
+    """What switches a guard, a check or poison off, wherever the harness keeps it."""
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(WATCHED)]
+    every = {item for module in modules for item in vars(module).values() if isinstance(item, ContextVar)}
+    return tuple(item for item in every if _default(item))
+
+
+def _default(variable: ContextVar[Any]) -> bool:
+    """Whether it has a value where nobody has set one."""
+    try:
+        variable.get()
+    except LookupError:
+        return False
+    return True
+
+
+def _switches() -> tuple[Any, ...]:
+    return tuple(switch.get() for switch in _all_switches())
+
+
+def _set_switches(state: tuple[Any, ...]) -> None:
+    for switch, value in zip(_all_switches(), state, strict=True):
+        if switch.get() is not value:
+            switch.set(value)
+
+
+ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+FLAGS = (
+    _Flag("switches of the harness's own checks", _switches, _set_switches),
+    _Flag("torch threads", torch.get_num_threads, torch.set_num_threads),
+    _Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    _Flag("default device", _device_name, _set_device),
+    _Flag("grad mode", torch.is_grad_enabled, _set_grad),
+    _Flag("autocast", _autocasts, _set_autocasts),
+    _Flag("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    _Flag(
+        "deterministic algorithms",
+        _deterministic,
+        lambda s: torch.use_deterministic_algorithms(s[0], warn_only=s[1]),
+    ),
+    _Flag("mkldnn flags", _mkldnn, _set_mkldnn),
+    _Flag("CUDA flags", _cuda_flags, _set_cuda_flags),
+    _Flag("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    _Flag("flushing of denormals", _flushes_denormals, torch.set_flush_denormal),
+    _Flag("environment variables", _variables, _set_variables),
+    _Flag("processor affinity", _affinity, lambda cores: os.sched_setaffinity(0, cores) if cores else None),
+    _Flag("garbage collection", _collector, _set_collector),
+    _Flag("trace or profile function", _trace_functions, _set_trace_functions),
+    _Flag("modes of torch", _modes, _set_modes),
+    _Flag("rounding mode", _rounding, _set_rounding),
+    _Flag("signal handlers", _handlers, _set_handlers),
+    _Flag("alarms", _alarms, _set_alarms),
+    _Flag("functions at exit", _exit_functions, lambda _: None, by_imports=True),
+    _Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda _: None),
+    _Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
+)
+
+
+def _watched() -> Iterator[tuple[str, Any]]:
+    """Everything whose functions are held: modules and the classes in them."""
+    plain: tuple[Any, ...] = (builtins, gc, math, np, os, random, signal, threading, time)
+    for module in (*plain, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides):
+        yield module.__name__, module
+    gpu = (torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph)
+    for kind in (
+        *gpu,
+        torch.Tensor,
+        torch.nn.Module,
+        np.random.Generator,
+        random.Random,
+        random.SystemRandom,
+    ):
+        yield f"{kind.__module__}.{kind.__name__}", kind
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and name.startswith(WATCHED):
+            yield name, module
+            for kind in list(vars(module).values()):
+                if isinstance(kind, type) and kind.__module__ == name:
+                    yield f"{name}.{kind.__name__}", kind
+
+
+class Functions:
+    """The functions of the harness, of torch, of Python and of the clock, as they were when this was made: which they
+    are, and what code they run. Of the harness itself, its constants too.
+    """
+
+    def __init__(self) -> None:
+        # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
+        importlib.import_module("torch._dynamo")
+        self._known = [
+            (
+                name,
+                owner,
+                [(key, value) for key, value in vars(owner).items() if _held(name, key, value)],
+            )
+            for name, owner in _watched()
+        ]
+        self._code = [
+            (f"{name}.{key}", value, _body(value))
+            for name, _, members in self._known
+            for key, value in members
+            if isinstance(value, FunctionType)
+        ]
+        self._of_tensor = set(vars(torch.Tensor))
+
+    def put_back(self) -> list[str]:
+        """Names of those that are others now; they are put back."""
+        found = []
+        for name, owner, before in self._known:
+            now = vars(owner)
+            for key, value in before:
+                if now.get(key) is not value:
+                    found.append(f"{name}.{key}")
+                    setattr(owner, key, value)
+        for name, function, body in self._code:
+            if function.__code__ is not body[0] or _body(function) != body:
+                found.append(f"the code of {name}")
+                function.__code__, function.__defaults__, function.__kwdefaults__ = body
+        for key in set(vars(torch.Tensor)) - self._of_tensor:  # what is added there hides what it inherits
+            found.append(f"torch.Tensor.{key}")
+            delattr(torch.Tensor, key)
+        return found
+
+
+def _held(owner: str, key: str, value: object) -> bool:
+    kinds = (*_CALLABLE, *_CONSTANT) if owner.startswith(WATCHED) else _CALLABLE
+    return isinstance(value, kinds) and key not in ("Storage", "__doc__")
+
+
+def _body(function: FunctionType) -> tuple[Any, Any, Any]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
+
+
+_functions: Functions | None = None
+
+
+@contextmanager
+def holding_functions() -> Iterator[None]:
+    """Within it, functions must stay what they are now: all contenders get the same yardstick."""
+    global _functions
+    outer, _functions = _functions, Functions()
+    _adopt(True)
+    try:
+        yield
+    finally:
+        _functions.put_back()
+        _functions = outer
+        _adopt(outer is not None)
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def _adopt(orphans: bool) -> None:
+    """Whether processes whose parent has ended become children of this one, where the system can do that: a process
+    that was forked twice is then no stranger.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        _libm().prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
+
+
+def _children() -> set[int]:
+    """Process ids of the children, where the system tells them quickly."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        try:
+            found.update(map(int, task.read_text().split()))
+        except OSError:  # a thread that has ended
+            continue
+    return found
+
+
+def running_threads() -> tuple[frozenset[int], int]:
+    """All threads that run Python, and how many were started from Python: some run a function of C alone.
+
+    The module `threading` knows neither those nor what was started below it.
+    """
+    return frozenset(sys._current_frames()), _thread._count()
+
+
+class Snapshot:
+    """The state of the process when this was made."""
+
+    def __init__(self, *, first_call: bool = False) -> None:
+        self._first_call = first_call
+        self._functions = _functions or Functions()
+        self._functions.put_back()
+        self._flags = [flag.read() for flag in FLAGS]
+        self._on = {name: active(name) for name in ("process state", "functions", "threads", "children")}
+        self._threads, self._count = running_threads()
+        self._children = _children()
+
+    def restore(self) -> list[str]:
+        """Bring the state back; what had changed, in words."""
+        names = self._functions.put_back()
+        found = [f"replaced {', '.join(names)}"] if names and self._on["functions"] else []
+        for flag, before in zip(FLAGS, self._flags, strict=True):
+            now = flag.read()
+            told = self._on["process state"] and not (self._first_call and flag.by_imports)
+            if now != before and told:
+                found.append(f"changed {flag.name}: {_shown(before, now)}")
+            if now != before:
+                flag.write(before)
+        return found + self._end_threads() + self._end_children()
+
+    def _end_threads(self) -> list[str]:
+        now, count = running_threads()
+        left, lost = now - self._threads, count - self._count
+        if not left and lost <= 0:
+            return []
+        known = {thread.ident: thread.name for thread in threading.enumerate()}
+        names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
+        _end(left)
+        told = f"left {max(len(left), lost)} threads running ({names or 'unnamed'})"
+        return [told] if self._on["threads"] else []
+
+    def _end_children(self) -> list[str]:
+        left = _children() - self._children
+        for pid in left:
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                psutil.Process(pid).kill()
+                os.waitpid(pid, 0)
+        return [f"left {len(left)} child processes running"] if left and self._on["children"] else []
+
+
+def _shown(before: Any, now: Any) -> str:
+    if isinstance(before, dict):  # of variables or signals
+        names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
+    return f"{before} -> {now}"
+
+
+def _end(idents: frozenset[int]) -> None:
+    """Wait a moment for these threads; then have them raise SystemExit at their next step of Python."""
+    _wait_for(idents, GRACE_S)
+    for ident in idents & running_threads()[0]:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
+    _wait_for(idents, 5 * GRACE_S)
+
+
+def _wait_for(idents: frozenset[int], most_s: float) -> None:
+    """Until the threads have ended, at most so long."""
+    until = _monotonic() + most_s
+    while idents & running_threads()[0] and _monotonic() < until:
+        _sleep(0.002)
+
+
+_monotonic, _sleep = time.monotonic, time.sleep
+"""This module's own: a thread that is left may have replaced the names."""
+
+
+@contextmanager
+def unchanged(when: str, *, first_call: bool = False) -> Iterator[None]:
+    """The state of the process must be the same afterwards; it is restored in any case.
+
+    A `first_call` may import what registers functions to run at exit.
+
+    Raises:
+        ProcessChanged: something had changed; the message says what, and `when`.
+    """
+    before = Snapshot(first_call=first_call)
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
+    found = before.restore()
+    if found:
+        raise ProcessChanged(f"{when} it {'; it '.join(found)} (restored)")
