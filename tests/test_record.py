@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from pft_bench.harness.measure.contender import Contender, Rejection
-from pft_bench.harness.measure.rounds import ContenderResult, DroppedRound, Plan, RoundsResult, measure
+from pft_bench.harness.measure.contender import Contender
+from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
+from pft_bench.harness.measure.rounds import Plan, measure
 from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import (
     Baseline,

@@ -238,7 +238,7 @@ def get(name: str) -> Backend:
 def unavailable(backend: Backend) -> str | None:
     """What `backend.available()` says, or that it raised: one that is broken must not end what others do."""
     try:
-        reason = backend.available()
+        reason: object = backend.available()
     except Exception as error:
         return f"its available() raised {type(error).__name__}: {error}"
     if reason is None or isinstance(reason, str):

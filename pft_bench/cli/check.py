@@ -22,8 +22,9 @@ if at_work(__name__):
     from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
-    from ..harness.measure.contender import CheckOutcome, rejection_of
+    from ..harness.measure.contender import rejection_of
     from ..harness.measure.process import unchanged
+    from ..harness.measure.results import CheckOutcome
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -105,7 +106,8 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results, lacks = [], []
+            results: list[CheckResult] = []
+            lacks: list[str] = []
             for seed in range(seeds):
                 for dim in head_dim:
                     for problem in problems(tokens, dim, kind, seed):

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.contender import Call, Contender, Rejection, rejection_of
+from ..measure.contender import Call, Contender, rejection_of
 from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process import unchanged
-from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
+from ..measure.results import Rejection, RoundsResult
+from ..measure.rounds import OnTurn, Progress, measure
 from ..measure.timer import timer_for
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings

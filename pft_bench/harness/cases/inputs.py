@@ -14,14 +14,14 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...common import entropy
 from ..check.result import CheckResult
-from ..measure.contender import CheckOutcome
+from ..measure.results import CheckOutcome
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,11 @@ class ChangingWork:
     after: Callable[[], object] = lambda: None
     at_rest: Callable[[], object] = lambda: None
     late: tuple[str, ...] = ()
-    dear: ClassVar[bool] = False
+
+    @property
+    def dear(self) -> bool:
+        """No: a look at a result costs little."""
+        return False
 
     def begin(self) -> None:
         """What others have written to the inputs goes before a sample begins."""
@@ -367,7 +371,11 @@ class SharedWork(ChangingWork):
     """Work that is dear to judge: contenders of one round get the same values, for which one reference is enough."""
 
     shared: dict[object, Draw] = field(default_factory=dict)
-    dear: ClassVar[bool] = True
+
+    @property
+    def dear(self) -> bool:
+        """Yes: a reference is a call of the baseline."""
+        return True
 
     def renew(self, turn: object) -> object:
         """New values for each call of each round and slot, the same for all contenders."""

@@ -11,8 +11,9 @@ import torch
 from ...model import PFT, fill_with_generated_weights, forward_footprint, parameter_count, published_macs
 from ...model.config import PFTConfig
 from ..check import CheckResult, captured_layers, check_layers
-from ..measure.contender import Contender, Rejection
+from ..measure.contender import Contender
 from ..measure.memory import Peak, peak_process, resident_bytes
+from ..measure.results import Rejection
 from ..measure.rounds import OnTurn
 from ..record import Case, Flops, Memory, Record, Status
 from .group import Group, GroupResult, OnProgress, explained, thread_count

@@ -93,9 +93,10 @@ class OpGroup(Group):
 
     def _gradients(self, name: str, changing: Inputs) -> Contender:
         backend, op = get(name), self.problem.op
-        inputs, grad = dict(changing.given), changing.given["grad_out"]
-        del inputs["grad_out"]
-        call = _gradient_call(self.problem, *inputs.values(), grad, name)
+        inputs = dict(changing.given)
+        grad = inputs.pop("grad_out")
+        left, right, index = inputs.values()
+        call = _gradient_call(self.problem, left, right, index, grad, name)
         return Contender(
             name,
             call,

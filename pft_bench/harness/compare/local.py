@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from ..measure.audit import require_sound
-from ..measure.contender import Contender, Refused, Rejection, Verified, rejection_of, verify
+from ..measure.contender import Contender, Refused, Verified, rejection_of, verify
 from ..measure.process import holding_functions
+from ..measure.results import Rejection
 from ..measure.rounds import quiet_collector
 from ..measure.timer import CpuTimer, Timer, untimed
 from .design import BLOCK_S, Sampler

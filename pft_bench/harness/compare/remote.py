@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 
 from ...common.messages import UserError
 from ..measure import timer
-from ..measure.contender import Rejection
+from ..measure.results import Rejection
 from ..measure.rounds import CONTROL
 from .design import BLOCK_S, Sampler
 from .local import NotComparable

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from ...common.shortage import out_of_memory
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
 from .process import ProcessChanged, running_threads, unchanged
+from .results import CheckOutcome, Rejection
 
 Call = Callable[[], object]
 
@@ -34,30 +35,15 @@ HELD_BYTES = 256 << 20
 CHANGED = "the result changed after the call had returned it"
 
 
-class CheckOutcome(Protocol):
-    """One check's result, as far as measuring needs to know it."""
-
-    @property
-    def name(self) -> str:
-        """What was checked."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it held."""
-
-    @property
-    def detail(self) -> str:
-        """Numbers behind it, or why it failed; may be empty."""
-
-
 Check = Callable[[Call], Sequence[CheckOutcome]]
 
 
 class ContenderWork(Protocol):
     """What a contender computes on. The harness owns it, and changes it where the kernel cannot see."""
 
-    dear: bool
-    """Whether a call costs so much that none is made but those that are timed."""
+    @property
+    def dear(self) -> bool:
+        """Whether a call costs so much that none is made but those that are timed."""
 
     def begin(self) -> None:
         """A sample begins: inputs that others have written to are put right."""
@@ -117,16 +103,6 @@ class Contender:
     check: Check
     prepare: Call = _as_it_is
     work: ContenderWork | None = None
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a contender has no time: a check that did not pass, an exception, what ended its process, or that it does
-    without what the case needs.
-    """
-
-    status: Literal["failed", "error", "oom", "crashed", "timeout", "skipped"]
-    reason: str
 
 
 class State(NamedTuple):

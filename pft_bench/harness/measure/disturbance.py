@@ -1,4 +1,7 @@
-"""Outside evidence that a round was disturbed. It never looks at the samples."""
+"""Outside evidence that a round was disturbed. It never looks at the samples.
+
+psutil is imported where the load is read: a machine without it can use the rest of the harness.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 MIN_ROUND_S = 0.1
 """Processor accounting counts in ticks of 10 ms: a shorter round says nothing."""
@@ -42,6 +47,8 @@ def _throttled_s() -> float:
 
 def read(process: psutil.Process) -> Reading:
     """What the system knows now; `process` is the one that is no foreigner."""
+    import psutil
+
     every, own = psutil.cpu_times(), process.cpu_times()
     kinds = ("user", "nice", "system", "irq", "softirq")
     busy_s = sum(float(getattr(every, kind, 0.0)) for kind in kinds)
@@ -51,7 +58,7 @@ def read(process: psutil.Process) -> Reading:
 
 def _evidence(before: Reading, after: Reading, max_fraction: float) -> str | None:
     wall_s = after.now_s - before.now_s
-    capacity_s = wall_s * (psutil.cpu_count() or 1)
+    capacity_s = wall_s * (os.cpu_count() or 1)
     shares = {
         "other processes used {} of the processors": (after.foreign_s - before.foreign_s) / capacity_s,
         "the machine's host took {} of the processors": (after.steal_s - before.steal_s) / capacity_s,
@@ -71,6 +78,8 @@ class ForeignLoad:
     """
 
     def __init__(self, max_fraction: float = 0.25) -> None:
+        import psutil
+
         self.max_fraction = max_fraction
         self._process = psutil.Process()
         self._mark = read(self._process)
@@ -85,6 +94,8 @@ class ForeignLoad:
 
 def busy_machine(look_s: float = BUSY_LOOK_S, max_fraction: float = 0.25) -> str | None:
     """What else this machine is doing, in words; None where it is quiet. Looks for `look_s` seconds."""
+    import psutil
+
     process = psutil.Process()
     before = read(process)
     time.sleep(look_s)

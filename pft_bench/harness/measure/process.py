@@ -30,7 +30,6 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from .guards import active
@@ -228,7 +227,7 @@ def _set_trace_functions(state: tuple[Any, ...]) -> None:
 
 def _exit_functions() -> int:
     """Functions that run when the process ends; a worker ends without them, so they are not taken back."""
-    return int(atexit._ncallbacks())  # type: ignore[attr-defined]
+    return int(atexit._ncallbacks())
 
 
 @functools.cache
@@ -452,8 +451,8 @@ class Snapshot:
     def _end_children(self) -> list[str]:
         left = _children() - self._children
         for pid in left:
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                psutil.Process(pid).kill()
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         return [f"left {len(left)} child processes running"] if left and self._on["children"] else []
 

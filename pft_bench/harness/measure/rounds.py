@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from pft_bench.harness.measure.contender import (
-    CheckOutcome,
     Contender,
     Refused,
-    Rejection,
     Verified,
     WrongResult,
     rejection_of,
@@ -28,6 +26,7 @@ from pft_bench.harness.measure.contender import (
 )
 from pft_bench.harness.measure.guards import active
 from pft_bench.harness.measure.process import holding_functions, unchanged
+from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
 
@@ -78,40 +77,6 @@ class Plan:
             raise ValueError(f"need 1 <= min_rounds <= rounds <= max_rounds, got {self}")
         if self.target_width <= 0 or self.budget_s <= 0:
             raise ValueError(f"target_width and budget_s must be positive, got {self}")
-
-
-@dataclass(frozen=True)
-class DroppedRound:
-    """A round not counted, and the outside evidence against it."""
-
-    round: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class ContenderResult:
-    """One contender: raw seconds a call, one value per kept round, or the reason why there are none."""
-
-    name: str
-    checks: tuple[CheckOutcome, ...]
-    repeats: int
-    samples_s: tuple[float, ...]
-    rejection: Rejection | None = None
-
-
-@dataclass(frozen=True)
-class RoundsResult:
-    """All raw samples of one interleaved measurement. `control_s` is A', the baseline's second run."""
-
-    method: str
-    baseline: str
-    contenders: dict[str, ContenderResult]
-    control_s: tuple[float, ...]
-    rounds: tuple[int, ...]
-    dropped: tuple[DroppedRound, ...]
-    order_seed: int
-    stop_reason: str
-    elapsed_s: float
 
 
 def order_of_rounds(slots: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:

@@ -176,9 +176,8 @@ class CudaEventTimer:
         if repeats != 1:
             raise ValueError(f"{self.method} times one call a sample, got repeats={repeats}")
         start, stop = _event(), _event()
-        changes = getattr(subject, "changes", False)
         before = None
-        if changes:
+        if getattr(subject, "changes", False):
             subject.renew()
             before = subject.state()
         self._flush.zero_()
@@ -193,7 +192,7 @@ class CudaEventTimer:
             stop = _event()
             stop.record()
             _synchronize()
-        if changes:
+        if before is not None:
             subject.returned(output, before)
         return float(start.elapsed_time(stop)) * 1e-3
 

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from pft_bench.harness.measure.contender import CheckOutcome
+from pft_bench.harness.measure.results import CheckOutcome, DroppedRound, RoundsResult
 from pft_bench.harness.measure.roof import Roof
-from pft_bench.harness.measure.rounds import DroppedRound, RoundsResult
 from pft_bench.harness.measure.verdicts import Verdict
 
 from .parts import (

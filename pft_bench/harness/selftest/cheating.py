@@ -12,8 +12,8 @@ from ...common.schedule import parse_schedule
 from ...model import PFTConfig
 from ..cases import Settings, plan_groups
 from ..check.result import without_checks
-from ..measure.contender import Rejection
 from ..measure.guards import GUARDS, without_guards
+from ..measure.results import Rejection
 from ..measure.rounds import Plan, measure
 from ..measure.timer import CpuTimer
 from ..record import Mode

@@ -11,7 +11,7 @@ from ..check import check_layer, check_product, check_ties
 from ..check.result import without_checks
 from ..inputs import layer, product
 from ..measure.audit import audit
-from ..measure.contender import CheckOutcome
+from ..measure.results import CheckOutcome
 from .cheating import HONEST, rejections
 from .cheats import Cheat, tried
 from .kernels import LAYERS, PLANTED

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from ...common.messages import UserError
 from ..cases import Group, explained, run_or_explain
-from ..measure.contender import Rejection
+from ..measure.results import Rejection
 from ..record import Record
 from .board import Board, Sight
 from .server import DUMP_SIGNAL, Ended, Finished, Job, Started

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...check import spot as spot_module
+from ...check.result import CheckResult
 from .base import CHECKED, Products, cheat
 
 
@@ -46,6 +47,11 @@ def disturbance(name: str, guard: str, says: str) -> Callable[[Callable[[], obje
     return planted
 
 
+def _replace(owner: Any, name: str, value: object) -> None:
+    """By the name that everybody looks up."""
+    setattr(owner, name, value)
+
+
 @disturbance("leaves torch on another number of threads", "process state", "torch threads")
 def other_threads() -> None:
     """Who comes next has half of the processors, or twice as many threads."""
@@ -61,7 +67,7 @@ def default_dtype() -> None:
 @disturbance("switches mkldnn off", "process state", "mkldnn flags")
 def no_mkldnn() -> None:
     """The baseline loses its matrix products."""
-    torch.backends.mkldnn.enabled = False
+    _replace(torch.backends.mkldnn, "enabled", False)
 
 
 @disturbance("changes the grad mode", "process state", "grad mode")
@@ -134,25 +140,25 @@ _left: list[Any] = []
 def replaces_the_clock() -> None:
     """One that stands still."""
     ticks = itertools.count()
-    time.perf_counter_ns = lambda: next(ticks)  # type: ignore[assignment]
+    _replace(time, "perf_counter_ns", lambda: next(ticks))
 
 
 @disturbance("replaces a comparison of torch", "functions", "replaced torch.equal")
 def replaces_equal() -> None:
     """Everything is equal."""
-    torch.equal = lambda *_: True  # type: ignore[assignment]
+    _replace(torch, "equal", lambda *_: True)
 
 
 @disturbance("replaces a check of the harness", "functions", "check.spot.within")
 def replaces_a_check() -> None:
     """Everything is within its bound."""
-    spot_module.within = lambda name, *_: spot_module.CheckResult(name, 0.0)  # type: ignore[assignment]
+    _replace(spot_module, "within", lambda name, *_: CheckResult(name, 0.0))
 
 
 @disturbance("replaces a method of tensors", "functions", "torch.Tensor.isfinite")
 def replaces_a_method() -> None:
     """Hides the one that tensors inherit."""
-    torch.Tensor.isfinite = lambda self: torch.ones_like(self, dtype=torch.bool)  # type: ignore[assignment]
+    _replace(torch.Tensor, "isfinite", lambda self: torch.ones_like(self, dtype=torch.bool))
 
 
 @disturbance("starts a thread that Python's list of threads lacks", "threads", "threads running")
@@ -210,7 +216,7 @@ def replaces_a_builtin() -> None:
     """Nothing is wrong any more."""
     import builtins
 
-    builtins.any = lambda _: False  # type: ignore[assignment]
+    _replace(builtins, "any", lambda _: False)
 
 
 @disturbance("replaces where the harness draws from", "functions", "entropy.urandom")
@@ -218,7 +224,7 @@ def replaces_the_draw() -> None:
     """Every draw is known from now on."""
     from ....common import entropy
 
-    entropy.urandom = lambda size: bytes(size)  # type: ignore[assignment]
+    _replace(entropy, "urandom", lambda size: bytes(size))
 
 
 @disturbance("switches the harness's guards off", "process state", "switches of the harness")
