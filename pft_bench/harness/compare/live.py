@@ -14,7 +14,7 @@ import torch
 from ..cases import Group, Settings, plan_groups
 from ..cases.group import thread_count
 from ..measure.contender import Contender
-from ..measure.rounds import order_of_rounds
+from ..measure.order import order_of_rounds
 from ..measure.timer import CpuTimer, CudaEventTimer, Timer
 from ..measure.verdicts import MARGIN
 from .design import BLOCK_S, SIDES, Design, Layout, Pair, measure_pair

@@ -22,8 +22,8 @@ from typing import Any, Literal, cast
 
 from ...common.messages import UserError
 from ..measure import timer
+from ..measure.order import CONTROL
 from ..measure.results import Rejection
-from ..measure.rounds import CONTROL
 from .design import BLOCK_S, Sampler
 from .local import NotComparable
 

@@ -57,8 +57,10 @@ def read(process: psutil.Process) -> Reading:
 
 
 def _evidence(before: Reading, after: Reading, max_fraction: float) -> str | None:
+    import psutil
+
     wall_s = after.now_s - before.now_s
-    capacity_s = wall_s * (os.cpu_count() or 1)
+    capacity_s = wall_s * (psutil.cpu_count() or 1)
     shares = {
         "other processes used {} of the processors": (after.foreign_s - before.foreign_s) / capacity_s,
         "the machine's host took {} of the processors": (after.steal_s - before.steal_s) / capacity_s,

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pft_bench.harness.measure.contender import (
     Contender,
     Refused,
@@ -25,13 +23,11 @@ from pft_bench.harness.measure.contender import (
     verify,
 )
 from pft_bench.harness.measure.guards import active
+from pft_bench.harness.measure.order import CONTROL, order_of_rounds
 from pft_bench.harness.measure.process import holding_functions, unchanged
 from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
-
-CONTROL = "A'"
-"""Slot of the baseline's second run in a round."""
 
 Disturbance = Callable[[], str | None]
 """Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""
@@ -77,15 +73,6 @@ class Plan:
             raise ValueError(f"need 1 <= min_rounds <= rounds <= max_rounds, got {self}")
         if self.target_width <= 0 or self.budget_s <= 0:
             raise ValueError(f"target_width and budget_s must be positive, got {self}")
-
-
-def order_of_rounds(slots: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
-    """Random orders without end, each followed by its mirror image, so that a drift favours no slot."""
-    generator = np.random.default_rng(seed)
-    while True:
-        order = tuple(slots[i] for i in generator.permutation(len(slots)))
-        yield order
-        yield order[::-1]
 
 
 @contextmanager
