@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pft_bench.cli import compare as compare_command
-from pft_bench.cli import run as run_command
+from pft_bench.cli import sweeping
 from pft_bench.harness.measure import roof
 from pft_bench.harness.record import read_records
 
@@ -189,7 +189,7 @@ def test_a_time_below_the_roof_is_a_row_of_its_own_status(
 def test_a_busy_machine_is_told_in_the_first_line(
     tiny_run: Command, pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_command, "busy_machine", lambda: "this machine is busy")
+    monkeypatch.setattr(sweeping, "busy_machine", lambda: "this machine is busy")
     monkeypatch.setattr(compare_command, "busy_machine", lambda: "this machine is busy")
     ended = tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", tmp_path / "run")
     assert ended.out.startswith("this machine is busy")

@@ -90,6 +90,8 @@ def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype | None =
 
 def _one_thread(call: Callable[[], object], flops: int) -> float:
     """The rate of one thread, times the number of threads in use."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
