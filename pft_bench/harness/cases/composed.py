@@ -195,11 +195,13 @@ def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
     out, positions, relative = cast(Output, call())
     order = (layer.index.long() if positions is None else positions).sort(-1)  # type: ignore[union-attr]
-    results = check_selection(layer, order.values) if layer.topk < layer.index.shape[-1] else []  # type: ignore[union-attr]
+    windows = range(layer.q.shape[0])
+    z = [oracle.logits(layer.window(i)) for i in windows]
+    results = check_selection(layer, order.values, known=z) if layer.selects else []
     if any(not result.passed for result in results):
         return results
     kept, relative = order.values, relative.gather(-1, order.indices)
-    done = [oracle.forward(layer.window(i), kept[i : i + 1]) for i in range(layer.q.shape[0])]
+    done = [oracle.forward(layer.window(i), kept[i : i + 1], z=z[i]) for i in windows]
     exact, bound = (torch.cat([getattr(d.out, part) for d in done]) for part in ("value", "bound"))
     handed = [
         torch.cat([getattr(d.relative, part).gather(-1, kept[i : i + 1]) for i, d in enumerate(done)])

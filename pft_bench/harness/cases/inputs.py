@@ -301,7 +301,7 @@ class ChangingWork:
 
     `judge_output` holds a result against the present inputs. `after` is called when they have changed, for what has to
     be prepared from them outside of the clock; those named in `late` change once more after it, so that nothing of the
-    timed call can be done there.
+    timed call can be done there. `own` is the harness's own work: the baseline, and compositions of public operators.
     """
 
     changing: Inputs
@@ -309,6 +309,7 @@ class ChangingWork:
     after: Callable[[], object] = lambda: None
     at_rest: Callable[[], object] = lambda: None
     late: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def dear(self) -> bool:
@@ -336,8 +337,8 @@ class ChangingWork:
         self.at_rest()
 
     def steps(self) -> Iterator[str]:
-        """One input after the other."""
-        for name in self.changing.steps():
+        """One input after the other. What the harness itself composes of PyTorch remembers nothing."""
+        for name in () if self.own else self.changing.steps():
             self.after()
             yield name
 

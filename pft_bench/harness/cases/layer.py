@@ -72,7 +72,9 @@ class LayerGroup(Group):
             name,
             partial(backend.attention_forward, layer),
             lambda _: check_layer(backend, layer),
-            work=ChangingWork(changing, lambda output, head: spot_layer(layer, output, head)),
+            work=ChangingWork(
+                changing, lambda output, head: spot_layer(layer, output, head), own=name == BASELINE
+            ),
         )
 
     def _gradients(self, name: str, layer: Layer, changing: Inputs) -> Contender:
@@ -88,6 +90,7 @@ class LayerGroup(Group):
                 after=call.renew,
                 at_rest=call.forget,
                 late=("grad_out",),
+                own=name == BASELINE,
             ),
         )
 
@@ -106,6 +109,7 @@ class LayerGroup(Group):
                     after=call.renew,
                     at_rest=call.forget,
                     late=("grad_out",),
+                    own=True,
                 ),
             )
         own = composed.with_what_it_prepares(name, layer)
@@ -116,6 +120,7 @@ class LayerGroup(Group):
             work=ChangingWork(
                 Inputs(composed.read_in_call(name, own), mixed=["logits"]),
                 lambda output, head: composed.spot(own, output, head),
+                own=True,
             ),
         )
 

@@ -88,7 +88,11 @@ class OpGroup(Group):
             name,
             partial(getattr(backend, op), *changing.given.values()),
             lambda _: check_product(backend, op, changing.given),
-            work=ChangingWork(changing, lambda output, head: spot_product(op, changing.given, output, head)),
+            work=ChangingWork(
+                changing,
+                lambda output, head: spot_product(op, changing.given, output, head),
+                own=name == BASELINE,
+            ),
         )
 
     def _gradients(self, name: str, changing: Inputs) -> Contender:
@@ -107,6 +111,7 @@ class OpGroup(Group):
                 after=call.renew,
                 at_rest=call.forget,
                 late=("grad_out",),
+                own=name == BASELINE,
             ),
         )
 

@@ -165,13 +165,16 @@ def check_layer(backend: Backend, layer: Layer, *, train: bool = False) -> list[
     ]
     if any(not result.passed for result in results):
         return results
+    windows = range(layer.q.shape[0])
+    z = [oracle.logits(layer.window(i)) for i in windows]
     if layer.selects:
-        results += check_selection(layer, new_index)
+        results += check_selection(layer, new_index, known=z)
         if any(not result.passed for result in results):
             return results
 
-    windows = range(layer.q.shape[0])
-    done = [oracle.forward(layer.window(i), None if kept is None else kept[i : i + 1]) for i in windows]
+    done = [
+        oracle.forward(layer.window(i), None if kept is None else kept[i : i + 1], z=z[i]) for i in windows
+    ]
     results.append(_joined("attention out", out, [d.out for d in done]))
     results.append(_joined("attention logsumexp", lse, [d.lse for d in done]))
     if kept is not None:

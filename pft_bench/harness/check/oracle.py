@@ -69,17 +69,19 @@ class Forward:
     lse: Bounded
 
 
-def forward(layer: Layer, kept_index: Tensor | None, queries: Tensor | None = None) -> Forward:
+def forward(
+    layer: Layer, kept_index: Tensor | None, queries: Tensor | None = None, z: Bounded | None = None
+) -> Forward:
     """Masked dense attention of one window, given which entries the kernel kept (None: all candidates).
 
-    `queries`: as for `logits`.
+    `queries`: as for `logits`; `z`: those, where somebody has them.
 
     The relative error of A_j = exp(z_j - lse) is at most that of its own logit, plus the worst logit's (through lse),
     plus the sum's (``gamma_C``) and those of the exponential and logarithm; in half precision the map itself may be
     rounded once more before it is multiplied with the values.
     """
     u = arithmetic_roundoff(layer.q.dtype)
-    z = logits(layer, queries)
+    z = z or logits(layer, queries)
     candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
     live = z.value.isfinite()
     row_bound = z.bound.masked_fill(~live, 0).amax(-1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +23,16 @@ class Differences:
     wrong: int
 
 
-def check_selection(layer: Layer, new_index: Tensor, queries: Tensor | None = None) -> list[CheckResult]:
+def check_selection(
+    layer: Layer,
+    new_index: Tensor,
+    queries: Tensor | None = None,
+    known: Sequence[oracle.Bounded] | None = None,
+) -> list[CheckResult]:
     """Check the kept index [W, H, N, K]: ascending, a subset of the candidates, and the largest of them.
 
-    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only.
+    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only; `known` has `oracle.logits` of
+    each window, where somebody has them.
 
     Every kept entry must be at least every dropped entry, less the bounds of both. Differences from the exact top K
     are counted as ties (within the bound) or wrong.
@@ -35,7 +42,7 @@ def check_selection(layer: Layer, new_index: Tensor, queries: Tensor | None = No
         return [structure]
     worst, ties, wrong = 0.0, 0, 0
     for i in range(layer.q.shape[0]):
-        z = oracle.logits(layer.window(i), queries)
+        z = oracle.logits(layer.window(i), queries) if known is None else known[i]
         kept = new_index[i : i + 1].long()
         ratio, found = _compare(z, kept, layer.topk)
         worst, ties, wrong = max(worst, ratio), ties + found.ties, wrong + found.wrong
@@ -72,7 +79,11 @@ def _compare(z: oracle.Bounded, kept: Tensor, topk: int) -> tuple[float, Differe
     bounds = bounds.squeeze(-1)
     inversion = (high - low + bounds).clamp_min(0) / bounds.clamp_min(torch.finfo(torch.float64).tiny)
     worst = float(inversion.nan_to_num(nan=0.0, neginf=0.0).max())
-    exact = z.value.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
-    extra = is_kept & ~torch.zeros_like(is_kept).scatter_(-1, exact, True)
-    wrong = extra & (z.value + z.bound < high.unsqueeze(-1))
+    # Where every kept entry is above every dropped one, whatever the bounds, it is the top K: only the rest is sorted.
+    least = z.value.masked_fill(~is_kept, math.inf).amin(-1)
+    unsure = ~(least > z.value.masked_fill(is_kept, -math.inf).amax(-1)) | (kept.shape[-1] != topk)
+    value, bound, chosen = z.value[unsure], z.bound[unsure], is_kept[unsure]
+    exact = value.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    extra = chosen & ~torch.zeros_like(chosen).scatter_(-1, exact, True)
+    wrong = extra & (value + bound < high[unsure].unsqueeze(-1))
     return worst, Differences(int(extra.sum() - wrong.sum()), int(wrong.sum()))

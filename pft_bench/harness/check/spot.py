@@ -20,7 +20,7 @@ from .operator import check_shapes, exact_product
 from .result import CheckResult, within
 from .selection import check_selection
 
-ROWS = 48
+ROWS = 32
 """Rows of a product, and queries of a layer's window, that one look holds against float64."""
 
 
@@ -151,10 +151,11 @@ def _spot_window(layer: Layer, outputs: object, at: int, *, any_order: bool) -> 
         if any_order:
             kept, order = kept.sort(-1)
             relative = relative.gather(-1, order)
-    results = check_selection(part, kept, queries) if layer.selects and kept is not None else []
+    z = oracle.logits(part, queries)
+    results = check_selection(part, kept, queries, [z]) if layer.selects and kept is not None else []
     if _stop(results):
         return results
-    exact = oracle.forward(part, kept, queries)
+    exact = oracle.forward(part, kept, queries, z)
     results.append(within("attention out", out[w][:, :, queries], exact.out.value, exact.out.bound))
     if lse is not None:
         results.append(within("attention logsumexp", lse[w][:, :, queries], exact.lse.value, exact.lse.bound))

@@ -18,7 +18,7 @@ from ...common import entropy
 from ...common.shortage import out_of_memory
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
-from .process import ProcessChanged, running_threads, unchanged
+from .process import ProcessChanged, running_threads, started, unchanged
 from .results import CheckOutcome, Rejection
 
 Call = Callable[[], object]
@@ -111,7 +111,7 @@ class State(NamedTuple):
     identities: tuple[object, ...]
     work: ContenderWork | None
     held: tuple[object, ...]
-    threads: object
+    threads: tuple[frozenset[int], int]
 
 
 def _identity(item: object) -> object:
@@ -212,7 +212,8 @@ class Verified:
             return  # a warm-up
         if active("threads"):
             self._require(
-                now.threads == before.threads, "the call returned with threads running that it had started"
+                not started(before.threads, now.threads),
+                "the call returned with threads running that it had started",
             )
         left = max(1, self._calls - self._done)
         self._done += 1

@@ -412,6 +412,11 @@ def running_threads() -> tuple[frozenset[int], int]:
     return frozenset(sys._current_frames()), _thread._count()
 
 
+def started(before: tuple[frozenset[int], int], now: tuple[frozenset[int], int]) -> bool:
+    """Whether threads run that did not: one that has ended meanwhile is nobody's fault."""
+    return bool(now[0] - before[0]) or now[1] > before[1]
+
+
 class Snapshot:
     """The state of the process when this was made."""
 
@@ -439,13 +444,13 @@ class Snapshot:
 
     def _end_threads(self) -> list[str]:
         now, count = running_threads()
-        left, lost = now - self._threads, count - self._count
-        if not left and lost <= 0:
+        left, more = now - self._threads, count - self._count
+        if not started((self._threads, self._count), (now, count)):
             return []
         known = {thread.ident: thread.name for thread in threading.enumerate()}
         names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
-        _end(left)
-        told = f"left {max(len(left), lost)} threads running ({names or 'unnamed'})"
+        _end(left, self._count)
+        told = f"left {max(len(left), more)} threads running ({names or 'unnamed'})"
         return [told] if self._on["threads"] else []
 
     def _end_children(self) -> list[str]:
@@ -464,18 +469,23 @@ def _shown(before: Any, now: Any) -> str:
     return f"{before} -> {now}"
 
 
-def _end(idents: frozenset[int]) -> None:
-    """Wait a moment for these threads; then have them raise SystemExit at their next step of Python."""
-    _wait_for(idents, GRACE_S)
+def _end(idents: frozenset[int], count: int) -> None:
+    """Wait a moment for these threads, and until no more than `count` run; then have them raise SystemExit at their next
+    step of Python.
+    """
+    _wait_for(idents, count, GRACE_S)
     for ident in idents & running_threads()[0]:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
-    _wait_for(idents, 5 * GRACE_S)
+    _wait_for(idents, count, 5 * GRACE_S)
 
 
-def _wait_for(idents: frozenset[int], most_s: float) -> None:
+def _wait_for(idents: frozenset[int], count: int, most_s: float) -> None:
     """Until the threads have ended, at most so long."""
     until = _monotonic() + most_s
-    while idents & running_threads()[0] and _monotonic() < until:
+    while _monotonic() < until:
+        now, running = running_threads()
+        if not idents & now and running <= count:
+            return
         _sleep(0.002)
 
 
