@@ -470,8 +470,8 @@ def _shown(before: Any, now: Any) -> str:
 
 
 def _end(idents: frozenset[int], count: int) -> None:
-    """Wait a moment for these threads, and until no more than `count` run; then have them raise SystemExit at their next
-    step of Python.
+    """Wait a moment for these threads, and until no more than `count` run; then have them raise SystemExit at the
+    next step of Python.
     """
     _wait_for(idents, count, GRACE_S)
     for ident in idents & running_threads()[0]:
