@@ -83,6 +83,19 @@ def spot_product(
     return [*results, within(f"{op} rows", found, exact, bound)]
 
 
+def spot_transposed(
+    given: Mapping[str, Tensor], num_keys: int, got: object, head: int | None = None
+) -> list[CheckResult]:
+    """`spmm_transpose` (a, x, index) at one window-head, onto `num_keys` rows."""
+    a, x, index = given.values()
+    results = [_shape("spmm_transpose result", got, (x.shape[0], num_keys, x.shape[-1]), x)]
+    if _stop(results) or not isinstance(got, Tensor) or not got.numel():
+        return results
+    b = slice(at := _place(head, x.shape[0]), at + 1)
+    exact = exact_product("spmm_transpose", a[b], x[b], index[b], num_keys)
+    return [*results, within("spmm_transpose rows", got.detach()[b], *exact)]
+
+
 def spot_product_gradients(
     op: str, given: Mapping[str, Tensor], grad: Tensor, got: object, head: int | None = None
 ) -> list[CheckResult]:
