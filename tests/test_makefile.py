@@ -128,7 +128,7 @@ def test_every_target_under_a_path_of_odd_characters(odd: Path, target: str, com
 
 def test_the_other_targets_can_be_read_and_none_is_forgotten(odd: Path) -> None:
     listed = {line.split()[0] for line in make(odd, "help").stdout.splitlines()}
-    others = {"help", "lint", "report-screenshot", "gpu-test", "clean"}
+    others = {"help", "lint", "docs", "docs-links", "report-screenshot", "gpu-test", "clean"}
     assert listed == {*COMMANDS, *others}
     for target in others:
         assert make(odd, "-n", target).returncode == 0, target

@@ -113,9 +113,7 @@ class Backend:
         return 0
 
     def _lacks(self, op: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"backend {self.name!r} has no {op}; a backend may do without, this case needs it"
-        )
+        return NotImplementedError(f"backend {self.name!r} has no {op}, which this case needs")
 
 
 class PlainBackend(Backend):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Annotated
 
 import typer
@@ -24,7 +25,6 @@ if at_work(__name__):
     from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
     from ..harness.measure.contender import rejection_of
     from ..harness.measure.process import unchanged
-    from ..harness.measure.results import CheckOutcome
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -56,8 +56,8 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
     return made
 
 
-def check_problem(backend: str, problem: Problem, device: str, *, train: bool = True) -> list[CheckResult]:
-    """Forward and, with `train`, backward of one problem."""
+def check_problem(backend: str, problem: Problem, device: str, *, train: bool) -> list[CheckResult]:
+    """One problem forward and, with `train`, backward."""
     if problem.op == "attention":
         layer = problem_layer(problem, device)
         results = check_layer(get(backend), layer, train=train)
@@ -84,7 +84,7 @@ def check(
         bool, typer.Option(help="Print every check, not only the worst of each backend.")
     ] = False,
 ) -> None:
-    """Hold kernels against masked dense attention in float64: values, selection, gradients. Nothing is timed.
+    """Compare kernels with masked dense attention in float64: values, selection, gradients. Nothing is timed.
 
     Exit code 1 if anything is outside its bound.
     """
@@ -107,65 +107,57 @@ def check(
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
             results: list[CheckResult] = []
-            lacks: list[str] = []
-            for seed in range(seeds):
-                for dim in head_dim:
-                    for problem in problems(tokens, dim, kind, seed):
-                        # without its gradients where the backend has none
-                        makes = [
-                            partial(check_problem, name, problem, device, train=train)
-                            for train in (True, False)
-                        ]
-                        results += _attempt(
-                            makes, f"{problem.op} {_describe(problem)}", lacks, _describe(problem)
-                        )
+            lacks: Counter[str] = Counter()
+            for seed, dim in product(range(seeds), head_dim):
+                for problem in problems(tokens, dim, kind, seed):
+                    # without its gradients where the backend has none
+                    checks = [
+                        partial(check_problem, name, problem, device, train=train) for train in (True, False)
+                    ]
+                    results += _attempt(checks, problem.op, _describe(problem), lacks)
             if not get(name).composite:
-                makes = [partial(check_ties, get(name), getattr(torch, kind), device)]
-                results += _attempt(makes, "attention ties", lacks)
-            wrong += _print(console, name, kind, results, lacks, verbose=verbose)
+                results += _attempt(
+                    [partial(check_ties, get(name), getattr(torch, kind), device)], "attention", "ties", lacks
+                )
+            for reason, cases in lacks.items():
+                console.print(f"{name} {kind}: skipped in {cases} cases: {reason}")
+            wrong += _print(console, name, kind, results, verbose=verbose) if results else 0
     if wrong:
         raise typer.Exit(1)
 
 
 def _attempt(
-    makes: Sequence[Callable[[], Sequence[CheckOutcome]]], what: str, lacks: list[str], described: str = ""
+    checks: Sequence[Callable[[], Sequence[CheckResult]]], op: str, what: str, lacks: Counter[str]
 ) -> list[CheckResult]:
-    """The results of one case, as `run` takes them: an op that the backend does not have goes to `lacks`, an exception
-    is a line of its own, and the next of `makes` is tried, which asks for less. Neither ends the other cases.
+    """The results of the first of `checks` that the backend has the ops for; what it lacks is counted in `lacks`.
+
+    Any other error, and a process that was changed, is a result that failed, as in `run`: it ends neither the other
+    cases nor the command, and the next of `checks`, which asks for less, is made all the same.
     """
-    found: list[CheckOutcome] = []
-    problems: dict[str, str] = {}
-    for make in makes:
+    found: Sequence[CheckResult] = []
+    reasons: dict[str, str] = {}
+    for check in checks:
         try:
             with unchanged("during its check", first_call=True):
-                found = list(make())
+                found = check()
             break
         except Exception as error:
             rejection = rejection_of(error)
-            problems[rejection.reason] = rejection.status
-    lacks += [reason for reason, status in problems.items() if status == "skipped"][-1:]
-    return [
-        CheckResult(f"{what}: {status}", math.inf, reason)
-        for reason, status in problems.items()
+            reasons[rejection.reason] = rejection.status
+    lacks.update({reason for reason, status in reasons.items() if status == "skipped"})
+    failed = [
+        CheckResult(op, math.inf, reason.partition("\n")[0])
+        for reason, status in reasons.items()
         if status != "skipped"
-    ] + [
-        CheckResult(f"{result.name} {described}".strip(), result.worst, result.detail)
-        for result in found
-        if isinstance(result, CheckResult)
     ]
+    return [CheckResult(f"{one.name} {what}", one.worst, one.detail) for one in (*failed, *found)]
 
 
 def _describe(problem: Problem) -> str:
     return f"{problem.candidates}->{problem.kept} D={problem.head_dim} seed={problem.seed}"
 
 
-def _print(
-    console: Console, name: str, dtype: str, results: list[CheckResult], lacks: list[str], *, verbose: bool
-) -> int:
-    for reason, count in Counter(lacks).items():
-        console.print(f"{name} {dtype}: skipped, {count} cases: {reason}")
-    if not results:
-        return 0
+def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
     bad = failures(results)
     worst = max(results, key=lambda result: result.worst)
     mark = ("FAILED", "bold red") if bad else ("ok", "green")

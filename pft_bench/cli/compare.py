@@ -53,14 +53,12 @@ def compare(
     dtype: options.Dtype = "float32",
     threads: options.Threads = 0,
     seed: options.Seed = 0,
-    margin: Annotated[
-        float, typer.Option(help="Practical equivalence: a difference below it is none.")
-    ] = MARGIN,
+    margin: Annotated[float, typer.Option(help="Relative differences below this count as none.")] = MARGIN,
     budget: Annotated[
         float, typer.Option(help="Seconds that one case may take, if twelve rounds fit.")
     ] = 60.0,
     force: Annotated[
-        bool, typer.Option(help="Recorded runs: compare other devices, methods or clocks all the same.")
+        bool, typer.Option(help="Recorded runs: compare even if devices, methods or clocks differ.")
     ] = False,
     ci: Annotated[
         bool, typer.Option("--ci", help="Exit with 0 unless a case is SLOWER (4) or has no result (1).")
@@ -69,8 +67,8 @@ def compare(
 ) -> None:
     """Compare two backends or two commits, interleaved, or two recorded runs.
 
-    Exit code 0: all SAME; 3: some FASTER; 5: some UNDECIDED; 4: some SLOWER; 1: a case has no result; 2: it cannot be
-    carried out. The first of 1, 4, 5, 3 that holds.
+    Exit code 0: all SAME; 3: some FASTER; 5: some UNDECIDED; 4: some SLOWER; 1: a case has no result; 2: the command
+    cannot be carried out. If several apply, the first of 1, 4, 5, 3.
     """
     if not 0 < margin < 1:
         raise ValueError(f"--margin must be a fraction between 0 and 1, got {margin}")

@@ -53,7 +53,7 @@ def counters(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write all counts to this JSON file.")] = None,
 ) -> None:
-    """Predict the time of the CUDA kernels on a GPU that is not there, from counts of the emulator. Not a measurement.
+    """Predict the time of the CUDA kernels on a GPU from counts made in the emulator. Not a measurement.
 
     Every distinct step of the schedule runs in the emulator on one window-head (large launches on a part of their
     blocks), which takes minutes for the classical model; counts and times are then scaled to the whole image.

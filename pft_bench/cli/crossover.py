@@ -46,14 +46,14 @@ def crossover_command(
     memory_limit: options.MemoryLimit = None,
     isolate: options.Isolate = True,
 ) -> None:
-    """Bisect K between a sparse layer (K -> K) and a dense one (all tokens) of the same backend and shape.
+    """Find, by bisection, the K from which a sparse layer (K -> K) is slower than a dense one (all tokens).
 
     Both are checked first. The crossover lies between the last K where sparse was surely faster and the first where
     dense was. Writes the records of each comparison, with the raw samples of both, and the answers (crossover.json);
     `pft-bench verify` finds these again from the records. A backend that fails, crashes or hangs at some K has a row
     with the reason and no answer; the others have theirs. Exit code 1 if one has none.
 
-    --resume goes on with a folder, and shows it again, if nothing that its rows depend on is different now; other
+    --resume continues a folder, and shows it again, provided that nothing its rows depend on has changed; other
     backends and another --resolution may join it.
     """
     if resolution <= 1:

@@ -92,7 +92,7 @@ def evaluate(
     checked, in interleaved rounds, in a process of their own. Writes quality.jsonl (each image), quality.csv,
     records.jsonl and figures. Exit code 1 if an image or a variant has no result.
 
-    --resume goes on with a folder if nothing that its rows depend on is different now: settings, weights, images, code,
+    --resume continues a folder, provided that nothing its rows depend on has changed: settings, weights, images, code,
     machine. Other schedules and backends may join it.
     """
     if not rounds:

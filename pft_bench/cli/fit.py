@@ -49,7 +49,7 @@ def fit(
     --lr is height x width, as everywhere; what is printed is width x height, as pictures are described.
 
     With --measure, also run it and write its record. Exit code 1 if the run failed. --resume adds a record to a folder,
-    or shows that which is there, if nothing that its rows depend on is different now.
+    or shows the one that is there, provided that nothing it depends on has changed.
     """
     if not measure:
         options.refuse(context, ("out", "resume", "timeout"), "belongs to --measure: give it too")

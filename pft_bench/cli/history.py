@@ -32,9 +32,9 @@ def history(
     margin: Annotated[float, typer.Option(help="Practical equivalence.")] = MARGIN,
     plot: Annotated[Path | None, options.file(help="Also draw the series to this PNG or SVG.")] = None,
 ) -> None:
-    """Show each case's time over the baseline's, run by run, and the verdict of each step against the one before.
+    """Show each case's time relative to the baseline, run by run, and the verdict of each run against the one before.
 
-    Yardsticks, such as compositions of PyTorch's own operators, are shown and not judged.
+    Yardsticks, such as compositions of PyTorch's own operators, are shown but not judged.
     """
     if not root.is_dir():
         raise ValueError(f"history needs a folder with run folders, got {root}")

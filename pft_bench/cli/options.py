@@ -177,7 +177,7 @@ NumHeads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Attention heads of a model in --weights whose weights do not tell them and that is no published one.",
+        help="Number of attention heads, where neither the weights nor a published model's shape tells it.",
     ),
 ]
 Weights = Annotated[Path | None, read(help="Checkpoint (.pth, .safetensors). Default: generated weights.")]
@@ -210,7 +210,7 @@ Plugins = Annotated[
         help="Import this first; it registers backends of yours (pft_bench.backends.register). Repeatable.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the folder given by --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the folder given by --out.")]
 Timeout = Annotated[
     float, typer.Option(help="Seconds that one step of a case (check, warm-up, one sample) may take.")
 ]

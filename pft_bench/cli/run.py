@@ -58,7 +58,7 @@ def run(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Hold attention variants against each other instead of backends, at level model alone: dense (the "
+            help="Compare attention variants instead of backends (level model only): dense (the "
             "baseline), topk, progressive, pfa, compute-then-select, hashed.",
         ),
     ] = None,
@@ -88,11 +88,11 @@ def run(
     out of memory, crashes or hangs is a row with the reason, and the sweep goes on. Under torchrun, the ranks share
     the sweep.
 
-    --resume goes on with a folder if nothing that its rows depend on is different now: settings, inputs, code,
-    plug-ins, machine. Other schedules, levels and backends may join it.
+    --resume continues a folder, provided that nothing its rows depend on has changed: settings, inputs, code,
+    plug-ins, machine. Other schedules, levels and backends may be added.
 
     Exit code 0: every row was checked and measured; 1: some row was not; 2: the command cannot be carried out;
-    130: interrupted, go on with --resume.
+    130: interrupted; continue with --resume.
     """
     if not budget > 0:
         raise ValueError(f"--budget must be positive seconds, got {budget}")

@@ -30,21 +30,19 @@ def selftest(
     context: typer.Context,
     verdicts: Annotated[
         int,
-        typer.Option(
-            min=0, help="Also judge so many comparisons of identical code, and so many of a planted +5%."
-        ),
+        typer.Option(min=0, help="Also judge this many comparisons of identical code and of 5% more work."),
     ] = 0,
     builds: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Also build this commit twice and judge so many comparisons of the two, as `compare --baseline` "
+            help="Also build this commit twice and judge this many comparisons of the two, as `compare --baseline` "
             "makes them.",
         ),
     ] = 0,
     threads: options.Threads = 1,
     out: Annotated[
-        Path | None, options.folder(help="Folder of the comparisons; going on where it ended.")
+        Path | None, options.folder(help="Folder of the comparisons; a folder that exists is continued.")
     ] = None,
     stop_after: Annotated[
         float, typer.Option(help="Seconds after which no further comparison is begun.")

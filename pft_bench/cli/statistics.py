@@ -37,11 +37,11 @@ def statistics(
     preset: options.Preset = None,
     scale: options.Scale = None,
     lr: options.Size = None,
-    windows: Annotated[int, typer.Option(min=1, help="Look at so many windows at most.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, help="Look at this many windows at most.")] = 4,
     threads: options.Threads = 0,
     out: Annotated[Path | None, options.file(help="CSV file for the table.")] = None,
 ) -> None:
-    """What each layer keeps of its attention, and how much of what it drops a chain without selection would use later.
+    """Show what each layer keeps of its attention, and how much of what it drops later layers would have used.
 
     Without --weights the model is random, and the figures show the method, not the published model.
     """

@@ -58,7 +58,7 @@ class Limits:
 def run_folder(out: Path | None, resume: bool, name: str = "{}") -> Path:
     """--out, or a new folder in runs/, with the time in its name."""
     if resume and out is None:
-        raise ValueError("--resume needs --out, the folder to go on with")
+        raise ValueError("--resume needs --out, the folder to continue")
     return out or Path("runs") / name.format(datetime.now().strftime("%Y%m%d-%H%M%S"))
 
 
@@ -69,7 +69,7 @@ def going_on_later(folder: Path, console: Console, what: str = "") -> Iterator[N
         yield
     except KeyboardInterrupt:
         there = what or f"what was measured is in {folder}"
-        console.print(f"interrupted, go on with --resume; {there}", style="yellow")
+        console.print(f"interrupted; continue with --resume; {there}", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -40,14 +40,14 @@ def systems(
     memory_limit: options.MemoryLimit = None,
     isolate: options.Isolate = True,
 ) -> None:
-    """Parameters and multiply-accumulates beside the paper's; latency and memory, measured in one interleaved run.
+    """Show parameters and multiply-accumulates beside the paper's; measure latency and memory in one interleaved run.
 
     SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. A system that runs
     out of memory, crashes or hangs is a row with the reason, and the others are measured. Exit code 1 if a system that
     is there could not be measured.
 
-    --resume shows a folder again, and measures the systems that it lacks, if nothing that its rows depend on is
-    different now.
+    --resume shows a folder again, and measures the systems that it lacks, provided that nothing its rows depend on has
+    changed.
     """
     if not measure:
         options.refuse(

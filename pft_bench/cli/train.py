@@ -61,7 +61,7 @@ def train(
     iterations: Annotated[
         int, typer.Option(min=1, help="Steps; warm-up and decay keep their published shares.")
     ] = 500_000,
-    batch: Annotated[int, typer.Option(min=1, help="Crops a step, over all processes.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Crops per step, over all processes.")] = 32,
     patch: Annotated[int, typer.Option(min=1, help="Side of a crop in low-resolution pixels.")] = 64,
     learning_rate: Annotated[
         float | None, typer.Option("--lr", help="Default: 2e-4 classical, 5e-4 otherwise.")
@@ -73,7 +73,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the order of the crops.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
     report_every: Annotated[int, typer.Option(min=1, help="Steps between lines of progress.")] = 50,
-    resume: Annotated[bool, typer.Option(help="Go on with the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
 ) -> None:
     """Train with the published recipe: L1, AdamW, warm-up, stepwise decay, moving average of the weights.
 

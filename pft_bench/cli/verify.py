@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Recompute medians, intervals, verdicts, operations and rates, and make the report's texts again.
 
-    What carries a digest (records, settings, environments, since they do) must be what was written. Pictures (PNG) are
+    Records, settings and environments carry digests, which must match (the oldest have none). Pictures (PNG) are
     not read. Exit code 1 if any number or text is not what the raw samples give.
     """
     if not folder.is_dir():

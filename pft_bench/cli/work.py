@@ -1,4 +1,4 @@
-"""What a command works with is imported when it works; help, completion and usage errors do without.
+"""What a command works with is imported when it works; help, completion and usage errors need none of it.
 
 The module of a command has its parameters and its texts at hand, and imports the rest where this says so:
 

@@ -64,8 +64,8 @@ def test_check_skips_the_ops_that_a_backend_lacks_and_holds_the_others(
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("raise RuntimeError('no such chip')", "sddmm 4->4 D=3 seed=0: error: FAILED"),
-        ("return None", "sddmm 4->4 D=3 seed=0: error: FAILED"),
+        ("raise RuntimeError('no such chip')", "sddmm 4->4 D=3 seed=0: FAILED"),
+        ("return None", "sddmm 4->4 D=3 seed=0: FAILED"),
     ],
 )
 def test_check_goes_on_after_an_exception_or_none(

@@ -390,7 +390,7 @@ def test_an_interrupted_run_keeps_its_records_and_says_how_to_go_on(
     monkeypatch.setattr(get("cpu"), "spmm", interrupted)
     ended = tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path)
     assert ended.code == 130
-    assert "go on with --resume" in ended.out
+    assert "continue with --resume" in ended.out
     assert len(read_records(tmp_path / "records.jsonl").records) == 4
 
 

@@ -166,7 +166,7 @@ def transposed(
     backend: Any, a: torch.Tensor, x: torch.Tensor, index: torch.Tensor, keys: int, scale: float
 ) -> torch.Tensor:
     out = torch.full((x.shape[0], keys, x.shape[-1]), math.nan, dtype=x.dtype)
-    backend._spmm_transpose(a, x, index, None, out, scale)
+    backend._multiply("spmm_transpose", a, x, index, keys, None, out, scale)
     return out
 
 

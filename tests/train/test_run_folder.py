@@ -97,7 +97,7 @@ def test_no_room_later_keeps_what_there_was(
     steps = 2 if failing == "checkpoint.pt" else 4
     assert str(ended.value) == (
         f"stopped after 4 steps: {tmp_path / failing}: {os.strerror(errno.ENOSPC)}; "
-        f"{tmp_path / 'checkpoint.pt'} holds the run after {steps} steps: go on with --resume"
+        f"{tmp_path / 'checkpoint.pt'} holds the run after {steps} steps: continue with --resume"
     )
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part")), "a draft stays"
     assert read_checkpoint(tmp_path / "checkpoint.pt", {})["step"] == steps
@@ -122,7 +122,7 @@ def test_an_interrupt_says_where_to_go_on(folder: Path, tmp_path: Path, trained:
 
     with pytest.raises(KeyboardInterrupt) as ended:
         fit(convolution_trainer(folder, SHORT), tmp_path, {}, save_every=2, on_checkpoint=stop)
-    told = f"stopped after 2 steps; {tmp_path / 'checkpoint.pt'} holds the run after 2 steps: go on with --resume"
+    told = f"stopped after 2 steps; {tmp_path / 'checkpoint.pt'} holds the run after 2 steps: continue with --resume"
     assert str(ended.value) == told
     resume(folder, tmp_path)
     same(tmp_path, trained)

@@ -99,7 +99,7 @@ class Curve:
         return f"{self.path} {what} the losses of {span}; training is not affected, the file goes on at step {step}"
 
     def _way_out(self) -> str:
-        return f"mend it, or delete it to go on without those losses (the checkpoint does not need {self.path.name})"
+        return f"mend it, or delete it to continue without those losses (the checkpoint does not need {self.path.name})"
 
 
 def _begins_a_line(text: bytes) -> bool:

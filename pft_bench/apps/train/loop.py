@@ -65,7 +65,7 @@ def fit(
     where losses that the run once wrote are gone. An interrupt is raised again with a text that says where to go on.
 
     Raises:
-        ValueError: the folder holds another run, a damaged one, or none to go on with (CheckpointError, CurveError).
+        ValueError: the folder holds another run, a damaged one, or none to continue (CheckpointError, CurveError).
         FolderLocked: another process is training in the folder.
         Diverged: a loss or a weight is not finite; the last good checkpoint stays.
         TrainingStopped: the disk or the memory is full, or a picture cannot be read any more.
@@ -191,4 +191,4 @@ def _told(trainer: Trainer, files: TrainingFolder) -> Iterator[None]:
 
 
 def _way_on(files: TrainingFolder) -> str:
-    return files.told() + ("" if files.saved is None else ": go on with --resume")
+    return files.told() + ("" if files.saved is None else ": continue with --resume")

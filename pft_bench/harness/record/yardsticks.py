@@ -1,4 +1,4 @@
-"""The contenders that no commit is meant to make faster, by the names that records have."""
+"""Names, in records, of what the kernels are compared with: such rows are shown and not judged."""
 
 BASELINE = "dense"
 """The backend that every speed-up is measured against: masked dense attention."""

@@ -37,7 +37,7 @@ GOOD, BAD, OPEN = ("ok",), ("failed", "error", "crashed", "timeout", "missing"),
 
 @dataclass(frozen=True)
 class Session:
-    """What a session is about, for whoever takes part in it. `lr_hw` is the size of the ladder's image."""
+    """What every step of a session is given. `lr_hw` is the size of the ladder's image."""
 
     out: Path
     rehearse: bool = False

@@ -106,7 +106,7 @@ def test_a_planted_conflict_and_a_planted_uncoalesced_read_fail(name: str, what:
     assert what in found[0]
 
 
-# What is broken in a copy of kernels/cuda/device.cuh, and which count it must raise in sddmm.
+# What is broken in a copy of kernels/cuda/device.cuh, and which count it must raise in spmm.
 MISTAKES = {
     "the pitch without its odd unit": (
         "return (units_of<T>(cols) | 1) * kPerUnit<T>;",
@@ -114,8 +114,14 @@ MISTAKES = {
         "wavefronts",
     ),
     "lanes that stage a row each": (
-        "const int row = e / units, unit = e % units;",
-        "const int row = e % padded_rows, unit = e / padded_rows;",
+        "for (int row = int(threadIdx.x) >> bits; row < padded_rows; row += at_once) {\n"
+        "    const View<T> line = to + row * pitch;\n"
+        "    const View<const T> source = from + (row * stride_row + col0);\n"
+        "    for (int unit = int(threadIdx.x) & ((1 << bits) - 1); unit < units; unit += 1 << bits) {",
+        "for (int row = int(threadIdx.x) % at_once; row < padded_rows; row += at_once) {\n"
+        "    const View<T> line = to + row * pitch;\n"
+        "    const View<const T> source = from + (row * stride_row + col0);\n"
+        "    for (int unit = int(threadIdx.x) / at_once; unit < units; unit += 1 << bits) {",
         "async_sectors",
     ),
 }
