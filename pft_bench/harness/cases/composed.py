@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...reference import Layer, relative_position
-from ..check import oracle
+from ..check.operator import in_float64
 from ..check.result import CheckResult, within
-from ..check.selection import check_selection
+from ..check.selection import structure, summary
 from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call
 from ..record.yardsticks import COMPOSED as COMPOSED
@@ -195,17 +195,19 @@ def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
     out, positions, relative = cast(Output, call())
     order = (layer.index.long() if positions is None else positions).sort(-1)  # type: ignore[union-attr]
-    windows = range(layer.q.shape[0])
-    z = [oracle.logits(layer.window(i)) for i in windows]
-    results = check_selection(layer, order.values, known=z) if layer.selects else []
+    kept, relative = order.values, relative.gather(-1, order.indices)
+    results = [structure(layer, kept)] if layer.selects else []
     if any(not result.passed for result in results):
         return results
-    kept, relative = order.values, relative.gather(-1, order.indices)
-    done = [oracle.forward(layer.window(i), kept[i : i + 1], z=z[i]) for i in windows]
-    exact, bound = (torch.cat([getattr(d.out, part) for d in done]) for part in ("value", "bound"))
+    done, choices = in_float64(layer, kept)
+    results += [summary(kept, choices)] if layer.selects else []
+    if any(not result.passed for result in results):
+        return results
+    exact, bound = (
+        torch.cat([getattr(d.out, part) for d in done]).view(out.shape) for part in ("value", "bound")
+    )
     handed = [
-        torch.cat([getattr(d.relative, part).gather(-1, kept[i : i + 1]) for i, d in enumerate(done)])
-        for part in ("value", "bound")
+        torch.cat([getattr(d.relative, part) for d in done]).view(kept.shape) for part in ("value", "bound")
     ]
     return [
         *results,

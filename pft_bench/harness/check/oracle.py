@@ -3,12 +3,14 @@
 This is what "equal to dense masked attention" means: every position outside the index is set to -inf in the full
 N x M matrix, the softmax runs over it, entries that were not kept are set to zero, and the map is multiplied with
 the values. The gradients are written out rather than left to autograd, because their error bounds follow the same
-steps. Everything here is float64 and N x M; one window at a time keeps it small.
+steps. Everything here is float64 and N x M; one window-head at a time keeps it small, and in memory that the allocator
+hands out again instead of asking the system for new pages each time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,26 @@ class Bounded:
 
     value: Tensor
     bound: Tensor
+
+
+Place = tuple[slice, slice]
+"""Where a window-head lies in a tensor [W, H, ...]."""
+
+
+def window_heads(layer: Layer) -> Iterator[tuple[Place, Layer]]:
+    """Each window-head, as a layer of its own."""
+    windows, heads = layer.q.shape[:2]
+    for w in range(windows):
+        for h in range(heads):
+            yield (slice(w, w + 1), slice(h, h + 1)), window_head(layer, w, h)
+
+
+def window_head(layer: Layer, window: int, head: int) -> Layer:
+    """The layer of one window-head alone."""
+    one, h = layer.window(window), slice(head, head + 1)
+    return one.with_tensors(
+        **{name: tensor[:, h].detach() for name, tensor in one.tensors().items() if name != "region"}
+    )
 
 
 def logits(layer: Layer, queries: Tensor | None = None) -> Bounded:

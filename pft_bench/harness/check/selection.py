@@ -23,34 +23,36 @@ class Differences:
     wrong: int
 
 
-def check_selection(
-    layer: Layer,
-    new_index: Tensor,
-    queries: Tensor | None = None,
-    known: Sequence[oracle.Bounded] | None = None,
-) -> list[CheckResult]:
+def check_selection(layer: Layer, new_index: Tensor, queries: Tensor | None = None) -> list[CheckResult]:
     """Check the kept index [W, H, N, K]: ascending, a subset of the candidates, and the largest of them.
 
-    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only; `known` has `oracle.logits` of
-    each window, where somebody has them.
+    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only.
 
     Every kept entry must be at least every dropped entry, less the bounds of both. Differences from the exact top K
     are counted as ties (within the bound) or wrong.
     """
-    structure = _structure(layer, new_index)
-    if not structure.passed:
-        return [structure]
-    worst, ties, wrong = 0.0, 0, 0
-    for i in range(layer.q.shape[0]):
-        z = oracle.logits(layer.window(i), queries) if known is None else known[i]
-        kept = new_index[i : i + 1].long()
-        ratio, found = _compare(z, kept, layer.topk)
-        worst, ties, wrong = max(worst, ratio), ties + found.ties, wrong + found.wrong
+    found = structure(layer, new_index)
+    if not found.passed:
+        return [found]
+    parts = oracle.window_heads(layer)
+    compared = [compare(oracle.logits(part, queries), new_index[at], layer.topk) for at, part in parts]
+    return [found, summary(new_index, compared)]
+
+
+Compared = tuple[float, Differences]
+"""The worst inversion in units of the two logits' bounds, and the differences from the exact top K."""
+
+
+def summary(new_index: Tensor, compared: Sequence[Compared]) -> CheckResult:
+    """One result of all window-heads."""
+    worst = max((ratio for ratio, _ in compared), default=0.0)
+    ties, wrong = sum(found.ties for _, found in compared), sum(found.wrong for _, found in compared)
     detail = f"{ties} ties, {wrong} wrong of {new_index.numel()}"
-    return [structure, CheckResult("attention selection", worst, detail)]
+    return CheckResult("attention selection", worst, detail)
 
 
-def _structure(layer: Layer, new_index: Tensor) -> CheckResult:
+def structure(layer: Layer, new_index: Tensor) -> CheckResult:
+    """Whether the kept index is ascending and a subset of the candidates."""
     name = "attention index"
     index = new_index.long()
     keys = layer.k.shape[2]
@@ -68,8 +70,9 @@ def _structure(layer: Layer, new_index: Tensor) -> CheckResult:
     return CheckResult(name, 0.0)
 
 
-def _compare(z: oracle.Bounded, kept: Tensor, topk: int) -> tuple[float, Differences]:
-    """The worst inversion in units of the two logits' bounds, and the differences from the exact top K."""
+def compare(z: oracle.Bounded, new_index: Tensor, topk: int) -> Compared:
+    """What a kernel kept against the logits in float64."""
+    kept = new_index.long()
     is_kept = torch.zeros_like(z.value, dtype=torch.bool).scatter_(-1, kept, True)
     candidate = z.value.isfinite()
     # the lowest kept entry, as high as it may be, against the highest dropped entry, as low as it may be

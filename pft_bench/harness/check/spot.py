@@ -18,7 +18,7 @@ from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding
 from .operator import check_shapes, exact_product
 from .result import CheckResult, within
-from .selection import check_selection
+from .selection import check_selection, compare, structure, summary
 
 ROWS = 32
 """Rows of a product, and queries of a layer's window, that one look holds against float64."""
@@ -128,7 +128,7 @@ def spot_product_gradients(
 def spot_layer(
     layer: Layer, outputs: object, head: int | None = None, *, any_order: bool = False
 ) -> list[CheckResult]:
-    """Random queries of the window of one window-head and of another: selection, output, handed-on logits, logsumexp
+    """Random queries of one window-head and of another: selection, output, handed-on logits, logsumexp
     (None: not asked for). In `any_order` may be what is kept by compositions of public operators.
     """
     parts = outputs if isinstance(outputs, tuple | list) else ()
@@ -146,45 +146,54 @@ def spot_layer(
     if _stop(shapes) or not out.numel():
         return shapes
     windows, heads = layer.rows[:2]
-    first = _place(head, windows * heads) // heads
-    for at in (first, (first + 1 + entropy.below(max(1, windows - 1))) % windows):
-        results = shapes + _spot_window(layer, outputs, at, any_order=any_order)
+    number = windows * heads
+    first = _place(head, number)
+    for place in dict.fromkeys((first, (first + 1 + entropy.below(max(1, number - 1))) % number)):
+        results = shapes + _spot_window_head(layer, outputs, place, any_order=any_order)
         if _stop(results):
             break
     return results
 
 
-def _spot_window(layer: Layer, outputs: object, at: int, *, any_order: bool) -> list[CheckResult]:
+def _spot_window_head(layer: Layer, outputs: object, place: int, *, any_order: bool) -> list[CheckResult]:
     out, new_index, new_logits, lse = cast(tuple[Tensor, Tensor, Tensor, Tensor | None], outputs)
     queries = _rows(layer.rows[2], ROWS // 2).to(layer.q.device)
-    part, w = _queries(layer, at, queries), slice(at, at + 1)
-    kept, relative = part.index, new_logits[w][:, :, queries]
+    w, h = divmod(place, layer.rows[1])
+    part = _queries(oracle.window_head(layer, w, h), queries)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[w : w + 1, h : h + 1].detach()[:, :, queries]
+
+    kept, relative = part.index, rows(new_logits)
     if layer.selects:
-        kept = new_index[w][:, :, queries]
+        kept = rows(new_index)
         if any_order:
             kept, order = kept.sort(-1)
             relative = relative.gather(-1, order)
-    z = oracle.logits(part, queries)
-    results = check_selection(part, kept, queries, [z]) if layer.selects and kept is not None else []
-    if _stop(results):
-        return results
+    results, z = [], oracle.logits(part, queries)
+    if layer.selects and kept is not None:
+        results.append(structure(part, kept))
+        if _stop(results):
+            return results
+        results.append(summary(kept, [compare(z, kept, layer.topk)]))
+        if _stop(results):
+            return results
     exact = oracle.forward(part, kept, queries, z)
-    results.append(within("attention out", out[w][:, :, queries], exact.out.value, exact.out.bound))
+    results.append(within("attention out", rows(out), exact.out.value, exact.out.bound))
     if lse is not None:
-        results.append(within("attention logsumexp", lse[w][:, :, queries], exact.lse.value, exact.lse.bound))
+        results.append(within("attention logsumexp", rows(lse), exact.lse.value, exact.lse.bound))
     if kept is not None:
         handed = (item.gather(-1, kept.long()) for item in (exact.relative.value, exact.relative.bound))
         results.append(within("attention logits", relative, *handed))
     return results
 
 
-def _queries(layer: Layer, window: int, queries: Tensor) -> Layer:
-    """The rows of some queries of one window, against all of its keys."""
-    one = layer.window(window)
-    names = [name for name in ("q", "index", "logits", "region") if getattr(one, name) is not None]
-    if "region" in names:
+def _queries(layer: Layer, queries: Tensor) -> Layer:
+    """The rows of some queries, against all keys."""
+    if layer.region is not None:
         raise ValueError("a look at some queries knows no regions")
-    return one.with_tensors(**{name: getattr(one, name)[:, :, queries] for name in names})
+    names = [name for name in ("q", "index", "logits") if getattr(layer, name) is not None]
+    return layer.with_tensors(**{name: getattr(layer, name)[:, :, queries] for name in names})
 
 
 BIAS_WINDOWS = 4
@@ -218,7 +227,8 @@ def spot_gradients(
     every = layer.bias is not None and layer.q.shape[0] <= BIAS_WINDOWS
     exact = {}
     for i in range(layer.q.shape[0]) if every else (at,):
-        alone, chosen = _one_head(layer, i, head, kept)
+        alone = oracle.window_head(layer, i, head)
+        chosen = None if kept is None else kept[i : i + 1, head : head + 1]
         if layer.selects and chosen is not None and i == at:
             results += check_selection(alone, chosen)
             if _stop(results):
@@ -242,16 +252,6 @@ def spot_gradients(
             within("attention grad_bias", found, value, bound + output_rounding(value, found.dtype))
         )
     return results
-
-
-def _one_head(layer: Layer, window: int, head: int, kept: Tensor | None) -> tuple[Layer, Tensor | None]:
-    """One window-head as a layer of its own, and what it kept."""
-    w, h = slice(window, window + 1), slice(head, head + 1)
-    names = [name for name in ("q", "k", "v", "index", "logits") if getattr(layer, name) is not None]
-    cut = {name: getattr(layer, name)[w, h].detach() for name in names}
-    if layer.bias is not None:
-        cut["bias"] = layer.bias[:, h].detach()
-    return layer.with_tensors(**cut), None if kept is None else kept[w, h]
 
 
 def _exact_gradients(
