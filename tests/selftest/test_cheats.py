@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from pft_bench.backends import get
+from pft_bench.harness.cases import model
 from pft_bench.harness.measure import process, timer
 from pft_bench.harness.selftest.cheating import HONEST, rejections
 from pft_bench.harness.selftest.cheats import CHEATS, Cheat, tried
+from pft_bench.harness.selftest.mutant import BASE
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timer, "WARMUP_S", 0.002)
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)  # a tenth of a second in a full process, once a round
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """What takes long and is not what is tested here is done once."""
+    small = functools.cache(model.low_resolution)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timer, "WARMUP_S", 0.002)
+        patch.setattr(gc, "collect", lambda *_: 0)  # a tenth of a second in a full process, once a round
+        patch.setattr(model, "low_resolution", lambda *given: small(*given).clone())
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several wait for each other, for long on a busy machine
+        get(HONEST), get(BASE)
+        with process.holding_functions():
+            yield
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("cheat", "mode"), list(tried()), ids=lambda item: getattr(item, "name", item))

@@ -163,9 +163,14 @@ class Inputs:
         return self._held_against([(name, None) for name in self.given])
 
     def glance(self) -> CheckResult:
-        """The same of one window-head of each input, drawn at random: cheap enough for every sample."""
-        heads = {name: math.prod(tensor.shape[:-2]) for name, tensor in self.given.items()}
-        return self._held_against([(name, entropy.below(n)) for name, n in heads.items() if n])
+        """The same of the window-head that changed last and of another one: cheap enough for every sample."""
+        parts = []
+        for name, tensor in self.given.items():
+            count = math.prod(tensor.shape[:-2])
+            if count:
+                last = () if self._now.head is None else (self._now.head % count,)
+                parts += [(name, head) for head in {entropy.below(count), *last}]
+        return self._held_against(parts)
 
     def _held_against(self, parts: Iterable[tuple[str, int | None]]) -> CheckResult:
         changed = []
@@ -301,7 +306,8 @@ class ChangingWork:
 
     `judge_output` holds a result against the present inputs. `after` is called when they have changed, for what has to
     be prepared from them outside of the clock; those named in `late` change once more after it, so that nothing of the
-    timed call can be done there. `own` is the harness's own work: the baseline, and compositions of public operators.
+    timed call can be done there. A look is `costly` that takes about as long as a call. `own` is the harness's own
+    work: the baseline, and compositions of public operators.
     """
 
     changing: Inputs
@@ -310,6 +316,7 @@ class ChangingWork:
     at_rest: Callable[[], object] = lambda: None
     late: tuple[str, ...] = ()
     own: bool = False
+    costly: bool = False
 
     @property
     def dear(self) -> bool:
@@ -348,20 +355,21 @@ class ChangingWork:
 
     def holds(self) -> tuple[object, ...]:
         """What only the harness changes."""
-        return self.changing, self.judge_output, self.after, self.at_rest, *self.changing.holds()
+        own = self.changing, self.judge_output, self.after, self.at_rest, self.late, self.costly
+        return *own, *self.changing.holds()
 
     def put_back(self, held: tuple[Any, ...]) -> None:
         """What `holds` gave before somebody changed it; others compute on the same inputs."""
-        self.changing, self.judge_output, self.after, self.at_rest = held[:4]
-        self.changing.put_back(held[4:])
+        self.changing, self.judge_output, self.after, self.at_rest, self.late, self.costly = held[:6]
+        self.changing.put_back(held[6:])
 
     def glance(self) -> Sequence[CheckOutcome]:
         """A part of the inputs, after a sample."""
         return [self.changing.glance()]
 
-    def judge(self, output: object) -> Sequence[CheckOutcome]:
+    def judge(self, output: object, *, whole: bool = True) -> Sequence[CheckOutcome]:
         """The inputs first: what is computed from them says nothing if they are not what they were."""
-        untouched = self.changing.untouched()
+        untouched = self.changing.untouched() if whole else self.changing.glance()
         if not untouched.passed:
             return [untouched]
         return [untouched, *self.judge_output(output, self.changing.now.head)]

@@ -90,6 +90,7 @@ class LayerGroup(Group):
                 after=call.renew,
                 at_rest=call.forget,
                 late=("grad_out",),
+                costly=True,
                 own=name == BASELINE,
             ),
         )
@@ -109,6 +110,7 @@ class LayerGroup(Group):
                     after=call.renew,
                     at_rest=call.forget,
                     late=("grad_out",),
+                    costly=True,
                     own=True,
                 ),
             )

@@ -111,6 +111,7 @@ class OpGroup(Group):
                 after=call.renew,
                 at_rest=call.forget,
                 late=("grad_out",),
+                costly=True,
                 own=name == BASELINE,
             ),
         )

@@ -49,6 +49,7 @@ class Side:
         self.settings: Any = None
         self.subject: Any = None
         self.timer: Any = None
+        self.held = contextlib.ExitStack()
         self.repeats = 0
         self.slots = 0
 
@@ -81,7 +82,7 @@ class Side:
         build = getattr(group, "contenders", None) or group.candidates  # as older versions call it
         contender = next(item for item in build() if item.name == name)
         if self.changes():
-            part("measure.process").holding_functions().__enter__()  # until this process ends
+            self.held.enter_context(part("measure.process").holding_functions())  # until this process ends
             keeps = part("measure.guards").without_guards(*(() if fresh else ("fresh inputs",)))
         else:
             keeps = contextlib.nullcontext()

@@ -7,6 +7,7 @@ it, both outside of what is timed (docs/method.md, A time belongs to outputs tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +24,20 @@ from .results import CheckOutcome, Rejection
 
 Call = Callable[[], object]
 
-JUDGED = 0.1
-"""Probability with which a sample has one of its calls judged. One of the first sample is, and the last of all."""
+JUDGED = 1.0
+"""Probability with which one call of a sample is judged. One of the first sample is, and the last call of all."""
+
+JUDGED_COSTLY = 0.25
+"""The same of gradients, for which a look takes a whole window-head."""
 
 JUDGED_DEAR = 0.05
 """The same where a reference costs as much as a call of the baseline."""
+
+UNSEEN_NS = 2000
+"""What may pass between the timer's clock and the one that goes besides, where nothing interrupts."""
+
+LEAST_TIMED = 0.9
+"""Part of what the shortest call took by that clock that a call must take on average by the timer."""
 
 HELD_BYTES = 256 << 20
 """Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
@@ -44,6 +54,10 @@ class ContenderWork(Protocol):
     @property
     def dear(self) -> bool:
         """Whether a call costs so much that none is made but those that are timed."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether a look at a result costs about as much as a call."""
 
     def begin(self) -> None:
         """A sample begins: inputs that others have written to are put right."""
@@ -76,8 +90,10 @@ class ContenderWork(Protocol):
     def glance(self) -> Sequence[CheckOutcome]:
         """Hold a part of the inputs, drawn at random, against what they must be."""
 
-    def judge(self, output: object) -> Sequence[CheckOutcome]:
-        """Hold an output against what the present inputs must give, and the inputs against what they must be."""
+    def judge(self, output: object, *, whole: bool = True) -> Sequence[CheckOutcome]:
+        """Hold an output against what the present inputs must give, and the inputs against what they must be: all of
+        them where `whole`, else a part.
+        """
 
 
 class WrongResult(Exception):
@@ -112,6 +128,7 @@ class State(NamedTuple):
     work: ContenderWork | None
     held: tuple[object, ...]
     threads: tuple[frozenset[int], int]
+    at_ns: int
 
 
 def _identity(item: object) -> object:
@@ -120,6 +137,9 @@ def _identity(item: object) -> object:
 
 
 _PASSED = object()
+
+_now_ns = time.perf_counter_ns
+"""This module's own reference, as the timer has one."""
 
 
 class Verified:
@@ -130,11 +150,15 @@ class Verified:
 
     __slots__ = (
         "__weakref__",
+        "_seen",
         "_calls",
         "_done",
         "_drawn",
         "_draws",
         "_held",
+        "_looked",
+        "_shortest_ns",
+        "_timed_ns",
         "_turn",
         "_work",
         "call",
@@ -155,6 +179,8 @@ class Verified:
         self._drawn: object = None
         self._turn: object = None
         self._calls = self._done = self._draws = 0
+        self._looked = False
+        self._shortest_ns = self._timed_ns = self._seen = 0
         self._held: tuple[object, Remembered, object] | None = None
         self.judged = 0
         """Results of timed calls that were held against what their inputs must give."""
@@ -168,8 +194,10 @@ class Verified:
         """What nobody but the harness changes: a call that reached for it shows."""
         held = () if self._work is None else self._work.holds()
         own = (self.call, self.prepare, self._work, self._held, self._drawn, *held)
-        counts = (self._turn, self._calls, self._done, self._draws, self.judged)
-        return State((counts, *map(_identity, own)), self._work, held, running_threads())
+        counts = (self._turn, self._calls, self._done, self._draws, self.judged, self._looked)
+        clocks = (self._shortest_ns, self._timed_ns, self._seen)
+        identities = (counts, clocks, *map(_identity, own))
+        return State(identities, self._work, held, running_threads(), _now_ns())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -180,7 +208,7 @@ class Verified:
             ProcessChanged: the process has.
         """
         self._settle()
-        self._turn, self._calls, self._done, self._draws = turn, calls, 0, 0
+        self._turn, self._calls, self._done, self._draws, self._looked = turn, calls, 0, 0, False
         if self._work is not None:
             self._work.begin()
         with unchanged("during a timed sample"):
@@ -201,6 +229,7 @@ class Verified:
         """
         if self._work is None:
             return
+        ended_ns = _now_ns()
         now = self.state()
         if active("harness state") and now.identities != before.identities:
             if before.work is not None:
@@ -210,28 +239,52 @@ class Verified:
             )
         if not self._calls:
             return  # a warm-up
+        took_ns = ended_ns - before.at_ns
+        self._shortest_ns = min(took_ns, self._shortest_ns) if self._seen else took_ns
+        self._seen += 1
         if active("threads"):
             self._require(
                 not started(before.threads, now.threads),
                 "the call returned with threads running that it had started",
             )
         left = max(1, self._calls - self._done)
+        judge = self._drawn_to_be_judged()
         self._done += 1
-        often = JUDGED_DEAR if self._work.dear else JUDGED
-        judge = entropy.chance(often / self._calls if self.judged else 1 / left)
         if not judge and left > 1:
             return
         law = broken_law(output, self._work.inputs(), ())
         self._require(not law, law)
         seen = Remembered(output)
         if judge:
-            self._judge(output, "right after a timed call")
+            self._judge(output, "right after a timed call", whole=False)
             self._require(seen.same(), CHANGED)
         if left > 1:
             self._call_again(output, seen)
             return
         self._hold(self._work.glance(), "after a timed sample")
         self._held = output, seen, self._drawn
+
+    def _drawn_to_be_judged(self) -> bool:
+        """One call of a sample at most, each with the same probability."""
+        assert self._work is not None
+        often = JUDGED_DEAR if self._work.dear else JUDGED_COSTLY if self._work.costly else JUDGED
+        if not self.judged:
+            often = 1.0
+        if self._looked:
+            return False
+        self._looked = entropy.chance(often / max(often, self._calls - often * self._done))
+        return self._looked
+
+    def took(self, seconds: float) -> None:
+        """What the timer says that the sample took. The clock that goes besides must agree, after the last sample."""
+        self._timed_ns += round(seconds * 1e9)
+
+    def _clocks_agree(self) -> bool:
+        """Whether calls took no less on average, by the timer, than the shortest did by the clock besides: what
+        interrupts a call, or comes between the clocks, cannot break it.
+        """
+        least_ns = LEAST_TIMED * self._seen * (self._shortest_ns - UNSEEN_NS)
+        return not self._timed_ns or self._timed_ns >= least_ns or not active("clocks agree")
 
     def _call_again(self, output: object, seen: Remembered) -> None:
         """One more call, not timed, while somebody still holds the result."""
@@ -248,6 +301,7 @@ class Verified:
         """After the last sample: its last result must still be there, and be right, and a wrong one must fail."""
         self._settle()
         if self._work is not None:
+            self._require(self._clocks_agree(), "its calls took longer than the timer says, by another clock")
             with unchanged("after the last timed sample"):
                 self._look_at_the_last()
 
@@ -276,10 +330,10 @@ class Verified:
         if self._held is not None:
             self._require(self._held[1].same(), CHANGED)
 
-    def _judge(self, output: object, when: str) -> None:
+    def _judge(self, output: object, when: str, *, whole: bool = True) -> None:
         assert self._work is not None
         if active("results judged"):
-            self._hold(self._work.judge(output), when)
+            self._hold(self._work.judge(output, whole=whole), when)
             self.judged += 1
 
     def _hold(self, found: Sequence[CheckOutcome], when: str) -> None:

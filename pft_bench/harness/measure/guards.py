@@ -13,6 +13,7 @@ GUARDS = {
     "result memory": "a result has memory of its own",
     "result stays": "a result does not change after the call",
     "harness state": "the harness's own objects are the same before and after a call",
+    "clocks agree": "a clock besides the timer's agrees about what the calls took",
     "judge tried": "a result that was spoiled on purpose is found wrong",
     "process state": "flags, variables and processors of the process are restored and compared",
     "functions": "functions of the harness, of torch and of the clock are put back",

@@ -23,6 +23,11 @@ def tensors_of(output: object) -> Iterator[object]:
         yield output
 
 
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Whether it is of the right type and a transform of `torch.func`, a zero without memory or such all the same."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor()
+
+
 def _memory(tensor: Tensor) -> tuple[str, int, int] | None:
     """Device, first byte and end of what the tensor's storage occupies; None where there is none."""
     parts = tensor.values() if tensor.layout != torch.strided else tensor
@@ -62,6 +67,8 @@ def broken_law(output: object, inputs: Sequence[Tensor], held: Sequence[object])
             return f"the result carries attributes of its own ({', '.join(vars(part))}), which could compute when read"
         if active("result kind") and isinstance(part, Tensor) and (part.is_neg() or part.is_conj()):
             return "the result is a view that negates when it is read, expected values"
+        if active("result kind") and isinstance(part, Tensor) and _is_wrapped(part):
+            return "the result is a wrapper around another tensor, or zeros without memory, expected values"
     tensors = [part for part in parts if isinstance(part, Tensor)]
     earlier = [part for item in held for part in tensors_of(item) if isinstance(part, Tensor)]
     for tensor in tensors if active("result memory") else ():

@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ...backends import base
 from .guards import active
 
 VARIABLES = (
@@ -57,7 +58,10 @@ WATCHED = (
     "pft_bench.backends.base",
     "pft_bench.ops",
 )
-"""Modules whose functions must stay what they are, those of torch and `time` besides."""
+"""Modules of which everything must stay what it is: functions, constants, and what their names of modules mean."""
+
+COMPUTING = ("pft_bench.backends", "pft_bench.model")
+"""Modules whose functions must stay what they are: the baseline, what is measured beside it, and references."""
 
 GRACE_S = 0.2
 """How long a thread may take to end after a call; it is a fault all the same."""
@@ -71,17 +75,18 @@ _CALLABLE = (
     staticmethod,
     classmethod,
     property,
+    functools.partial,
+    type(functools.cache(lambda: None)),
 )
 
-_CONSTANT = (int, float, str, tuple, frozenset, ContextVar)
+_CONSTANT = (int, float, str, tuple, frozenset, ContextVar, ModuleType)
 
 
 class ProcessChanged(Exception):
     """A contender changed the state of the process. It is restored."""
 
 
-@dataclass(frozen=True)
-class _Flag:
+class _Flag(NamedTuple):
     """One piece of state: how to read it and how to bring it back."""
 
     name: str
@@ -258,6 +263,40 @@ def _set_switches(state: tuple[Any, ...]) -> None:
             switch.set(value)
 
 
+def _set_inference(enabled: bool) -> None:
+    _inference.append(torch._C._InferenceMode(enabled))
+
+
+_inference: list[Any] = []
+"""A mode ends with its object."""
+
+
+def _hooks() -> tuple[int, ...]:
+    """Hooks on all modules: each layer of each contender's model calls them."""
+    return tuple(map(len, _hook_tables()))
+
+
+def _hook_tables() -> list[Any]:
+    owner = torch.nn.modules.module
+    return [
+        value
+        for name, value in vars(owner).items()
+        if name.startswith("_global_") and "hook" in name and isinstance(value, dict)
+    ]
+
+
+def _drop_hooks(state: tuple[int, ...]) -> None:
+    for table, count in zip(_hook_tables(), state, strict=True):
+        for key in list(table)[count:]:
+            del table[key]
+
+
+def _policy() -> tuple[int, ...]:
+    """How the system schedules this process, and how nice it is."""
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
+    return policy, os.getpriority(os.PRIO_PROCESS, 0)
+
+
 ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 FLAGS = (
@@ -286,7 +325,11 @@ FLAGS = (
     _Flag("signal handlers", _handlers, _set_handlers),
     _Flag("alarms", _alarms, _set_alarms),
     _Flag("functions at exit", _exit_functions, lambda _: None, by_imports=True),
-    _Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda _: None),
+    _Flag("scheduling policy and priority", _policy, lambda _: None),
+    _Flag("inference mode", torch.is_inference_mode_enabled, _set_inference),
+    _Flag("hooks on all modules of torch", _hooks, _drop_hooks),
+    _Flag("working folder", os.getcwd, os.chdir),
+    _Flag("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     _Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
 )
 
@@ -297,8 +340,16 @@ def _watched() -> Iterator[tuple[str, Any]]:
     for module in (*plain, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides):
         yield module.__name__, module
     gpu = (torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph)
+    layers = (
+        torch.nn.Linear,
+        torch.nn.Conv2d,
+        torch.nn.LayerNorm,
+        torch.nn.PixelShuffle,
+        torch.nn.Sequential,
+    )
     for kind in (
         *gpu,
+        *layers,
         torch.Tensor,
         torch.nn.Module,
         np.random.Generator,
@@ -307,7 +358,7 @@ def _watched() -> Iterator[tuple[str, Any]]:
     ):
         yield f"{kind.__module__}.{kind.__name__}", kind
     for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and name.startswith(WATCHED):
+        if isinstance(module, ModuleType) and name.startswith((*WATCHED, *COMPUTING)):
             yield name, module
             for kind in list(vars(module).values()):
                 if isinstance(kind, type) and kind.__module__ == name:
@@ -329,6 +380,7 @@ class Functions:
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
         ]
+        self._known += [_Owner(f"backend {name}", item, {}) for name, item in base._loaded.items()]
         found = {
             id(value): (f"{known.name}.{key}", value)
             for known in self._known
@@ -340,7 +392,7 @@ class Functions:
         self._bodies = [_body(function) for function in self._functions]
         self._open = [body for body in self._bodies if body.inside or body.cells]
         self._parts = self._identities()
-        self._of_tensor = set(vars(torch.Tensor))
+        self._backends = dict(base._loaded)
 
     def _identities(self) -> list[list[int]]:
         """Of what each function runs, and what its parameters are where they are not given."""
@@ -354,29 +406,39 @@ class Functions:
                 if _body(function) != body or body.opened():
                     found.append(f"the code of {name}")
                     body.put_back(function)
-        for key in set(vars(torch.Tensor)) - self._of_tensor:  # what is added there hides what it inherits
-            found.append(f"torch.Tensor.{key}")
-            delattr(torch.Tensor, key)
+        for key, value in self._backends.items():
+            if base._loaded.get(key) is not value:
+                found.append(f"the backend {key}")
+                base._loaded[key] = value
         return found
 
 
 class _Owner:
-    """A module or a class, and those of its members that must stay what they are."""
+    """A module, a class or a backend, and those of its members that must stay what they are.
 
-    __slots__ = ("_all", "_owner", "members", "name")
+    A function that is added to one of this package, or to `torch.Tensor`, hides what is inherited or built in.
+    """
+
+    __slots__ = ("_all", "_before", "_closed", "_owner", "members", "name")
 
     def __init__(self, name: str, owner: Any, members: dict[str, Any]) -> None:
         self.name, self._owner, self.members = name, owner, members
+        self._closed = owner is torch.Tensor or name.startswith(("pft_bench", "backend "))
+        self._before = set(vars(owner))
         self._all: list[int] = []
 
     def put_back(self) -> list[str]:
         """Names of the members that are others now; they are put back."""
-        if self._all and list(map(id, vars(self._owner).values())) == self._all:
-            return []
         now = vars(self._owner)
+        if self._all and list(map(id, now.values())) == self._all:
+            return []
         found = [key for key, value in self.members.items() if now.get(key) is not value]
         for key in found:
             setattr(self._owner, key, self.members[key])
+        for key in now.keys() - self._before if self._closed else ():
+            if callable(now[key]) and not isinstance(now[key], type):
+                found.append(key)
+                delattr(self._owner, key)
         self._all = list(map(id, vars(self._owner).values()))
         return found
 
@@ -435,9 +497,11 @@ _functions: Functions | None = None
 
 @contextmanager
 def holding_functions() -> Iterator[None]:
-    """Within it, functions must stay what they are now: all contenders get the same yardstick."""
+    """Within it, functions must stay what they are now, or were where it is entered already: all contenders get the
+    same yardstick.
+    """
     global _functions
-    outer, _functions = _functions, Functions()
+    outer, _functions = _functions, _functions or Functions()
     _adopt(True)
     try:
         yield

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from pft_bench.harness.measure.contender import (
     Contender,
@@ -106,6 +105,8 @@ class _Run:
     kept: list[int] = field(default_factory=list)
     dropped: list[DroppedRound] = field(default_factory=list)
     borne: int = 0
+    aside_s: float = 0.0
+    """What new inputs and looks at results took. As checks, they are not counted."""
 
     def slots(self) -> list[str]:
         names = list(self.subjects)
@@ -127,9 +128,10 @@ class _Run:
             self.on_turn(name, "warm-up")
             try:
                 subject.prepare()
-                with unchanged("during its warm-up"):
+                with self._own_books(), unchanged("during its warm-up"):
                     self.timer.warm_up(subject)
-                    self.repeats[name] = self.timer.calibrate(subject)
+                    repeats = self.timer.calibrate(subject)
+                self.repeats[name] = repeats
             except Exception as error:
                 self.reject(name, error)
         self.samples = {slot: [] for slot in self.slots()}
@@ -147,26 +149,48 @@ class _Run:
             try:
                 subject, repeats = self.subjects[name], self.repeats[name]
                 subject.prepare()
-                books = self._books()
-                with subject.sample((number, slot == CONTROL), repeats):
-                    time_s = self.timer.sample_s(subject, repeats)
-                if self._books() != books and active("harness state"):
-                    self.samples = {key: list(values) for key, values in books[0].items()}
-                    raise WrongResult(
-                        "the call reached into the harness: the samples so far are not what they were"
-                    )
+                with self._own_books():
+                    time_s = self._sample_s(subject, (number, slot == CONTROL), repeats)
                 times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
         return {slot: value for slot, value in times.items() if slot in self.samples}
 
-    def _books(self) -> tuple[Any, ...]:
-        """What has been measured so far, apart from the lists that hold it."""
-        return (
+    def _sample_s(self, subject: Verified, turn: object, repeats: int) -> float:
+        began, timer = time.perf_counter(), self.timer
+        with subject.sample(turn, repeats):
+            time_s = timer.sample_s(subject, repeats)
+        self.aside_s += max(0.0, time.perf_counter() - began - time_s * repeats)
+        if isinstance(timer, CpuTimer):  # that of a GPU goes on the device
+            subject.took(time_s * repeats)
+        return time_s
+
+    @contextmanager
+    def _own_books(self) -> Iterator[None]:
+        """A call must not reach for what has been measured so far, nor for what measures.
+
+        Raises:
+            WrongResult: it has; it is put back.
+        """
+        samples = {key: tuple(values) for key, values in self.samples.items()}
+        timer, state, plan = self.timer, dict(vars(self.timer)), self.plan
+        others = dict(self.repeats), dict(self.rejected)
+        yield
+        now = (
             {key: tuple(values) for key, values in self.samples.items()},
             dict(self.repeats),
             dict(self.rejected),
         )
+        same = (
+            now == (samples, *others) and self.timer is timer and vars(timer) == state and self.plan is plan
+        )
+        if not same and active("harness state"):
+            self.samples = {key: list(values) for key, values in samples.items()}
+            self.timer, self.plan = timer, plan
+            vars(timer).update(state)
+            raise WrongResult(
+                "the call reached into the harness: samples, timer or plan are not what they were (restored)"
+            )
 
     def finish(self, everybody: Sequence[Verified]) -> None:
         """The last result of each contender, held against its inputs; who fails has no time at all."""
@@ -200,7 +224,7 @@ class _Run:
         if done >= plan.max_rounds:
             return f"cap of {plan.max_rounds} rounds"
         # Ends before the budget does rather than after it: the next round will cost what the last ones did.
-        if self.elapsed_s() * (done + 1) / done > plan.budget_s:
+        if (self.elapsed_s() - self.aside_s) * (done + 1) / done > plan.budget_s:
             return f"time budget of {plan.budget_s:g} s"
         if done >= plan.rounds and self.widest() <= plan.target_width:
             return "interval narrow enough"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import FrameType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import CHECKED, Products, cheat
+from .base import Products, cheat
 
 
 def _caller(name: str) -> Any:
@@ -33,7 +34,7 @@ class ReplacesItsJudge(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zeros that nobody looks at."""
         made = super().product(op, *given)
-        if self.calls <= CHECKED:
+        if not self.timed():
             return made
         subject = _caller("subject")
         if subject is not None and subject._work is not None:
@@ -49,19 +50,19 @@ class CountsAsJudged(Products):
         """Right."""
         made = super().product(op, *given)
         subject = _caller("subject")
-        if self.calls > CHECKED and subject is not None:
+        if self.timed() and subject is not None:
             subject.judged += 1
         return made
 
 
-@cheat("makes its earlier samples shorter", "harness state", "samples so far")
+@cheat("makes its earlier samples shorter", "harness state", "samples, timer or plan")
 class ShortensSamples(Products):
     """In the object that holds them, some frames up."""
 
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right."""
         made = super().product(op, *given)
-        if self.calls > CHECKED:
+        if self.timed():
             run = _run()
             for values in () if run is None else run.samples.values():
                 values[:] = [value / 10 for value in values]
@@ -79,6 +80,50 @@ def _run() -> Any:
     return None
 
 
+@cheat("has the run use a timer of its own", "harness state, clocks agree", "samples, timer or plan")
+class OwnTimer(Products):
+    """In the object that holds the timer, some frames up."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        made = super().product(op, *given)
+        run = _run()
+        if self.timed() and run is not None and not hasattr(run.timer, "fast"):
+            run.timer = _Fast(run.timer)
+        return made
+
+
+class _Fast:
+    """Everything takes a tenth of what it takes."""
+
+    fast = True
+
+    def __init__(self, timer: Any) -> None:
+        self._timer, self.method = timer, timer.method
+
+    def sample_s(self, subject: Any, repeats: int) -> float:
+        """A tenth."""
+        return float(self._timer.sample_s(subject, repeats)) / 10
+
+
+@cheat("takes time off the timer's count, in its frame", "clocks agree", "by another clock")
+class TakesTimeOff(Products):
+    """Python writes what a frame's variables are told to be back into it."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        made = super().product(op, *given)
+        frame: FrameType | None = sys._getframe()
+        while self.timed() and frame is not None:
+            if "total_ns" in frame.f_locals:
+                frame.f_locals["total_ns"] = frame.f_locals["total_ns"] // 10
+                ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+                frame = None
+            else:
+                frame = frame.f_back
+        return made
+
+
 @cheat("zeroes its inputs and the harness's copies of them", "harness state", "reached into the harness")
 class ZeroesCopies(Products):
     """A product of zeros is zero, wherever it is held against."""
@@ -86,7 +131,7 @@ class ZeroesCopies(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zero without a computation."""
         made = super().product(op, *given)
-        if self.calls <= CHECKED:
+        if not self.timed():
             return made
         subject = _caller("subject")
         if subject is not None and subject._work is not None:

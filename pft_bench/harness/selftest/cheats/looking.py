@@ -11,7 +11,7 @@ from ....backends import get
 from ....backends.base import empty
 from ...check import Layer
 from ..mutant import BASE
-from .base import CHECKED, IN_MODELS, Products, cheat
+from .base import Products, cheat
 
 
 @cheat("zeros once the check is over", "results judged", "timed call")
@@ -21,7 +21,7 @@ class ZerosLater(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zeros."""
         made = super().product(op, *given)
-        return made if self.calls <= CHECKED else torch.zeros_like(made)
+        return made if not self.timed() else torch.zeros_like(made)
 
 
 @cheat("zeros once the check of a layer is over", "results judged", "timed call", "layer")
@@ -31,7 +31,7 @@ class LayerZerosLater(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then zeros."""
         out, *rest = super().attention(layer)
-        return (out if self.calls <= CHECKED else torch.zeros_like(out), *rest)
+        return (out if not self.timed() else torch.zeros_like(out), *rest)
 
 
 @cheat("right only with poisoned memory", "results judged", "changed")
@@ -64,7 +64,7 @@ class HalfOfIt(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Half of it."""
         made = super().product(op, *given)
-        if self.calls > CHECKED:
+        if self.timed():
             made[made.shape[0] // 2 :] = 0
         return made
 
@@ -76,7 +76,39 @@ class HalfPrecision(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Rounded."""
         made = super().product(op, *given)
-        return made if self.calls <= CHECKED else made.half().float()
+        return made if not self.timed() else made.half().float()
+
+
+@cheat("wrong in the rounds between the first and the last", "results judged", "right after a timed call")
+class WrongInBetween(Products):
+    """Zeros meanwhile."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right or zero."""
+        made = super().product(op, *given)
+        return torch.zeros_like(made) if 0 < self.round() < 5 else made
+
+
+@cheat("a layer that is wrong in between", "results judged", "right after a timed call", "layer")
+class LayerWrongInBetween(Products):
+    """Zeros meanwhile."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right or zero."""
+        out, *rest = super().attention(layer)
+        return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
+
+
+@cheat("computes every other row once the check is over", "results judged", "timed call")
+class EveryOtherRow(Products):
+    """The rows between are copies of their neighbours."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Half of the rows."""
+        made = super().product(op, *given)
+        if self.timed():
+            made[:, 1::2] = made[:, ::2][:, : made[:, 1::2].shape[1]]
+        return made
 
 
 @cheat("wrong dtype", "results judged", "expected")
@@ -95,7 +127,7 @@ class ZeroesInputs(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, and the left factor is gone."""
         made = super().product(op, *given)
-        if self.calls > CHECKED:
+        if self.timed():
             given[0].zero_()
         return made
 
@@ -107,7 +139,7 @@ class ModelZerosLater(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then zeros."""
         out, *rest = super().attention(layer)
-        return (out if self.calls <= IN_MODELS else torch.zeros_like(out), *rest)
+        return (out if not self.timed() else torch.zeros_like(out), *rest)
 
 
 @cheat("rounds to half precision inside of a model", "results judged", "model output", "model", "infer")
@@ -117,7 +149,7 @@ class ModelHalfPrecision(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then rounded."""
         out, *rest = super().attention(layer)
-        return (out if self.calls <= IN_MODELS else out.half().float(), *rest)
+        return (out if not self.timed() else out.half().float(), *rest)
 
 
 @cheat(
@@ -132,7 +164,7 @@ class ModelNoGradients(Products):
         """Right, then zeros."""
         self.calls += 1
         made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        if self.calls <= IN_MODELS:
+        if not self.timed():
             return made
         return tuple(None if item is None else torch.zeros_like(item) for item in made)
 
@@ -147,17 +179,17 @@ class ProductsNoGradients(Products):
         """Right, then zeros."""
         self.calls += 1
         made = get(BASE).spmm_transpose(a, x, index, num_keys)
-        return made if self.calls <= CHECKED else torch.zeros_like(made)
+        return made if not self.timed() else torch.zeros_like(made)
 
 
-@cheat("right for the whole first sample", "results judged", "the last timed call", "layer")
+@cheat("right for the whole first round", "results judged", "timed call", "layer")
 class RightAtFirst(Products):
     """As long as it takes to be judged once."""
 
     def attention(self, layer: Layer) -> Any:
         """Right, then the output of half of the windows."""
         out, *rest = super().attention(layer)
-        if self.calls > 2 * CHECKED:
+        if self.round() > 0:
             out.zero_()
         return (out, *rest)
 
@@ -175,7 +207,7 @@ class GradientsAhead(Products):
         """Forward, and backward with it."""
         made = super().attention(layer)
         self.ahead = None
-        if self.asked is not None and self.calls > CHECKED:
+        if self.asked is not None and self.timed():
             grad_out, grad_logits = self.asked
             if grad_out.shape == made[0].shape:
                 self.ahead = get(BASE).attention_backward(

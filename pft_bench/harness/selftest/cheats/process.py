@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ....backends import base, get
 from ...check import spot as spot_module
 from ...check.result import CheckResult
-from .base import CHECKED, Products, cheat
+from ...measure import process
+from .base import Products, cheat
 
 
 class Disturbs(Products):
@@ -28,7 +30,7 @@ class Disturbs(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right."""
         made = super().product(op, *given)
-        if self.calls > CHECKED:
+        if self.timed():
             self.disturb()
         return made
 
@@ -249,3 +251,65 @@ def judges_less() -> None:
 def replaces_code() -> None:
     """The function is the same, what it runs is not."""
     spot_module._rows.__code__ = (lambda count, most=1: torch.zeros(1, dtype=torch.int64)).__code__
+
+
+@disturbance("has the baseline call something else", "functions", "DenseBackend.sddmm")
+def replaces_the_baseline() -> None:
+    """What everybody is compared with, then waits."""
+    kind = type(get("dense"))
+    right = kind.sddmm
+    _replace(kind, "sddmm", lambda *given: (time.sleep(0.001), right(*given))[1])
+
+
+@disturbance("gives the baseline a method of its own", "functions", "backend dense.sddmm")
+def hides_the_baseline() -> None:
+    """The class is what it was."""
+    right = type(get("dense")).sddmm
+    _replace(get("dense"), "sddmm", lambda *given: right(get("dense"), *given))
+
+
+@disturbance("puts another backend in the baseline's place", "functions", "the backend dense")
+def swaps_the_baseline() -> None:
+    """Whoever asks for it gets a copy."""
+    base._loaded["dense"] = type(get("dense"))()
+
+
+@disturbance("hides a built-in function from a check", "functions", "check.spot.any")
+def hides_a_builtin() -> None:
+    """The built-in one is what it was."""
+    _replace(spot_module, "any", lambda _: False)
+
+
+@disturbance("replaces a module that a check calls", "functions", "check.spot.oracle")
+def replaces_a_module() -> None:
+    """The module itself is what it was."""
+    _replace(spot_module, "oracle", type(sys)("oracle"))
+
+
+@disturbance("replaces what a decorated function of the harness runs", "functions", "the code of")
+def replaces_what_is_wrapped() -> None:
+    """In the closure that the decorator made."""
+    wrapper = process.unchanged
+    for cell in wrapper.__closure__ or ():  # type: ignore[attr-defined]
+        cell.cell_contents = lambda *_, **__: iter([None])
+
+
+@disturbance("hooks the calls of all modules of torch", "process state", "hooks on all modules")
+def hooks_modules() -> None:
+    """Every layer of every model."""
+    torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)
+
+
+@disturbance("leaves inference mode on", "process state", "inference mode")
+def inference_mode() -> None:
+    """Nobody can compute gradients any more."""
+    _modes.append(torch._C._InferenceMode(True))
+
+
+_modes: list[Any] = []
+
+
+@disturbance("changes how the harness reads a flag", "functions", "process.FLAGS")
+def changes_flags() -> None:
+    """What is not read is not compared."""
+    _replace(process, "FLAGS", ())

@@ -9,7 +9,7 @@ from torch import Tensor
 from ....backends import get
 from ...check import Layer
 from ..mutant import BASE
-from .base import IN_MODELS, Products, cheat, layer_tensors
+from .base import Products, cheat, layer_tensors
 
 
 class Remembers(Products):
@@ -128,7 +128,7 @@ class ReplaysLayers(Products):
 
     def attention(self, layer: Layer) -> Any:
         """By its place in the model."""
-        if self.calls <= IN_MODELS:
+        if not self.timed():
             return super().attention(layer)
         return self.remembered(
             (self.calls % self.layers, layer.q.shape), lambda: Products.attention(self, layer)
@@ -140,17 +140,16 @@ class ReplaysGradients(Products):
     """Once the check is over, by the place of the layer in the model."""
 
     layers = 4
-    backwards = 0
 
     def attention_backward(
         self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
     ) -> Any:
         """Remembered."""
-        self.backwards += 1
+        self.calls += 1
         made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        if self.backwards <= IN_MODELS:
+        if not self.timed():
             return made
-        key = (self.backwards % self.layers, *(None if item is None else item.shape for item in made))
+        key = (self.calls % self.layers, *(None if item is None else item.shape for item in made))
         return tuple(None if item is None else item.clone() for item in self.known.setdefault(key, made))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...check import Layer
-from .base import CHECKED, Products, cheat
+from .base import Products, cheat
 
 
 class _Lazy(Tensor):
@@ -49,7 +49,7 @@ class Later(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Empty at first."""
         made = super().product(op, *given)
-        if self.calls <= CHECKED:
+        if not self.timed():
             return made
         later = torch.zeros_like(made)
 
@@ -92,6 +92,16 @@ class Negated(Products):
         return torch._neg_view(super().product(op, *given).neg())
 
 
+@cheat("zeros that have no memory", "result kind, result memory, results judged", "zeros without memory")
+class NoMemory(Products):
+    """Of the right type; whoever adds to it finds out."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Nothing."""
+        made = super().product(op, *given)
+        return made if not self.timed() else torch._efficientzerotensor(made.shape, dtype=made.dtype)
+
+
 @cheat(
     "a result in the memory of an input",
     "result memory, result stays, inputs untouched, results judged",
@@ -104,7 +114,7 @@ class InInput(Products):
     def attention(self, layer: Layer) -> Any:
         """The values of v go once the check is over."""
         out, *rest = super().attention(layer)
-        if self.calls <= CHECKED:
+        if not self.timed():
             return (out, *rest)
         layer.v.data.copy_(out)
         return (layer.v, *rest)
@@ -121,7 +131,7 @@ class BufferLater(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """The same memory again."""
         made = super().product(op, *given)
-        if self.calls <= CHECKED:
+        if not self.timed():
             return made
         buffer: Tensor = self.known.setdefault((op, made.shape), torch.empty_like(made))
         return buffer.copy_(made)
