@@ -150,13 +150,13 @@ class Verified:
 
     __slots__ = (
         "__weakref__",
-        "_seen",
         "_calls",
         "_done",
         "_drawn",
         "_draws",
         "_held",
         "_looked",
+        "_seen",
         "_shortest_ns",
         "_timed_ns",
         "_turn",
