@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ...backends import base
 from .guards import active
 
 VARIABLES = (
@@ -365,6 +364,12 @@ def _watched() -> Iterator[tuple[str, Any]]:
                     yield f"{name}.{kind.__name__}", kind
 
 
+def _backends() -> dict[str, Any]:
+    """All backends that have been asked for; none where nobody has loaded any."""
+    module = sys.modules.get("pft_bench.backends.base")
+    return {} if module is None else module._loaded
+
+
 class Functions:
     """The functions of the harness, of torch, of Python and of the clock, as they were when this was made: which they
     are, and what code they run. Of the harness itself, its constants too.
@@ -380,7 +385,7 @@ class Functions:
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
         ]
-        self._known += [_Owner(f"backend {name}", item, {}) for name, item in base._loaded.items()]
+        self._known += [_Owner(f"backend {name}", item, {}) for name, item in _backends().items()]
         found = {
             id(value): (f"{known.name}.{key}", value)
             for known in self._known
@@ -392,7 +397,7 @@ class Functions:
         self._bodies = [_body(function) for function in self._functions]
         self._open = [body for body in self._bodies if body.inside or body.cells]
         self._parts = self._identities()
-        self._backends = dict(base._loaded)
+        self._backends = dict(_backends())
 
     def _identities(self) -> list[list[int]]:
         """Of what each function runs, and what its parameters are where they are not given."""
@@ -407,9 +412,9 @@ class Functions:
                     found.append(f"the code of {name}")
                     body.put_back(function)
         for key, value in self._backends.items():
-            if base._loaded.get(key) is not value:
+            if _backends().get(key) is not value:
                 found.append(f"the backend {key}")
-                base._loaded[key] = value
+                _backends()[key] = value
         return found
 
 
