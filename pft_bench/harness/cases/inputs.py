@@ -164,7 +164,7 @@ class Inputs:
 
     def glance(self) -> CheckResult:
         """The same of the window-head that changed last and of another one: cheap enough for every sample."""
-        parts = []
+        parts: list[tuple[str, int | None]] = []
         for name, tensor in self.given.items():
             count = math.prod(tensor.shape[:-2])
             if count:

@@ -200,7 +200,8 @@ def in_float64(
     layer: Layer, kept: Tensor | None, *, whole: bool = False
 ) -> tuple[list[Exact], list[Compared]]:
     """Each window-head, given what the kernel kept, and how its selection compares with the logits."""
-    done, choices = [], []
+    done: list[Exact] = []
+    choices: list[Compared] = []
     for at, part in oracle.window_heads(layer):
         z = oracle.logits(part)
         chosen = None if kept is None else kept[at]

@@ -170,7 +170,8 @@ def _spot_window_head(layer: Layer, outputs: object, place: int, *, any_order: b
         if any_order:
             kept, order = kept.sort(-1)
             relative = relative.gather(-1, order)
-    results, z = [], oracle.logits(part, queries)
+    results: list[CheckResult] = []
+    z = oracle.logits(part, queries)
     if layer.selects and kept is not None:
         results.append(structure(part, kept))
         if _stop(results):

@@ -25,7 +25,7 @@ def tensors_of(output: object) -> Iterator[object]:
 
 def _is_wrapped(tensor: Tensor) -> bool:
     """Whether it is of the right type and a transform of `torch.func`, a zero without memory or such all the same."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor()
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor())
 
 
 def _memory(tensor: Tensor) -> tuple[str, int, int] | None:

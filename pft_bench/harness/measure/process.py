@@ -367,7 +367,8 @@ def _watched() -> Iterator[tuple[str, Any]]:
 def _backends() -> dict[str, Any]:
     """All backends that have been asked for; none where nobody has loaded any."""
     module = sys.modules.get("pft_bench.backends.base")
-    return {} if module is None else module._loaded
+    loaded: dict[str, Any] = {} if module is None else module._loaded
+    return loaded
 
 
 class Functions:
