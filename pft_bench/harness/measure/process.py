@@ -386,7 +386,11 @@ class Functions:
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
         ]
-        self._known += [_Owner(f"backend {name}", item, {}) for name, item in _backends().items()]
+        self._known += [  # a plug-in's own may keep what it makes at its first call
+            _Owner(f"backend {name}", item, {})
+            for name, item in _backends().items()
+            if type(item).__module__.startswith(COMPUTING)
+        ]
         found = {
             id(value): (f"{known.name}.{key}", value)
             for known in self._known
