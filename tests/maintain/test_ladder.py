@@ -23,7 +23,7 @@ class ZerosLater(Products):
 
     def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
         made = get(BASE).spmm_transpose(a, x, index, num_keys)
-        return torch.zeros_like(made) if self.timed() else made
+        return torch.zeros_like(made) if self.is_timed() else made
 
 
 def rejections() -> dict[str, Rejection | None]:

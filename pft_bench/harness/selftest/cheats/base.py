@@ -64,7 +64,7 @@ class Products(Mutant):
             frame = frame.f_back
         return -1
 
-    def timed(self) -> bool:
+    def is_timed(self) -> bool:
         """Whether the check is over, and what is returned counts."""
         return self.round() >= 0
 

@@ -34,7 +34,7 @@ class ReplacesItsJudge(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zeros that nobody looks at."""
         made = super().product(op, *given)
-        if not self.timed():
+        if not self.is_timed():
             return made
         subject = _caller("subject")
         if subject is not None and subject._work is not None:
@@ -50,7 +50,7 @@ class CountsAsJudged(Products):
         """Right."""
         made = super().product(op, *given)
         subject = _caller("subject")
-        if self.timed() and subject is not None:
+        if self.is_timed() and subject is not None:
             subject.judged += 1
         return made
 
@@ -62,7 +62,7 @@ class ShortensSamples(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right."""
         made = super().product(op, *given)
-        if self.timed():
+        if self.is_timed():
             run = _run()
             for values in () if run is None else run.samples.values():
                 values[:] = [value / 10 for value in values]
@@ -88,7 +88,7 @@ class OwnTimer(Products):
         """Right."""
         made = super().product(op, *given)
         run = _run()
-        if self.timed() and run is not None and not hasattr(run.timer, "fast"):
+        if self.is_timed() and run is not None and not hasattr(run.timer, "fast"):
             run.timer = _Fast(run.timer)
         return made
 
@@ -114,7 +114,7 @@ class TakesTimeOff(Products):
         """Right."""
         made = super().product(op, *given)
         frame: FrameType | None = sys._getframe()
-        while self.timed() and frame is not None:
+        while self.is_timed() and frame is not None:
             if "total_ns" in frame.f_locals:
                 frame.f_locals["total_ns"] = frame.f_locals["total_ns"] // 10
                 ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
@@ -131,7 +131,7 @@ class ZeroesCopies(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zero without a computation."""
         made = super().product(op, *given)
-        if not self.timed():
+        if not self.is_timed():
             return made
         subject = _caller("subject")
         if subject is not None and subject._work is not None:

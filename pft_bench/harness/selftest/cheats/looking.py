@@ -21,7 +21,7 @@ class ZerosLater(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, then zeros."""
         made = super().product(op, *given)
-        return made if not self.timed() else torch.zeros_like(made)
+        return made if not self.is_timed() else torch.zeros_like(made)
 
 
 @cheat("zeros once the check of a layer is over", "results judged", "timed call", "layer")
@@ -31,7 +31,7 @@ class LayerZerosLater(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then zeros."""
         out, *rest = super().attention(layer)
-        return (out if not self.timed() else torch.zeros_like(out), *rest)
+        return (out if not self.is_timed() else torch.zeros_like(out), *rest)
 
 
 @cheat("right only with poisoned memory", "results judged", "changed")
@@ -64,7 +64,7 @@ class HalfOfIt(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Half of it."""
         made = super().product(op, *given)
-        if self.timed():
+        if self.is_timed():
             made[made.shape[0] // 2 :] = 0
         return made
 
@@ -76,7 +76,7 @@ class HalfPrecision(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Rounded."""
         made = super().product(op, *given)
-        return made if not self.timed() else made.half().float()
+        return made if not self.is_timed() else made.half().float()
 
 
 @cheat("wrong in the rounds between the first and the last", "results judged", "right after a timed call")
@@ -106,7 +106,7 @@ class EveryOtherRow(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Half of the rows."""
         made = super().product(op, *given)
-        if self.timed():
+        if self.is_timed():
             made[:, 1::2] = made[:, ::2][:, : made[:, 1::2].shape[1]]
         return made
 
@@ -127,7 +127,7 @@ class ZeroesInputs(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right, and the left factor is gone."""
         made = super().product(op, *given)
-        if self.timed():
+        if self.is_timed():
             given[0].zero_()
         return made
 
@@ -139,7 +139,7 @@ class ModelZerosLater(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then zeros."""
         out, *rest = super().attention(layer)
-        return (out if not self.timed() else torch.zeros_like(out), *rest)
+        return (out if not self.is_timed() else torch.zeros_like(out), *rest)
 
 
 @cheat("rounds to half precision inside of a model", "results judged", "model output", "model", "infer")
@@ -149,7 +149,7 @@ class ModelHalfPrecision(Products):
     def attention(self, layer: Layer) -> Any:
         """Right, then rounded."""
         out, *rest = super().attention(layer)
-        return (out if not self.timed() else out.half().float(), *rest)
+        return (out if not self.is_timed() else out.half().float(), *rest)
 
 
 @cheat(
@@ -164,7 +164,7 @@ class ModelNoGradients(Products):
         """Right, then zeros."""
         self.calls += 1
         made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        if not self.timed():
+        if not self.is_timed():
             return made
         return tuple(None if item is None else torch.zeros_like(item) for item in made)
 
@@ -179,7 +179,7 @@ class ProductsNoGradients(Products):
         """Right, then zeros."""
         self.calls += 1
         made = get(BASE).spmm_transpose(a, x, index, num_keys)
-        return made if not self.timed() else torch.zeros_like(made)
+        return made if not self.is_timed() else torch.zeros_like(made)
 
 
 @cheat("right for the whole first round", "results judged", "timed call", "layer")
@@ -207,7 +207,7 @@ class GradientsAhead(Products):
         """Forward, and backward with it."""
         made = super().attention(layer)
         self.ahead = None
-        if self.asked is not None and self.timed():
+        if self.asked is not None and self.is_timed():
             grad_out, grad_logits = self.asked
             if grad_out.shape == made[0].shape:
                 self.ahead = get(BASE).attention_backward(

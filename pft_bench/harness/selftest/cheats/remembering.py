@@ -128,7 +128,7 @@ class ReplaysLayers(Products):
 
     def attention(self, layer: Layer) -> Any:
         """By its place in the model."""
-        if not self.timed():
+        if not self.is_timed():
             return super().attention(layer)
         return self.remembered(
             (self.calls % self.layers, layer.q.shape), lambda: Products.attention(self, layer)
@@ -147,7 +147,7 @@ class ReplaysGradients(Products):
         """Remembered."""
         self.calls += 1
         made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        if not self.timed():
+        if not self.is_timed():
             return made
         key = (self.calls % self.layers, *(None if item is None else item.shape for item in made))
         return tuple(None if item is None else item.clone() for item in self.known.setdefault(key, made))

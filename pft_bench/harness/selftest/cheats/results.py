@@ -49,7 +49,7 @@ class Later(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Empty at first."""
         made = super().product(op, *given)
-        if not self.timed():
+        if not self.is_timed():
             return made
         later = torch.zeros_like(made)
 
@@ -99,7 +99,7 @@ class NoMemory(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Nothing."""
         made = super().product(op, *given)
-        return made if not self.timed() else torch._efficientzerotensor(made.shape, dtype=made.dtype)
+        return made if not self.is_timed() else torch._efficientzerotensor(made.shape, dtype=made.dtype)
 
 
 @cheat(
@@ -114,7 +114,7 @@ class InInput(Products):
     def attention(self, layer: Layer) -> Any:
         """The values of v go once the check is over."""
         out, *rest = super().attention(layer)
-        if not self.timed():
+        if not self.is_timed():
             return (out, *rest)
         layer.v.data.copy_(out)
         return (layer.v, *rest)
@@ -131,7 +131,7 @@ class BufferLater(Products):
     def product(self, op: str, *given: Tensor) -> Tensor:
         """The same memory again."""
         made = super().product(op, *given)
-        if not self.timed():
+        if not self.is_timed():
             return made
         buffer: Tensor = self.known.setdefault((op, made.shape), torch.empty_like(made))
         return buffer.copy_(made)
