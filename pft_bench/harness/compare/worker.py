@@ -13,6 +13,7 @@ Nothing that starts threads may run before the fork, so the parent only imports.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -61,6 +62,8 @@ class Side:
         """All cases of the settings: id, title and backend."""
         cases = part("cases")
         self.settings = cases.Settings.make(**settings)
+        if self.changes():  # what holds the functions imports it: once here, instead of in each child
+            importlib.import_module("torch._dynamo")
         told = []
         for group in cases.plan_groups(self.settings):
             for name, case in group.cases.items():
