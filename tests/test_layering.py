@@ -68,6 +68,7 @@ ALONE = {
     "shortage",
     "messages",
     "processes",
+    "entropy",
 }
 # What adapters may take from one another: nothing. Shared are reference/, base.py, and the launches of one kernel
 # family that runs in two places (the same .cu files on a GPU and in the emulator).

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pft_bench.harness.measure.contender import Contender, Rejection
-from pft_bench.harness.measure.rounds import ContenderResult, DroppedRound, Plan, RoundsResult, measure
+from pft_bench.harness.measure.contender import Contender
+from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
+from pft_bench.harness.measure.rounds import Plan, measure
 from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import (
     Baseline,
@@ -492,12 +493,12 @@ def test_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
 
 
 def test_environments_of_a_resumed_run_are_all_kept(tmp_path: Path) -> None:
-    assert remember_environment(tmp_path, {"fingerprint": "a", "now": 1}) == "a"
+    assert remember_environment(tmp_path, {"fingerprint": "a", "now": {"at": 1}}) == "a"
     remember_environment(tmp_path, {"fingerprint": "b"})
-    remember_environment(tmp_path, {"fingerprint": "a", "now": 2})
+    remember_environment(tmp_path, {"fingerprint": "a", "now": {"at": 2}})
     kept = json.loads((tmp_path / "environment.json").read_text())
     assert all(environment.pop("seal") for environment in kept.values())
-    assert kept == {"a": {"fingerprint": "a", "now": 1}, "b": {"fingerprint": "b"}}
+    assert kept == {"a": {"fingerprint": "a", "now": {"at": 1}}, "b": {"fingerprint": "b"}}
 
 
 def share(folder: Path, name: str | None, *seeds: int) -> None:

@@ -18,12 +18,14 @@ from .base import (
     empty_gradients,
     empty_outputs,
     get,
+    lent,
     names,
     poisoned,
     register,
     registered,
     require,
     rungs,
+    unavailable,
 )
 
 __all__ = [
@@ -37,12 +39,14 @@ __all__ = [
     "empty_gradients",
     "empty_outputs",
     "get",
+    "lent",
     "names",
     "poisoned",
     "register",
     "registered",
     "require",
     "rungs",
+    "unavailable",
 ]
 
 

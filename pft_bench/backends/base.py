@@ -7,6 +7,7 @@ a backend that cannot run says why and what to do.
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,8 @@ _OWN = frozenset(_BACKENDS)
 # The order in which backend="auto" looks, by device type; plain PyTorch last, for dtypes without a kernel.
 _PREFERENCE = {"cpu": ("cpu", "dense"), "cuda": ("cuda", "triton", "dense")}
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
 _loaded: dict[str, Backend] = {}
 
 
@@ -163,8 +166,14 @@ def register(kind: type[Backend]) -> type[Backend]:
     """Make a backend known by its name, for one that lives outside of this package; usable as a decorator.
 
     Raises:
-        ValueError: the name belongs to another backend already.
+        ValueError: the name belongs to another backend already, or has characters that commands or tables read
+            otherwise (a comma, markup).
     """
+    if not isinstance(kind.name, str) or not _NAME.fullmatch(kind.name):
+        raise ValueError(
+            f"a backend's name must be at most 40 letters, digits, '.', '_' and '-', with a letter or digit first, "
+            f"got {kind.name!r}"
+        )
     path = (kind.__module__, kind.__qualname__)
     if _BACKENDS.get(kind.name, path) != path:
         raise ValueError(f"backend name {kind.name!r} is taken already, by {_BACKENDS[kind.name][1]}")
@@ -174,6 +183,16 @@ def register(kind: type[Backend]) -> type[Backend]:
     _BACKENDS[kind.name] = path
     _loaded[kind.name] = kind()
     return kind
+
+
+@contextmanager
+def lent(kind: type[Backend]) -> Iterator[Backend]:
+    """A backend that is known for as long as this lasts."""
+    register(kind)
+    try:
+        yield _loaded[kind.name]
+    finally:
+        del _BACKENDS[kind.name], _loaded[kind.name]
 
 
 def registered() -> tuple[str, ...]:
@@ -216,6 +235,17 @@ def get(name: str) -> Backend:
     return _loaded[name]
 
 
+def unavailable(backend: Backend) -> str | None:
+    """What `backend.available()` says, or that it raised: one that is broken must not end what others do."""
+    try:
+        reason: object = backend.available()
+    except Exception as error:
+        return f"its available() raised {type(error).__name__}: {error}"
+    if reason is None or isinstance(reason, str):
+        return reason
+    return f"its available() must return None or why not, got {reason!r}"
+
+
 def _unknown(name: object) -> ValueError:
     return ValueError(
         f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))} "
@@ -233,7 +263,7 @@ def _usable(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if name == "auto":
         return _preferred(device, dtype).name
     backend = get(name)
-    reason = backend.available()
+    reason = unavailable(backend)
     if reason is not None:
         raise BackendUnavailable(f"backend {name!r} is not available: {reason}")
     if device.type not in backend.devices:
@@ -254,7 +284,7 @@ def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
         backend = _loaded.get(name) or get(name)
         if dtype not in backend.dtypes or kind not in backend.devices:
             continue
-        reason = backend.available()
+        reason = unavailable(backend)
         if reason is None:
             if passed:
                 _tell_passed(name, passed)
@@ -282,7 +312,7 @@ def backends() -> list[BackendInfo]:
     rows = []
     for name in _BACKENDS:
         backend = get(name)
-        reason = backend.available()
+        reason = unavailable(backend)
         rows.append(BackendInfo(name, reason is None, backend.summary if reason is None else reason))
     return rows
 

@@ -13,17 +13,18 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, line
-from ..common.text import in_short
 from . import options
 from .work import at_work
 
 if at_work(__name__):
     import torch
 
-    from ..backends import backends, get
+    from ..backends import backends, get, unavailable
     from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+    from ..harness.measure.contender import rejection_of
+    from ..harness.measure.process import unchanged
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -92,7 +93,7 @@ def check(
     device = resolve_device(device)
     wrong = 0
     for name in backend or [row.name for row in backends() if row.available]:
-        reason = get(name).available()
+        reason = unavailable(get(name))
         if reason is not None:
             raise ValueError(f"--backend {name} is not available: {reason}")
         if device not in get(name).devices:
@@ -109,6 +110,7 @@ def check(
             lacks: Counter[str] = Counter()
             for seed, dim in product(range(seeds), head_dim):
                 for problem in problems(tokens, dim, kind, seed):
+                    # without its gradients where the backend has none
                     checks = [
                         partial(check_problem, name, problem, device, train=train) for train in (True, False)
                     ]
@@ -129,21 +131,26 @@ def _attempt(
 ) -> list[CheckResult]:
     """The results of the first of `checks` that the backend has the ops for; what it lacks is counted in `lacks`.
 
-    Any other error is a result that failed: it ends neither the other cases nor the command.
+    Any other error, and a process that was changed, is a result that failed, as in `run`: it ends neither the other
+    cases nor the command, and the next of `checks`, which asks for less, is made all the same.
     """
     found: Sequence[CheckResult] = []
-    reasons = set()
+    reasons: dict[str, str] = {}
     for check in checks:
         try:
-            found = check()
+            with unchanged("during its check", first_call=True):
+                found = check()
             break
-        except NotImplementedError as error:
-            reasons.add(str(error) or "not implemented")
         except Exception as error:
-            found = [CheckResult(op, math.inf, f"{type(error).__name__}: {in_short(error)}")]
-            break
-    lacks.update(reasons)
-    return [CheckResult(f"{one.name} {what}", one.worst, one.detail) for one in found]
+            rejection = rejection_of(error)
+            reasons[rejection.reason] = rejection.status
+    lacks.update({reason for reason, status in reasons.items() if status == "skipped"})
+    failed = [
+        CheckResult(op, math.inf, reason.partition("\n")[0])
+        for reason, status in reasons.items()
+        if status != "skipped"
+    ]
+    return [CheckResult(f"{one.name} {what}", one.worst, one.detail) for one in (*failed, *found)]
 
 
 def _describe(problem: Problem) -> str:

@@ -21,6 +21,7 @@ from .work import at_work
 if at_work(__name__):
     from ..harness.compare.folders import compare_folders
     from ..harness.compare.table import Row, VerdictTable
+    from ..harness.measure.disturbance import busy_machine
     from ..harness.measure.verdicts import LOOKS, Verdict, exit_code
 
 STYLES = {"FASTER": "green", "SLOWER": "red", "SAME": "", "UNDECIDED": "yellow"}
@@ -170,6 +171,9 @@ def _live(
 
     respect_quota()
     names, kinds = _names(backends), _names(dtypes)
+    busy = busy_machine() if given["device"] != "cuda" else None
+    if busy is not None:
+        console.print(busy, style="yellow")
     with console.waiting("starting") as say:
 
         def on_round(title: str, done: int) -> None:

@@ -10,6 +10,7 @@ from . import options
 from .work import at_work
 
 if at_work(__name__):
+    from ..harness.record import remember_files
     from ..report import read_folder, write_report
 
 
@@ -25,5 +26,6 @@ def report(
     for line in found.notes:
         console.print(f"left out: {line}")
     written = write_report(found)
+    remember_files(folder, [path.name for path in written])
     console.print(f"{len(found.records)} records -> {written[0]}")
     console.print(f"beside it: {', '.join(path.name for path in written[1:])}")

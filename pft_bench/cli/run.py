@@ -20,6 +20,7 @@ if at_work(__name__):
     from ..harness.record import (
         ENVIRONMENTS,
         RECORDS,
+        SETTINGS,
         FolderLocked,
         Record,
         RunFolder,
@@ -28,6 +29,7 @@ if at_work(__name__):
         lock_folder,
         merge_shares,
         read_folder,
+        remember_files,
     )
     from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
     from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
@@ -211,4 +213,5 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
     files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
+    remember_files(folder, [*files, SETTINGS])
     console.print(f"written to {folder}: {', '.join(files)}")

@@ -14,6 +14,7 @@ import typer
 from ..common.terminal import Console
 from ..common.text import parse_bytes
 from ..harness.cases import Group, Settings
+from ..harness.measure.disturbance import busy_machine
 from ..harness.record import Record, lock_folder, merge_shares
 from ..harness.sweep import Ranks, Sweep, SweepPlan, Workers, plan_sweep
 from . import options
@@ -94,8 +95,10 @@ def opened(
             ranks.meet()  # nobody writes before everybody has looked
         elif sweep.shard.name is None:
             merge_shares(folder)
-        for warning in (*plan.warnings, *([unsure] if unsure else [])):
-            console.print(warning, style="yellow")
+        busy = busy_machine() if plan.left and sweep.settings.device == "cpu" else None
+        for warning in (busy, *plan.warnings, unsure):
+            if warning:
+                console.print(warning, style="yellow")
         yield plan
 
 

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import ops
-from ..backends import get
+from ..backends import get, unavailable
 from ..common.schedule import FocusSchedule
 from ..harness.cases.layer import problem_layer, run_layer
 from ..harness.cases.settings import layer_candidates
@@ -80,7 +80,7 @@ def recount(case: Case) -> int | None:
         backend = get(case.backend)
     except (KeyError, ValueError):
         return None
-    usable = case.device in backend.devices and backend.available() is None
+    usable = case.device in backend.devices and unavailable(backend) is None
     if case.mode != "infer" or case.device != "cpu" or not usable:
         return None
     call = _model_call(case) if case.work == "model" else partial(_product_or_layer, case)

@@ -16,12 +16,15 @@ from ..harness.record import (
     ENVIRONMENTS,
     RECORDS,
     SETTINGS,
+    WRITTEN,
     Case,
     Flops,
     Record,
     RecordError,
     RunFolder,
+    Status,
     derive,
+    known_files,
     known_settings,
     seal,
     to_frame,
@@ -105,6 +108,7 @@ def verify_folder(
         return result
     result.files.append(RECORDS)
     result.notes += folder.notes
+    _hold_files(result, folder.path)
     _hold_seals(result, folder)
     hold_environments(result, folder.environments)
     for record in folder.records:
@@ -113,6 +117,7 @@ def verify_folder(
             result.mismatches.append(Mismatch(RECORDS, where, record.environment, f"one of {ENVIRONMENTS}"))
         _hold_record(result, record, exact=_same_arithmetic(folder.environment(record), processor))
         _hold_counts(result, record, formula, recount)
+        _hold_roof(result, folder, record)
     if (folder.path / SUMMARY).is_file():
         _hold_summary(result, folder)
     for name, text in texts(folder).items():
@@ -121,6 +126,38 @@ def verify_folder(
             found = _text_mismatch(name, (folder.path / name).read_text(encoding="utf-8"), text())
             result.mismatches += [] if found is None else [found]
     return result
+
+
+def _hold_files(result: Verification, path: Path) -> None:
+    """Every file that was written is still there; older versions kept no list."""
+    try:
+        listed = known_files(path)
+    except RecordError as error:
+        result.mismatches.append(Mismatch(WRITTEN, "the file", str(error), "the list that was written"))
+        return
+    if listed is None:
+        result.notes.append(
+            f"no {WRITTEN}: a file that was deleted would not be missed (older versions wrote no list)"
+        )
+        return
+    result.files.append(WRITTEN)
+    result.values += len(listed)
+    missing = [name for name in listed if not (path / name).is_file()]
+    result.mismatches += [Mismatch(name, "the file", "not there", "what was written") for name in missing]
+
+
+def _hold_roof(result: Verification, folder: RunFolder, record: Record) -> None:
+    """No time beats the roof of its run; a row that did says so and has none."""
+    if record.status is Status.IMPLAUSIBLE:
+        result.notes.append(f"{record.case_id} has no time: {record.reason}")
+    roof = folder.roof(record)
+    if roof is None or record.derived is None:
+        return
+    result.values += 1
+    beyond = record.beyond(roof)
+    if beyond is not None:
+        where = f"the time of {record.case_id}"
+        result.mismatches.append(Mismatch(RECORDS, where, beyond, f"status {Status.IMPLAUSIBLE.value}"))
 
 
 def _hold_seals(result: Verification, folder: RunFolder) -> None:

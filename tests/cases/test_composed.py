@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pft_bench.harness.cases import composed
-from pft_bench.harness.cases.layer import output_gradient, problem_layer
+from pft_bench.harness.cases.layer import LayerGroup, output_gradient, problem_layer
+from pft_bench.harness.measure.contender import Verified, verify
 from pft_bench.harness.problem import Problem
+from pft_bench.harness.selftest.cheating import tiny_settings
 
 STEPS = [(20, 9), (16, 16)]
 
@@ -47,10 +50,10 @@ def test_a_composition_that_keeps_the_smallest_fails_its_check():
 def test_gradients_pass_their_check_and_wrong_ones_do_not(step, mode):
     made = layer(*step)
     grad_out = output_gradient(made)
-    call = composed.gradients_call(made, grad_out, mode)
+    call = composed.GradientsOfDense(made, grad_out, mode)
     for _ in range(2):  # backward alone goes through the same graph again
         assert all(result.passed for result in composed.check_training(made, call, grad_out))
-    wrong = composed.gradients_call(made, grad_out + 1e-3, mode)
+    wrong = composed.GradientsOfDense(made, grad_out + 1e-3, mode)
     assert not all(result.passed for result in composed.check_training(made, wrong, grad_out))
 
 
@@ -61,3 +64,14 @@ def test_only_the_fresh_ones_read_the_index_when_called(name, prepared):
     before = call()[0]
     made.index.copy_(made.index.flip(-2))  # other keys for each row
     assert (call()[0] == before).all() == prepared
+
+
+@pytest.mark.parametrize("mode", ["infer", "train", "backward"])
+@pytest.mark.parametrize("step", [(9, 9), (9, 5)])
+def test_compositions_are_right_while_their_inputs_change(step, mode):
+    with torch.set_grad_enabled(mode != "infer"):
+        contenders = LayerGroup(tiny_settings("layer", mode, "cpu"), *step).contenders()
+        assert len(contenders) == (6 if mode == "infer" else 3)
+        for contender in contenders:
+            found = verify(contender)
+            assert isinstance(found, Verified), found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pft_bench.harness.cases.gradients import gradient_call
-from pft_bench.harness.cases.layer import layer_gradients, problem_layer
+from pft_bench.harness.cases.gradients import GradientCall
+from pft_bench.harness.cases.layer import LayerGradients, output_gradient, problem_layer
 from pft_bench.harness.cases.settings import Settings
 from pft_bench.harness.problem import Problem
 
@@ -25,7 +25,7 @@ def test_backward_alone_runs_the_forward_once():
     expected = 2 * x.detach() + x.detach().cos()
     for mode, counted in (("backward", 1), ("train", 3)):
         runs.clear()
-        call = gradient_call(mode, forward, [x], ones)
+        call = GradientCall(mode, forward, [x], ones)
         for _ in range(3):
             (found,) = call()
             torch.testing.assert_close(found, expected)
@@ -35,8 +35,11 @@ def test_backward_alone_runs_the_forward_once():
 @pytest.mark.parametrize("step", [(36, 36), (36, 9), (20, 9), (16, 16)])
 def test_a_layers_backward_alone_gives_the_gradients_of_both(step):
     layer = problem_layer(Problem("attention", 2, 3, 36, 8, *step))
+    grad_out = output_gradient(layer)
     for one, other in zip(
-        layer_gradients(layer, "cpu", "backward")(), layer_gradients(layer, "dense", "train")(), strict=True
+        LayerGradients(layer, "cpu", "backward", grad_out)(),
+        LayerGradients(layer, "dense", "train", grad_out)(),
+        strict=True,
     ):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 

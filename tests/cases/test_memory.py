@@ -10,7 +10,7 @@ import pytest
 from pft_bench.cli.fit import largest_input
 from pft_bench.harness.cases import Settings
 from pft_bench.harness.cases.memory import FootprintGroup, predicted_process_bytes
-from pft_bench.harness.measure.contender import Rejection
+from pft_bench.harness.measure.results import Rejection
 from pft_bench.harness.record import Status, read_records
 from pft_bench.harness.sweep import Workers, run_isolated
 from pft_bench.model import PRESETS

@@ -13,7 +13,8 @@ import torch
 from made import tiny_config
 
 from pft_bench.backends import base
-from pft_bench.cli import main
+from pft_bench.cli import compare as compare_command
+from pft_bench.cli import main, sweeping
 from pft_bench.harness.measure import roof
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
@@ -38,6 +39,11 @@ def pft_bench_command(
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
     monkeypatch.setattr(roof, "GAIN_SHAPE", (32, 32, 32))
+    for command in (
+        sweeping,
+        compare_command,
+    ):  # it looks for a third of a second, and the tests beside are no news
+        monkeypatch.setattr(command, "busy_machine", lambda: None)
     if (
         IN_WORKER
     ):  # beside another test a right timer may fail its audit; tests/conftest.py has who tests that alone

@@ -60,6 +60,20 @@ def spmm(self, a, v, index):
     return works(self, a, v, index)
 CpuBackend.spmm = spmm
 """
+OLDER = """
+from pft_bench.harness.measure.contender import Verified
+Verified.changes = False
+del Verified.sample
+"""
+ZEROS_LATER = """
+from pft_bench.backends.cpu import CpuBackend
+right, calls = CpuBackend.spmm, 0
+def spmm(self, a, v, index):
+    global calls
+    calls += 1
+    return right(self, a, v, index) * (calls <= 14)
+CpuBackend.spmm = spmm
+"""
 
 
 TEMPLATE = Path(__file__).with_name("template.py")
@@ -148,6 +162,43 @@ def start_and_sleep(python: Path, folder: Path) -> None:
     worker = Worker(Version("stuck", python), folder)
     time.sleep(600)
     worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("label", "patch", "changes", "told"),
+    [("now", "", True, None), ("older", OLDER, False, None), ("cheat", ZEROS_LATER, True, "timed call")],
+)
+def test_a_version_that_can_change_inputs_judges_what_it_times(
+    tmp_path: Path, work: Path, template: Path, label: str, patch: str, changes: bool, told: str | None
+) -> None:
+    worker = Worker(version(tmp_path, label, patch, template), work)
+    try:
+        assert worker.ask("changes") is changes
+        plan = worker.ask("plan", settings=SETTINGS)
+        (case_id,) = (
+            item["case_id"] for item in plan if item["title"] == "spmm K=5" and item["backend"] == "cpu"
+        )
+        assert worker.ask("open", case_id=case_id, block_s=2e-4, fresh=changes)["block_s"] > 0
+        found = [worker.ask("sample", blocks=2, settle_s=0.0), worker.ask("finish")]
+        if told is None:
+            assert len(found[0]) == 2
+            assert found[1] is None
+        else:
+            assert any("rejected" in item and told in item["rejected"][1] for item in found if item)
+        worker.ask("close")
+    finally:
+        worker.stop()
+
+
+def test_beside_an_older_version_nobodys_inputs_change_and_the_table_says_so(
+    tmp_path: Path, work: Path, template: Path
+) -> None:
+    before = version(tmp_path, "older", OLDER, template=template)
+    after = version(tmp_path, "now", "", template)
+    settings = {**SETTINGS, "schedules": ["dense"]}
+    table = compare_versions(settings, before, after, ["cpu"], work, budget_s=0.01)
+    assert "inputs stay what they were checked on, for older cannot change them" in table.how
+    assert all(row.reason is None for row in table.rows)
 
 
 def test_what_a_worker_cannot_do_is_told_in_its_own_words(tmp_path: Path, work: Path) -> None:

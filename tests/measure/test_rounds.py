@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pft_bench.harness.measure import disturbance
 from pft_bench.harness.measure.contender import Call, Contender, Verified
-from pft_bench.harness.measure.disturbance import ForeignLoad
-from pft_bench.harness.measure.rounds import CONTROL, Plan, Progress, RoundsResult, measure, order_of_rounds
+from pft_bench.harness.measure.disturbance import ForeignLoad, Reading
+from pft_bench.harness.measure.order import CONTROL, order_of_rounds
+from pft_bench.harness.measure.results import RoundsResult
+from pft_bench.harness.measure.rounds import Plan, Progress, measure
 from pft_bench.harness.measure.verdicts import single_look
 from pft_bench.harness.record import CheckEntry
 
@@ -140,9 +143,11 @@ def test_rounds_are_dropped_whole_on_outside_evidence_and_counted() -> None:
 
 
 def test_endless_disturbance_ends() -> None:
+    """Where the load never ends it is what the machine is: a quarter of the rounds is dropped, the others count."""
     found = run(ScriptedTimer(), disturbance=lambda: "always")
-    assert found.rounds == ()
-    assert "60 rounds dropped" in found.stop_reason
+    assert len(found.dropped) == 5
+    assert found.rounds == tuple(range(5, 25))
+    assert "20 disturbed rounds kept" in found.stop_reason
 
 
 def test_failed_check_means_no_time() -> None:
@@ -291,7 +296,7 @@ def test_real_calls_end_to_end() -> None:
 def test_foreign_load_sees_another_process_and_not_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     load = ForeignLoad(max_fraction=0.25)
     readings = iter([(10.0, 100.0), (11.0, 100.01), (12.0, 100.0 + 8 * 0.9), (12.05, 200.0)])
-    monkeypatch.setattr(load, "_read", lambda: next(readings))
+    monkeypatch.setattr(disturbance, "read", lambda _: Reading(*next(readings), 0.0, 0.0))
     monkeypatch.setattr("psutil.cpu_count", lambda: 8)
     load()
     assert load() is None
@@ -299,21 +304,42 @@ def test_foreign_load_sees_another_process_and_not_this_one(monkeypatch: pytest.
     assert load() is None  # 50 ms: too short to tell
 
 
+@pytest.mark.parametrize(
+    ("steal_s", "throttled_s", "told"),
+    [(4.0, 0.0, "host took 50%"), (0.0, 0.5, "quota held this process back for 50%"), (1.0, 0.1, None)],
+)
+def test_the_host_and_a_quota_are_evidence(
+    monkeypatch: pytest.MonkeyPatch, steal_s: float, throttled_s: float, told: str | None
+) -> None:
+    readings = iter([Reading(10.0, 5.0, 1.0, 2.0), Reading(11.0, 5.0, 1.0 + steal_s, 2.0 + throttled_s)])
+    monkeypatch.setattr(disturbance, "read", lambda _: next(readings))
+    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    said = ForeignLoad()()
+    assert said is None if told is None else told in (said or "")
+
+
+def test_a_busy_machine_says_so_and_a_quiet_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda: 2)
+    for foreign_s, told in ((0.1, None), (1.5, "other processes used 75% of the processors")):
+        readings = iter([Reading(0.0, 0.0, 0.0, 0.0), Reading(1.0, foreign_s, 0.0, 0.0)])
+        monkeypatch.setattr(disturbance, "read", lambda _, left=readings: next(left))
+        said = disturbance.busy_machine(0.0)
+        assert said is None if told is None else told in (said or "")
+
+
 def test_own_work_is_not_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = ForeignLoad()
     machine = iter(
         [
             SimpleNamespace(user=50.0, system=5.0, steal=0.0),
-            SimpleNamespace(user=51.0, system=5.5, steal=0.25),
+            SimpleNamespace(user=51.25, system=5.5, steal=0.25),
         ]
     )
     own = iter([SimpleNamespace(user=10.0, system=1.0), SimpleNamespace(user=11.0, system=1.5)])
     monkeypatch.setattr("psutil.cpu_times", lambda: next(machine))
-    monkeypatch.setattr(load, "_process", SimpleNamespace(cpu_times=lambda: next(own)))
-    before, after = load._read(), load._read()
-    assert after[1] - before[1] == pytest.approx(
-        0.25
-    )  # the host's steal; the 1.5 s of this process are its own
+    process: Any = SimpleNamespace(cpu_times=lambda: next(own))
+    before, after = disturbance.read(process), disturbance.read(process)
+    assert after.foreign_s - before.foreign_s == pytest.approx(0.25)  # the 1.5 s of this process are its own
+    assert after.steal_s - before.steal_s == pytest.approx(0.25)
 
 
 def test_reading_the_real_machine_works() -> None:

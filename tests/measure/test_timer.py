@@ -32,6 +32,7 @@ class Clock:
             perf_counter=lambda: self.now_s, perf_counter_ns=lambda: round(self.now_s * 1e9)
         )
         patch.setattr(timer_module, "time", fake)
+        patch.setattr(timer_module, "_now_ns", fake.perf_counter_ns)
 
     def call(self, seconds: float, first: float | None = None) -> Call:
         """A call that takes `seconds`, the first time `first`."""
@@ -164,6 +165,9 @@ class FakeCuda:
 
             def record(self) -> None:
                 fake.log.append("event")
+
+            def synchronize(self) -> None:
+                """The call's own stream is done."""
 
             def elapsed_time(self, _: Any) -> float:
                 return fake.elapsed_ms

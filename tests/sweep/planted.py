@@ -75,7 +75,7 @@ class Abort(CpuBackend):
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls > 3:
+        if self.calls > 7:
             os.write(2, b"planted: the queue is full\n")
             os.abort()
         return super().sddmm(q, k, index)

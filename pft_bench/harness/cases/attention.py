@@ -13,7 +13,7 @@ from ..check import ModelOracle
 from ..measure.contender import Call, Contender
 from ..record import Case, Flops
 from .image import low_resolution
-from .model import ModelGroup, forward, make_model
+from .model import Images, ModelGroup, forward, make_model
 from .settings import BASELINE, Settings
 
 
@@ -60,7 +60,7 @@ class AttentionGroup(ModelGroup):
             def check(call: Call, model: PFT = model):  # type: ignore[no-untyped-def]
                 return self._check(model, x, target, ModelOracle(model, x))(call)
 
-            found.append(Contender(name, call, check))
+            found.append(Contender(name, call, check, work=Images(model, x, target).work(model)))
         return found
 
     def flops(self, name: str) -> Flops:

@@ -21,18 +21,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...reference import Layer, relative_position
-from ..check import oracle
+from ..check.operator import in_float64
 from ..check.result import CheckResult, within
-from ..check.selection import check_selection
+from ..check.selection import structure, summary
+from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call
 from ..record.yardsticks import COMPOSED as COMPOSED
 from ..record.yardsticks import DENSE as DENSE
 from ..record.yardsticks import FRESH as _FRESH
 from ..record.yardsticks import SAMPLED
-from .gradients import gradient_call
+from .gradients import GradientCall, ones_like_index
 
-Output = tuple[Tensor, Tensor, Tensor]
-"""out [W, H, N, D], kept positions [W, H, N, K] int64 (any order), their logits relative to the row's maximum."""
+Output = tuple[Tensor, Tensor | None, Tensor]
+"""out [W, H, N, D], kept positions [W, H, N, K] int64 (any order; None: all candidates), their logits relative to the
+row's maximum.
+"""
 
 
 @cache
@@ -68,13 +71,14 @@ class Composition:
 
     def finish(self, z: Tensor, v: Tensor) -> Output:
         """Softmax, selection and the sum of values, from the logits [W, H, N, C]."""
+        positions = None
         if self.rows is None:
             kept, places = z.topk(self.layer.topk, dim=-1, sorted=False)
             positions = self.index.gather(-1, places)
             rows, relative = self._rows(positions), kept - kept.amax(-1, keepdim=True)
             weights = (kept - z.logsumexp(-1, keepdim=True)).exp()
         else:
-            positions, rows, relative = self.index, self.rows, z - z.amax(-1, keepdim=True)
+            rows, relative = self.rows, z - z.amax(-1, keepdim=True)
             weights = relative.softmax(-1)
         out = functional.embedding_bag(
             rows,
@@ -132,34 +136,78 @@ def _prepared(name: str, layer: Layer, *, check: bool) -> Call:
     return lambda: composed.dense(layer.q, layer.k, layer.v, layer.bias, layer.logits)  # type: ignore[arg-type]
 
 
-def gradients_call(layer: Layer, grad_out: Tensor, mode: str) -> Call:
+class GradientsOfDense(GradientCall):
     """Its gradients by autograd. Only the dense way: `sampled_addmm` has no gradient for batched CSR here."""
-    composed = Composition(layer)
-    names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
-    leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
 
-    def forward() -> list[Tensor]:
-        out, _, after = composed.dense(leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"])
-        return [out, after]
+    def __init__(self, layer: Layer, grad_out: Tensor, mode: str) -> None:
+        self.layer, self.grad_out = layer, grad_out
+        composed = Composition(layer)
+        names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
+        leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+        self._positions: Tensor | None = None
 
-    return gradient_call(
-        mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
-    )
+        def forward() -> list[Tensor]:
+            out, positions, after = composed.dense(
+                leaf["q"], leaf["k"], leaf["v"], leaf.get("bias"), leaf["logits"]
+            )
+            self._positions = composed.index if positions is None else positions
+            return [out, after]
+
+        super().__init__(
+            mode, forward, list(leaf.values()), lambda made: [grad_out, torch.ones_like(made[1])]
+        )
+
+    def judge(self, output: object, head: int | None = None) -> list[CheckResult]:
+        """The gradients of the last call against float64, given what its forward pass has kept."""
+        assert self._positions is not None
+        kept = self._positions.sort(-1).values
+        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
+
+    def forget(self) -> None:
+        """Let go of the graph and of what was kept."""
+        super().forget()
+        self._positions = None
+
+
+def with_what_it_prepares(name: str, layer: Layer) -> Layer:
+    """The layer with an index (and earlier logits, where they are part of a pattern) of its own, which do not change:
+    what is prepared from them is not timed.
+    """
+    if name in _FRESH or layer.index is None or layer.logits is None:
+        return layer
+    return layer.with_tensors(index=layer.index.clone(), logits=layer.logits.clone())
+
+
+def read_in_call(name: str, layer: Layer) -> dict[str, Tensor]:
+    """The inputs that the timed call reads, and that may change between calls."""
+    prepared = set() if name in _FRESH else {"index", "logits"} if name == SAMPLED else {"index"}
+    return {key: tensor for key, tensor in layer.tensors().items() if key not in prepared}
+
+
+def spot(layer: Layer, output: object, head: int | None = None) -> list[CheckResult]:
+    """A look at the call's own output; what it keeps comes in any order."""
+    out, positions, relative = cast(Output, output)
+    kept = out.new_empty((*out.shape[:-1], 0), dtype=torch.int64) if positions is None else positions
+    return spot_layer(layer, (out, kept, relative, None), head, any_order=True)
 
 
 def check_inference(layer: Layer, call: Call) -> Sequence[CheckResult]:
     """The call's own output against float64, on its own selection."""
     out, positions, relative = cast(Output, call())
-    order = positions.sort(-1)
-    results = check_selection(layer, order.values) if layer.topk < layer.index.shape[-1] else []  # type: ignore[union-attr]
+    order = (layer.index.long() if positions is None else positions).sort(-1)  # type: ignore[union-attr]
+    kept, relative = order.values, relative.gather(-1, order.indices)
+    results = [structure(layer, kept)] if layer.selects else []
     if any(not result.passed for result in results):
         return results
-    kept, relative = order.values, relative.gather(-1, order.indices)
-    done = [oracle.forward(layer.window(i), kept[i : i + 1]) for i in range(layer.q.shape[0])]
-    exact, bound = (torch.cat([getattr(d.out, part) for d in done]) for part in ("value", "bound"))
+    done, choices = in_float64(layer, kept)
+    results += [summary(kept, choices)] if layer.selects else []
+    if any(not result.passed for result in results):
+        return results
+    exact, bound = (
+        torch.cat([getattr(d.out, part) for d in done]).view(out.shape) for part in ("value", "bound")
+    )
     handed = [
-        torch.cat([getattr(d.relative, part).gather(-1, kept[i : i + 1]) for i, d in enumerate(done)])
-        for part in ("value", "bound")
+        torch.cat([getattr(d.relative, part) for d in done]).view(kept.shape) for part in ("value", "bound")
     ]
     return [
         *results,
@@ -172,7 +220,7 @@ def check_training(layer: Layer, call: Call, grad_out: Tensor) -> Sequence[Check
     """Its forward as above, and its gradients against autograd of the same in float64, relative in norm."""
     tensors = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
     wide = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
-    exact = gradients_call(layer.with_tensors(**wide), grad_out.double(), "train")()
+    exact = GradientsOfDense(layer.with_tensors(**wide), grad_out.double(), "train")()
     results = list(check_inference(layer, inference_call(DENSE, layer)))
     for number, (one, other) in enumerate(zip(call(), exact, strict=True)):  # type: ignore[call-overload]
         error = float((one.double() - other).norm() / other.norm())

@@ -7,34 +7,50 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..measure.contender import Call
 
-
-def gradient_call(
-    mode: str,
-    forward: Callable[[], list[Tensor]],
-    leaves: Sequence[Tensor],
-    gradients: Callable[[list[Tensor]], list[Tensor]],
-) -> Call:
+class GradientCall:
     """Gradients of `leaves`, given those of what `forward` returns.
 
     In mode "train" each call runs both ways; in mode "backward" the first one runs `forward` and keeps its graph, and
-    every call goes back through that.
+    every call goes back through that, until `renew` runs `forward` again.
     """
-    kept: list[tuple[list[Tensor], list[Tensor]]] = []
 
-    def both() -> tuple[list[Tensor], list[Tensor]]:
-        made = forward()
-        return made, gradients(made)
+    def __init__(
+        self,
+        mode: str,
+        forward: Callable[[], list[Tensor]],
+        leaves: Sequence[Tensor],
+        gradients: Callable[[list[Tensor]], list[Tensor]],
+    ) -> None:
+        self._backward = mode == "backward"
+        self._forward, self._leaves, self._gradients = forward, list(leaves), gradients
+        self._kept: tuple[list[Tensor], list[Tensor]] | None = None
 
-    def backward() -> object:
-        if not kept:
-            kept.append(both())
-        made, given = kept[0]
-        return torch.autograd.grad(made, list(leaves), given, retain_graph=True)
+    def __call__(self) -> object:
+        """The gradients."""
+        if not self._backward:
+            made, given = self._both()
+            return torch.autograd.grad(made, self._leaves, given)
+        if self._kept is None:
+            self._kept = self._both()
+        made, given = self._kept
+        return torch.autograd.grad(made, self._leaves, given, retain_graph=True)
 
-    def train() -> object:
-        made, given = both()
-        return torch.autograd.grad(made, list(leaves), given)
+    def renew(self) -> None:
+        """The leaves have other values: a graph that was kept is one of the old ones."""
+        if self._backward:
+            self._kept = None  # before the next one: both at once may not fit
+            self._kept = self._both()
 
-    return backward if mode == "backward" else train
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self._kept = None
+
+    def _both(self) -> tuple[list[Tensor], list[Tensor]]:
+        made = self._forward()
+        return made, self._gradients(made)
+
+
+def ones_like_index(kept: Tensor | None) -> Tensor | None:
+    """A gradient of 1 for each entry that was kept."""
+    return None if kept is None else torch.ones((), device=kept.device).expand(kept.shape)

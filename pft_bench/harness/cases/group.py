@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.contender import Call, Contender, Rejection, rejection_of
+from ..measure.contender import Call, Contender, rejection_of
+from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
-from ..measure.rounds import OnTurn, Progress, RoundsResult, measure
+from ..measure.process import unchanged
+from ..measure.results import Rejection, RoundsResult
+from ..measure.rounds import OnTurn, Progress, measure
 from ..measure.timer import timer_for
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
@@ -85,6 +88,7 @@ class Group(ABC):
                 self.baseline,
                 self.settings.plan,
                 timer=timer_for(device),
+                disturbance=ForeignLoad(),
                 on_progress=on_progress,
                 on_turn=turn,
                 lost=lost,
@@ -102,9 +106,10 @@ class Group(ABC):
             try:
                 contender.prepare()
                 counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
-                device = torch.device(self.settings.device)
-                memory = _memory(contender.call, device, self.predicted_bytes(name))
-                stages = self.stages(contender, result.contenders[name].samples_s)
+                with unchanged("while its memory was measured", first_call=True):
+                    device = torch.device(self.settings.device)
+                    memory = _memory(contender.call, device, self.predicted_bytes(name))
+                    stages = self.stages(contender, result.contenders[name].samples_s)
             except Exception as error:
                 found = rejection_of(error)
                 reason = f"after its timing: {found.reason}"

@@ -11,12 +11,15 @@ from ... import ops
 from ...backends import get
 from ...reference import Layer
 from ..check.operator import check_layer
+from ..check.result import CheckResult
+from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
 from . import composed
-from .gradients import gradient_call
+from .gradients import GradientCall, ones_like_index
 from .group import Group
+from .inputs import ChangingWork, Inputs
 from .settings import BASELINE, Settings, layer_candidates
 
 
@@ -53,25 +56,74 @@ class LayerGroup(Group):
 
     def contenders(self) -> list[Contender]:
         """Raw launchers for inference; the differentiable op where gradients are wanted."""
-        layer, train = problem_layer(self.problem, self.settings.device), self.settings.mode != "infer"
-        found = []
-        for name in self.settings.backends:
-            backend = get(name)
-            call: Call = partial(backend.attention_forward, layer)
-            if train:
-                call = layer_gradients(layer, name, self.settings.mode)
-            found.append(
-                Contender(name, call, lambda _, b=backend: check_layer(b, layer, train=train))  # type: ignore[misc]
-            )
+        layer = problem_layer(self.problem, self.settings.device)
+        given, infer = layer.tensors(), self.settings.mode == "infer"
+        if not infer:
+            given["grad_out"] = output_gradient(layer)
+        changing = Inputs(given, mixed=["logits"])
+        make = self._forward if infer else self._gradients
+        found = [make(name, layer, changing) for name in self.settings.backends]
         return found + [self._peer(name, layer) for name in self.peers]
+
+    @staticmethod
+    def _forward(name: str, layer: Layer, changing: Inputs) -> Contender:
+        backend = get(name)
+        return Contender(
+            name,
+            partial(backend.attention_forward, layer),
+            lambda _: check_layer(backend, layer),
+            work=ChangingWork(
+                changing, lambda output, head: spot_layer(layer, output, head), own=name == BASELINE
+            ),
+        )
+
+    def _gradients(self, name: str, layer: Layer, changing: Inputs) -> Contender:
+        backend = get(name)
+        call = LayerGradients(layer, name, self.settings.mode, changing.given["grad_out"])
+        return Contender(
+            name,
+            call,
+            lambda _: check_layer(backend, layer, train=True),
+            work=ChangingWork(
+                changing,
+                call.judge,
+                after=call.renew,
+                at_rest=call.forget,
+                late=("grad_out",),
+                costly=True,
+                own=name == BASELINE,
+            ),
+        )
 
     def _peer(self, name: str, layer: Layer) -> Contender:
         if self.settings.mode != "infer":
-            grad_out = output_gradient(layer)
-            call = composed.gradients_call(layer, grad_out, self.settings.mode)
-            return Contender(name, call, lambda c: composed.check_training(layer, c, grad_out))
+            own, grad_out = composed.with_what_it_prepares(name, layer), output_gradient(layer)
+            call = composed.GradientsOfDense(own, grad_out, self.settings.mode)
+            given = {**composed.read_in_call(name, own), "grad_out": grad_out}
+            return Contender(
+                name,
+                call,
+                lambda c: composed.check_training(own, c, grad_out),
+                work=ChangingWork(
+                    Inputs(given, mixed=["logits"]),
+                    call.judge,
+                    after=call.renew,
+                    at_rest=call.forget,
+                    late=("grad_out",),
+                    costly=True,
+                    own=True,
+                ),
+            )
+        own = composed.with_what_it_prepares(name, layer)
         return Contender(
-            name, composed.inference_call(name, layer), lambda c: composed.check_inference(layer, c)
+            name,
+            composed.inference_call(name, own),
+            lambda c: composed.check_inference(own, c),
+            work=ChangingWork(
+                Inputs(composed.read_in_call(name, own), mixed=["logits"]),
+                lambda output, head: composed.spot(own, output, head),
+                own=True,
+            ),
         )
 
     def counted(self, contender: Contender) -> Call:
@@ -111,20 +163,34 @@ def output_gradient(layer: Layer) -> Tensor:
     return torch.randn(shape, generator=generator).to(layer.q.dtype).to(layer.q.device)
 
 
-def layer_gradients(layer: Layer, backend: str, mode: str) -> Call:
+class LayerGradients(GradientCall):
     """Forward and backward (or the latter alone) through the public op, gradients of everything that has one."""
-    names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
-    leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
-    copy = layer.with_tensors(**leaf)
-    grad_out = output_gradient(layer)
 
-    def forward() -> list[Tensor]:
-        out, after = run_layer(copy, backend)
-        return [out] if after.logits is None else [out, after.logits]
+    def __init__(self, layer: Layer, backend: str, mode: str, grad_out: Tensor) -> None:
+        self.layer, self.grad_out = layer, grad_out
+        names = [name for name in ("q", "k", "v", "bias", "logits") if getattr(layer, name) is not None]
+        leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
+        copy = layer.with_tensors(**leaf)
+        self._chosen: Tensor | None = None
 
-    return gradient_call(
-        mode, forward, list(leaf.values()), lambda made: [grad_out, *map(torch.ones_like, made[1:])]
-    )
+        def forward() -> list[Tensor]:
+            out, after = run_layer(copy, backend)
+            self._chosen = after.index
+            return [out] if after.logits is None else [out, after.logits]
+
+        super().__init__(
+            mode, forward, list(leaf.values()), lambda made: [grad_out, *map(torch.ones_like, made[1:])]
+        )
+
+    def judge(self, output: object, head: int | None = None) -> list[CheckResult]:
+        """The gradients of the last call against float64, given what its forward pass has kept."""
+        kept = self._chosen if self.layer.selects else self.layer.index
+        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
+
+    def forget(self) -> None:
+        """Let go of the graph and of what was kept."""
+        super().forget()
+        self._chosen = None
 
 
 def layer_groups(settings: Settings) -> list[Group]:

@@ -18,8 +18,9 @@ from ...model import (
 )
 from ...model.config import PFTConfig
 from ..check import CheckResult, captured_layers, check_layers
-from ..measure.contender import Contender, Rejection
+from ..measure.contender import Contender
 from ..measure.memory import Peak, peak_process, resident_bytes
+from ..measure.results import Rejection
 from ..measure.rounds import OnTurn
 from ..record import Case, Flops, Memory, Record, Status
 from .group import Group, GroupResult, OnProgress, explained, thread_count

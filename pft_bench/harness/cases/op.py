@@ -15,12 +15,14 @@ from ... import ops
 from ...backends import get
 from ..check.operator import check_product, exact_product
 from ..check.result import CheckResult, within
+from ..check.spot import spot_product, spot_product_gradients
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
 from ..record.yardsticks import PEERS, ROW_READS
-from .gradients import gradient_call
+from .gradients import GradientCall
 from .group import Group
+from .inputs import ChangingWork, Inputs
 from .settings import BASELINE, Settings, layer_candidates
 
 CALLED = ("cpu-op", "cpu-op-tensor")
@@ -55,30 +57,64 @@ class OpGroup(Group):
     def contenders(self) -> list[Contender]:
         """Raw launchers for inference; the differentiable op where gradients are wanted."""
         inputs = self.problem.inputs(self.settings.device)
+        infer = self.settings.mode == "infer"
+        grad = {} if infer else {"grad_out": output_gradient(self.problem, *inputs.values())}
+        changing = Inputs({**inputs, **grad})
         left, right = (inputs["q"], inputs["k"]) if self.problem.op == "sddmm" else (inputs["a"], inputs["v"])
         found = []
         for name in self.names:
             if name == "sampled_addmm":
-                found.append(Contender(name, *_sampled_addmm(left, right, inputs["index"])))
+                found.append(_peer(name, "sddmm", inputs, *_sampled_addmm(left, right, inputs["index"])))
             elif name == "embedding_bag":
-                found.append(Contender(name, *_embedding_bag(left, right, inputs["index"])))
+                found.append(_peer(name, "spmm", inputs, *_embedding_bag(left, right, inputs["index"])))
             elif name == ROW_READS:
-                found.append(Contender(name, *_row_reads(right, inputs["index"])))
+                found.append(_row_reads(right, inputs["index"]))
             elif name in CALLED:
-                found.append(Contender(name, *_called(name, self.problem.op, left, right, inputs["index"])))
-            else:
-                backend, train = get(name), self.settings.mode != "infer"
-                call: Call = partial(getattr(backend, self.problem.op), left, right, inputs["index"])
-                if train:
-                    call = _gradients(self.problem, left, right, inputs["index"], name)
                 found.append(
-                    Contender(
+                    _peer(
                         name,
-                        call,
-                        lambda _, b=backend, t=train: check_product(b, self.problem.op, inputs, train=t),  # type: ignore[misc]
+                        self.problem.op,
+                        inputs,
+                        *_called(name, self.problem.op, left, right, inputs["index"]),
                     )
                 )
+            else:
+                found.append((self._forward if infer else self._gradients)(name, changing))
         return found
+
+    def _forward(self, name: str, changing: Inputs) -> Contender:
+        backend, op = get(name), self.problem.op
+        return Contender(
+            name,
+            partial(getattr(backend, op), *changing.given.values()),
+            lambda _: check_product(backend, op, changing.given),
+            work=ChangingWork(
+                changing,
+                lambda output, head: spot_product(op, changing.given, output, head),
+                own=name == BASELINE,
+            ),
+        )
+
+    def _gradients(self, name: str, changing: Inputs) -> Contender:
+        backend, op = get(name), self.problem.op
+        inputs = dict(changing.given)
+        grad = inputs.pop("grad_out")
+        left, right, index = inputs.values()
+        call = _gradient_call(self.problem, left, right, index, grad, name)
+        return Contender(
+            name,
+            call,
+            lambda _: check_product(backend, op, inputs, train=True),
+            work=ChangingWork(
+                changing,
+                lambda output, head: spot_product_gradients(op, inputs, grad, output, head),
+                after=call.renew,
+                at_rest=call.forget,
+                late=("grad_out",),
+                costly=True,
+                own=name == BASELINE,
+            ),
+        )
 
     def counted(self, contender: Contender) -> Call:
         """A raw launcher is invisible to the counter: count the op around it."""
@@ -93,13 +129,19 @@ class OpGroup(Group):
         return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
 
 
-def _gradients(problem: Problem, left: Tensor, right: Tensor, index: Tensor, backend: str) -> Call:
-    function = getattr(ops, problem.op)
-    left, right = left.detach().requires_grad_(), right.detach().requires_grad_()
+def output_gradient(problem: Problem, left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+    """A fixed standard normal gradient of the product."""
     generator = torch.Generator().manual_seed(1)
     width = index.shape[-1] if problem.op == "sddmm" else right.shape[-1]
-    grad = torch.randn((*index.shape[:2], width), generator=generator).to(left.dtype).to(left.device)
-    return gradient_call(
+    return torch.randn((*index.shape[:2], width), generator=generator).to(left.dtype).to(left.device)
+
+
+def _gradient_call(
+    problem: Problem, left: Tensor, right: Tensor, index: Tensor, grad: Tensor, backend: str
+) -> GradientCall:
+    function = getattr(ops, problem.op)
+    left, right = left.detach().requires_grad_(), right.detach().requires_grad_()
+    return GradientCall(
         problem.mode, lambda: [function(left, right, index, backend=backend)], [left, right], lambda _: [grad]
     )
 
@@ -119,7 +161,25 @@ def _peer_check(
     return check
 
 
-def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+Read = Callable[[object], Tensor]
+
+
+def _peer(name: str, op: str, inputs: dict[str, Tensor], call: Call, read: Read) -> Contender:
+    """A public operator. What it prepared from the index is not timed, so the index stays."""
+    left, right, index = inputs.values()
+    index = index.clone()  # the others' changes
+    names = tuple(inputs)[:2]
+    changing = Inputs(dict(zip(names, (left, right), strict=True)))
+
+    def judge(output: object, head: int | None = None) -> Sequence[CheckResult]:
+        return spot_product(op, {**changing.given, "index": index}, read(output), head)
+
+    return Contender(
+        name, call, _peer_check(op, left, right, index, read), work=ChangingWork(changing, judge)
+    )
+
+
+def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, Read]:
     """`torch.sparse.sampled_addmm` on batched CSR; building the pattern is not timed."""
     batch, queries, kept = index.shape
     rows = torch.arange(0, queries * kept + 1, kept, dtype=torch.int32).expand(batch, -1).contiguous()
@@ -139,10 +199,10 @@ def _sampled_addmm(q: Tensor, k: Tensor, index: Tensor) -> tuple[Call, PeerCheck
         assert isinstance(result, Tensor)
         return result.values().view(index.shape)
 
-    return call, _peer_check("sddmm", q, k, index, read)
+    return call, read
 
 
-def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, Read]:
     """`embedding_bag(mode="sum")` with per-sample weights over all window-heads' rows; offsetting is not timed."""
     batch, queries, kept = index.shape
     offset = torch.arange(batch).view(-1, 1, 1) * v.shape[1]
@@ -156,32 +216,33 @@ def _embedding_bag(a: Tensor, v: Tensor, index: Tensor) -> tuple[Call, PeerCheck
         assert isinstance(result, Tensor)
         return result.view(batch, queries, -1)
 
-    return call, _peer_check("spmm", a, v, index, read)
+    return call, read
 
 
-def _called(name: str, op: str, left: Tensor, right: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+def _called(name: str, op: str, left: Tensor, right: Tensor, index: Tensor) -> tuple[Call, Read]:
     """The public op, whose index is checked beforehand ("cpu-op") or in the call ("cpu-op-tensor")."""
     given = ops.Index(index, right.shape[1]) if name == CALLED[0] else index
     call = partial(getattr(ops, op), left, right, given, backend="cpu")
-    return call, _peer_check(op, left, right, index, lambda result: cast(Tensor, result))
+    return call, lambda result: cast(Tensor, result)
 
 
-def _row_reads(rows: Tensor, index: Tensor) -> tuple[Call, PeerCheck]:
+def _row_reads(rows: Tensor, index: Tensor) -> Contender:
     """[B, D], the sum of all rows that `index` [B, N, K] names in `rows` [B, M, D].
 
     Of whole numbers: a long sum in float32 is then exact, and a row too many or too few shows.
     """
-    rows = (4 * rows).round().clamp(-8, 8)
-    call = partial(get("cpu").row_reads, rows, index)  # type: ignore[attr-defined]
+    changing = Inputs({"rows": (4 * rows).round().clamp(-8, 8), "index": index.clone()}, rotated=["rows"])
+    rows, index = changing.given.values()
 
-    def check(call: Call) -> Sequence[CheckResult]:
+    def judge(output: object, _: int | None = None) -> Sequence[CheckResult]:
         entries = index.flatten(1).long()
         times = torch.zeros(rows.shape[:2], dtype=torch.float64)
         times.scatter_add_(1, entries, torch.ones_like(entries, dtype=torch.float64))
         exact = torch.einsum("bm,bmd->bd", times, rows.double())
-        return [within("row reads", cast(Tensor, call()), exact, torch.full_like(exact, 0.5))]
+        return [within("row reads", cast(Tensor, output), exact, torch.full_like(exact, 0.5))]
 
-    return call, check
+    call = partial(get("cpu").row_reads, rows, index)  # type: ignore[attr-defined]
+    return Contender(ROW_READS, call, lambda call: judge(call()), work=ChangingWork(changing, judge))
 
 
 def op_groups(settings: Settings) -> list[Group]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...backends import get, registered, require
+from ...backends import get, registered, require, unavailable
 from ...common.container import check_threads, usable_cores
 from ...common.schedule import FocusSchedule, ScheduleError, parse_schedule, schedule_of
 from ...model import PFTConfig, noted_settings, preset, preset_of, weights_config, weights_file
@@ -265,7 +265,7 @@ def left_out(settings: Settings) -> list[tuple[str, str]]:
     found = []
     for name in ("cpu", "cuda", "triton"):
         backend = get(name)
-        fits = settings.device in backend.devices and backend.available() is None and backend.timed
+        fits = settings.device in backend.devices and unavailable(backend) is None and backend.timed
         if fits and name not in settings.backends and settings.torch_dtype not in backend.dtypes:
             found.append((name, f"it has no {settings.dtype} kernels"))
     return found

@@ -16,7 +16,8 @@ from ...ops import observe_layers
 from ...reference import Layer
 from ..check.model import relative_error
 from ..check.result import CheckResult
-from ..measure.contender import Call, CheckOutcome, Contender
+from ..measure.contender import Call, Contender
+from ..measure.results import CheckOutcome
 from ..record import Case, threads_text
 from .group import Group, thread_count
 from .joined import JoinedGroup
@@ -78,7 +79,11 @@ class ThreadsGroup(JoinedGroup):
         alone = _OneThread(made)
         return [
             Contender(
-                name, made.call, partial(self._check, alone, count), prepare=partial(use_threads, count)
+                name,
+                made.call,
+                partial(self._check, alone, count),
+                prepare=partial(use_threads, count),
+                work=made.work,
             )
             for name, count in self.counts.items()
         ]

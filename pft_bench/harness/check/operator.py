@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ...reference import Layer, accumulation_dtype, index_dtype
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
 from .result import CheckResult, no_worse_than, within
-from .selection import check_selection
+from .selection import Compared, compare, structure, summary
 
 
 def _unchanged(name: str, inputs: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> CheckResult:
@@ -166,27 +167,55 @@ def check_layer(backend: Backend, layer: Layer, *, train: bool = False) -> list[
     if any(not result.passed for result in results):
         return results
     if layer.selects:
-        results += check_selection(layer, new_index)
-        if any(not result.passed for result in results):
+        results.append(structure(layer, new_index))
+        if not results[-1].passed:
             return results
-
-    windows = range(layer.q.shape[0])
-    done = [oracle.forward(layer.window(i), None if kept is None else kept[i : i + 1]) for i in windows]
+    done, choices = in_float64(layer, kept, whole=train)
+    if layer.selects:
+        results.append(summary(new_index, choices))
+        if not results[-1].passed:
+            return results
     results.append(_joined("attention out", out, [d.out for d in done]))
     results.append(_joined("attention logsumexp", lse, [d.lse for d in done]))
     if kept is not None:
-        handed = [
-            oracle.Bounded(
-                d.relative.value.gather(-1, kept[i : i + 1].long()),
-                d.relative.bound.gather(-1, kept[i : i + 1].long()),
-            )
-            for i, d in enumerate(done)
-        ]
-        results.append(_joined("attention logits", new_logits, handed))
-    results.append(_against_dense(layer, out, done, kept))
+        results.append(_joined("attention logits", new_logits, [d.relative for d in done]))
+    results.append(_against_dense(layer, out, [d.out for d in done], kept))
     if train:
-        results += _check_gradients(backend, layer, (out, new_index, new_logits, lse), kept, done)
+        forward = [d.whole for d in done if d.whole is not None]
+        results += _check_gradients(backend, layer, (out, new_index, new_logits, lse), kept, forward)
     return results
+
+
+@dataclass(frozen=True)
+class Exact:
+    """One window-head in float64: `relative` at the kept entries; the N x M maps only where somebody needs them."""
+
+    out: oracle.Bounded
+    lse: oracle.Bounded
+    relative: oracle.Bounded
+    whole: oracle.Forward | None
+
+
+def in_float64(
+    layer: Layer, kept: Tensor | None, *, whole: bool = False
+) -> tuple[list[Exact], list[Compared]]:
+    """Each window-head, given what the kernel kept, and how its selection compares with the logits."""
+    done: list[Exact] = []
+    choices: list[Compared] = []
+    for at, part in oracle.window_heads(layer):
+        z = oracle.logits(part)
+        chosen = None if kept is None else kept[at]
+        if layer.selects and chosen is not None:
+            choices.append(compare(z, chosen, layer.topk))
+        found = oracle.forward(part, chosen, z=z)
+        relative = oracle.Bounded(z.value.new_empty(0), z.value.new_empty(0))  # not handed on
+        if chosen is not None:
+            places = chosen.long()
+            relative = oracle.Bounded(
+                found.relative.value.gather(-1, places), found.relative.bound.gather(-1, places)
+            )
+        done.append(Exact(found.out, found.lse, relative, found if whole else None))
+    return done, choices
 
 
 def check_shapes(
@@ -214,20 +243,26 @@ def _joined(name: str, got: Tensor | None, parts: list[oracle.Bounded]) -> Check
         return CheckResult(name, math.inf, "no gradient")
     if not parts:
         return CheckResult(name, 0.0, "empty")
-    return within(name, got, torch.cat([p.value for p in parts]), torch.cat([p.bound for p in parts]))
+    value, bound = (torch.cat([getattr(part, key) for part in parts]) for key in ("value", "bound"))
+    if value.numel() == got.numel():  # window-heads after each other
+        value, bound = value.view(got.shape), bound.view(got.shape)
+    return within(name, got, value, bound)
 
 
-def _against_dense(layer: Layer, out: Tensor, done: list[oracle.Forward], kept: Tensor | None) -> CheckResult:
+def _against_dense(
+    layer: Layer, out: Tensor, exact: list[oracle.Bounded], kept: Tensor | None
+) -> CheckResult:
     """The output's error next to that of plain PyTorch in the same dtype, on the same kept entries."""
-    if not done:
+    if not exact:
         return CheckResult("attention against PyTorch", 0.0, "empty")
-    z = torch.cat([_same_dtype_logits(layer.window(i)) for i in range(layer.q.shape[0])])
-    attn = z.softmax(-1)
-    if kept is not None:
-        attn = attn * torch.zeros_like(attn).scatter_(-1, kept.long(), 1.0)
-    peer = attn.to(layer.v.dtype) @ layer.v
-    exact = torch.cat([d.out.value for d in done])
-    return no_worse_than("attention against PyTorch", out, peer, exact, unit_roundoff(layer.v.dtype))
+    peers = []
+    for at, part in oracle.window_heads(layer):
+        attn = _same_dtype_logits(part).softmax(-1)
+        if kept is not None:
+            attn = attn * torch.zeros_like(attn).scatter_(-1, kept[at].long(), 1.0)
+        peers.append(attn.to(layer.v.dtype) @ part.v)
+    peer, value = (torch.cat(parts).view(out.shape) for parts in (peers, [item.value for item in exact]))
+    return no_worse_than("attention against PyTorch", out, peer, value, unit_roundoff(layer.v.dtype))
 
 
 def _same_dtype_logits(layer: Layer) -> Tensor:
@@ -266,13 +301,13 @@ def _check_gradients(
             got = backend.attention_backward(layer, grad_out, grad_logits, new_index, out, lse)
         untouched = _unchanged("attention backward", given, before)
     exact = []
-    for i, forward in enumerate(done):
+    for (at, part), forward in zip(oracle.window_heads(layer), done, strict=True):
         handed = None
         if grad_logits is not None and kept is not None:
             handed = torch.zeros_like(forward.attn.value).scatter_(
-                -1, kept[i : i + 1].long(), grad_logits[i : i + 1].double()
+                -1, kept[at].long(), grad_logits[at].double()
             )
-        exact.append(oracle.backward(layer.window(i), forward, grad_out[i : i + 1], handed))
+        exact.append(oracle.backward(part, forward, grad_out[at], handed))
     results = [
         untouched,
         _joined("attention grad_q", got[0], [g.q for g in exact]),
@@ -283,11 +318,9 @@ def _check_gradients(
     if layer.bias is not None and grad_bias is None:
         results.append(_joined("attention grad_bias", None, []))
     elif grad_bias is not None and exact:
-        parts = [g.bias for g in exact if g.bias is not None]
-        value = torch.stack([p.value for p in parts]).sum(0)
-        magnitude = torch.stack([p.value.abs() for p in parts]).sum(0)
-        u = arithmetic_roundoff(layer.q.dtype)
-        bound = torch.stack([p.bound for p in parts]).sum(0) + gamma(len(parts) + 1, u) * magnitude
+        value, magnitude, bound = _summed([g.bias for g in exact if g.bias is not None], layer.q.shape[1])
+        windows, u = layer.q.shape[0], arithmetic_roundoff(layer.q.dtype)
+        bound = bound + gamma(windows + 1, u) * magnitude
         results.append(
             within("attention grad_bias", grad_bias, value, bound + output_rounding(value, grad_bias.dtype))
         )
@@ -296,6 +329,16 @@ def _check_gradients(
             _joined("attention grad_logits", got[4], [g.logits for g in exact if g.logits is not None])
         )
     return results
+
+
+def _summed(parts: list[oracle.Bounded], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables [T, H] of value, magnitude and bound, summed over the windows; the parts are window-heads [T, 1]."""
+
+    def summed(tensors: list[Tensor]) -> Tensor:
+        return torch.stack(tensors).unflatten(0, (-1, heads)).sum(0).squeeze(-1).T
+
+    values = [part.value for part in parts]
+    return summed(values), summed([value.abs() for value in values]), summed([part.bound for part in parts])
 
 
 def _autograd(

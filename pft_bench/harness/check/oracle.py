@@ -3,12 +3,14 @@
 This is what "equal to dense masked attention" means: every position outside the index is set to -inf in the full
 N x M matrix, the softmax runs over it, entries that were not kept are set to zero, and the map is multiplied with
 the values. The gradients are written out rather than left to autograd, because their error bounds follow the same
-steps. Everything here is float64 and N x M; one window at a time keeps it small.
+steps. Everything here is float64 and N x M; one window-head at a time keeps it small, and in memory that the allocator
+hands out again instead of asking the system for new pages each time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +28,30 @@ class Bounded:
     bound: Tensor
 
 
-def logits(layer: Layer) -> Bounded:
+Place = tuple[slice, slice]
+"""Where a window-head lies in a tensor [W, H, ...]."""
+
+
+def window_heads(layer: Layer) -> Iterator[tuple[Place, Layer]]:
+    """Each window-head, as a layer of its own."""
+    windows, heads = layer.q.shape[:2]
+    for w in range(windows):
+        for h in range(heads):
+            yield (slice(w, w + 1), slice(h, h + 1)), window_head(layer, w, h)
+
+
+def window_head(layer: Layer, window: int, head: int) -> Layer:
+    """The layer of one window-head alone."""
+    one, h = layer.window(window), slice(head, head + 1)
+    return one.with_tensors(
+        **{name: tensor[:, h].detach() for name, tensor in one.tensors().items() if name != "region"}
+    )
+
+
+def logits(layer: Layer, queries: Tensor | None = None) -> Bounded:
     """All logits [1, H, N, M] of one window, -inf outside the index, and the bound of each.
+
+    `queries` [N] are the tokens whose rows the layer holds, where it holds a few only; None: all, in their order.
 
     ``gamma_(D+3)``: D products, and the additions of bias, region penalty and earlier logit, each bounded by the
     magnitudes that were added.
@@ -39,7 +63,8 @@ def logits(layer: Layer) -> Bounded:
     keys = k.shape[2]
     if layer.bias is not None:
         token = torch.arange(keys, device=q.device)
-        table = layer.bias.double()[relative_position(math.isqrt(keys), token.unsqueeze(-1), token)]
+        query = (token if queries is None else queries).unsqueeze(-1)
+        table = layer.bias.double()[relative_position(math.isqrt(keys), query, token)]
         z, magnitude = z + table.permute(2, 0, 1), magnitude + table.permute(2, 0, 1).abs()
     if layer.region is not None and layer.index is None:
         penalty = layer.region_penalty * (layer.region.unsqueeze(-1) != layer.region.unsqueeze(-2)).double()
@@ -66,15 +91,19 @@ class Forward:
     lse: Bounded
 
 
-def forward(layer: Layer, kept_index: Tensor | None) -> Forward:
+def forward(
+    layer: Layer, kept_index: Tensor | None, queries: Tensor | None = None, z: Bounded | None = None
+) -> Forward:
     """Masked dense attention of one window, given which entries the kernel kept (None: all candidates).
+
+    `queries`: as for `logits`; `z`: those, where somebody has them.
 
     The relative error of A_j = exp(z_j - lse) is at most that of its own logit, plus the worst logit's (through lse),
     plus the sum's (``gamma_C``) and those of the exponential and logarithm; in half precision the map itself may be
     rounded once more before it is multiplied with the values.
     """
     u = arithmetic_roundoff(layer.q.dtype)
-    z = logits(layer)
+    z = z or logits(layer, queries)
     candidates = layer.k.shape[2] if layer.index is None else layer.index.shape[-1]
     live = z.value.isfinite()
     row_bound = z.bound.masked_fill(~live, 0).amax(-1, keepdim=True)

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_DISABLED: ContextVar[tuple[str, ...]] = ContextVar("disabled checks", default=())
+DISABLED: ContextVar[tuple[str, ...]] = ContextVar("disabled checks", default=())
+"""Beginnings of the names of checks that pass whatever they find."""
 
 
 @contextmanager
 def without_checks(*beginnings: str) -> Iterator[None]:
     """Let every check whose name begins so pass: to show what a check is there for (`pft-bench selftest`), only."""
-    token = _DISABLED.set(beginnings)
+    token = DISABLED.set(beginnings)
     try:
         yield
     finally:
-        _DISABLED.reset(token)
+        DISABLED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """Whether everything stayed within its bound (NaN never does)."""
-        disabled = _DISABLED.get()
+        disabled = DISABLED.get()
         return self.worst <= 1.0 or bool(disabled and self.name.startswith(disabled))
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..measure.rounds import CONTROL, order_of_rounds
+from ..measure.order import CONTROL, order_of_rounds
 from ..measure.statistics import median
 from ..measure.verdicts import ALPHA, LOOKS, MARGIN, Evidence, Verdict, paired
 

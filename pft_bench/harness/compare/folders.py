@@ -140,7 +140,7 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
                 *(f"  {text}" for text in forced),
             )
         )
-    warnings = [ONE_PROCESS]
+    warnings = [*_sameness(first, second), ONE_PROCESS]
     if drifts:
         warnings.append("between the runs the baseline itself moved: " + ", ".join(drifts))
     torches = {
@@ -155,6 +155,17 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
     return VerdictTable(
         labels[0], labels[1], how, with_verdicts(rows), tuple(warnings), tuple(forced), margin
     )
+
+
+def _sameness(first: RunFolder, second: RunFolder) -> list[str]:
+    """Records that are the very same in both: then one was copied, and their agreement says nothing."""
+    every = {*first.by_case, *second.by_case}
+    same = sum(first.by_case.get(case_id) == second.by_case.get(case_id) for case_id in every)
+    if same == len(every):
+        return [
+            "the two runs are identical: the same records, so one is a copy of the other and nothing is compared"
+        ]
+    return [f"{same} of {len(every)} records are the same in both: they were copied"] if same else []
 
 
 def log_seconds(record: Record) -> list[float]:

@@ -14,7 +14,7 @@ import torch
 from ..cases import Group, Settings, plan_groups
 from ..cases.group import thread_count
 from ..measure.contender import Contender
-from ..measure.rounds import order_of_rounds
+from ..measure.order import order_of_rounds
 from ..measure.timer import CpuTimer, CudaEventTimer, Timer
 from ..measure.verdicts import LOOKS, MARGIN
 from .design import BLOCK_S, SIDES, Design, Layout, Pair, measure_pair
@@ -156,9 +156,13 @@ def compare_versions(
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, Row] = {}
-    how = "interleaved, fresh processes on both sides for each round"
+    unable: list[str] = []
 
     def table() -> VerdictTable:
+        how = "interleaved, fresh processes on both sides for each round"
+        if unable:
+            them = " and ".join(unable)
+            how += f"; inputs stay what they were checked on, for {them} cannot change them between calls"
         all_rows = [_so_far(row, pairs.get(case_id)) for case_id, row in rows.items()]
         return VerdictTable(a.label, b.label, how, with_verdicts(all_rows), margin=margin)
 
@@ -167,6 +171,7 @@ def compare_versions(
         with workers_of(a, b, folder, order) as workers:
             plans = {side: worker.ask("plan", settings=dict(settings)) for side, worker in workers.items()}
             if not rows:
+                unable = [workers[side].version.label for side in "AB" if not workers[side].ask("changes")]
                 rows = _planned(plans, backends, {side: workers[side].version.label for side in "AB"})
                 design = Design(margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1)
                 pairs = {case_id: Pair(design) for case_id, row in rows.items() if row.reason is None}
@@ -175,7 +180,7 @@ def compare_versions(
                 told = None if on_round is None else partial(on_round, rows[case_id].title)
                 pair.elapsed_s += start_s
                 try:
-                    with pair.clock(), remote_layout(workers, case_id) as sampler:
+                    with pair.clock(), remote_layout(workers, case_id, fresh=not unable) as sampler:
                         pair.take(sampler, told)
                 except (NotComparable, WorkerError) as error:
                     rows[case_id] = replace(rows[case_id], reason=str(error))

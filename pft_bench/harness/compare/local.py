@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from ..measure.audit import require_sound
-from ..measure.contender import Contender, Refused, Rejection, Verified, verify
+from ..measure.contender import Contender, Refused, Verified, rejection_of, verify
+from ..measure.process import holding_functions
+from ..measure.results import Rejection
 from ..measure.rounds import quiet_collector
-from ..measure.timer import CpuTimer, Timer
+from ..measure.timer import CpuTimer, Timer, untimed
 from .design import BLOCK_S, Sampler
 
 
@@ -28,6 +30,7 @@ class LocalSampler:
     def __init__(self, subjects: Mapping[str, Verified], timer: Timer) -> None:
         self.subjects, self.timer = subjects, timer
         self.repeats: dict[str, int] = {}
+        self._slots = 0
         for side, subject in subjects.items():
             timer.warm_up(subject)
             self.repeats[side] = timer.calibrate(subject)
@@ -45,8 +48,28 @@ class LocalSampler:
     def sample_s(self, side: str, blocks: int) -> list[float]:
         """The timed blocks of one slot; the untimed call before them brings the side's data back to the caches."""
         subject, repeats = self.subjects[side], self.repeats[side]
-        subject.call()
-        return [self.timer.sample_s(subject, repeats) for _ in range(blocks)]
+        self._slots += 1
+        with _told_of(side), subject.sample(self._slots, blocks * repeats):
+            untimed(subject)
+            seconds = [self.timer.sample_s(subject, repeats) for _ in range(blocks)]
+        if isinstance(self.timer, CpuTimer):  # that of a GPU goes on the device
+            subject.took(sum(seconds) * repeats)
+        return seconds
+
+    def finish(self) -> None:
+        """The last result of each side, held against what its inputs must give."""
+        for side, subject in self.subjects.items():
+            with _told_of(side):
+                subject.finish()
+
+
+@contextmanager
+def _told_of(side: str) -> Iterator[None]:
+    """An exception, or a result that is not right, is why a side has no time."""
+    try:
+        yield
+    except Exception as error:
+        raise NotComparable(side, rejection_of(error)) from error
 
 
 def checked(side: str, contender: Contender) -> Verified:
@@ -67,10 +90,13 @@ def local_layout(
         # Built anew in another order each time: what is allocated first lies elsewhere than what comes last.
         sides = ["A", "B", "A'"]
         sides = sides[number % 3 :] + sides[: number % 3]
-        subjects = {side: checked(side, build(side)) for side in sides}
-        chosen = timer()
-        require_sound(chosen)
-        with quiet_collector():
-            yield LocalSampler(subjects, chosen)
+        with holding_functions():
+            subjects = {side: checked(side, build(side)) for side in sides}
+            chosen = timer()
+            require_sound(chosen)
+            with quiet_collector():
+                sampler = LocalSampler(subjects, chosen)
+                yield sampler
+                sampler.finish()
 
     return layout

@@ -21,8 +21,8 @@ from typing import Any, Literal, cast
 from ...common.messages import UserError
 from ...common.processes import end, start
 from ..measure import timer
-from ..measure.contender import Rejection
-from ..measure.rounds import CONTROL
+from ..measure.order import CONTROL
+from ..measure.results import Rejection
 from .design import BLOCK_S, Sampler
 from .local import NotComparable
 
@@ -113,15 +113,17 @@ class RemoteSampler:
 
 
 @contextmanager
-def remote_layout(workers: Mapping[str, Worker], case_id: str) -> Iterator[Sampler]:
-    """One layout: the case, opened in every side's worker."""
+def remote_layout(workers: Mapping[str, Worker], case_id: str, *, fresh: bool) -> Iterator[Sampler]:
+    """One layout: the case, opened in every side's worker. With `fresh`, inputs change between timed calls."""
     opened: dict[str, float] = {}
     try:
         for side, worker in workers.items():
-            told = worker.ask("open", case_id=case_id, block_s=BLOCK_S)
+            told = worker.ask("open", case_id=case_id, block_s=BLOCK_S, fresh=fresh)
             opened[side] = 0.0
             opened[side] = float(_unless_rejected(side, told)["block_s"])
         yield RemoteSampler(workers, opened)
+        for side, worker in workers.items():
+            _unless_rejected(side, worker.ask("finish"))
     finally:
         for side in opened:
             workers[side].ask("close")

@@ -2,7 +2,9 @@
 
 It is started as `python -P worker.py TIMER.py`, reads one JSON request a line and answers each with one line. It
 touches the package through `Settings.make`, `plan_groups`, `Group.cases`, `Group.contenders` and `verify` only, so
-that it can drive older versions too, and times all of them with the one timer whose file it is given.
+that it can drive older versions too, and times all of them with the one timer whose file it is given. What versions
+that know it do besides (inputs that change, results that are judged, the process that is watched) is asked for with
+`changes`; beside a version that does not, nobody's inputs change.
 
 `open` forks: each layout of a case lives in a process of its own, with its own memory, and a crash in it is an answer.
 Nothing that starts threads may run before the fork, so the parent only imports.
@@ -10,6 +12,8 @@ Nothing that starts threads may run before the fork, so the parent only imports.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -46,12 +50,20 @@ class Side:
         self.settings: Any = None
         self.subject: Any = None
         self.timer: Any = None
+        self.held = contextlib.ExitStack()
         self.repeats = 0
+        self.slots = 0
+
+    def changes(self) -> bool:
+        """Whether this version changes inputs between timed calls and judges their results."""
+        return hasattr(part("measure.contender", "measure.candidate").Verified, "sample")
 
     def plan(self, settings: dict[str, Any]) -> Any:
         """All cases of the settings: id, title and backend."""
         cases = part("cases")
         self.settings = cases.Settings.make(**settings)
+        if self.changes():  # what holds the functions imports it: once here, instead of in each child
+            importlib.import_module("torch._dynamo")
         told = []
         for group in cases.plan_groups(self.settings):
             for name, case in group.cases.items():
@@ -59,8 +71,11 @@ class Side:
                 told.append({"case_id": case.case_id, "title": group.title, "backend": name})
         return told
 
-    def open(self, case_id: str, block_s: float) -> Any:
-        """Build the case's inputs, check it, warm it up; the rough seconds of one timed block."""
+    def open(self, case_id: str, block_s: float, fresh: bool) -> Any:
+        """Build the case's inputs, check it, warm it up; the rough seconds of one timed block.
+
+        With `fresh`, inputs change between calls, as far as this version can do that.
+        """
         import torch
 
         checked = part("measure.contender", "measure.candidate")
@@ -69,7 +84,13 @@ class Side:
         group, name = self.groups[case_id]
         build = getattr(group, "contenders", None) or group.candidates  # as older versions call it
         contender = next(item for item in build() if item.name == name)
-        found = checked.verify(contender)
+        if self.changes():
+            self.held.enter_context(part("measure.process").holding_functions())  # until this process ends
+            keeps = part("measure.guards").without_guards(*(() if fresh else ("fresh inputs",)))
+        else:
+            keeps = contextlib.nullcontext()
+        with keeps:
+            found = checked.verify(contender)
         if isinstance(found, checked.Refused):
             return {"rejected": [found.rejection.status, found.rejection.reason]}
         self.subject = found
@@ -81,15 +102,40 @@ class Side:
         fastest = min(self.timer.sample_s(found, self.repeats) for _ in range(5)) * self.repeats
         return {"block_s": fastest, "method": self.timer.method}
 
-    def sample(self, blocks: int, settle_s: float) -> list[float]:
+    def sample(self, blocks: int, settle_s: float) -> Any:
         """Timed blocks after `settle_s` of untimed calls: the processor last worked for another process."""
+        if not self.changes():
+            return self._blocks(blocks, settle_s)
+        self.slots += 1
+        return self._unless_wrong(lambda: self._watched(blocks, settle_s))
+
+    def finish(self) -> Any:
+        """Hold the last result against what its inputs must give."""
+        return self._unless_wrong(self.subject.finish) if self.changes() else None
+
+    def _watched(self, blocks: int, settle_s: float) -> list[float]:
+        with self.subject.sample(self.slots, blocks * self.repeats):
+            seconds = self._blocks(blocks, settle_s)
+        if hasattr(self.subject, "took") and self.timer.method.startswith("cpu"):
+            self.subject.took(sum(seconds) * self.repeats)
+        return seconds
+
+    def _blocks(self, blocks: int, settle_s: float) -> list[float]:
         import time
 
         started = time.perf_counter()
-        self.subject.call()
+        self.timing.untimed(self.subject)
         while time.perf_counter() - started < settle_s:
-            self.subject.call()
+            self.timing.untimed(self.subject)
         return [self.timer.sample_s(self.subject, self.repeats) for _ in range(blocks)]
+
+    def _unless_wrong(self, do: Any) -> Any:
+        """What `do` returns; why there is no time, if it raises."""
+        try:
+            return do()
+        except Exception as error:
+            found = part("measure.contender").rejection_of(error)
+            return {"rejected": [found.status, found.reason]}
 
 
 def serve(side: Side, reads: Any, writes: int, *, child: bool = False) -> None:

@@ -1,36 +1,103 @@
-"""What may be timed: only a callable whose own check has passed in this process.
+"""What may be timed: only a callable whose own check has passed in this process, and whose timed results are right.
 
-`verify` is the one way to a `Verified` callable, and the timers take nothing else.
+`verify` is the one way to a `Verified` callable, and the timers take nothing else. Every timed
+sample is taken inside of `Verified.sample`; a timer calls `Verified.renew` before a call and `Verified.returned` after
+it, both outside of what is timed (docs/method.md, A time belongs to outputs that were right).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from torch import Tensor
+
+from ...common import entropy
 from ...common.shortage import out_of_memory
+from .guards import active
+from .outcome import Remembered, broken_law, size_bytes, spoiled
+from .process import ProcessChanged, running_threads, started, unchanged
+from .results import CheckOutcome, Rejection
 
 Call = Callable[[], object]
 
+JUDGED = 1.0
+"""Probability with which one call of a sample is judged. One of the first sample is, and the last call of all."""
 
-class CheckOutcome(Protocol):
-    """One check's result, as far as measuring needs to know it."""
+JUDGED_COSTLY = 0.25
+"""The same of gradients, for which a look takes a whole window-head."""
 
-    @property
-    def name(self) -> str:
-        """What was checked."""
+JUDGED_DEAR = 0.05
+"""The same where a reference costs as much as a call of the baseline."""
 
-    @property
-    def passed(self) -> bool:
-        """Whether it held."""
+UNSEEN_NS = 2000
+"""What may pass between the timer's clock and the one that goes besides, where nothing interrupts."""
 
-    @property
-    def detail(self) -> str:
-        """Numbers behind it, or why it failed; may be empty."""
+LEAST_TIMED = 0.9
+"""Part of what the shortest call took by that clock that a call must take on average by the timer."""
+
+HELD_BYTES = 256 << 20
+"""Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
+
+CHANGED = "the result changed after the call had returned it"
 
 
 Check = Callable[[Call], Sequence[CheckOutcome]]
+
+
+class ContenderWork(Protocol):
+    """What a contender computes on. The harness owns it, and changes it where the kernel cannot see."""
+
+    @property
+    def dear(self) -> bool:
+        """Whether a call costs so much that none is made but those that are timed."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether a look at a result costs about as much as a call."""
+
+    def begin(self) -> None:
+        """A sample begins: inputs that others have written to are put right."""
+
+    def renew(self, turn: object) -> object:
+        """Give all inputs values that no call has seen, in place; what to `recall` them by.
+
+        `turn` is the round, the slot and the call: work that is dear to judge gives contenders of a round the same
+        values.
+        """
+
+    def recall(self, drawn: object) -> None:
+        """Bring back the values of an earlier `renew`."""
+
+    def restore(self) -> None:
+        """Bring back the values that the checks use."""
+
+    def steps(self) -> Iterator[str]:
+        """Change one input after the other, each alone; the name of what has changed."""
+
+    def inputs(self) -> Sequence[Tensor]:
+        """All inputs."""
+
+    def holds(self) -> tuple[object, ...]:
+        """What nobody but the harness changes."""
+
+    def put_back(self, held: tuple[Any, ...]) -> None:
+        """What `holds` gave before a call changed it."""
+
+    def glance(self) -> Sequence[CheckOutcome]:
+        """Hold a part of the inputs, drawn at random, against what they must be."""
+
+    def judge(self, output: object, *, whole: bool = True) -> Sequence[CheckOutcome]:
+        """Hold an output against what the present inputs must give, and the inputs against what they must be: all of
+        them where `whole`, else a part.
+        """
+
+
+class WrongResult(Exception):
+    """A timed call returned what is not right, so that none of its times counts."""
 
 
 def _as_it_is() -> None:
@@ -43,30 +110,63 @@ class Contender:
 
     `check` gets the very callable that will be timed.
     `prepare` is called before the check, the warm-up and each sample, outside of what is timed: it brings the process
-    into the state in which this contender runs, such as its number of threads.
+    into the state in which this contender runs, such as its number of threads. Without `work`, the call is timed on the
+    inputs that it was checked on.
     """
 
     name: str
     call: Call
     check: Check
     prepare: Call = _as_it_is
+    work: ContenderWork | None = None
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """Why a contender has no time: a check that did not pass, an exception, what ended its process, or that it does
-    without what the case needs.
-    """
+class State(NamedTuple):
+    """The harness's own objects around a call: their identities, what they hold, and the threads that run."""
 
-    status: Literal["failed", "error", "oom", "crashed", "timeout", "skipped"]
-    reason: str
+    identities: tuple[object, ...]
+    work: ContenderWork | None
+    held: tuple[object, ...]
+    threads: tuple[frozenset[int], int]
+    at_ns: int
+
+
+def _identity(item: object) -> object:
+    """Of a pair, that of both: pairs are made anew when a dictionary is asked for them."""
+    return tuple(map(id, item)) if isinstance(item, tuple) else id(item)
 
 
 _PASSED = object()
 
+_now_ns = time.perf_counter_ns
+"""This module's own reference, as the timer has one."""
+
 
 class Verified:
-    """A contender that passed its checks. Not to be built by hand: `verify` does."""
+    """A contender that passed its checks. Not to be built by hand: `verify` does.
+
+    It has slots, so that no method of it can be hidden by an attribute.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_calls",
+        "_done",
+        "_drawn",
+        "_draws",
+        "_held",
+        "_looked",
+        "_seen",
+        "_shortest_ns",
+        "_timed_ns",
+        "_turn",
+        "_work",
+        "call",
+        "checks",
+        "judged",
+        "name",
+        "prepare",
+    )
 
     def __init__(self, contender: Contender, checks: tuple[CheckOutcome, ...], token: object) -> None:
         if token is not _PASSED:
@@ -75,6 +175,176 @@ class Verified:
         self.call = contender.call
         self.prepare = contender.prepare
         self.checks = checks
+        self._work = contender.work if active("fresh inputs") else None
+        self._drawn: object = None
+        self._turn: object = None
+        self._calls = self._done = self._draws = 0
+        self._looked = False
+        self._shortest_ns = self._timed_ns = self._seen = 0
+        self._held: tuple[object, Remembered, object] | None = None
+        self.judged = 0
+        """Results of timed calls that were held against what their inputs must give."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether its inputs change between calls: then calls are timed one by one."""
+        return self._work is not None
+
+    def state(self) -> State:
+        """What nobody but the harness changes: a call that reached for it shows."""
+        held = () if self._work is None else self._work.holds()
+        own = (self.call, self.prepare, self._work, self._held, self._drawn, *held)
+        counts = (self._turn, self._calls, self._done, self._draws, self.judged, self._looked)
+        clocks = (self._shortest_ns, self._timed_ns, self._seen)
+        identities = (counts, clocks, *map(_identity, own))
+        return State(identities, self._work, held, running_threads(), _now_ns())
+
+    @contextmanager
+    def sample(self, turn: object, calls: int) -> Iterator[None]:
+        """A sample of so many timed calls: the last result must still be what it was, and the process stay as it is.
+
+        Raises:
+            WrongResult: the result of the sample before has changed.
+            ProcessChanged: the process has.
+        """
+        self._settle()
+        self._turn, self._calls, self._done, self._draws, self._looked = turn, calls, 0, 0, False
+        if self._work is not None:
+            self._work.begin()
+        with unchanged("during a timed sample"):
+            yield
+        self._calls = 0
+
+    def renew(self) -> None:
+        """New values for the inputs, before a call."""
+        if self._work is not None:
+            self._held = None  # its memory may be had again
+            self._draws += 1
+            self._drawn = self._work.renew((self._turn, self._draws))
+
+    def returned(self, output: object, before: State) -> None:
+        """A timed call returned, `before` it the `state` was that; outside of what is timed.
+
+        Only now is it drawn whether the result is judged: nothing tells the call beforehand.
+        """
+        if self._work is None:
+            return
+        ended_ns = _now_ns()
+        now = self.state()
+        if active("harness state") and now.identities != before.identities:
+            if before.work is not None:
+                before.work.put_back(before.held)
+            raise WrongResult(
+                "the call reached into the harness: its state is not what it was before (restored)"
+            )
+        if not self._calls:
+            return  # a warm-up
+        took_ns = ended_ns - before.at_ns
+        self._shortest_ns = min(took_ns, self._shortest_ns) if self._seen else took_ns
+        self._seen += 1
+        if active("threads"):
+            self._require(
+                not started(before.threads, now.threads),
+                "the call returned with threads running that it had started",
+            )
+        left = max(1, self._calls - self._done)
+        judge = self._drawn_to_be_judged()
+        self._done += 1
+        if not judge and left > 1:
+            return
+        law = broken_law(output, self._work.inputs(), ())
+        self._require(not law, law)
+        seen = Remembered(output)
+        if judge:
+            self._judge(output, "right after a timed call", whole=False)
+            self._require(seen.same(), CHANGED)
+        if left > 1:
+            self._call_again(output, seen)
+            return
+        self._hold(self._work.glance(), "after a timed sample")
+        self._held = output, seen, self._drawn
+
+    def _drawn_to_be_judged(self) -> bool:
+        """One call of a sample at most, each with the same probability."""
+        assert self._work is not None
+        often = JUDGED_DEAR if self._work.dear else JUDGED_COSTLY if self._work.costly else JUDGED
+        if not self.judged:
+            often = 1.0
+        if self._looked:
+            return False
+        self._looked = entropy.chance(often / max(often, self._calls - often * self._done))
+        return self._looked
+
+    def took(self, seconds: float) -> None:
+        """What the timer says that the sample took. The clock that goes besides must agree, after the last sample."""
+        self._timed_ns += round(seconds * 1e9)
+
+    def _clocks_agree(self) -> bool:
+        """Whether calls took no less on average, by the timer, than the shortest did by the clock besides: what
+        interrupts a call, or comes between the clocks, cannot break it.
+        """
+        least_ns = LEAST_TIMED * self._seen * (self._shortest_ns - UNSEEN_NS)
+        return not self._timed_ns or self._timed_ns >= least_ns or not active("clocks agree")
+
+    def _call_again(self, output: object, seen: Remembered) -> None:
+        """One more call, not timed, while somebody still holds the result."""
+        assert self._work is not None
+        if self._work.dear:
+            return
+        self._draws += 1
+        self._work.renew((self._turn, self._draws))
+        law = broken_law(self.call(), self._work.inputs(), [output])
+        self._require(not law, law)
+        self._require(seen.same(), CHANGED)
+
+    def finish(self) -> None:
+        """After the last sample: its last result must still be there, and be right, and a wrong one must fail."""
+        self._settle()
+        if self._work is not None:
+            self._require(self._clocks_agree(), "its calls took longer than the timer says, by another clock")
+            with unchanged("after the last timed sample"):
+                self._look_at_the_last()
+
+    def _look_at_the_last(self) -> None:
+        assert self._work is not None
+        self._require(self._held is not None, "no result of a timed call was held")
+        assert self._held is not None
+        output, seen, drawn = self._held
+        self._work.recall(drawn)
+        self._judge(output, "the last timed call")
+        if active("results judged") and active("judge tried"):
+            passed = all(item.passed for item in self._work.judge(spoiled(output)))
+            self._require(
+                not passed, "a result that was spoiled on purpose passes: something replaced what judges it"
+            )
+        self._held = None
+        self._call_again(output, seen)
+
+    def release(self) -> None:
+        """Forget the last result, and give the inputs their first values back."""
+        self._held = None
+        if self._work is not None:
+            self._work.restore()
+
+    def _settle(self) -> None:
+        if self._held is not None:
+            self._require(self._held[1].same(), CHANGED)
+
+    def _judge(self, output: object, when: str, *, whole: bool = True) -> None:
+        assert self._work is not None
+        if active("results judged"):
+            self._hold(self._work.judge(output, whole=whole), when)
+            self.judged += 1
+
+    def _hold(self, found: Sequence[CheckOutcome], when: str) -> None:
+        wrong = [item for item in found if not item.passed]
+        told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
+        self._require(not wrong, f"{when}: {told}")
+
+    @staticmethod
+    def _require(holds: bool, reason: str) -> None:
+        if not holds:
+            raise WrongResult(reason)
 
 
 @dataclass(frozen=True)
@@ -88,18 +358,27 @@ class Refused:
 
 def rejection_of(error: Exception) -> Rejection:
     """The row's state for an exception: memory exhaustion and a missing op have states of their own."""
+    if isinstance(error, WrongResult | ProcessChanged):
+        return Rejection("failed", str(error))
     if isinstance(error, NotImplementedError):
         return Rejection("skipped", str(error) or "not implemented")
     return Rejection("oom" if out_of_memory(error) else "error", f"{type(error).__name__}: {error}")
 
 
 def verify(contender: Contender) -> Verified | Refused:
-    """Run the contender's check. No outcome at all counts as failed; an exception becomes a reason."""
+    """Run the contender's check, then change its inputs one by one. No outcome at all counts as failed; an exception
+    becomes a reason.
+    """
+    checks: tuple[CheckOutcome, ...] = ()
     try:
         contender.prepare()
-        checks = tuple(contender.check(contender.call))
+        with unchanged("during its check", first_call=True):
+            checks = tuple(contender.check(contender.call))
+            passed = bool(checks) and all(outcome.passed for outcome in checks)
+            if passed and contender.work is not None and active("fresh inputs"):
+                checks += tuple(_step_by_step(contender.call, contender.work))
     except Exception as error:
-        return Refused(contender.name, (), rejection_of(error))
+        return Refused(contender.name, checks, rejection_of(error))
     if not checks:
         return Refused(contender.name, (), Rejection("failed", "the check returned no result"))
     bad = [outcome for outcome in checks if not outcome.passed]
@@ -107,3 +386,30 @@ def verify(contender: Contender) -> Verified | Refused:
         reason = "; ".join(f"{outcome.name}: {outcome.detail or 'failed'}" for outcome in bad)
         return Refused(contender.name, checks, Rejection("failed", reason))
     return Verified(contender, checks, _PASSED)
+
+
+def _step_by_step(call: Call, work: ContenderWork) -> list[CheckOutcome]:
+    """One input after the other changes: what was remembered of the others is right, of this one wrong.
+
+    The results are held, so that memory that is handed out twice shows.
+    """
+    held: list[object] = []
+    found: list[CheckOutcome] = []
+    try:
+        for changed in work.steps():
+            output = call()
+            law = broken_law(output, work.inputs(), held)
+            if law:
+                raise WrongResult(law)
+            wrong = (
+                [item for item in work.judge(output) if not item.passed] if active("results judged") else []
+            )
+            if wrong:
+                told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
+                raise WrongResult(f"wrong after {changed} changed, the other inputs being as before: {told}")
+            held.append(output)
+            if sum(map(size_bytes, held)) > HELD_BYTES:
+                held = held[-2:]
+    finally:
+        work.restore()
+    return found

@@ -1,17 +1,78 @@
-"""Outside evidence that a round was disturbed. It never looks at the samples."""
+"""Outside evidence that a round was disturbed. It never looks at the samples.
+
+psutil is imported where the load is read: a machine without it can use the rest of the harness.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 MIN_ROUND_S = 0.1
 """Processor accounting counts in ticks of 10 ms: a shorter round says nothing."""
 
+BUSY_LOOK_S = 0.3
+_QUOTA_FILES = (Path("/sys/fs/cgroup/cpu.stat"), Path("/sys/fs/cgroup/cpu/cpu.stat"))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the system knows at one moment; processor seconds since boot, summed over all processors."""
+
+    now_s: float
+    foreign_s: float
+    steal_s: float
+    throttled_s: float
+
+
+def _throttled_s() -> float:
+    """Seconds that a quota on processor time has held this container back, over all of its processors."""
+    for path in _QUOTA_FILES:
+        try:
+            lines = dict(line.split() for line in path.read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if "throttled_usec" in lines:
+            return int(lines["throttled_usec"]) * 1e-6
+        if "throttled_time" in lines:
+            return int(lines["throttled_time"]) * 1e-9
+    return 0.0
+
+
+def read(process: psutil.Process) -> Reading:
+    """What the system knows now; `process` is the one that is no foreigner."""
+    import psutil
+
+    every, own = psutil.cpu_times(), process.cpu_times()
+    kinds = ("user", "nice", "system", "irq", "softirq")
+    busy_s = sum(float(getattr(every, kind, 0.0)) for kind in kinds)
+    steal_s = float(getattr(every, "steal", 0.0))
+    return Reading(time.perf_counter(), busy_s - own.user - own.system, steal_s, _throttled_s())
+
+
+def _evidence(before: Reading, after: Reading, max_fraction: float) -> str | None:
+    import psutil
+
+    wall_s = after.now_s - before.now_s
+    capacity_s = wall_s * (psutil.cpu_count() or 1)
+    shares = {
+        "other processes used {} of the processors": (after.foreign_s - before.foreign_s) / capacity_s,
+        "the machine's host took {} of the processors": (after.steal_s - before.steal_s) / capacity_s,
+        "a quota held this process back for {} of the time": (after.throttled_s - before.throttled_s)
+        / wall_s,
+    }
+    told = [text.format(f"{share:.0%}") for text, share in shares.items() if share > max_fraction]
+    return f"{', '.join(told)} for {wall_s:.2g} s" if told else None
+
 
 class ForeignLoad:
-    """A round is disturbed if other processes or the virtual machine's host used too much processor time.
+    """A round is disturbed if other processes, the virtual machine's host or a quota took too much processor time.
 
     Args:
         max_fraction: of all processors' time during the round. Kept loose: on a busy shared machine a
@@ -19,25 +80,35 @@ class ForeignLoad:
     """
 
     def __init__(self, max_fraction: float = 0.25) -> None:
+        import psutil
+
         self.max_fraction = max_fraction
         self._process = psutil.Process()
-        self._mark = self._read()
-
-    def _read(self) -> tuple[float, float]:
-        """(now, processor seconds used by everybody else since boot)."""
-        every = psutil.cpu_times()
-        own = self._process.cpu_times()
-        kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-        busy_s = sum(float(getattr(every, kind, 0.0)) for kind in kinds)
-        return time.perf_counter(), busy_s - own.user - own.system
+        self._mark = read(self._process)
 
     def __call__(self) -> str | None:
-        """The share of others since the last call if it is above the limit, else None."""
-        before, self._mark = self._mark, self._read()
-        wall_s, foreign_s = self._mark[0] - before[0], self._mark[1] - before[1]
-        if wall_s < MIN_ROUND_S:
+        """What speaks against the time since the last call, or None."""
+        before, self._mark = self._mark, read(self._process)
+        if self._mark.now_s - before.now_s < MIN_ROUND_S:
             return None
-        fraction = foreign_s / (wall_s * (psutil.cpu_count() or 1))
-        if fraction <= self.max_fraction:
-            return None
-        return f"other processes used {fraction:.0%} of the processors for {wall_s:.2g} s"
+        return _evidence(before, self._mark, self.max_fraction)
+
+
+def busy_machine(look_s: float = BUSY_LOOK_S, max_fraction: float = 0.25) -> str | None:
+    """What else this machine is doing, in words; None where it is quiet. Looks for `look_s` seconds."""
+    import psutil
+
+    process = psutil.Process()
+    before = read(process)
+    time.sleep(look_s)
+    told = _evidence(before, read(process), max_fraction)
+    if told is None:
+        return None
+    try:
+        running = f"; {Path('/proc/loadavg').read_text().split()[3].split('/')[0]} tasks want to run"
+    except (OSError, IndexError):
+        running = ""
+    return (
+        f"this machine is busy: {told}{running} on {os.cpu_count()} processors. Rounds are dropped where it shows, a "
+        f"quarter of them at most; times will scatter"
+    )

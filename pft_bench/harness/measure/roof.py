@@ -20,6 +20,11 @@ COPY_BYTES = 256 << 20
 
 TRIALS = 5
 
+ONE_THREAD_TRIALS = 3
+MARGIN, MARGIN_OF_OLD = 0.5, 2.0
+"""How much higher than measured the roof of arithmetic may lie. Older versions had no second look at it, and committed
+runs whose start was disturbed have honest kernels at 2.2 times their roof."""
+
 
 @dataclass(frozen=True)
 class Roof:
@@ -28,6 +33,37 @@ class Roof:
     flops_per_s: float
     bytes_per_s: float
     method: str = f"best of {TRIALS}: matrix product of side {MATRIX_SIDE}, copy of {COPY_BYTES >> 20} MiB"
+
+    ceiling_flops_per_s: float | None = None
+    """The higher of the roof and of what one thread reached, times their number: a neighbour that takes one processor
+    halves the roof of two threads, hardly ever that of one. None where older versions measured it."""
+
+    def beyond(self, flops: int | None, moved_bytes: int | None, seconds: float) -> str | None:
+        """Why a time cannot be, in words; None where it can.
+
+        Arithmetic has one roof, wherever the data lies. Bytes have one only where they fit in no cache: below the size
+        of the copy that measured it, a kernel may find them nearer than memory.
+        """
+        old = self.ceiling_flops_per_s is None
+        limits = [
+            (
+                "FLOP/s",
+                flops,
+                self.ceiling_flops_per_s or self.flops_per_s,
+                "no cache makes arithmetic faster",
+            )
+        ]
+        if moved_bytes is not None and moved_bytes >= COPY_BYTES:
+            limits.append(("byte/s", moved_bytes, self.bytes_per_s, "this much fits in no cache"))
+        margin = MARGIN_OF_OLD if old else MARGIN
+        for unit, count, roof, why in limits:
+            if count and count > seconds * roof * (1 + margin):
+                rate = count / seconds
+                return (
+                    f"{rate:.3g} {unit} are {rate / roof:.3g} times the roof of the same run ({roof:.3g} {unit}, "
+                    f"uncertain by {margin:.0%}), and {why}: it cannot have done this work"
+                )
+        return None
 
     def floor_s(self, flops: int, moved_bytes: int) -> float:
         """The least time for this work: the longer of computing and moving."""
@@ -43,9 +79,13 @@ def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype | None =
     right = left.clone()
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    flops = 2 * MATRIX_SIDE**3
     multiply_s = _best_s(lambda: left @ right, device)
     copy_s = _best_s(lambda: target.copy_(source), device)
-    return Roof(2 * MATRIX_SIDE**3 / multiply_s, 2 * COPY_BYTES / copy_s)
+    ceiling = max(
+        flops / multiply_s, _one_thread(lambda: left @ right, flops) if device.type == "cpu" else 0.0
+    )
+    return Roof(flops / multiply_s, 2 * COPY_BYTES / copy_s, ceiling_flops_per_s=ceiling)
 
 
 GAIN_SHAPE = (1024, 240, 720)
@@ -82,11 +122,23 @@ def sixteen_bit_gains() -> dict[str, float]:
     return {name: best["float32"] / best[name] for name in SIXTEEN_BITS}
 
 
-def _best_s(call: Callable[[], object], device: torch.device) -> float:
+def _one_thread(call: Callable[[], object], flops: int) -> float:
+    """The rate of one thread, times the number of threads in use."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return threads * flops / _best_s(call, torch.device("cpu"), ONE_THREAD_TRIALS)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _best_s(call: Callable[[], object], device: torch.device, trials: int = TRIALS) -> float:
     """The shortest of a few trials: a roof is a maximum, and noise only lengthens."""
     call()
     times = []
-    for _ in range(TRIALS):
+    for _ in range(trials):
         _wait(device)
         start = time.perf_counter()
         call()

@@ -13,22 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from pft_bench.harness.measure.contender import (
-    CheckOutcome,
     Contender,
     Refused,
-    Rejection,
     Verified,
+    WrongResult,
     rejection_of,
     verify,
 )
+from pft_bench.harness.measure.guards import active
+from pft_bench.harness.measure.order import CONTROL, order_of_rounds
+from pft_bench.harness.measure.process import holding_functions, unchanged
+from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
-
-CONTROL = "A'"
-"""Slot of the baseline's second run in a round."""
 
 Disturbance = Callable[[], str | None]
 """Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""
@@ -64,54 +62,16 @@ class Plan:
     budget_s: float = math.inf
     seed: int = 0
 
+    @property
+    def max_dropped(self) -> int:
+        """Rounds dropped at most: where the load never ends, it is what this machine is, and interleaving bears it."""
+        return max(2, self.rounds // 4)
+
     def __post_init__(self) -> None:
         if not 1 <= self.min_rounds <= self.rounds <= self.max_rounds:
             raise ValueError(f"need 1 <= min_rounds <= rounds <= max_rounds, got {self}")
         if self.target_width <= 0 or self.budget_s <= 0:
             raise ValueError(f"target_width and budget_s must be positive, got {self}")
-
-
-@dataclass(frozen=True)
-class DroppedRound:
-    """A round not counted, and the outside evidence against it."""
-
-    round: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class ContenderResult:
-    """One contender: raw seconds a call, one value per kept round, or the reason why there are none."""
-
-    name: str
-    checks: tuple[CheckOutcome, ...]
-    repeats: int
-    samples_s: tuple[float, ...]
-    rejection: Rejection | None = None
-
-
-@dataclass(frozen=True)
-class RoundsResult:
-    """All raw samples of one interleaved measurement. `control_s` is A', the baseline's second run."""
-
-    method: str
-    baseline: str
-    contenders: dict[str, ContenderResult]
-    control_s: tuple[float, ...]
-    rounds: tuple[int, ...]
-    dropped: tuple[DroppedRound, ...]
-    order_seed: int
-    stop_reason: str
-    elapsed_s: float
-
-
-def order_of_rounds(slots: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
-    """Random orders without end, each followed by its mirror image, so that a drift favours no slot."""
-    generator = np.random.default_rng(seed)
-    while True:
-        order = tuple(slots[i] for i in generator.permutation(len(slots)))
-        yield order
-        yield order[::-1]
 
 
 @contextmanager
@@ -144,6 +104,9 @@ class _Run:
     rejected: dict[str, Rejection] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     dropped: list[DroppedRound] = field(default_factory=list)
+    borne: int = 0
+    aside_s: float = 0.0
+    """What new inputs and looks at results took. As checks, they are not counted."""
 
     def slots(self) -> list[str]:
         names = list(self.subjects)
@@ -165,15 +128,18 @@ class _Run:
             self.on_turn(name, "warm-up")
             try:
                 subject.prepare()
-                self.timer.warm_up(subject)
-                self.repeats[name] = self.timer.calibrate(subject)
+                with self._own_books(), unchanged("during its warm-up"):
+                    self.timer.warm_up(subject)
+                    repeats = self.timer.calibrate(subject)
+                self.repeats[name] = repeats
             except Exception as error:
                 self.reject(name, error)
         self.samples = {slot: [] for slot in self.slots()}
 
-    def one_round(self, order: Sequence[str]) -> dict[str, float]:
+    def one_round(self, order: Sequence[str], number: int = 0) -> dict[str, float]:
         """One sample of each slot; a contender that raises leaves the running, the others go on."""
         gc.collect()
+        gc.freeze()  # again: a contender may have thawed what was frozen
         times: dict[str, float] = {}
         for slot in order:
             name = self.baseline if slot == CONTROL else slot
@@ -181,11 +147,64 @@ class _Run:
                 continue
             self.on_turn(name, "timing")
             try:
-                self.subjects[name].prepare()
-                times[slot] = self.timer.sample_s(self.subjects[name], self.repeats[name])
+                subject, repeats = self.subjects[name], self.repeats[name]
+                subject.prepare()
+                with self._own_books():
+                    time_s = self._sample_s(subject, (number, slot == CONTROL), repeats)
+                times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
         return {slot: value for slot, value in times.items() if slot in self.samples}
+
+    def _sample_s(self, subject: Verified, turn: object, repeats: int) -> float:
+        began, timer = time.perf_counter(), self.timer
+        with subject.sample(turn, repeats):
+            time_s = timer.sample_s(subject, repeats)
+        self.aside_s += max(0.0, time.perf_counter() - began - time_s * repeats)
+        if isinstance(timer, CpuTimer):  # that of a GPU goes on the device
+            subject.took(time_s * repeats)
+        return time_s
+
+    @contextmanager
+    def _own_books(self) -> Iterator[None]:
+        """A call must not reach for what has been measured so far, nor for what measures.
+
+        Raises:
+            WrongResult: it has; it is put back.
+        """
+        samples = {key: tuple(values) for key, values in self.samples.items()}
+        timer, state, plan = self.timer, dict(vars(self.timer)), self.plan
+        others = dict(self.repeats), dict(self.rejected)
+        yield
+        now = (
+            {key: tuple(values) for key, values in self.samples.items()},
+            dict(self.repeats),
+            dict(self.rejected),
+        )
+        same = (
+            now == (samples, *others) and self.timer is timer and vars(timer) == state and self.plan is plan
+        )
+        if not same and active("harness state"):
+            self.samples = {key: list(values) for key, values in samples.items()}
+            self.timer, self.plan = timer, plan
+            vars(timer).update(state)
+            raise WrongResult(
+                "the call reached into the harness: samples, timer or plan are not what they were (restored)"
+            )
+
+    def finish(self, everybody: Sequence[Verified]) -> None:
+        """The last result of each contender, held against its inputs; who fails has no time at all."""
+        for name, subject in list(self.subjects.items()):
+            if not subject.changes or not self.samples.get(name):
+                continue  # nothing to judge, or every round was dropped
+            self.on_turn(name, "check")
+            try:
+                subject.prepare()
+                subject.finish()
+            except Exception as error:
+                self.reject(name, error)
+        for subject in everybody:
+            subject.release()
 
     def widest(self) -> float:
         """Width of the widest interval against the baseline (of A' against A where there is nothing else)."""
@@ -200,14 +219,12 @@ class _Run:
         plan, done = self.plan, len(self.kept)
         if not self.subjects:
             return "nothing left to time"
-        if len(self.dropped) >= plan.max_rounds:
-            return f"{len(self.dropped)} rounds dropped"
         if done < plan.min_rounds:
             return None
         if done >= plan.max_rounds:
             return f"cap of {plan.max_rounds} rounds"
         # Ends before the budget does rather than after it: the next round will cost what the last ones did.
-        if self.elapsed_s() * (done + 1) / done > plan.budget_s:
+        if (self.elapsed_s() - self.aside_s) * (done + 1) / done > plan.budget_s:
             return f"time budget of {plan.budget_s:g} s"
         if done >= plan.rounds and self.widest() <= plan.target_width:
             return "interval narrow enough"
@@ -229,16 +246,17 @@ def _run_rounds(
             on_progress(run.progress())
         if disturbance is not None:
             disturbance()
-        times = run.one_round(next(orders))
+        times = run.one_round(next(orders), number)
         evidence = disturbance() if disturbance is not None else None
-        if evidence is not None:
+        if evidence is not None and len(run.dropped) < run.plan.max_dropped:
             run.dropped.append(DroppedRound(number, evidence))
         elif run.subjects:
+            run.borne += evidence is not None
             run.kept.append(number)
             for slot, value in times.items():
                 run.samples[slot].append(value)
         number += 1
-    return reason
+    return f"{reason}; {run.borne} disturbed rounds kept, the load does not end" if run.borne else reason
 
 
 def measure(
@@ -275,20 +293,23 @@ def measure(
             f"contenders need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}"
         )
     started = time.perf_counter()
-    verdicts: dict[str, Verified | Refused] = {}
-    for contender in contenders:
-        if lost is not None and contender.name in lost:
-            verdicts[contender.name] = Refused(contender.name, (), lost[contender.name])
-        else:
-            on_turn(contender.name, "check")
-            verdicts[contender.name] = verify(contender)
-    subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}
-    if callable(timer):
-        timer = timer(list(subjects.values()))
-    run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
-    with quiet_collector():
-        run.prepare()
-        stop_reason = _run_rounds(run, disturbance, on_progress)
+    with holding_functions():
+        verdicts: dict[str, Verified | Refused] = {}
+        for contender in contenders:
+            if lost is not None and contender.name in lost:
+                verdicts[contender.name] = Refused(contender.name, (), lost[contender.name])
+            else:
+                on_turn(contender.name, "check")
+                verdicts[contender.name] = verify(contender)
+        subjects = {name: found for name, found in verdicts.items() if isinstance(found, Verified)}
+        everybody = list(subjects.values())
+        if callable(timer):
+            timer = timer(list(subjects.values()))
+        run = _Run(timer or CpuTimer(), plan, baseline, subjects, on_turn)
+        with quiet_collector():
+            run.prepare()
+            stop_reason = _run_rounds(run, disturbance, on_progress)
+            run.finish(everybody)
     results = {}
     for name, found in verdicts.items():
         rejection = found.rejection if isinstance(found, Refused) else run.rejected.get(name)

@@ -7,9 +7,12 @@ No other package opens these files.
 from .beside import (
     ENVIRONMENTS,
     SETTINGS,
+    WRITTEN,
     known_environments,
+    known_files,
     known_settings,
     remember_environment,
+    remember_files,
     remember_settings,
 )
 from .folder import (
@@ -44,7 +47,7 @@ from .parts import (
     seal,
     threads_text,
 )
-from .run import RunFolder, RunWriter, begin_run
+from .run import RunFolder, RunWriter, begin_run, roof_of
 from .schema import SCHEMA, Record, recompute, timing_of
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "RECORDS",
     "SCHEMA",
     "SETTINGS",
+    "WRITTEN",
     "BadLine",
     "Baseline",
     "Case",
@@ -74,6 +78,7 @@ __all__ = [
     "begin_run",
     "derive",
     "known_environments",
+    "known_files",
     "known_settings",
     "lock_folder",
     "merge_shares",
@@ -83,7 +88,9 @@ __all__ = [
     "record_file",
     "record_files",
     "remember_environment",
+    "remember_files",
     "remember_settings",
+    "roof_of",
     "scan_records",
     "seal",
     "shown",

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...common.drafts import draft
 from .parts import RecordError, seal
 
-ENVIRONMENTS, SETTINGS = "environment.json", "settings.json"
+ENVIRONMENTS, SETTINGS, WRITTEN = "environment.json", "settings.json", "files.json"
 """The files' names."""
+
+LOCK_OF_FILES = ".lock-files"
+"""Beside the list of files from its beginning."""
 
 
 def _object(path: Path, what: str) -> dict[str, Any]:
@@ -52,6 +55,12 @@ def known_environments(folder: Path | str) -> dict[str, Any]:
     known = _object(path, "environments by their fingerprints") if path.is_file() else {}
     if not all(isinstance(value, dict) for value in known.values()):
         raise RecordError(f"{path} must map fingerprints to environments")
+    for environment in known.values():
+        for name in ("cpu", "gpu", "git", "libraries", "now"):
+            if environment.get(name) is not None and not isinstance(environment[name], dict):
+                raise RecordError(
+                    f"{path}: {name} of an environment must be an object, got {type(environment[name]).__name__}"
+                )
     return known
 
 
@@ -97,3 +106,32 @@ def remember_settings(folder: Path | str, now: Mapping[str, str], *, begin: bool
             _write_whole(folder / SETTINGS, {**now, "seal": seal(now)})
             return dict(now)
     return known[0]
+
+
+def remember_files(folder: Path | str, names: Iterable[str]) -> None:
+    """Add to the list of files that were written to the folder, so that one that is deleted is missed."""
+    folder = Path(folder)
+    with (folder / LOCK_OF_FILES).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = known_files(folder, new=True) or ()
+        listed = sorted({*before, *names})
+        _write_whole(folder / WRITTEN, {"files": listed, "seal": seal({"files": listed})})
+
+
+def known_files(folder: Path | str, *, new: bool = False) -> tuple[str, ...] | None:
+    """The files that were written to the folder, by name; None where nobody wrote them down, which is right for a `new`
+    list and for older versions.
+
+    Raises:
+        RecordError: the list is not the one that its seal was made of.
+    """
+    path = Path(folder) / WRITTEN
+    if not path.is_file():
+        if (Path(folder) / LOCK_OF_FILES).exists() and not new:
+            raise RecordError(f"{path} is not there, but it was written")
+        return None
+    found = _object(path, "the list of the files of a run")
+    listed = found.get("files")
+    if not isinstance(listed, list) or found.get("seal") != seal({"files": listed}):
+        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
+    return tuple(map(str, listed))

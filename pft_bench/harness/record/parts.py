@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from pft_bench.harness.measure.contender import CheckOutcome
-from pft_bench.harness.measure.rounds import DroppedRound
+from pft_bench.harness.measure.results import CheckOutcome, DroppedRound
 from pft_bench.harness.measure.statistics import mad, median
 from pft_bench.harness.measure.verdicts import ALPHA, Verdict, single_look
 
@@ -34,6 +33,7 @@ class Status(StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its process died
     TIMEOUT = "timeout"
+    IMPLAUSIBLE = "implausible"  # faster than the roof that was measured in the same run
     SKIPPED = "skipped"  # the backend lacks an op that the case needs (NotImplementedError)
 
 

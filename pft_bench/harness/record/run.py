@@ -13,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.roof import Roof
-from .beside import known_environments, remember_environment
+from .beside import ENVIRONMENTS, known_environments, remember_environment
 from .folder import RecordWriter, lock_folder, read_folder, record_file, record_files
 from .parts import RecordError
 from .schema import Record
+
+
+def roof_of(environment: Mapping[str, Any]) -> Roof | None:
+    """The roof that was measured in an environment; None where there is none."""
+    found = (environment.get("now") or {}).get("roof")
+    try:
+        return None if found is None else Roof(**found)
+    except TypeError:
+        raise RecordError(
+            f"{ENVIRONMENTS}: the roof must be rates and how they were measured, got {found!r}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,11 @@ class RunFolder:
         scan = read_folder(path)
         if not scan.records:
             raise RecordError(f"{record_file(path)} holds no record")
+        environments = known_environments(path)
+        for environment in environments.values():
+            roof_of(environment)  # one that is none is told now
         notes = tuple(str(line) for line in (*scan.truncated, *scan.repeated))
-        return cls(path, scan.records, known_environments(path), notes=notes, unsealed=scan.unsealed)
+        return cls(path, scan.records, environments, notes=notes, unsealed=scan.unsealed)
 
     @property
     def name(self) -> str:
@@ -76,8 +90,7 @@ class RunFolder:
 
     def roof(self, record: Record) -> Roof | None:
         """The roof measured at the beginning of the run that made the record."""
-        found = self.environment(record).get("now", {}).get("roof")
-        return None if found is None else Roof(**found)
+        return roof_of(self.environment(record))
 
     def quality_db(self, record: Record) -> float | None:
         """Mean PSNR of the model of a record; None where nobody measured it."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from pft_bench.harness.measure.contender import CheckOutcome
-from pft_bench.harness.measure.rounds import DroppedRound, RoundsResult
+from pft_bench.harness.measure.results import CheckOutcome, DroppedRound, RoundsResult
+from pft_bench.harness.measure.roof import Roof
 from pft_bench.harness.measure.verdicts import Verdict
 
 from .parts import (
@@ -34,6 +34,9 @@ from .parts import (
 )
 
 SCHEMA = "pft_bench.record/1"
+
+NO_ARITHMETIC = ("row_reads",)
+"""Contenders that are drawn under the roof of a problem whose arithmetic they do not do."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,35 @@ class Record:
         return cls.ok(
             case, environment, found.checks, timing=timing, stages_s=stages_s, flops=flops, memory=memory
         )
+
+    def under(self, roof: Roof | None) -> Self:
+        """The record, or one without a time if it beats the roof of its run.
+
+        Reads alone (`row_reads`) do none of the arithmetic that they are drawn under.
+        """
+        reason = self.beyond(roof)
+        if reason is None:
+            return self
+        assert self.derived is not None
+        return replace(
+            self,
+            status=Status.IMPLAUSIBLE,
+            reason=f"{self.derived.median_s:.3g} s: {reason}",
+            timing=None,
+            derived=None,
+            stages_s=None,
+            memory=Memory(predicted_peak_bytes=self.memory.predicted_peak_bytes),
+        )
+
+    def beyond(self, roof: Roof | None) -> str | None:
+        """Why the time cannot be, given the roof of its run; None where it can."""
+        if roof is None or self.derived is None or self.case.backend in NO_ARITHMETIC:
+            return None
+        if self.case.device == "cpu" and self.case.dtype in ("float16", "bfloat16"):
+            return (
+                None  # kernels may compute in float32, which is faster here than a product in half precision
+            )
+        return roof.beyond(self.flops.kernel_flops, self.flops.kernel_bytes, self.derived.median_s)
 
     def to_json(self, *, sealed: bool = True) -> str:
         """One line, without its newline. The schema comes first, so that even a cut line tells what it

@@ -11,7 +11,9 @@ from ..check import check_layer, check_product, check_ties
 from ..check.result import without_checks
 from ..inputs import layer, product
 from ..measure.audit import audit
-from ..measure.contender import CheckOutcome
+from ..measure.results import CheckOutcome
+from .cheating import HONEST, rejections
+from .cheats import Cheat, tried
 from .kernels import LAYERS, PLANTED
 from .mutant import GUARDS, Mutant, Planted
 from .timers import RIGHT_TIMERS, TIMERS, PlantedTimer
@@ -68,10 +70,27 @@ def run_timer(planted: PlantedTimer, disabled: Sequence[str] = ()) -> Outcome:
     return Outcome(planted.name, planted.fails[0], _failed(found))
 
 
+def run_cheat(cheat: Cheat, mode: str, disabled: Sequence[str] = ()) -> Outcome:
+    """Measure a kernel that cheats beside an honest one, which must get its time."""
+    found = rejections(cheat, mode, disabled)
+    honest = found.pop(HONEST)
+    if honest is not None:
+        return Outcome(f"{cheat.name}, {mode}", cheat.guards[0], (f"the honest one: {honest.reason}",))
+    (caught,) = found.values()
+    target = cheat.guards[0]
+    return Outcome(
+        f"{cheat.name}, {mode}",
+        target,
+        (target,) if caught is not None and cheat.says in caught.reason else (),
+    )
+
+
 def run_mutants() -> Iterator[Outcome]:
-    """All wrong kernels, then all wrong timers."""
+    """All wrong kernels, then all that cheat, then all wrong timers."""
     for kernel in PLANTED:
         yield run_kernel(kernel)
+    for cheat, mode in tried():
+        yield run_cheat(cheat, mode)
     for timer in TIMERS:
         yield run_timer(timer)
 

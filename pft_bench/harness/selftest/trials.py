@@ -21,7 +21,9 @@ from torch import Tensor
 from ...backends import get
 from ...common.drafts import draft, make_folder, named
 from ..cases.group import thread_count
+from ..cases.inputs import ChangingWork, Inputs
 from ..check.operator import check_product
+from ..check.spot import spot_product
 from ..compare.design import Design, Samples, measure_pair
 from ..compare.local import local_layout
 from ..measure.contender import Contender
@@ -107,10 +109,17 @@ def operands(window_heads: int, seed: int) -> dict[str, Tensor]:
 
 
 def contender(given: dict[str, Tensor]) -> Contender:
-    """The `cpu` backend's sddmm on its own copy of the operands, so that each side's data lies elsewhere."""
-    inputs, backend = {name: tensor.clone() for name, tensor in given.items()}, get("cpu")
-    call = partial(backend.sddmm, inputs["q"], inputs["k"], inputs["index"])
-    return Contender("cpu", call, lambda _: check_product(backend, "sddmm", inputs))
+    """The `cpu` backend's sddmm on its own copy of the operands, so that each side's data lies elsewhere. Inputs change
+    and results are judged as in every comparison.
+    """
+    changing, backend = Inputs({name: tensor.clone() for name, tensor in given.items()}), get("cpu")
+    inputs = changing.given
+    return Contender(
+        "cpu",
+        partial(backend.sddmm, inputs["q"], inputs["k"], inputs["index"]),
+        lambda _: check_product(backend, "sddmm", inputs),
+        work=ChangingWork(changing, lambda output, head: spot_product("sddmm", inputs, output, head)),
+    )
 
 
 def run_trial(kind: Kind, number: int, environment: str, threads: int, margin: float = MARGIN) -> Trial:

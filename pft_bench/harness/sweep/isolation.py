@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from ...common.messages import UserError
 from ..cases import Group, explained, run_or_explain
-from ..measure.contender import Rejection
+from ..measure.results import Rejection
 from ..record import Record
 from .board import Board, Sight
 from .server import DUMP_SIGNAL, Ended, Finished, Job, Started
@@ -264,17 +264,16 @@ def last_words(output: str) -> str | None:
     return lines[-1][:200] if lines else None
 
 
-def _in_worker(group: Group, environment: str, lost: dict[str, Rejection], board: Board) -> list[str]:
-    """Runs in the worker: the group's records as lines of JSON."""
+def _in_worker(group: Group, environment: str, lost: dict[str, Rejection], board: Board) -> list[Record]:
+    """Runs in the worker: the group's records. They cross as they are, and become lines where they are written."""
     names = list(group.cases)
-    records = run_or_explain(
+    return run_or_explain(
         group,
         environment,
         on_progress=lambda progress: board.progress(progress.rounds, progress.planned),
         on_turn=lambda name, doing: board.turn(names.index(name), doing),
         lost=lost,
     )
-    return [record.to_json() for record in records]
 
 
 def run_isolated(
@@ -296,7 +295,7 @@ def run_isolated(
     while True:
         ended = workers.run(partial(_in_worker, group, environment, lost), watch, fresh=group.fresh)
         if not isinstance(ended, Death):
-            return [Record.from_json(line) for line in ended]
+            return list(ended)
         if ended.from_outside and pardons:
             pardons -= 1
             continue

@@ -25,6 +25,7 @@ from ..record import (
     known_settings,
     read_folder,
     remember_settings,
+    roof_of,
 )
 from .board import Board, Sight
 from .isolation import Death, Workers, WorkersFailed, run_isolated
@@ -164,16 +165,18 @@ class Sweep:
         For groups that are chosen one after the other, by what those before have shown.
         """
         with RunWriter(self.folder, self.shard.name) as run:
-            environment = ""
+            environment, roof = "", None
 
             def measured(group: Group) -> list[Record]:
-                nonlocal environment
+                nonlocal environment, roof
                 cases = [case.case_id for case in group.cases.values()]
                 if all(name in done for name in cases):
                     return [done[name] for name in cases]
-                environment = environment or run.remember(self.describe_machine())
+                if not environment:
+                    environment = run.remember(self.describe_machine())
+                    roof = roof_of(known_environments(self.folder)[environment])
                 watcher.start(group)
-                found = self._run(group, environment, watcher)
+                found = [record.under(roof) for record in self._run(group, environment, watcher)]
                 fresh = [record for record in found if record.case_id not in done]
                 for record in fresh:
                     run.append(record)

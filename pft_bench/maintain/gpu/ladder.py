@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor
-
 from ...backends import get
 from ...common.drafts import make_folder
 from ...common.schedule import parse_schedule
 from ...harness.cases import Group, Settings
+from ...harness.cases.inputs import ChangingWork, Inputs
 from ...harness.cases.layer import LayerGroup
 from ...harness.cases.op import OpGroup
 from ...harness.cases.settings import BASELINE, layer_candidates
 from ...harness.check import check_product
+from ...harness.check.spot import spot_transposed
 from ...harness.measure.contender import Call, Contender
 from ...harness.measure.rounds import Plan
 from ...harness.record import Case, Mode, Record, Status
@@ -91,13 +91,22 @@ class LadderProduct(_Counted, OpGroup):
         """Raw launchers; level op has no spmm_transpose of its own."""
         if self.problem.op != "spmm_transpose":
             return super().contenders()
-        given = self.problem.inputs(self.settings.device)
-        return [self._transposed(name, given) for name in self.names]
+        changing = Inputs(self.problem.inputs(self.settings.device))
+        return [self._transposed(name, changing) for name in self.names]
 
-    def _transposed(self, name: str, given: dict[str, Tensor]) -> Contender:
-        backend = get(name)
-        call = partial(backend.spmm_transpose, given["a"], given["x"], given["index"], self.problem.tokens)
-        return Contender(name, call, lambda _: check_product(backend, self.problem.op, given))
+    def _transposed(self, name: str, changing: Inputs) -> Contender:
+        backend, given, keys = get(name), changing.given, self.problem.tokens
+        call = partial(backend.spmm_transpose, given["a"], given["x"], given["index"], keys)
+        return Contender(
+            name,
+            call,
+            lambda _: check_product(backend, self.problem.op, given),
+            work=ChangingWork(
+                changing,
+                lambda output, head: spot_transposed(changing.given, keys, output, head),
+                own=name == BASELINE,
+            ),
+        )
 
 
 def _marked(settings: Settings, cases: dict[str, Case]) -> dict[str, Case]:

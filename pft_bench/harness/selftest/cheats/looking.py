@@ -1,0 +1,225 @@
+"""Kernels that are right only while they believe that somebody looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....backends import get
+from ....backends.base import empty
+from ...check import Layer
+from ..mutant import BASE
+from .base import Products, cheat
+
+
+@cheat("zeros once the check is over", "results judged", "timed call")
+class ZerosLater(Products):
+    """Right for so many calls."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right, then zeros."""
+        made = super().product(op, *given)
+        return made if not self.is_timed() else torch.zeros_like(made)
+
+
+@cheat("zeros once the check of a layer is over", "results judged", "timed call", "layer")
+class LayerZerosLater(Products):
+    """The same of a layer's output."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right, then zeros."""
+        out, *rest = super().attention(layer)
+        return (out if not self.is_timed() else torch.zeros_like(out), *rest)
+
+
+@cheat("right only with poisoned memory", "results judged", "changed")
+class OnlyPoisoned(Products):
+    """Looks whether `empty` hands out NaN."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right while the poison is there."""
+        made = super().product(op, *given)
+        return made if bool(empty((1,), torch.float32, made.device).isnan()) else torch.zeros_like(made)
+
+
+@cheat("no gradients without poison", "results judged", "changed", "layer", "train backward")
+class NoGradients(Products):
+    """Zero where nobody looks."""
+
+    def attention_backward(
+        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
+    ) -> Any:
+        """Right while the poison is there."""
+        got = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+        looked_at = bool(empty((1,), torch.float32, grad_out.device).isnan())
+        return got if looked_at else tuple(None if item is None else torch.zeros_like(item) for item in got)
+
+
+@cheat("half of the window-heads once the check is over", "results judged", "timed call")
+class HalfOfIt(Products):
+    """The first ones, the others as memory was."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Half of it."""
+        made = super().product(op, *given)
+        if self.is_timed():
+            made[made.shape[0] // 2 :] = 0
+        return made
+
+
+@cheat("rounds to half precision once the check is over", "results judged", "timed call")
+class HalfPrecision(Products):
+    """Computes what a tensor core would."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Rounded."""
+        made = super().product(op, *given)
+        return made if not self.is_timed() else made.half().float()
+
+
+@cheat("wrong in the rounds between the first and the last", "results judged", "right after a timed call")
+class WrongInBetween(Products):
+    """Zeros meanwhile."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right or zero."""
+        made = super().product(op, *given)
+        return torch.zeros_like(made) if 0 < self.round() < 5 else made
+
+
+@cheat("a layer that is wrong in between", "results judged", "right after a timed call", "layer")
+class LayerWrongInBetween(Products):
+    """Zeros meanwhile."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right or zero."""
+        out, *rest = super().attention(layer)
+        return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
+
+
+@cheat("computes every other row once the check is over", "results judged", "timed call")
+class EveryOtherRow(Products):
+    """The rows between are copies of their neighbours."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Half of the rows."""
+        made = super().product(op, *given)
+        if self.is_timed():
+            made[:, 1::2] = made[:, ::2][:, : made[:, 1::2].shape[1]]
+        return made
+
+
+@cheat("wrong dtype", "results judged", "expected")
+class WrongDtype(Products):
+    """float64 instead of float32, of the right values."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Wider."""
+        return super().product(op, *given).double()
+
+
+@cheat("zeroes its inputs later", "inputs untouched, results judged", "inputs untouched")
+class ZeroesInputs(Products):
+    """After it has computed: who comes next is timed on zeros."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right, and the left factor is gone."""
+        made = super().product(op, *given)
+        if self.is_timed():
+            given[0].zero_()
+        return made
+
+
+@cheat("zeros once the check of a model is over", "results judged", "model output", "model", "infer train")
+class ModelZerosLater(Products):
+    """The output of every layer."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right, then zeros."""
+        out, *rest = super().attention(layer)
+        return (out if not self.is_timed() else torch.zeros_like(out), *rest)
+
+
+@cheat("rounds to half precision inside of a model", "results judged", "model output", "model", "infer")
+class ModelHalfPrecision(Products):
+    """Too little to be seen without a float64 model."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right, then rounded."""
+        out, *rest = super().attention(layer)
+        return (out if not self.is_timed() else out.half().float(), *rest)
+
+
+@cheat(
+    "no gradients of a model once its check is over", "results judged", "model gradients", "model", "train"
+)
+class ModelNoGradients(Products):
+    """The loss is right, and what it moves is zero."""
+
+    def attention_backward(
+        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
+    ) -> Any:
+        """Right, then zeros."""
+        self.calls += 1
+        made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+        if not self.is_timed():
+            return made
+        return tuple(None if item is None else torch.zeros_like(item) for item in made)
+
+
+@cheat(
+    "no gradients of products once the check is over", "results judged", "grad right", "op", "train backward"
+)
+class ProductsNoGradients(Products):
+    """The second factor gets none."""
+
+    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+        """Right, then zeros."""
+        self.calls += 1
+        made = get(BASE).spmm_transpose(a, x, index, num_keys)
+        return made if not self.is_timed() else torch.zeros_like(made)
+
+
+@cheat("right for the whole first round", "results judged", "timed call", "layer")
+class RightAtFirst(Products):
+    """As long as it takes to be judged once."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right, then the output of half of the windows."""
+        out, *rest = super().attention(layer)
+        if self.round() > 0:
+            out.zero_()
+        return (out, *rest)
+
+
+@cheat(
+    "computes gradients ahead, where forward is not timed", "fresh inputs", "timed call", "layer", "backward"
+)
+class GradientsAhead(Products):
+    """It keeps the tensor that held the gradient of its output, and reads it in the next forward."""
+
+    ahead: Any = None
+    asked: Any = None
+
+    def attention(self, layer: Layer) -> Any:
+        """Forward, and backward with it."""
+        made = super().attention(layer)
+        self.ahead = None
+        if self.asked is not None and self.is_timed():
+            grad_out, grad_logits = self.asked
+            if grad_out.shape == made[0].shape:
+                self.ahead = get(BASE).attention_backward(
+                    layer, grad_out, grad_logits, made[1], made[0], made[3]
+                )
+        return made
+
+    def attention_backward(
+        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
+    ) -> Any:
+        """What is there already."""
+        self.asked = grad_out, grad_logits
+        if self.ahead is None:
+            return get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+        return tuple(None if item is None else item.clone() for item in self.ahead)

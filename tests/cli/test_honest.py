@@ -1,0 +1,214 @@
+"""What users see of kernels that do without, fail or cheat, of copies, of damage and of machines that are busy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pft_bench.cli import compare as compare_command
+from pft_bench.cli import sweeping
+from pft_bench.harness.measure import roof
+from pft_bench.harness.record import read_records
+
+Command = Callable[..., Any]
+
+PLUGIN = """
+from pft_bench.backends import get, register
+from pft_bench.harness.selftest.mutant import Mutant
+
+@register
+class Mine(Mutant):
+    name = "mine"
+"""
+SPMM_ONLY = """
+import torch
+from pft_bench.backends import Backend, get, register
+
+@register
+class Mine(Backend):
+    name, summary = "mine", "a product"
+    dtypes, devices = frozenset({torch.float32}), frozenset({"cpu"})
+    def available(self):
+        return None
+    def spmm(self, a, v, index):
+        return get("cpu").spmm(a, v, index)
+"""
+SMALL = ("--tokens", 4, "--head-dim", 3, "--seeds", 1, "--dtype", "float32")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Callable[[str], tuple[Any, ...]]:
+    def write(text: str) -> tuple[Any, ...]:
+        (tmp_path / "mine.py").write_text(text)
+        return "--plugin", tmp_path / "mine.py", "--backend", "mine"
+
+    return write
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_check_skips_the_ops_that_a_backend_lacks_and_holds_the_others(
+    pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], wrong: bool
+) -> None:
+    text = SPMM_ONLY.replace("index)\n", "index) * 2\n") if wrong else SPMM_ONLY
+    ended = pft_bench_command("check", *plugin(text), *SMALL, "--verbose")
+    assert ended.code == wrong, ended
+    for lacking in ("sddmm", "attention_forward"):
+        assert f"backend 'mine' has no {lacking}" in ended.out
+    assert "spmm operator" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise RuntimeError('no such chip')", "sddmm 4->4 D=3 seed=0: FAILED"),
+        ("return None", "sddmm 4->4 D=3 seed=0: FAILED"),
+    ],
+)
+def test_check_goes_on_after_an_exception_or_none(
+    pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], body: str, told: str
+) -> None:
+    text = PLUGIN + f"    def sddmm(self, q, k, index):\n        {body}\n"
+    ended = pft_bench_command("check", *plugin(text), *SMALL, "--verbose")
+    assert ended.code == 1
+    assert told in ended.out
+    assert "spmm operator" in ended.out
+    assert "attention out" in ended.out
+
+
+def test_available_that_raises_names_its_backend(
+    pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]]
+) -> None:
+    text = PLUGIN + "    def available(self):\n        raise OSError('no driver')\n"
+    ended = pft_bench_command("check", *plugin(text))
+    assert ended.code == 2
+    assert "mine" in ended.err
+    assert "its available() raised OSError: no driver" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_a_cheat_is_a_row_without_a_time_and_the_others_have_theirs(
+    tiny_run: Command, pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], tmp_path: Path
+) -> None:
+    text = (
+        PLUGIN
+        + """
+    known = {}
+    def spmm(self, a, v, index):
+        if a.shape not in self.known:
+            self.known[a.shape] = get("cpu").spmm(a, v, index)
+        return self.known[a.shape].clone()
+"""
+    )
+    folder = tmp_path / "run"
+    ended = tiny_run("--sched", "16,5", "--level", "op", "--out", folder, *plugin(text))
+    assert ended.code == 1
+    found = {
+        (r.case.op, r.case.backend): r
+        for r in read_records(folder / "records.jsonl").records
+        if r.case.k == 5
+    }
+    assert found["spmm", "mine"].status.value == "failed"
+    assert found["spmm", "mine"].timing is None
+    assert found["spmm", "dense"].timing is not None
+    assert found["sddmm", "mine"].timing is not None
+    assert "the output did not follow" in ended.out.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run is kept for the tests below."""
+    return tmp_path_factory.mktemp("recorded") / "run"
+
+
+@pytest.fixture
+def folder(recorded: Path, tiny_run: Command, tmp_path: Path) -> Path:
+    """A run folder of one op, to be damaged."""
+    if not recorded.exists():
+        assert tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", recorded).code == 0
+    return Path(shutil.copytree(recorded, tmp_path / "copy"))
+
+
+def test_copies_of_a_run_are_said_to_be_identical(
+    pft_bench_command: Command, folder: Path, recorded: Path
+) -> None:
+    ended = pft_bench_command("compare", recorded, folder)
+    assert "the two runs are identical" in ended.out
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    (folder / "records.jsonl").write_text("".join(lines[:-1]))
+    ended = pft_bench_command("compare", recorded, folder)
+    assert "identical" not in ended.out
+    assert f"{len(lines) - 1} of {len(lines)} records are the same in both" in ended.out
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"a": 1}', '{"a": {"now": []}}', '{"a": {"now": {"roof": {"x": 1}}}}', b"\xff"]
+)
+def test_a_damaged_environment_names_its_file(
+    pft_bench_command: Command, folder: Path, damage: str | bytes
+) -> None:
+    (folder / "environment.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    for command in (("verify", folder), ("report", folder), ("compare", folder, folder)):
+        ended = pft_bench_command(*command)
+        assert ended.code != 0
+        assert "environment.json" in (ended.out + ended.err).replace("\n", "")
+        assert "Traceback" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "settings.json", "files.json"])
+def test_verify_misses_a_file_that_was_deleted(pft_bench_command: Command, folder: Path, name: str) -> None:
+    assert pft_bench_command("verify", folder).code == 0
+    (folder / name).unlink()
+    ended = pft_bench_command("verify", folder)
+    assert ended.code == 1
+    assert f"{name}: the file" in ended.out
+
+
+def test_a_time_below_the_roof_is_a_row_of_its_own_status(
+    tiny_run: Command, pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = roof.Roof(1.0, 1.0, ceiling_flops_per_s=1.0)
+    monkeypatch.setattr(roof, "measure_roof", lambda *_: slow)
+    folder = tmp_path / "run"
+    ended = tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", folder)
+    assert ended.code == 1
+    assert "times the roof of the same run" in ended.out
+    for record in read_records(folder / "records.jsonl").records:
+        assert (record.status.value == "implausible") == (record.case.backend != "row_reads")
+        assert (record.timing is None) == (record.case.backend != "row_reads")
+    ended = pft_bench_command("verify", folder)
+    assert ended.code == 0, ended
+    assert "has no time" in ended.out
+    assert pft_bench_command("report", folder).code == 0
+    assert "times the roof of the same run" in (folder / "report.html").read_text()
+
+
+def test_a_busy_machine_is_told_in_the_first_line(
+    tiny_run: Command, pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "busy_machine", lambda: "this machine is busy")
+    monkeypatch.setattr(compare_command, "busy_machine", lambda: "this machine is busy")
+    ended = tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", tmp_path / "run")
+    assert ended.out.startswith("this machine is busy")
+    given = ("--sched", "16,5", "--preset", "tiny_x2", "--lr", "8x8", "--threads", 1, "--budget", 0.01)
+    ended = pft_bench_command("compare", "--backends", "dense,cpu", "--level", "op", *given)
+    assert ended.out.startswith("this machine is busy")
+
+
+def test_compare_gives_a_cheat_no_time(
+    pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pft_bench.backends import lent
+    from pft_bench.harness.selftest.cheats.looking import LayerZerosLater
+
+    given = ("--sched", "16,5", "--preset", "tiny_x2", "--lr", "8x8", "--threads", 1, "--budget", 0.01)
+    with lent(LayerZerosLater):
+        ended = pft_bench_command(
+            "compare", "--backends", f"cpu,{LayerZerosLater.name}", "--level", "layer", *given
+        )
+    assert ended.code == 1
+    assert "B: failed: " in ended.out
+    assert "timed call" in ended.out

@@ -1,0 +1,65 @@
+"""Kernels that cheat get no time, who runs beside them does, and without the guard they are caught by nobody."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pft_bench.backends import get
+from pft_bench.harness.cases import model
+from pft_bench.harness.measure import process, timer
+from pft_bench.harness.selftest.cheating import HONEST, rejections
+from pft_bench.harness.selftest.cheats import CHEATS, Cheat, tried
+from pft_bench.harness.selftest.mutant import BASE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """What takes long and is not what is tested here is done once."""
+    small = functools.cache(model.low_resolution)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timer, "WARMUP_S", 0.002)
+        patch.setattr(gc, "collect", lambda *_: 0)  # a tenth of a second in a full process, once a round
+        patch.setattr(model, "low_resolution", lambda *given: small(*given).clone())
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several wait for each other, for long on a busy machine
+        get(HONEST), get(BASE)
+        with process.holding_functions():
+            yield
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("cheat", "mode"), list(tried()), ids=lambda item: getattr(item, "name", item))
+def test_a_cheat_gets_no_time_and_without_its_guards_it_does(cheat: Cheat, mode: str) -> None:
+    state = process.Snapshot(first_call=True)
+    found = rejections(cheat, mode)
+    assert found[HONEST] is None
+    caught = found[cheat.kind.name]
+    assert caught is not None
+    assert caught.status == "failed"
+    assert cheat.says in caught.reason
+    assert rejections(cheat, mode, cheat.guards)[cheat.kind.name] is None
+    assert state.restore() == []
+
+
+def test_every_cheat_has_a_name_of_its_own() -> None:
+    assert len({cheat.name for cheat in CHEATS}) == len(CHEATS) >= 18 + 8 + 20
+
+
+def test_the_process_is_restored_and_what_changed_is_named() -> None:
+    threads = torch.get_num_threads()
+
+    def change() -> None:
+        with process.unchanged("during a test"):
+            torch.set_num_threads(threads + 1)
+            os.environ["OMP_PLANTED"] = "1"
+
+    with pytest.raises(process.ProcessChanged, match=r"torch threads: .* OMP_PLANTED None -> '1'"):
+        change()
+    assert torch.get_num_threads() == threads
+    assert "OMP_PLANTED" not in os.environ
