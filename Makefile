@@ -87,6 +87,11 @@ quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five
 		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 \
 		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
 
+.PHONY: systems systems-report
+systems: $(VENV)/.bench ## spandrel for `pft-bench systems`, without touching torch: what it needs is the extra "systems", itself it comes alone
+	$(PIP) install -q -c constraints.txt $(PIP_ARGS) 'einops>=0.7' 'typing_extensions>=4'
+	$(PIP) install -q --no-deps $(PIP_ARGS) 'spandrel>=0.4,<0.5'
+
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps -w dist \
 		--config-settings=cmake.define.PFT_EMULATOR=OFF --config-settings=build-dir=build/wheel .

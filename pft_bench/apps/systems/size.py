@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def parameters(model: nn.Module) -> int:
-    """Learned parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Learned parameters: those that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def macs(model: nn.Module, height: int, width: int) -> int:
