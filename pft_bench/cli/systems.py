@@ -65,7 +65,7 @@ def systems(
     memory_limit: options.MemoryLimit = None,
     isolate: options.Isolate = True,
 ) -> None:
-    """Show parameters and multiply-accumulates beside the published ones; measure latency and memory in one interleaved run.
+    """Show parameters and multiply-accumulates beside published ones; measure latency and memory in one interleaved run.
 
     IPG, NLSN and DRSformer are networks of this package. SwinIR, HAT and ATD come from the package spandrel; without
     it their rows say how to install it. SST and SAT have published numbers alone. Weights are random where --weights
@@ -149,8 +149,8 @@ def size_table() -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         caption_justify="left",
-        caption="MACs here: by the authors' convention where it is known (ATD, PFT, IPG), else counted. Counted: matrix "
-        "products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
+        caption="MACs here: by the authors' convention where it is known (ATD, PFT, IPG), else counted. Counted: "
+        "matrix products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
         "published, Urban100. No number: none was found.",
     )
     table.add_column("system")

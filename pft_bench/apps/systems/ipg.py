@@ -93,19 +93,15 @@ class GraphBlock(nn.Module):
     def graphs(self, x: Tensor, degree: int, spread: float) -> tuple[Tensor, Tensor]:
         """Decide the links of [B, h, w, C], among neighbours and over the image."""
         with torch.no_grad():
-            found = detail(x)
-            mean = found.mean((1, 2), keepdim=True)
-            weight = (mean + (found - mean) / spread).unsqueeze(-1)
-            cut = [
-                (
-                    groups(x, self.window, far),
-                    samples(x, self.window, self.sample, far),
-                    groups(weight, self.window, far),
-                )
-                for far in (False, True)
-            ]
-            near, far = (links(own, others, given.squeeze(-1), degree) for own, others, given in cut)
-            return near, far
+            lost = detail(x)
+            mean = lost.mean((1, 2), keepdim=True)
+            weight = (mean + (lost - mean) / spread).unsqueeze(-1)
+            chosen = []
+            for far in (False, True):
+                own, budget = (groups(y, self.window, far) for y in (x, weight))
+                seen = samples(x, self.window, self.sample, far)
+                chosen.append(links(own, seen, budget.squeeze(-1), degree))
+            return chosen[0], chosen[1]
 
     def forward(self, x: Tensor, degree: int, spread: float) -> Tensor:
         """Map [B, h, w, C] to itself."""

@@ -29,7 +29,7 @@ def buckets(x: Tensor, rounds: int, count: int) -> Tensor:
 
 
 def chunked_attention(x: Tensor, values: Tensor, codes: Tensor, chunk: int) -> Tensor:
-    """Attend inside chunks of x [B, L, C], sorted by `codes` [B, R, L], and the chunks beside them: like `values` [B, L, V].
+    """Attend inside chunks of x [B, L, C], sorted by `codes` [B, R, L], and those beside them: like `values` [B, L, V].
 
     Logits are the products of the features with the normalised ones; each of the R sortings is weighed by the sum of
     its exponentials. The last chunk is filled with the end of the list once more, and its neighbour is the first one.

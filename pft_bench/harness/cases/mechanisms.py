@@ -228,7 +228,7 @@ def check_hash(layer: Layer, k: int, call: Call) -> list[CheckResult]:
 
 
 def check_links(nodes: Tensor, degree: int, call: Call) -> list[CheckResult]:
-    """Each node's links are its most similar ones in float64; their mean is what was asked for, to a quarter or to one."""
+    """Each node's links are its most similar ones in float64; their mean is as asked, to a quarter or to one."""
     linked = cast(Tensor, call())
     wide = torch.nn.functional.normalize(nodes.double(), dim=-1)
     similarity = wide @ wide.mT
