@@ -16,13 +16,12 @@ if at_work(__name__):
     from rich import box
 
     from ..apps.systems import (
-        PAPER_LR_HW,
+        PFT_PAPER,
         SYSTEMS,
         PeersMissing,
+        Size,
         System,
-        macs,
-        make_system,
-        parameters,
+        size_of,
         weights_by_system,
     )
     from ..harness.cases import Group, Settings
@@ -30,7 +29,6 @@ if at_work(__name__):
     from ..harness.cases.systems import SystemsGroup
     from ..harness.measure.rounds import Plan
     from ..harness.record import RECORDS, Record
-    from ..model import PFT, preset, published_macs
     from ..report.mechanisms import mechanism_rows
     from ..report.tables import bytes_text, problem_lines, seconds_text, speedup_text, step_text
     from .sweeping import Limits, measure_groups, run_folder
@@ -65,7 +63,7 @@ def systems(
     memory_limit: options.MemoryLimit = None,
     isolate: options.Isolate = True,
 ) -> None:
-    """Show parameters and multiply-accumulates beside published ones; measure latency and memory in one interleaved run.
+    """Show parameters and multiply-accumulates beside published ones; measure latency and memory in the same rounds.
 
     IPG, NLSN and DRSformer are networks of this package. SwinIR, HAT and ATD come from the package spandrel; without
     it their rows say how to install it. SST and SAT have published numbers alone. Weights are random where --weights
@@ -126,17 +124,20 @@ def _print_sizes(console: Console) -> tuple[System, ...]:
     """Print the published numbers and ours, and the notes; the systems that can be made here."""
     sizes, here, missing = size_table(), [], ""
     for system in SYSTEMS:
-        try:
-            row = size_row(system)
-        except PeersMissing as error:
-            row, missing = published_row(system), str(error)
-        else:
-            here += [system] if system.runs else []
-        sizes.add_row(*row)
+        found = None
+        if system.runs:
+            try:
+                found = size_of(system)
+            except PeersMissing as error:
+                missing = str(error)
+            else:
+                here.append(system)
+        sizes.add_row(*size_row(system, found))
     console.print(sizes)
     for system in SYSTEMS:
-        if system.note:
-            console.print(f"{system.name}: {system.note}", style="dim")
+        source = "" if system.published.source == PFT_PAPER else f" ({system.published.source})"
+        if source or system.note:
+            console.print(f"{system.name}{source}: {system.note}", style="dim")
     if missing:
         console.print(missing, style="yellow")
     return tuple(here)
@@ -150,64 +151,29 @@ def size_table() -> Table:
         pad_edge=False,
         caption_justify="left",
         caption="MACs here: by the authors' convention where it is known (ATD, PFT, IPG), else counted. Counted: "
-        "matrix products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
-        "published, Urban100. No number: none was found.",
+        "products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
+        f"published, Urban100. Published: {PFT_PAPER}, unless another source is named below; - where none was found.",
     )
     table.add_column("system")
     for name in ("params, published", "here", "MACs, published", "here", "difference", "counted", "PSNR"):
         table.add_column(name, justify="right")
-    table.add_column("source of what is published", overflow="fold")
     return table
 
 
-def published_row(system: System) -> list[str]:
-    """What is published of a system whose model is not here."""
+def size_row(system: System, size: Size | None) -> list[str]:
+    """What is published of a system, and its size here, if its model is."""
     said = system.published
-    made = [_millions(said.parameters_m), "-", _tera(said.macs_t, 2), "-", "-", "-", _decibels(system)]
-    return [system.name, *made, said.source]
-
-
-def size_row(system: System) -> list[str]:
-    """A system's sizes; raises PeersMissing where its model cannot be made."""
-    said = system.published
-    if not system.runs:
-        return published_row(system)
-    if system.preset is None:
-        model = make_system(system)
-        counted = ours = macs(model, *PAPER_LR_HW)
-        if system.stated_macs is not None:
-            ours = system.stated_macs(*PAPER_LR_HW)
-    else:
-        config = preset(system.preset)
-        model = PFT.from_config(config)
-        counted, ours = macs(model, *PAPER_LR_HW), published_macs(config, *PAPER_LR_HW)
-    # The authors' count to the last unit, where it is known, otherwise two published decimals.
-    stated = said.exact_macs or (said.macs_t or 0) * 10**12
-    difference = "exact" if ours == said.exact_macs else f"{ours / stated - 1:+.1%}" if stated else "-"
+    found = said.psnr_db[1] if said.psnr_db else None
     return [
         system.name,
-        _millions(said.parameters_m),
-        f"{parameters(model) / 1e6:.2f} M",
-        _tera(said.macs_t, 2),
-        f"{ours / 1e12:.3f} T",
-        difference,
-        f"{counted / 1e12:.3f} T",
-        _decibels(system),
-        said.source,
+        "-" if said.parameters_m is None else f"{said.parameters_m:g} M",
+        "-" if size is None else f"{size.parameters / 1e6:.2f} M",
+        "-" if said.macs_t is None else f"{said.macs_t:.2f} T",
+        "-" if size is None else f"{size.macs / 1e12:.3f} T",
+        "-" if size is None else size.difference(system),
+        "-" if size is None else f"{size.counted / 1e12:.3f} T",
+        "-" if found is None else f"{found:.2f} dB",
     ]
-
-
-def _decibels(system: System) -> str:
-    found = system.published.psnr_db[1] if system.published.psnr_db else None
-    return "-" if found is None else f"{found:.2f} dB"
-
-
-def _millions(count: float | None) -> str:
-    return "-" if count is None else f"{count:g} M"
-
-
-def _tera(count: float | None, digits: int) -> str:
-    return "-" if count is None else f"{count:.{digits}f} T"
 
 
 def time_table(records: list[Record], title: str) -> Table:

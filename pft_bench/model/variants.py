@@ -17,9 +17,9 @@ name                          a layer                                           
 
 The first four are the paper's ablation (arXiv 2503.20337), in its order of rising quality. ``rank-factorized`` takes
 the layer's bias as features of `model.factorized`, by PyTorch's flash kernel whatever the backend. Of the other two
-systems only the rule by which keys are chosen is taken over: DRSformer (CVPR 2023) applies its own to the attention between
-channels; NLSA (CVPR 2021) hashes one embedding of the whole image several times and weighs the rounds, where here
-queries and keys of a window are hashed once.
+systems only the rule by which keys are chosen is taken over: DRSformer (CVPR 2023) applies its own to the attention
+between channels; NLSA (CVPR 2021) hashes one embedding of the whole image several times and weighs the rounds, where
+here queries and keys of a window are hashed once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from pft_bench.apps.systems import PeersMissing, Published, System
+from pft_bench.apps.systems import PeersMissing, Published, System, size
 from pft_bench.cli import systems as command
 from pft_bench.harness.cases import systems as cases
 from pft_bench.harness.record import Status, read_records
@@ -46,11 +46,14 @@ def systems(pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.Monk
     shown = (
         *peers,
         System("PFT", Published(), preset="small_x2"),
-        System("IPG", Published(), shown="nothing"),
+        System("IPG", Published(), network=Enlarges),
+        System(
+            "SAT", Published(19.4, 3.64, psnr_db=(38.74, 34.92, 40.70), source="its table"), note="no model"
+        ),
     )
     monkeypatch.setattr(command, "SYSTEMS", shown)
-    monkeypatch.setattr(command, "macs", lambda *_: 10**12)
-    for module in (command, cases):
+    monkeypatch.setattr(size, "macs", lambda *_: 10**12)
+    for module in (size, cases):
         monkeypatch.setattr(module, "make_system", make)
 
     def call(*arguments: object, without: str = "") -> Any:
@@ -71,7 +74,10 @@ def test_a_run_folder_like_any_other(systems: Command, pft_bench_command: Comman
         "SwinIR": Status.OK,
         "HAT": Status.FAILED,
         "PFT": Status.OK,
+        "IPG": Status.OK,
     }
+    assert "SAT (its table): no model" in ended.out
+    assert "19.4 M" in ended.out
     assert "not measured: model HAT on spandrel: failed: repeatable" in ended.out
     assert found["SwinIR"].timing.baseline.name == "PFT"
     assert len(found["PFT"].timing.control_s) == 6
@@ -102,7 +108,12 @@ def test_it_is_shown_again_and_peers_join(
     ended = systems("--resume")
     assert ended.code == 1
     assert path.read_bytes().startswith(before)
-    assert [str(r.case.options["system"]) for r in read_records(path).records] == ["SwinIR", "PFT", "HAT"]
+    assert [str(r.case.options["system"]) for r in read_records(path).records] == [
+        "SwinIR",
+        "PFT",
+        "IPG",
+        "HAT",
+    ]
 
 
 def test_a_missing_package_costs_no_other_row(systems: Command, tmp_path: Path) -> None:

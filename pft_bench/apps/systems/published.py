@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,12 +42,23 @@ def load_published(model: nn.Module, file: Path) -> None:
     Buffers, which follow from the shapes, may be absent or additional. Raises ValueError where a parameter is missing,
     another is there, or one has another shape.
     """
-    weights, _ = find_weights(read_file(file))
+    weights, _ = find_weights(_without_indices(read_file(file)))
     wrong = _misfit(dict(model.named_parameters()), dict(model.named_buffers()), weights)
     if wrong:
         raise ValueError(f"{file}: {wrong}")
     own = model.state_dict()
     model.load_state_dict({**own, **{name: value for name, value in weights.items() if name in own}})
+
+
+def _without_indices(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The content of a file without its whole numbers: tables of positions, which a model makes itself."""
+    kept = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            kept[key] = _without_indices(value)
+        elif not isinstance(value, Tensor) or value.is_floating_point():
+            kept[key] = value
+    return kept
 
 
 def _misfit(

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from ...apps.systems.ipg_graph import linked_attention, links
 from ...backends import get
+from ...model.layers import relative_position_index
 from ...model.variants import hashed_neighbours
 from ...reference import Layer, index_dtype
 from ..check.model import relative_error
-from ..check.operator import check_layer
 from ..check.result import CheckResult
 from ..measure.contender import Call, Contender
 from ..record import Case, Flops
@@ -48,6 +48,9 @@ GRAPH_SCALE = 10.0
 
 _FLOAT32 = 1e-5
 """Relative error in norm that float32 kernels keep here."""
+
+_LOGITS = 1e-4
+"""Error of a float32 logit: some hundred rounding units of the largest ones, which are near 10."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class MechanismsGroup(Group):
         dense, factorized = (f"{name}: use {self.tokens}" for name in (BASELINE, FACTORIZED))
         return {
             dense: Contender(
-                dense, lambda: backend.attention_forward(layer), lambda _: check_layer(backend, layer)
+                dense, lambda: backend.attention_forward(layer), lambda call: check_kernel(layer, call)
             ),
             factorized: factorized_contender(factorized, layer),
         }
@@ -163,7 +166,7 @@ class MechanismsGroup(Group):
         decide, used = (f"{mechanism}: {op} {k}" for op in ("decide", "use"))
         return {
             decide: Contender(
-                decide, lambda: backend.attention_forward(thin), lambda _: check_layer(backend, thin)
+                decide, lambda: backend.attention_forward(thin), lambda call: check_kernel(thin, call)
             ),
             used: Contender(used, use, lambda call: check_use(rows, values, places, call)),
         }
@@ -182,7 +185,7 @@ class MechanismsGroup(Group):
         return {
             first: Contender(first, decide, lambda call: check_hash(layer, k, call)),
             second: Contender(
-                second, lambda: backend.attention_forward(sparse), lambda _: check_layer(backend, sparse)
+                second, lambda: backend.attention_forward(sparse), lambda call: check_kernel(sparse, call)
             ),
         }
 
@@ -208,6 +211,36 @@ class MechanismsGroup(Group):
             first: Contender(first, decide, lambda call: check_links(nodes, k, call)),
             second: Contender(second, use, lambda call: check_linked(layer, linked, call)),
         }
+
+
+def check_kernel(layer: Layer, call: Call) -> list[CheckResult]:
+    """A layer's output, selection and logits against dense matrices in float64, one window after the other."""
+    out, chosen, logits, _ = cast("tuple[Tensor, Tensor, Tensor, Tensor]", call())
+    assert layer.bias is not None
+    bias = layer.bias.double()[relative_position_index(math.isqrt(layer.k.shape[2]))].permute(2, 0, 1)
+    error = inverted = apart = 0.0
+    for number in range(layer.q.shape[0]):
+        q, k, v = (x[number].double() for x in (layer.q, layer.k, layer.v))
+        z = q @ k.mT * layer.scale + bias
+        if layer.index is not None and layer.logits is not None:
+            earlier = torch.full_like(z, -math.inf)
+            z += earlier.scatter_(-1, layer.index[number].long(), layer.logits[number].double())
+        weights, kept = z.softmax(-1), layer.index
+        if layer.selects:
+            kept = chosen
+            mask = torch.zeros_like(z, dtype=torch.bool).scatter_(-1, chosen[number].long(), True)
+            least, most = z.masked_fill(~mask, math.inf).amin(-1), z.masked_fill(mask, -math.inf).amax(-1)
+            inverted = max(inverted, float((most - least).amax()))
+            weights = weights * mask
+        if kept is not None:
+            exact = z.gather(-1, kept[number].long()) - z.amax(-1, keepdim=True)
+            apart = max(apart, float((logits[number] - exact).abs().amax()))
+        error = max(error, relative_error(out[number], weights @ v))
+    return [
+        _within("attention", error),
+        CheckResult("selection", max(inverted, 0.0) / _LOGITS, f"largest inversion {inverted:.2g}"),
+        CheckResult("logits", apart / _LOGITS, f"largest difference {apart:.2g}"),
+    ]
 
 
 def check_use(logits: Tensor, v: Tensor, index: Tensor, call: Call) -> list[CheckResult]:
