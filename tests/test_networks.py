@@ -28,7 +28,7 @@ from pft_bench.apps.systems.peers import make_system
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "IPG": lambda: IPG(dim=60, depths=(2,), heads=2, window=4, sample=8, degree=8),
     "NLSN": lambda: NLSN(dim=8, blocks=8, chunk=8),
-    "DRSformer": lambda: DRSformer(dim=8, blocks=(1, 1, 1, 1), heads=(1, 2, 2, 2)),
+    "DRSformer": lambda: DRSformer(dim=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2)),
 }
 # Some of the names under which each network's weights are published, and their shapes.
 KEYS = {
@@ -104,7 +104,7 @@ def test_stated_counts_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("size", [(16, 16), (9, 21)])
+@pytest.mark.parametrize("size", [(9, 13)])
 def test_networks_take_any_size_and_repeat_themselves(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = SMALL[name]().eval()
@@ -122,7 +122,7 @@ def test_every_parameter_takes_part() -> None:
     for name, make in SMALL.items():
         torch.manual_seed(0)
         network = make()
-        network(image(16, 16)).square().sum().backward()
+        network(image(8, 8)).square().sum().backward()
         dead = [
             key for key, value in network.named_parameters() if value.requires_grad and value.grad is None
         ]
