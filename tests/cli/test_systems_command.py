@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from pft_bench.apps.systems import PeersMissing, Published, System, size
 from pft_bench.cli import systems as command
 from pft_bench.harness.cases import systems as cases
+from pft_bench.harness.cases.mechanisms import MechanismsGroup
 from pft_bench.harness.record import Status, read_records
 
 Command = Callable[..., Any]
@@ -130,4 +132,47 @@ def test_a_missing_package_costs_no_other_row(systems: Command, tmp_path: Path) 
         "SwinIR": Status.ERROR,
         "HAT": Status.ERROR,
         "PFT": Status.OK,
+        "IPG": Status.ERROR,
     }
+
+
+def test_published_weights_are_loaded_and_their_output_looked_at(
+    systems: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, loaded = tmp_path / "published.pth", []
+    torch.save({"weight": torch.ones(1)}, file)
+    monkeypatch.setattr(cases, "load_published", lambda model, path: loaded.append(path))
+    assert systems("--weights", f"IPG={file}", without="HAT").code == 0
+    assert set(loaded) == {file}
+    records = {
+        str(r.case.options["system"]): r for r in read_records(tmp_path / "run" / "records.jsonl").records
+    }
+    assert str(records["IPG"].case.options["weights"]).startswith("published.pth ")
+    assert records["SwinIR"].case.options["weights"] == "random"
+    assert [check.name for check in records["IPG"].checks][-1] == "plausible"
+
+    monkeypatch.setattr(Enlarges, "forward", lambda self, x: torch.full((1, 3, 16, 16), 5.0))
+    ended = systems("--weights", f"IPG={file}", "--out", tmp_path / "other", without="HAT")
+    assert ended.code == 1
+    assert "model IPG on networks: failed: plausible" in ended.out
+    assert "dB against the input enlarged" in ended.out
+
+
+def test_weights_of_no_system_are_refused(systems: Command, tmp_path: Path) -> None:
+    ended = systems("--weights", "SAT=file.pth")
+    assert ended.code == 2
+    assert "--weights must be NAME=FILE with a NAME of SwinIR, HAT, PFT, IPG" in " ".join(ended.err.split())
+    assert not (tmp_path / "run").exists()
+    assert "--weights is of whole networks" in " ".join(
+        systems("--mechanisms", "--weights", "IPG=f").err.split()
+    )
+
+
+def test_mechanisms_alone(systems: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those that take all tokens; `tests/cases/test_mechanisms.py` has the others."""
+    monkeypatch.setattr(command, "mechanism_groups", lambda settings: [MechanismsGroup(settings, ())])
+    ended = systems("--mechanisms")
+    assert ended.code == 0, ended
+    assert "Attention alone" in ended.out
+    assert "rank-factorized" in ended.out
+    assert "SwinIR" not in ended.out, "whole networks are left out"

@@ -29,7 +29,7 @@ class Separable(nn.Module):
         return y
 
 
-class Step(nn.Module):
+class ExpertStep(nn.Module):
     """All experts side by side, weighed, then joined by a pointwise convolution."""
 
     def __init__(self, dim: int) -> None:
@@ -54,7 +54,7 @@ class Steps(nn.Module):
         super().__init__()
         self.preprocess = nn.Module()
         self.preprocess.op = nn.Sequential(nn.Conv2d(dim, dim, 1, bias=False), nn.ReLU())
-        self._ops = nn.ModuleList(Step(dim) for _ in range(steps))
+        self._ops = nn.ModuleList(ExpertStep(dim) for _ in range(steps))
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map [B, C, h, w] to itself; `weights` [B, steps, EXPERTS]."""
