@@ -125,6 +125,8 @@ class IPG(nn.Module):
         scale: how many times the image is enlarged.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         *,

@@ -124,4 +124,4 @@ class Grapher(nn.Module):
         k, v = kv.permute(2, 0, 3, 1, 4)
         scale = self.logit_scale.clamp(max=4.6052).exp()
         out = linked_attention(q, k, v, linked, scale, self.bias()).transpose(1, 2).flatten(2)
-        return ungroup(self.proj(out), self.window, *x.shape[1:3], spread)
+        return ungroup(self.proj(out), self.window, x.shape[1], x.shape[2], spread)
