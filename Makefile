@@ -75,17 +75,26 @@ small-model: $(VENV)/.bench ## train the shipped small model again: photographs 
 
 # The recorded evaluation that `figures` draws; `quality` makes a new one.
 QUALITY_RUN ?= $(lastword $(sort $(wildcard reports/data/*_small_x2_held_out)))
-figures: $(VENV)/.bench ## the README's figures of the shipped model, drawn again: what a pixel looks at, quality against latency
+figures: $(VENV)/.bench ## the README's figures drawn again: what a pixel looks at, quality against latency, the attention mechanisms
 	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
 	$(PFT_BENCH) attention build/photographs/held_out/chelsea.png --query 125,170 --weights small_x2 \
 		--out reports/attention.png --overwrite
 	$(PY) -m pft_bench.report.quality "$(QUALITY_RUN)"
+	$(PY) -m pft_bench.maintain.systems_page --figure
 
 quality: $(VENV)/.bench ## evaluate and measure the shipped model anew with five schedules, on the photographs held out of training
 	$(PY) -m pft_bench.maintain.sample_photographs build/photographs
 	$(PFT_BENCH) evaluate --weights small_x2 --data build/photographs/held_out --sched 256,256,256 --sched 256,128,64 \
 		--sched 256,64,16 --sched 256,32,8 --sched 256,16,4 \
 		--out runs/$$(date +%Y-%m-%d-%H%M%S)_small_x2_held_out
+
+systems-report: systems ## the compared systems: reports/systems.md and its figure, from the latest records
+	$(PY) -m pft_bench.maintain.systems_page
+
+.PHONY: systems systems-report
+systems: $(VENV)/.bench ## spandrel for `pft-bench systems`, without touching torch: what it needs is the extra "systems", itself it comes alone
+	$(PIP) install -q -c constraints.txt $(PIP_ARGS) 'einops>=0.7' 'typing_extensions>=4'
+	$(PIP) install -q --no-deps $(PIP_ARGS) 'spandrel>=0.4,<0.5'
 
 wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in one binary (needs nvcc)
 	PFT_CUDA=$(WHEEL_CUDA) $(PIP) wheel -q --no-deps --no-build-isolation -w dist \

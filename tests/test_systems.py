@@ -130,6 +130,32 @@ def test_no_extra_brings_torchvision_or_another_torch() -> None:
 
 def test_every_system_of_the_paper_has_a_row() -> None:
     names = {system.name for system in SYSTEMS}
-    assert names == {"SwinIR", "HAT", "ATD", "PFT", "PFT light", "IPG", "NLSA", "DRSformer"}
+    assert names == {"SwinIR", "HAT", "ATD", "PFT", "PFT light", "IPG", "NLSN", "DRSformer", "SST", "SAT"}
     for system in SYSTEMS:
-        assert sum(bool(part) for part in (system.preset, system.architecture, system.shown)) == 1
+        assert sum(map(bool, (system.preset, system.architecture, system.network))) == system.runs
+        assert system.runs == (system.name not in ("SST", "SAT"))
+        assert system.published.source
+
+
+@with_spandrel
+def test_counted_swinir_is_what_its_note_says() -> None:
+    system = next(system for system in SYSTEMS if system.name == "SwinIR")
+    model = make_system(system)
+    assert macs(model, 8, 8) == 64 * 12_464_748
+    assert "12,464,748" in system.note
+    at_x4 = 12_464_748 + 589_824 + 20_736
+    assert f"{at_x4:,}" in system.note
+    assert round(4 * 57_600 * at_x4 / 1e12, 2) == 3.01
+    assert round(4 * 57_600 * (at_x4 + 74 * 180 * 5) / 1e12, 2) == 3.03
+
+
+@with_spandrel
+def test_counted_atd_is_what_its_note_says() -> None:
+    system = next(system for system in SYSTEMS if system.name == "ATD")
+    counted = macs(make_system(system), *PAPER_LR_HW)
+    stated = system.stated_macs(*PAPER_LR_HW)
+    uncounted = 30 * 128 * 210 + 6 * 210**2 + (9 * 210 * 64 + 4 * 9 * 64 * 3)
+    too_much = 36 * (210 - 128) * 20 + 210
+    pixel = round(stated / 230_400) + uncounted - too_much
+    assert pixel == 27_485_544
+    assert abs(230_400 * pixel * 368 / 360 / counted - 1) < 1e-5

@@ -55,7 +55,7 @@ def run(
         typer.Option(
             metavar="A,B,...",
             help="Compare attention variants instead of backends (level model only): dense (the "
-            "baseline), topk, progressive, pfa, compute-then-select, hashed.",
+            "baseline), topk, progressive, pfa, compute-then-select, hashed, rank-factorized.",
         ),
     ] = None,
     mode: options.Mode = "infer",

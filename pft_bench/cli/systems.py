@@ -15,12 +15,21 @@ from .work import at_work
 if at_work(__name__):
     from rich import box
 
-    from ..apps.systems import PAPER_LR_HW, SYSTEMS, PeersMissing, System, macs, make_system, parameters
-    from ..harness.cases import Settings
+    from ..apps.systems import (
+        PFT_PAPER,
+        SYSTEMS,
+        PeersMissing,
+        Size,
+        System,
+        size_of,
+        weights_by_system,
+    )
+    from ..harness.cases import Group, Settings
+    from ..harness.cases.mechanisms import mechanism_groups
     from ..harness.cases.systems import SystemsGroup
     from ..harness.measure.rounds import Plan
     from ..harness.record import RECORDS, Record
-    from ..model import PFT, preset, published_macs
+    from ..report.mechanisms import mechanism_rows
     from ..report.tables import bytes_text, problem_lines, seconds_text, speedup_text, step_text
     from .sweeping import Limits, measure_groups, run_folder
 
@@ -35,14 +44,29 @@ def systems(
     rounds: Annotated[int, typer.Option(min=6, help="Rounds of the measurement.")] = 6,
     budget: Annotated[float, typer.Option(help="Seconds of rounds after which no more are begun.")] = 120.0,
     measure: Annotated[bool, typer.Option(help="Latency and memory; without them, sizes alone.")] = True,
+    weights: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE", help="Published weights of a system, e.g. HAT=HAT_SRx2.pth; may be repeated."
+        ),
+    ] = [],  # noqa: B006 - typer reads it, nobody writes it
+    mechanisms: Annotated[
+        bool,
+        typer.Option(
+            "--mechanisms",
+            help="Instead of whole networks, measure the attention alone in windows of 32x32: time to decide which "
+            "tokens matter and time to use them, against the number of kept tokens.",
+        ),
+    ] = False,
     out: Annotated[Path | None, options.folder(help="Run folder. Default: runs/<date-time>-systems.")] = None,
     supervision: options.Supervision,
 ) -> None:
-    """Show parameters and multiply-accumulates beside the paper's; measure latency and memory in one interleaved run.
+    """Show parameters and multiply-accumulates beside published ones; measure latency and memory in the same rounds.
 
-    SwinIR, HAT and ATD come from the package spandrel; without it their rows say how to install it. A system that runs
-    out of memory, crashes or hangs is a row with the reason, and the others are measured. Exit code 1 if a system that
-    is there could not be measured.
+    IPG, NLSN and DRSformer are networks of this package. SwinIR, HAT and ATD come from the package spandrel; without
+    it their rows say how to install it. SST and SAT have published numbers alone. Weights are random where --weights
+    gives none; with weights, the output must look like the input. A system that runs out of memory, crashes or hangs
+    is a row with the reason, and the others are measured. Exit code 1 if a system that is there could not be measured.
 
     --resume shows a folder again, and measures the systems that it lacks, provided that nothing its rows depend on has
     changed.
@@ -52,7 +76,7 @@ def systems(
             context,
             (
                 *("lr", "device", "threads", "seed", "rounds", "budget", "out"),
-                *("resume", "timeout", "memory_limit", "isolate"),
+                *("resume", "timeout", "memory_limit", "isolate", "weights", "mechanisms"),
             ),
             "is of measuring latency, which --no-measure leaves out",
         )
@@ -71,29 +95,21 @@ def systems(
         lr_hw=options.parse_size(lr),
         plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
     )
-    sizes, here, missing = size_table(), [], ""
-    for system in SYSTEMS:
-        try:
-            row = size_row(system)
-        except PeersMissing as error:
-            said = system.published
-            row = [system.name, _millions(said.parameters_m), "-", _tera(said.macs_t, 2), "-", "-", "-"]
-            row, missing = [*row, f"{said.psnr_db[1]:.2f} dB (spandrel is not installed)"], str(error)
-        else:
-            here += [system] if not system.shown else []
-        sizes.add_row(*row)
-    console.print(sizes)
-    if missing:
-        console.print(missing, style="yellow")
+    if mechanisms:
+        options.refuse(context, ("weights",), "is of whole networks, which --mechanisms leaves out")
+        groups: list[Group] = [*mechanism_groups(settings)]
+    else:
+        files = weights_by_system(weights, SYSTEMS)
+        groups = [SystemsGroup(settings, _print_sizes(console), files)]
     if not measure:
         return
-    records = measure_groups(
-        [SystemsGroup(settings, tuple(here))], settings, folder, console, limits, resume=supervision.resume
-    )
-    height, width = settings.lr_hw
-    console.print(
-        time_table(records, f"{width}x{height} input, x2, {settings.device}, {settings.threads} threads")
-    )
+    records = measure_groups(groups, settings, folder, console, limits, resume=supervision.resume)
+    if mechanisms:
+        console.print(mechanism_table(records))
+    else:
+        height, width = settings.lr_hw
+        title = f"{width}x{height} input, x2, {settings.device}, {settings.threads} threads"
+        console.print(time_table(records, title))
     failed = problem_lines(records)
     for reason in failed:
         console.print(f"not measured: {reason}", style="red")
@@ -102,56 +118,60 @@ def systems(
         raise typer.Exit(FAILURE)
 
 
+def _print_sizes(console: Console) -> tuple[System, ...]:
+    """Print the published numbers and ours, and the notes; the systems that can be made here."""
+    sizes, here, missing = size_table(), [], ""
+    for system in SYSTEMS:
+        found = None
+        if system.runs:
+            try:
+                found = size_of(system)
+            except PeersMissing as error:
+                missing = str(error)
+            else:
+                here.append(system)
+        sizes.add_row(*size_row(system, found))
+    console.print(sizes)
+    for system in SYSTEMS:
+        source = "" if system.published.source == PFT_PAPER else f" ({system.published.source})"
+        if source or system.note:
+            console.print(f"{system.name}{source}: {system.note}", style="dim")
+    if missing:
+        console.print(missing, style="yellow")
+    return tuple(here)
+
+
 def size_table() -> Table:
     """The head of the first table."""
     table = Table(
-        title="x2, output 1280x720: the paper's numbers and ours",
+        title="x2, output 1280x720: published numbers and ours",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         caption_justify="left",
-        caption="MACs: PFT by its authors' convention; counted: matrix products and convolutions that PyTorch counts "
-        "in one pass, padding and repeated products included. PSNR: the paper's, Urban100.",
+        caption="MACs here: by the authors' convention where it is known (ATD, PFT, IPG), else counted. Counted: "
+        "products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
+        f"published, Urban100. Published: {PFT_PAPER}, unless another source is named below; - where none was found.",
     )
     table.add_column("system")
-    for name in ("params, paper", "here", "MACs, paper", "here", "difference", "counted"):
+    for name in ("params, published", "here", "MACs, published", "here", "difference", "counted", "PSNR"):
         table.add_column(name, justify="right")
-    table.add_column("PSNR, or what is shown", overflow="fold")
     return table
 
 
-def size_row(system: System) -> list[str]:
-    """A system's sizes; raises PeersMissing where its model cannot be made."""
+def size_row(system: System, size: Size | None) -> list[str]:
+    """What is published of a system, and its size here, if its model is."""
     said = system.published
-    if system.shown:
-        return [system.name, "-", "-", "-", "-", "-", "-", system.shown]
-    if system.preset is None:
-        model = make_system(system)
-        counted = ours = macs(model, *PAPER_LR_HW)
-    else:
-        config = preset(system.preset)
-        model = PFT.from_config(config)
-        counted, ours = macs(model, *PAPER_LR_HW), published_macs(config, *PAPER_LR_HW)
-    # The authors' count to the last unit, where it is known, otherwise the paper's two decimals.
-    stated = said.exact_macs or (said.macs_t or 0) * 10**12
-    difference = "exact" if ours == said.exact_macs else f"{ours / stated - 1:+.1%}" if stated else "-"
+    found = said.psnr_db[1] if said.psnr_db else None
     return [
         system.name,
-        _millions(said.parameters_m),
-        f"{parameters(model) / 1e6:.2f} M",
-        _tera(said.macs_t, 2),
-        f"{ours / 1e12:.3f} T",
-        difference,
-        f"{counted / 1e12:.3f} T",
-        f"{said.psnr_db[1]:.2f} dB" if said.psnr_db else "",
+        "-" if said.parameters_m is None else f"{said.parameters_m:g} M",
+        "-" if size is None else f"{size.parameters / 1e6:.2f} M",
+        "-" if said.macs_t is None else f"{said.macs_t:.2f} T",
+        "-" if size is None else f"{size.macs / 1e12:.3f} T",
+        "-" if size is None else size.difference(system),
+        "-" if size is None else f"{size.counted / 1e12:.3f} T",
+        "-" if found is None else f"{found:.2f} dB",
     ]
-
-
-def _millions(count: float | None) -> str:
-    return "-" if count is None else f"{count:g} M"
-
-
-def _tera(count: float | None, digits: int) -> str:
-    return "-" if count is None else f"{count:.{digits}f} T"
 
 
 def time_table(records: list[Record], title: str) -> Table:
@@ -171,4 +191,20 @@ def time_table(records: list[Record], title: str) -> Table:
             speedup_text(record),
             bytes_text(record.memory.peak_allocated_bytes),
         )
+    return table
+
+
+def mechanism_table(records: list[Record]) -> Table:
+    """Seconds to decide and to use, a row for each mechanism and number of kept tokens."""
+    table = Table(
+        title="Attention alone: deciding which tokens matter, and using them",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("mechanism")
+    for name in ("kept", "decide", "use", "both", "of dense"):
+        table.add_column(name, justify="right")
+    for row in mechanism_rows(records):
+        seconds = [seconds_text(value) for value in (row.decide_s, row.use_s, row.both_s)]
+        table.add_row(row.name, str(row.k), *seconds, f"{row.both_s / row.dense_s:.0%}")
     return table

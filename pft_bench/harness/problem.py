@@ -1,7 +1,7 @@
 """One benchmark problem: an op with its shapes, dtype and seed; its inputs, FLOPs and bytes.
 
 The counts are what the algorithm must do, whoever does it: every operand is read once per window-head, every output
-is written once. They are the roofline's numbers (kernel_flops and kernel_bytes of a record); what an implementation really
+is written once. They are the roofline's numbers (kernel_flops and kernel_bytes); what an implementation really
 executes is counted elsewhere.
 """
 

@@ -12,7 +12,7 @@ from torch import nn
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RESI_CONNECTIONS = ("1conv", "3conv")
-ATTENTIONS = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
+ATTENTIONS = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed", "rank-factorized")
 # The published model shares one bias column between all heads up to this width.
 SHARED_BIAS_MAX_DIM = 100
 

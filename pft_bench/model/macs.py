@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from .config import PFTConfig
+from .factorized import RANK
 from .pft import PFT
 from .upsamplers import FEATURES
 
@@ -41,7 +42,8 @@ def attention_macs(config: PFTConfig, layer: int) -> int:
     if config.attention == "pfa":  # published: two dense layers, whatever they keep
         area, topk = config.window_size**2, config.num_topk
         computed, kept = (area, area) if layer < 2 else (topk[layer - 2], topk[layer])
-    return config.embed_dim * (computed + kept)
+    features = config.num_heads * RANK * computed if config.attention == "rank-factorized" else 0
+    return config.embed_dim * (computed + kept) + features
 
 
 def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
@@ -58,6 +60,7 @@ def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
             "topk": (area, kept),
             "compute-then-select": (area, kept),
             "hashed": (kept, kept),
+            "rank-factorized": (area, area),
             "pfa": (candidates, kept),
         }[config.attention]
         for candidates, kept in config.along_chains(config.num_topk)

@@ -12,12 +12,14 @@ name                          a layer                                           
 ``pfa``                       computes what its chain kept, keeps topk of it (the full model)     kept + topk
 ``compute-then-select``       computes all logits, softmax over the topk largest (DRSformer)      N + topk
 ``hashed``                    sorts tokens into hash buckets, computes topk neighbours (NLSA)     topk + topk
+``rank-factorized``           attends to all tokens, positions inside the product (SST)           N + N
 ============================  ==================================================================  ==========
 
-The first four are the paper's ablation (arXiv 2503.20337), in its order of rising quality. Of the other two systems
-only the rule by which keys are chosen is taken over: DRSformer (CVPR 2023) applies its own to the attention between
-channels; NLSA (CVPR 2021) hashes one embedding of the whole image several times and weighs the rounds, where here
-queries and keys of a window are hashed once.
+The first four are the paper's ablation (arXiv 2503.20337), in its order of rising quality. ``rank-factorized`` takes
+the layer's bias as features of `model.factorized`, by PyTorch's flash kernel whatever the backend. Of the other two
+systems only the rule by which keys are chosen is taken over: DRSformer (CVPR 2023) applies its own to the attention
+between channels; NLSA (CVPR 2021) hashes one embedding of the whole image several times and weighs the rounds, where
+here queries and keys of a window are hashed once.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from ..common.stages import stage
 from ..ops import ChainState
 from ..ops.progressive_attention import REGION_PENALTY
 from ..reference import accumulation_dtype, index_dtype
+from .factorized import factorized_attention
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,11 @@ def _hashed(layer: VariantInputs) -> tuple[Tensor, ChainState]:
     return layer.attend(topk=layer.topk, state=state)[0], ChainState()
 
 
+def _rank_factorized(layer: VariantInputs) -> tuple[Tensor, ChainState]:
+    with stage("attention"):
+        return factorized_attention(layer.q, layer.k, layer.v, layer.bias, layer.region), ChainState()
+
+
 def hashed_neighbours(q: Tensor, k: Tensor, count: int) -> Tensor:
     """For each query `count` keys whose hash is near its own: distinct, ascending, [W, H, N, count] int64.
 
@@ -150,4 +158,5 @@ VARIANTS: dict[str, Callable[[VariantInputs], tuple[Tensor, ChainState]]] = {
     "pfa": _pfa,
     "compute-then-select": _compute_then_select,
     "hashed": _hashed,
+    "rank-factorized": _rank_factorized,
 }

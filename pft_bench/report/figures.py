@@ -10,6 +10,7 @@ from ..harness.measure.roof import Roof
 from ..harness.record import Record, Status
 from . import words
 from .amdahl import stage_groups
+from .mechanisms import PARTS, mechanism_figure
 from .panels import panel_figures
 from .series import (
     Figure,
@@ -43,8 +44,9 @@ def figures(
     for name in names:
         own = [record for record in records if record.environment == name]
         made = [
-            *panel_figures(own, roof_of),
+            *panel_figures([record for record in own if record.case.op not in PARTS], roof_of),
             *scaling_figures(own),
+            mechanism_figure(own),
             pareto_figure(own, quality_db),
             speedup_figure(own),
             stages_figure(own),

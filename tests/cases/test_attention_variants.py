@@ -13,7 +13,7 @@ from pft_bench.model import PRESETS, published_macs
 from pft_bench.report.tables import step_text
 
 TINY = tiny_config(16, 5, 2)
-NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed")
+NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed", "rank-factorized")
 
 
 @pytest.fixture
@@ -61,6 +61,8 @@ def test_counts_follow_the_definition(settings) -> None:
     group = plan_groups(settings())[0]
     dim, tokens = TINY.embed_dim, 64
     macs = {name: group.flops(name).paper_macs for name in NAMES}
+    features = 6 * TINY.num_heads * 24 * 16
+    assert macs["rank-factorized"] - macs["dense"] == tokens * features
     pairs = {"dense": 6 * 32, "progressive": 6 * 32, "topk": 2 * (32 + 21 + 18), "hashed": 2 * (32 + 10 + 4)}
     for name, keys in pairs.items():
         assert macs[name] - macs["pfa"] == tokens * dim * (keys - 2 * (32 + 21 + 7)), name

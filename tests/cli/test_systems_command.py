@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from pft_bench.apps.systems import PeersMissing, Published, System
+from pft_bench.apps.systems import PeersMissing, Published, System, size
 from pft_bench.cli import systems as command
 from pft_bench.harness.cases import systems as cases
+from pft_bench.harness.cases.mechanisms import MechanismsGroup
 from pft_bench.harness.record import Status, read_records
 
 Command = Callable[..., Any]
@@ -46,11 +48,14 @@ def systems(pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.Monk
     shown = (
         *peers,
         System("PFT", Published(), preset="small_x2"),
-        System("IPG", Published(), shown="nothing"),
+        System("IPG", Published(), network=Enlarges),
+        System(
+            "SAT", Published(19.4, 3.64, psnr_db=(38.74, 34.92, 40.70), source="its table"), note="no model"
+        ),
     )
     monkeypatch.setattr(command, "SYSTEMS", shown)
-    monkeypatch.setattr(command, "macs", lambda *_: 10**12)
-    for module in (command, cases):
+    monkeypatch.setattr(size, "macs", lambda *_: 10**12)
+    for module in (size, cases):
         monkeypatch.setattr(module, "make_system", make)
 
     def call(*arguments: object, without: str = "") -> Any:
@@ -71,7 +76,10 @@ def test_a_run_folder_like_any_other(systems: Command, pft_bench_command: Comman
         "SwinIR": Status.OK,
         "HAT": Status.FAILED,
         "PFT": Status.OK,
+        "IPG": Status.OK,
     }
+    assert "SAT (its table): no model" in ended.out
+    assert "19.4 M" in ended.out
     assert "not measured: model HAT on spandrel: failed: repeatable" in ended.out
     assert found["SwinIR"].timing.baseline.name == "PFT"
     assert len(found["PFT"].timing.control_s) == 6
@@ -102,7 +110,12 @@ def test_it_is_shown_again_and_peers_join(
     ended = systems("--resume")
     assert ended.code == 1
     assert path.read_bytes().startswith(before)
-    assert [str(r.case.options["system"]) for r in read_records(path).records] == ["SwinIR", "PFT", "HAT"]
+    assert [str(r.case.options["system"]) for r in read_records(path).records] == [
+        "SwinIR",
+        "PFT",
+        "IPG",
+        "HAT",
+    ]
 
 
 def test_a_missing_package_costs_no_other_row(systems: Command, tmp_path: Path) -> None:
@@ -119,4 +132,47 @@ def test_a_missing_package_costs_no_other_row(systems: Command, tmp_path: Path) 
         "SwinIR": Status.ERROR,
         "HAT": Status.ERROR,
         "PFT": Status.OK,
+        "IPG": Status.ERROR,
     }
+
+
+def test_published_weights_are_loaded_and_their_output_looked_at(
+    systems: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, loaded = tmp_path / "published.pth", []
+    torch.save({"weight": torch.ones(1)}, file)
+    monkeypatch.setattr(cases, "load_published", lambda model, path: loaded.append(path))
+    assert systems("--weights", f"IPG={file}", without="HAT").code == 0
+    assert set(loaded) == {file}
+    records = {
+        str(r.case.options["system"]): r for r in read_records(tmp_path / "run" / "records.jsonl").records
+    }
+    assert str(records["IPG"].case.options["weights"]).startswith("published.pth ")
+    assert records["SwinIR"].case.options["weights"] == "random"
+    assert [check.name for check in records["IPG"].checks][-1] == "plausible"
+
+    monkeypatch.setattr(Enlarges, "forward", lambda self, x: torch.full((1, 3, 16, 16), 5.0))
+    ended = systems("--weights", f"IPG={file}", "--out", tmp_path / "other", without="HAT")
+    assert ended.code == 1
+    assert "model IPG on networks: failed: plausible" in ended.out
+    assert "dB against the input enlarged" in ended.out
+
+
+def test_weights_of_no_system_are_refused(systems: Command, tmp_path: Path) -> None:
+    ended = systems("--weights", "SAT=file.pth")
+    assert ended.code == 2
+    assert "--weights must be NAME=FILE with a NAME of SwinIR, HAT, PFT, IPG" in " ".join(ended.err.split())
+    assert not (tmp_path / "run").exists()
+    assert "--weights is of whole networks" in " ".join(
+        systems("--mechanisms", "--weights", "IPG=f").err.split()
+    )
+
+
+def test_mechanisms_alone(systems: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those that take all tokens; `tests/cases/test_mechanisms.py` has the others."""
+    monkeypatch.setattr(command, "mechanism_groups", lambda settings: [MechanismsGroup(settings, ())])
+    ended = systems("--mechanisms")
+    assert ended.code == 0, ended
+    assert "Attention alone" in ended.out
+    assert "rank-factorized" in ended.out
+    assert "SwinIR" not in ended.out, "whole networks are left out"

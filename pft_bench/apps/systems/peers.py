@@ -19,7 +19,9 @@ from torch import nn
 
 from .facts import System
 
-INSTALL = "pip install einops typing_extensions && pip install --no-deps 'spandrel>=0.4,<0.5'"
+INSTALL = (
+    "make systems, or: pip install einops typing_extensions && pip install --no-deps 'spandrel>=0.4,<0.5'"
+)
 """What installs spandrel and leaves torch alone."""
 
 _NAMES = ("InterpolationMode", "normalize", "rotate")
@@ -34,8 +36,10 @@ def make_system(system: System) -> nn.Module:
 
     Raises PeersMissing where spandrel is not installed.
     """
+    if system.network is not None:
+        return system.network().eval()
     if system.architecture is None:
-        raise ValueError(f"{system.name} has no model in spandrel")
+        raise ValueError(f"{system.name} has no model here: {system.published.source}")
     try:
         with _torchvision_or_stand_in():
             module = importlib.import_module(f"spandrel.architectures.{system.architecture}")

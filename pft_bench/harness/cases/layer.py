@@ -16,7 +16,9 @@ from ..check.spot import spot_gradients, spot_layer
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
+from ..record.yardsticks import FACTORIZED
 from . import composed
+from .factorized import factorized_contender
 from .gradients import GradientCall, ones_like_index
 from .group import Group
 from .inputs import ChangingWork, Inputs
@@ -31,7 +33,8 @@ def problem_layer(problem: Problem, device: str = "cpu") -> Layer:
 class LayerGroup(Group):
     """One step of a chain on synthetic activations: standard normal q, k, v and a random index.
 
-    Beside the backends, sparse steps on a CPU in float32 run as compositions of public operators.
+    Beside the backends, sparse steps on a CPU in float32 run as compositions of public operators, and inference on any
+    device as SST's attention over all tokens.
     """
 
     baseline = BASELINE
@@ -45,6 +48,8 @@ class LayerGroup(Group):
         if settings.device == "cpu" and settings.dtype == "float32" and not self.problem.is_dense:
             infer = settings.mode == "infer"
             self.peers = composed.COMPOSED if infer else (composed.DENSE,)
+        if settings.mode == "infer" and not self.problem.is_dense and self.problem.window_size:
+            self.peers = (*self.peers, FACTORIZED)
 
     @property
     def cases(self) -> dict[str, Case]:
@@ -96,6 +101,8 @@ class LayerGroup(Group):
         )
 
     def _peer(self, name: str, layer: Layer) -> Contender:
+        if name == FACTORIZED:
+            return factorized_contender(name, layer)
         if self.settings.mode != "infer":
             own, grad_out = composed.with_what_it_prepares(name, layer), output_gradient(layer)
             call = composed.GradientsOfDense(own, grad_out, self.settings.mode)

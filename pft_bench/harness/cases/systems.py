@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ...apps.systems import System, make_system
+from ...apps.systems import PLAUSIBLE_DB, System, likeness_db, load_published, make_system
 from ...model import PFT, generated_weights, preset, published_macs
 from ..check.model import relative_error
 from ..check.result import CheckResult
@@ -23,20 +25,23 @@ BACKEND_ERROR = 1e-3
 
 
 class SystemsGroup(Group):
-    """Models of several systems, random weights, one image; PFT is the baseline.
+    """Models of several systems, one image; PFT is the baseline. Weights are random where no file is given.
 
-    A model passes its check when its image has the right size, is finite and comes out again the same; PFT's must
-    also be that of masked dense attention.
+    A model passes its check when its image has the right size, is finite and comes out again the same; with weights of
+    a file it must also look like its input, and PFT's must be that of masked dense attention.
     """
 
     baseline = "PFT"
     title = "compared systems"
     cost = 100.0
 
-    def __init__(self, settings: Settings, systems: tuple[System, ...]) -> None:
+    def __init__(
+        self, settings: Settings, systems: tuple[System, ...], weights: Mapping[str, Path] | None = None
+    ) -> None:
         super().__init__(settings)
-        self.systems = {system.name: system for system in systems}
-        # The fastest backend that can run here; those of spandrel are plain PyTorch.
+        self.systems = {system.name: system for system in systems if system.runs}
+        self.weights = dict(weights or {})
+        # The fastest backend that can run here; all others are plain PyTorch.
         self.backend = settings.backends[-1]
 
     @property
@@ -45,7 +50,7 @@ class SystemsGroup(Group):
         height, width = self.settings.lr_hw
         found = {}
         for name, system in self.systems.items():
-            backend = "spandrel" if system.preset is None else self.backend
+            backend = system.code or self.backend
             (found[name],) = self.settings.cases(
                 "model",
                 "system",
@@ -53,9 +58,16 @@ class SystemsGroup(Group):
                 shapes={"height": height, "width": width},
                 preset=system.preset,
                 schedule=None if system.preset is None else preset(system.preset).num_topk,
-                options={"system": name, "weights": "random"},
+                options={"system": name, "weights": self._weights_text(name)},
             ).values()
         return found
+
+    def _weights_text(self, name: str) -> str:
+        """ "random", or the file and a digest of it: other weights are another case."""
+        file = self.weights.get(name)
+        if file is None:
+            return "random"
+        return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
     def contenders(self) -> list[Contender]:
         """The forward pass of every system, each made in its own turn: one that cannot be made is a row."""
@@ -73,7 +85,8 @@ class SystemsGroup(Group):
             with torch.no_grad():
                 return made[0](x)
 
-        return Contender(system.name, call, _checks(made, x), prepare=prepare)
+        check = _checks(made, x, system.scale, trained=system.name in self.weights)
+        return Contender(system.name, call, check, prepare=prepare)
 
     def _model(self, system: System) -> nn.Module:
         settings = self.settings
@@ -83,29 +96,37 @@ class SystemsGroup(Group):
         else:
             model = PFT.from_config(preset(system.preset), self.backend)
             model.load_state_dict(generated_weights(model))
+        if system.name in self.weights:
+            load_published(model, self.weights[system.name])
         return model.to(settings.device, settings.torch_dtype).eval()
 
     def flops(self, name: str) -> Flops:
-        """The authors' convention, for PFT; what PyTorch counts is added by `run`."""
-        system = self.systems[name]
-        if system.preset is None:
-            return Flops()
-        return Flops(paper_macs=published_macs(preset(system.preset), *self.settings.lr_hw))
+        """The authors' convention, where it is known; what PyTorch counts is added by `run`."""
+        system, size = self.systems[name], self.settings.lr_hw
+        if system.preset is not None:
+            return Flops(paper_macs=published_macs(preset(system.preset), *size))
+        return Flops() if system.stated_macs is None else Flops(paper_macs=system.stated_macs(*size))
 
 
-def _checks(made: Sequence[nn.Module], x: Tensor) -> Callable[[Call], list[CheckResult]]:
+def _checks(
+    made: Sequence[nn.Module], x: Tensor, scale: int, *, trained: bool
+) -> Callable[[Call], list[CheckResult]]:
     """The check of the one model that will have been made."""
 
     def check(call: Call) -> list[CheckResult]:
         first, second = call(), call()
         assert isinstance(first, Tensor)
         assert isinstance(second, Tensor)
-        wanted = (1, 3, *(2 * side for side in x.shape[2:]))
+        wanted = (1, 3, *(scale * side for side in x.shape[2:]))
         results = [
             _holds("size", tuple(first.shape) == wanted, f"{tuple(first.shape)}, expected {wanted}"),
             _holds("finite", bool(first.isfinite().all()), ""),
             _holds("repeatable", relative_error(second, first.double()) < 1e-5, ""),
         ]
+        if trained and results[0].passed:
+            found = likeness_db(first, x)
+            detail = f"{found:.1f} dB against the input enlarged, expected above {PLAUSIBLE_DB:g} dB"
+            results.append(_holds("plausible", found > PLAUSIBLE_DB, detail))
         (model,) = made
         if isinstance(model, PFT):
             own, model.backend = model.backend, "dense"
