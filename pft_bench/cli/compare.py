@@ -165,7 +165,7 @@ def _live(
     keep: Callable[[VerdictTable], None],
 ) -> VerdictTable:
     from ..harness.cases import Settings
-    from ..harness.compare.live import compare_backends, compare_dtypes, compare_versions
+    from ..harness.compare.live import Terms, compare_backends, compare_dtypes, compare_versions
     from ..harness.compare.remote import Version
     from ..harness.compare.revision import build
 
@@ -180,6 +180,8 @@ def _live(
             goal = next(look for look in LOOKS if done < look)
             say(f"{title}: round {done + 1} of {goal}")
 
+        terms = Terms(margin, budget_s, on_round, keep)
+
         if dtypes is not None:
             if len(kinds) != 2 or kinds[0] == kinds[1]:
                 raise ValueError(f"--dtypes must be two dtypes, A,B, got {dtypes!r}")
@@ -187,22 +189,11 @@ def _live(
                 raise ValueError(f"--backends must be one name beside --dtypes, got {backends!r}")
             before, after = (Settings.make(**{**given, "dtype": kind}, backends=names) for kind in kinds)
             shared = [name for name in before.backends if name in after.backends]
-            return compare_dtypes(
-                before,
-                after,
-                shared[-1],
-                margin=margin,
-                budget_s=budget_s,
-                on_round=on_round,
-                on_table=keep,
-            )
+            return compare_dtypes(before, after, shared[-1], terms)
         if baseline is None:
             if len(names) != 2 or names[0] == names[1]:
                 raise ValueError(f"--backends must be two names, A,B, got {backends!r}")
-            settings = Settings.make(**given, backends=names)
-            return compare_backends(
-                settings, *names, margin=margin, budget_s=budget_s, on_round=on_round, on_table=keep
-            )
+            return compare_backends(Settings.make(**given, backends=names), names[0], names[1], terms)
         settings = Settings.make(
             **given, backends=names
         )  # what cannot be right here ends it before the build
@@ -216,11 +207,8 @@ def _live(
                 Version.here(),
                 wanted,
                 Path(folder),
-                margin=margin,
-                budget_s=budget_s,
+                terms,
                 seed=settings.seed,
-                on_round=on_round,
-                on_table=keep,
             )
 
 

@@ -45,7 +45,7 @@ from pft_bench.harness.selftest.kernels import (
     wrong_head,
     zeros,
 )
-from pft_bench.harness.selftest.mutant import Mutant
+from pft_bench.harness.selftest.mutant import Mutant, breaks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,214 +66,165 @@ DENSE, SPARSE, SELECTING = (
 # -- wrong values ------------------------------------------------------------------------------------------------------
 
 
-class BFloat16Values(Mutant):
-    fails = "attention out"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, v=given.v.bfloat16().float().contiguous())
+@breaks("wrong_input", "attention out")
+def bfloat16_values(given: Layer) -> Layer:
+    return replace(given, v=given.v.bfloat16().float().contiguous())
 
 
-class BiasOfAnotherHead(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, bias=given.bias.roll(1, 1).contiguous())  # type: ignore[union-attr]
+@breaks("wrong_input", "attention logsumexp")
+def bias_of_another_head(given: Layer) -> Layer:
+    return replace(given, bias=given.bias.roll(1, 1).contiguous())  # type: ignore[union-attr]
 
 
-class BiasMirrored(Mutant):
+@breaks("wrong_input", "attention logsumexp")
+def bias_mirrored(given: Layer) -> Layer:
     """Query and key exchanged in the relative position."""
-
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, bias=given.bias.flip(0).contiguous())  # type: ignore[union-attr]
+    return replace(given, bias=given.bias.flip(0).contiguous())  # type: ignore[union-attr]
 
 
-class ScaleMissing(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, scale=1.0)
+@breaks("wrong_input", "attention logsumexp")
+def scale_missing(given: Layer) -> Layer:
+    return replace(given, scale=1.0)
 
 
-class WrongLogSumExp(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[3] = outputs[3] + 1e-4
+@breaks("wrong_output", "attention logsumexp")
+def wrong_logsumexp(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[3] = outputs[3] + 1e-4
 
 
-class WrongShape(Mutant):
-    fails = "attention shapes"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0] = outputs[0][:, :, :-1]
+@breaks("wrong_output", "attention shapes")
+def wrong_shape(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[0] = outputs[0][:, :, :-1]
 
 
-class WrongDtype(Mutant):
-    fails = "attention shapes"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[0] = outputs[0].double()
+@breaks("wrong_output", "attention shapes")
+def wrong_dtype(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[0] = outputs[0].double()
 
 
 EVERYWHERE = [
     zeros, stale, nan_in_one_entry, value_of_the_next_key, wrong_head, head_dim_tail_skipped, row_tail_skipped,
-    slightly_wrong_exponential, BFloat16Values, tf32_logits, mutated_input, missing_bias, BiasOfAnotherHead,
-    BiasMirrored, ScaleMissing, WrongLogSumExp, WrongShape, WrongDtype,
+    slightly_wrong_exponential, bfloat16_values, tf32_logits, mutated_input, missing_bias, bias_of_another_head,
+    bias_mirrored, scale_missing, wrong_logsumexp, wrong_shape, wrong_dtype,
 ]  # fmt: skip
 
 
-class RegionOfAnotherWindow(Mutant):
-    fails = "attention logsumexp"
-
-    def wrong_input(self, given: Layer) -> Layer:
-        return replace(given, region=given.region.roll(1, 0).contiguous())  # type: ignore[union-attr]
+@breaks("wrong_input", "attention logsumexp")
+def region_of_another_window(given: Layer) -> Layer:
+    return replace(given, region=given.region.roll(1, 0).contiguous())  # type: ignore[union-attr]
 
 
 # -- wrong selection ---------------------------------------------------------------------------------------------------
 
 
-class IndexOffByOne(Mutant):
-    fails = "attention index"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[1] = outputs[1] + 1
+@breaks("wrong_output", "attention index")
+def index_off_by_one(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[1] = outputs[1] + 1
 
 
-class IndexTwice(Mutant):
-    fails = "attention index"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[1][0, 0, 3, 1] = outputs[1][0, 0, 3, 0]
+@breaks("wrong_output", "attention index")
+def index_twice(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[1][0, 0, 3, 1] = outputs[1][0, 0, 3, 0]
 
 
-class KeepsTheSmallest(Mutant):
-    fails = "attention selection"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        keys = given.k.shape[2]
-        offered = torch.arange(keys).expand(*given.q.shape[:3], keys) if given.index is None else given.index
-        outputs[1] = offered[..., : given.topk].to(torch.int16).contiguous()
+@breaks("wrong_output", "attention selection")
+def keeps_the_smallest(given: Layer, outputs: list[Tensor]) -> None:
+    keys = given.k.shape[2]
+    offered = torch.arange(keys).expand(*given.q.shape[:3], keys) if given.index is None else given.index
+    outputs[1] = offered[..., : given.topk].to(torch.int16).contiguous()
 
 
-class KeepsWhatWasNoCandidate(Mutant):
-    fails = "attention index"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        if given.index is None:
-            outputs[1] = outputs[1] * 0 - 1
-            return
-        missing = next(key for key in range(16) if key not in given.index[0, 0, 0].tolist())
-        outputs[1][0, 0, 0, 0] = missing
-        outputs[1][0, 0, 0] = outputs[1][0, 0, 0].sort().values
+@breaks("wrong_output", "attention index")
+def keeps_what_was_no_candidate(given: Layer, outputs: list[Tensor]) -> None:
+    if given.index is None:
+        outputs[1] = outputs[1] * 0 - 1
+        return
+    missing = next(key for key in range(16) if key not in given.index[0, 0, 0].tolist())
+    outputs[1][0, 0, 0, 0] = missing
+    outputs[1][0, 0, 0] = outputs[1][0, 0, 0].sort().values
 
 
-class LogitsNotRelative(Mutant):
-    fails = "attention logits"
-
-    def wrong_output(self, given: Layer, outputs: list[Tensor]) -> None:
-        outputs[2] = outputs[2] + 0.01
+@breaks("wrong_output", "attention logits")
+def logits_not_relative(given: Layer, outputs: list[Tensor]) -> None:
+    outputs[2] = outputs[2] + 0.01
 
 
 # -- wrong gradients ---------------------------------------------------------------------------------------------------
 
 
-class GradientOfQUnscaled(Mutant):
-    fails = "attention grad_q"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        got[0] = got[0] / given.scale
+@breaks("wrong_gradient", "attention grad_q")
+def gradient_of_q_unscaled(given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]) -> None:
+    got[0] = got[0] / given.scale
 
 
-class BiasGradientOfOneWindowOnly(Mutant):
-    fails = "attention grad_bias"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        without = grad_out.clone()
-        without[1:] = 0
-        less = None if grad_logits is None else grad_logits.clone()
-        if less is not None:
-            less[1:] = 0
-        got[3] = get("cpu").attention_backward(given, without, less, *done)[3]
+@breaks("wrong_gradient", "attention grad_bias")
+def bias_gradient_of_one_window_only(
+    given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+) -> None:
+    without = grad_out.clone()
+    without[1:] = 0
+    less = None if grad_logits is None else grad_logits.clone()
+    if less is not None:
+        less[1:] = 0
+    got[3] = get("cpu").attention_backward(given, without, less, *done)[3]
 
 
-class StaleGradient(Mutant):
-    fails = "attention grad_k"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        stale = empty(got[1].shape, torch.float32, torch.device("cpu"))
-        stale[:, :, 1:] = got[1][:, :, 1:]
-        got[1] = stale
+@breaks("wrong_gradient", "attention grad_k")
+def stale_gradient(given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]) -> None:
+    stale = empty(got[1].shape, torch.float32, torch.device("cpu"))
+    stale[:, :, 1:] = got[1][:, :, 1:]
+    got[1] = stale
 
 
-class BackwardMutatesItsInput(Mutant):
-    fails = "attention backward inputs untouched"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        grad_out.mul_(0.5)
+@breaks("wrong_gradient", "attention backward inputs untouched")
+def backward_mutates_its_input(
+    given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+) -> None:
+    grad_out.mul_(0.5)
 
 
 GRADIENTS = [
-    lost_update_of_k, lost_update_of_v, GradientOfQUnscaled, BiasGradientOfOneWindowOnly, no_bias_gradient,
-    StaleGradient, BackwardMutatesItsInput,
+    lost_update_of_k, lost_update_of_v, gradient_of_q_unscaled, bias_gradient_of_one_window_only, no_bias_gradient,
+    stale_gradient, backward_mutates_its_input,
 ]  # fmt: skip
 
 
-class HandedOnGradientIgnored(Mutant):
+@breaks("wrong_gradient", "attention grad_q")
+def handed_on_gradient_ignored(
+    given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+) -> None:
     """The gradient of the logits that the next layer inherits is dropped: a chain would train wrongly."""
-
-    fails = "attention grad_q"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        got[:] = get("cpu").attention_backward(given, grad_out, None, *done)
+    got[:] = get("cpu").attention_backward(given, grad_out, None, *done)
 
 
-class NoLogitsGradient(Mutant):
-    fails = "attention grad_logits"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        got[4] = None
+@breaks("wrong_gradient", "attention grad_logits")
+def no_logits_gradient(given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]) -> None:
+    got[4] = None
 
 
-class RowMaximumNotSubtracted(Mutant):
+@breaks("wrong_gradient", "attention grad_logits")
+def row_maximum_not_subtracted(
+    given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
+) -> None:
     """Backward forgets that the logits are handed on relative to their maximum."""
-
-    fails = "attention grad_logits"
-
-    def wrong_gradient(
-        self, given: Layer, grad_out: Any, grad_logits: Any, done: Any, got: list[Any]
-    ) -> None:
-        highest = given.logits.argmax(-1, keepdim=True)
-        got[4] = got[4].scatter_add(-1, highest, grad_logits.sum(-1, keepdim=True))
+    highest = given.logits.argmax(-1, keepdim=True)
+    got[4] = got[4].scatter_add(-1, highest, grad_logits.sum(-1, keepdim=True))
 
 
 PAIRS = (
     [(mutant, step) for mutant in [*EVERYWHERE, *GRADIENTS] for step in LAYERS]
-    + [(mutant, step) for mutant in (missing_region_mask, RegionOfAnotherWindow) for step in DENSE]
+    + [(mutant, step) for mutant in (missing_region_mask, region_of_another_window) for step in DENSE]
     + [(m, step) for m in (logits_not_accumulated, candidates_off_by_one, last_candidate_skipped) for step in SPARSE]
     + [
         (mutant, step)
         for mutant in (
-            renormalised, unsorted_index, IndexOffByOne, IndexTwice, wide_index, keeps_one_at_random, KeepsTheSmallest,
-            KeepsWhatWasNoCandidate, LogitsNotRelative,
+            renormalised, unsorted_index, index_off_by_one, index_twice, wide_index, keeps_one_at_random,
+            keeps_the_smallest, keeps_what_was_no_candidate, logits_not_relative,
         )
         for step in SELECTING
     ]
-    + [(mutant, step) for mutant in (NoLogitsGradient, RowMaximumNotSubtracted) for step in SPARSE]
-    + [(HandedOnGradientIgnored, step) for step in (*SELECTING, "sparse")]
+    + [(mutant, step) for mutant in (no_logits_gradient, row_maximum_not_subtracted) for step in SPARSE]
+    + [(handed_on_gradient_ignored, step) for step in (*SELECTING, "sparse")]
 )  # fmt: skip
 
 

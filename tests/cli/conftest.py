@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,19 @@ from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
 
 TINY = tiny_config(16, 5)
+BARE = """
+import torch
+from pft_bench.backends import Backend, get, register
+
+@register
+class Mine(Backend):
+    name, summary = "mine", "has the ops that follow"
+    dtypes, devices = frozenset({torch.float32}), frozenset({"cpu"})
+
+    def available(self):
+        return None
+
+"""
 IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
@@ -66,6 +81,42 @@ def pft_bench_command(
 
     yield call
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Callable[[str], tuple[object, ...]]:
+    """The options that load a plug-in of this text and choose its backend "mine"."""
+
+    def write(text: str) -> tuple[object, ...]:
+        (tmp_path / "mine.py").write_text(text)
+        return "--plugin", tmp_path / "mine.py", "--backend", "mine"
+
+    return write
+
+
+@pytest.fixture
+def bare_plugin(plugin: Callable[[str], tuple[object, ...]]) -> Callable[[str], tuple[object, ...]]:
+    """The same for a backend that has these ops alone; each line of `ops` begins at the left."""
+    return lambda ops: plugin(BARE + textwrap.indent(ops, "    "))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of a file keep what one command wrote for them all: not there before the first needs it."""
+    return tmp_path_factory.mktemp("kept") / "out"
+
+
+@pytest.fixture
+def copy_of_kept(kept: Path, tmp_path: Path) -> Callable[[Callable[[Path], Ended]], Path]:
+    """A test's own copy, at `tmp_path / "out"`; `write(folder)` is the command, run for the first test alone."""
+
+    def copied(write: Callable[[Path], Ended]) -> Path:
+        if not kept.exists():
+            ended = write(kept)
+            assert ended.code == 0, ended
+        return Path(shutil.copytree(kept, tmp_path / "out"))
+
+    return copied
 
 
 @pytest.fixture

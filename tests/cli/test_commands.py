@@ -50,36 +50,24 @@ def test_flops_prints_the_twelve_published_figures(
     assert rows["light_x4"][1:3] == ["320x180", "1280x720"]
 
 
-FOUL = """
-import torch
-from pft_bench.backends import Backend, empty, register
+NO_LAYERS_AND_ONE_OP_FAILS = """
+def sddmm(self, q, k, index):
+    return torch.einsum("bnd,bnkd->bnk", q, k[torch.arange(len(k))[:, None, None], index.long()])
 
-@register
-class Foul(Backend):
-    name, summary = "foul", "has no layers, and one op that fails"
-    dtypes, devices = frozenset({torch.float32}), frozenset({"cpu"})
-
-    def available(self):
-        return None
-
-    def sddmm(self, q, k, index):
-        return torch.einsum("bnd,bnkd->bnk", q, k[torch.arange(len(k))[:, None, None], index.long()])
-
-    def spmm(self, a, v, index):
-        raise IndexError("planted")
+def spmm(self, a, v, index):
+    raise IndexError("planted")
 """
 
 
 def test_check_goes_on_after_an_op_that_is_missing_and_one_that_fails(
-    pft_bench_command: Command, tmp_path: Path
+    pft_bench_command: Command, bare_plugin: Callable[[str], tuple[Any, ...]]
 ) -> None:
-    (tmp_path / "foul.py").write_text(FOUL)
     code, out, err = pft_bench_command(
-        *("check", "--plugin", tmp_path / "foul.py", "--backend", "foul"),
+        *("check", *bare_plugin(NO_LAYERS_AND_ONE_OP_FAILS)),
         *("--tokens", 4, "--head-dim", 3, "--seeds", 1),
     )
     assert (code, err) == (1, "")
-    assert "skipped in 4 cases: backend 'foul' has no attention_forward, which this case needs" in out
+    assert "skipped in 4 cases: backend 'mine' has no attention_forward, which this case needs" in out
     assert "spmm 4->4 D=3 seed=0: FAILED, inf of the bound (IndexError: planted)" in out
 
 

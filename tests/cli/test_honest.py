@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,37 +23,19 @@ from pft_bench.harness.selftest.mutant import Mutant
 class Mine(Mutant):
     name = "mine"
 """
-SPMM_ONLY = """
-import torch
-from pft_bench.backends import Backend, get, register
-
-@register
-class Mine(Backend):
-    name, summary = "mine", "a product"
-    dtypes, devices = frozenset({torch.float32}), frozenset({"cpu"})
-    def available(self):
-        return None
-    def spmm(self, a, v, index):
-        return get("cpu").spmm(a, v, index)
+SPMM = """
+def spmm(self, a, v, index):
+    return get("cpu").spmm(a, v, index)
 """
 SMALL = ("--tokens", 4, "--head-dim", 3, "--seeds", 1, "--dtype", "float32")
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> Callable[[str], tuple[Any, ...]]:
-    def write(text: str) -> tuple[Any, ...]:
-        (tmp_path / "mine.py").write_text(text)
-        return "--plugin", tmp_path / "mine.py", "--backend", "mine"
-
-    return write
-
-
 @pytest.mark.parametrize("wrong", [False, True])
 def test_check_skips_the_ops_that_a_backend_lacks_and_holds_the_others(
-    pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], wrong: bool
+    pft_bench_command: Command, bare_plugin: Callable[[str], tuple[Any, ...]], wrong: bool
 ) -> None:
-    text = SPMM_ONLY.replace("index)\n", "index) * 2\n") if wrong else SPMM_ONLY
-    ended = pft_bench_command("check", *plugin(text), *SMALL, "--verbose")
+    text = SPMM.replace("index)\n", "index) * 2\n") if wrong else SPMM
+    ended = pft_bench_command("check", *bare_plugin(text), *SMALL, "--verbose")
     assert ended.code == wrong, ended
     for lacking in ("sddmm", "attention_forward"):
         assert f"backend 'mine' has no {lacking}" in ended.out
@@ -118,28 +99,21 @@ def test_a_cheat_is_a_row_without_a_time_and_the_others_have_theirs(
     assert "the output did not follow" in ended.out.replace("\n", " ")
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run is kept for the tests below."""
-    return tmp_path_factory.mktemp("recorded") / "run"
-
-
 @pytest.fixture
-def folder(recorded: Path, tiny_run: Command, tmp_path: Path) -> Path:
+def folder(copy_of_kept: Callable[..., Path], tiny_run: Command) -> Path:
     """A run folder of one op, to be damaged."""
-    if not recorded.exists():
-        assert tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", recorded).code == 0
-    return Path(shutil.copytree(recorded, tmp_path / "copy"))
+    arguments = ("--sched", "16,5", "--level", "op", "--backend", "cpu")
+    return copy_of_kept(lambda out: tiny_run(*arguments, "--out", out))
 
 
 def test_copies_of_a_run_are_said_to_be_identical(
-    pft_bench_command: Command, folder: Path, recorded: Path
+    pft_bench_command: Command, folder: Path, kept: Path
 ) -> None:
-    ended = pft_bench_command("compare", recorded, folder)
+    ended = pft_bench_command("compare", kept, folder)
     assert "the two runs are identical" in ended.out
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     (folder / "records.jsonl").write_text("".join(lines[:-1]))
-    ended = pft_bench_command("compare", recorded, folder)
+    ended = pft_bench_command("compare", kept, folder)
     assert "identical" not in ended.out
     assert f"{len(lines) - 1} of {len(lines)} records are the same in both" in ended.out
 

@@ -418,24 +418,15 @@ def test_what_fails_after_the_timing_costs_that_row_alone(
     assert found["cpu"].reason == "after its timing: MemoryError: no room for the profiler"
 
 
-def test_what_a_backend_does_without_is_a_skipped_row(tiny_run: Run, tmp_path: Path) -> None:
-    plugin = tmp_path / "half.py"
-    plugin.write_text(
-        "import torch\n"
-        "from pft_bench.backends import Backend, register\n"
-        "from pft_bench.backends.cpu import CpuBackend\n"
-        "@register\n"
-        "class Half(Backend):\n"
-        "    name, summary = 'half', 'spmm alone'\n"
-        "    dtypes, devices = frozenset({torch.float32}), frozenset({'cpu'})\n"
-        "    available = CpuBackend.available\n"
-        "    spmm = CpuBackend.spmm\n"
-    )
+def test_what_a_backend_does_without_is_a_skipped_row(
+    tiny_run: Run, bare_plugin: Callable[[str], tuple[Any, ...]], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    ended = tiny_run("--level", "op", "--sched", "16", "--plugin", plugin, "--backend", "half", "--out", out)
-    found = {r.case.op: r for r in read_records(out / "records.jsonl").records if r.case.backend == "half"}
+    plugin = bare_plugin('spmm = type(get("cpu")).spmm\n')
+    ended = tiny_run("--level", "op", "--sched", "16", *plugin, "--out", out)
+    found = {r.case.op: r for r in read_records(out / "records.jsonl").records if r.case.backend == "mine"}
     assert found["sddmm"].status is Status.SKIPPED, found["sddmm"].reason
-    assert "backend 'half' has no sddmm" in str(found["sddmm"].reason)
+    assert "backend 'mine' has no sddmm" in str(found["sddmm"].reason)
     assert found["spmm"].status is Status.OK, found["spmm"].reason
     assert ended.code == 1, "a row without a result"
 

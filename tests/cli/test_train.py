@@ -50,17 +50,10 @@ def train(pft_bench_command: Command, photographs: Path, tmp_path: Path) -> Comm
     return call
 
 
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trained") / "out"
-
-
 @pytest.fixture
-def trained(train: Command, once: Path, tmp_path: Path) -> Path:
+def trained(train: Command, copy_of_kept: Callable[..., Path]) -> Path:
     """A finished run with another schedule than the preset's; each test has a copy of its own."""
-    if not once.exists():
-        assert train("--sched", "16,3", "--out", once).code == 0
-    return shutil.copytree(once, tmp_path / "out")
+    return copy_of_kept(lambda out: train("--sched", "16,3", "--out", out))
 
 
 def one_line(ended: Any, *told: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from checkout import needs_git
 
 from pft_bench.harness.compare import revision
-from pft_bench.harness.compare.live import compare_versions
+from pft_bench.harness.compare.live import Terms, compare_versions
 from pft_bench.harness.compare.remote import Version, Worker, WorkerError
 from pft_bench.harness.compare.table import VerdictTable
 from pft_bench.harness.measure.verdicts import LOOKS, Verdict
@@ -123,7 +123,7 @@ def test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed
     before = version(tmp_path, "before", template=template)
     after = version(tmp_path, "after", SLOWER + CRASHES, template)
     seen: list[VerdictTable] = []
-    table = compare_versions(SETTINGS, before, after, ["cpu"], work, budget_s=1, on_table=seen.append)
+    table = compare_versions(SETTINGS, before, after, ["cpu"], work, Terms(budget_s=1, on_table=seen.append))
     found = {row.title: row for row in table.rows}
     assert set(found) == {f"{op} K={kept}, cpu" for op in ("sddmm", "spmm") for kept in (16, 5)}
     assert found["spmm K=16, cpu"].reason == "B: crashed: its process ended with signal 11"
@@ -196,7 +196,7 @@ def test_beside_an_older_version_nobodys_inputs_change_and_the_table_says_so(
     before = version(tmp_path, "older", OLDER, template=template)
     after = version(tmp_path, "now", "", template)
     settings = {**SETTINGS, "schedules": ["dense"]}
-    table = compare_versions(settings, before, after, ["cpu"], work, budget_s=0.01)
+    table = compare_versions(settings, before, after, ["cpu"], work, Terms(budget_s=0.01))
     assert "inputs stay what they were checked on, for older cannot change them" in table.how
     assert all(row.reason is None for row in table.rows)
 

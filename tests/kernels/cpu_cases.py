@@ -1,4 +1,4 @@
-"""Inputs for the tests of the CPU kernels, and float64 results to hold them against."""
+"""An index for the tests of the CPU kernels, and float64 results to hold them against."""
 
 from __future__ import annotations
 
@@ -20,39 +20,6 @@ def random_index(generator: torch.Generator, rows: tuple[int, ...], keys: int, k
     """Ascending distinct keys, [*rows, kept] int16."""
     places = torch.rand(*rows, keys, generator=generator).topk(kept, -1).indices
     return places.sort(-1).values.to(torch.int16)
-
-
-def attention(
-    windows: int = 2,
-    heads: int = 2,
-    window_size: int = 4,
-    dim: int = 8,
-    topk: int = 5,
-    candidates: int | None = None,
-    *,
-    dim_v: int | None = None,
-    bias: bool = True,
-    regions: int = 0,
-    queries: int | None = None,
-    keys: int | None = None,
-    seed: int = 0,
-) -> Layer:
-    """A layer; dense unless `candidates` is given. q, k, v are views of one tensor if they can be."""
-    g = torch.Generator().manual_seed(seed)
-    n, m = queries or window_size**2, keys or window_size**2
-    if n == m and dim_v is None:
-        q, k, v = torch.randn(windows, n, 3, heads, dim, generator=g).permute(2, 0, 3, 1, 4)
-    else:
-        q = torch.randn(windows, heads, n, dim, generator=g)
-        k = torch.randn(windows, heads, m, dim, generator=g)
-        v = torch.randn(windows, m, heads, dim_v or dim, generator=g).transpose(1, 2)
-    table = torch.randn((2 * window_size - 1) ** 2, heads, generator=g) if bias else None
-    region = torch.randint(0, regions, (2, n), generator=g).to(torch.uint8) if regions else None
-    index = logits = None
-    if candidates is not None:
-        index = random_index(g, (windows, heads, n), m, candidates)
-        logits = torch.randn(windows, heads, n, candidates, generator=g)
-    return Layer(q, k, v, table, region, index, logits, dim**-0.5, 100.0, topk)
 
 
 def close(actual: Tensor, expected: Tensor, terms: int, magnitude: Tensor | float) -> None:

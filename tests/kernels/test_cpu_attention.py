@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from bad_rows import check_bad_rows
-from cpu_cases import EPS, as_leaves, attention, close, expected_forward
+from cpu_cases import EPS, as_leaves, close, expected_forward
+from made import LAYERS, layer
 
 from pft_bench import reference
 from pft_bench.backends import Layer, get
@@ -14,42 +17,28 @@ from pft_bench.common import stages
 
 CPU = get("cpu")
 
-CASES = {
-    "dense, keeps all": {"topk": 16},
-    "dense, selects": {"topk": 5},
-    "dense, regions": {"topk": 16, "regions": 3},
-    "dense, regions, selects": {"topk": 5, "regions": 3},
-    "dense, keeps one": {"topk": 1},
-    "dense, one region": {"topk": 16, "regions": 1},
-    "sparse, keeps all": {"candidates": 11, "topk": 11},
-    "sparse, topk above the candidates": {"candidates": 11, "topk": 16},
-    "sparse, selects": {"candidates": 11, "topk": 6},
-    "sparse, one candidate": {"candidates": 1, "topk": 1},
-    "sparse, every key a candidate": {"candidates": 16, "topk": 7},
-    "window of one token": {"window_size": 1, "topk": 1},
-    "window not a multiple of a vector, light head_dim": {"window_size": 9, "dim": 13, "topk": 81},
-    "the same, selects": {"window_size": 9, "dim": 13, "topk": 30},
-    "rows of a block left over": {"window_size": 7, "dim": 20, "topk": 20},
-    "two dense layers joined": {"window_size": 6, "dim": 80, "dim_v": 40, "topk": 36},
-    "five vectors and a panel left over": {"window_size": 6, "dim": 81, "dim_v": 83, "topk": 17},
-    "the same, sparse": {"window_size": 6, "dim": 81, "dim_v": 83, "candidates": 20, "topk": 17},
-    "no bias": {"window_size": 8, "bias": False, "topk": 64},
-    "more queries than keys": {"queries": 70, "keys": 33, "bias": False, "topk": 9},
-    "more keys than queries": {"queries": 3, "keys": 200, "bias": False, "topk": 200},
-    "sparse without bias": {"queries": 50, "keys": 37, "bias": False, "candidates": 19, "topk": 8},
-    "head_dim 1": {"dim": 1, "topk": 4},
-    "published window and head_dim": {"windows": 1, "window_size": 32, "dim": 40, "topk": 256},
+CASES: dict[str, dict[str, Any]] = {
+    **LAYERS,
+    "window not a multiple of a vector, light head_dim": {"tokens": 81, "topk": 81},
+    "the same, selects": {"tokens": 81, "topk": 30},
+    "rows of a block left over": {"tokens": 49, "dim": 20, "topk": 20},
+    "two dense layers joined": {"tokens": 36, "dim": 80, "dim_v": 40, "topk": 36},
+    "five vectors and a panel left over": {"tokens": 36, "dim": 81, "dim_v": 83, "topk": 17},
+    "the same, sparse": {"tokens": 36, "dim": 81, "dim_v": 83, "candidates": 20, "topk": 17},
+    "no bias, keeps all": {"tokens": 64, "bias": False, "topk": 64},
+    "two blocks of queries": {"tokens": 70, "keys": 33, "bias": False, "topk": 9},
+    "more keys than queries, keeps all": {"tokens": 3, "keys": 200, "bias": False, "topk": 200},
+    "published window and head_dim": {"windows": 1, "heads": 2, "tokens": 1024, "dim": 40, "topk": 256},
     "published, sparse": {
         "windows": 1,
         "heads": 1,
-        "window_size": 32,
+        "tokens": 1024,
         "dim": 40,
         "candidates": 256,
         "topk": 128,
     },
-    "no windows": {"windows": 0, "topk": 16},
-    "no windows, sparse": {"windows": 0, "candidates": 5, "topk": 3},
 }
+"""What all backends are tested on, and what decides between paths of these kernels."""
 
 
 def logit_magnitude(case) -> float:
@@ -79,7 +68,7 @@ def check_forward(case):
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 def test_forward(options):
-    check_forward(attention(**options))
+    check_forward(layer(**options))
 
 
 def terms_of(case, grad_out, grad_logits) -> float:
@@ -89,7 +78,7 @@ def terms_of(case, grad_out, grad_logits) -> float:
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 def test_backward(options):
-    case = attention(**options)
+    case = layer(**options)
     out, index, lse = check_forward(case)
     leaves = as_leaves(case, torch.float64)
     expected_out, _, expected_logits, _ = reference.attention(leaves)
@@ -121,7 +110,7 @@ def test_backward(options):
 
 
 def test_without_a_gradient_of_the_logits():
-    case = attention(topk=5)
+    case = layer(topk=5)
     out, index, logits, lse = CPU.attention_forward(case)
     zero = CPU.attention_backward(case, torch.ones_like(out), torch.zeros_like(logits), index, out, lse)
     none = CPU.attention_backward(case, torch.ones_like(out), None, index, out, lse)
@@ -129,7 +118,7 @@ def test_without_a_gradient_of_the_logits():
 
 
 def test_equal_logits_keep_the_first_keys():
-    case = attention(windows=1, heads=1, window_size=8, dim=8, topk=20, bias=False)
+    case = layer(windows=1, heads=1, tokens=64, dim=8, topk=20, bias=False)
     case.q.zero_()
     _, index, logits, _ = CPU.attention_forward(case)
     assert torch.equal(index.long(), torch.arange(20).expand(1, 1, 64, 20))
@@ -138,7 +127,7 @@ def test_equal_logits_keep_the_first_keys():
 
 @pytest.mark.parametrize("candidates", [None, 60])
 def test_ties_around_the_threshold(candidates):
-    case = attention(windows=1, heads=2, window_size=8, dim=4, topk=23, bias=False, candidates=candidates)
+    case = layer(windows=1, heads=2, tokens=64, dim=4, topk=23, bias=False, candidates=candidates)
     case.q.round_(), case.k.round_()  # few distinct logits; -0 and +0 among them
     if case.logits is not None:
         case.logits.round_()
@@ -158,12 +147,12 @@ def test_negative_and_positive_zero_tie():
     "options", [{"topk": 16}, {"topk": 5}, {"topk": 9, "candidates": 9}, {"topk": 5, "candidates": 9}]
 )
 def test_a_bad_query_row_spoils_its_own_row_alone(options):
-    check_bad_rows(CPU, attention(windows=1, **options))
+    check_bad_rows(CPU, layer(windows=1, **options))
 
 
 @pytest.mark.parametrize("candidates", [None, 20])
 def test_the_same_bits_for_any_number_of_threads(candidates):
-    case = attention(windows=5, heads=3, window_size=6, dim=13, topk=11, candidates=candidates)
+    case = layer(windows=5, heads=3, tokens=36, dim=13, topk=11, candidates=candidates)
     before = torch.get_num_threads()
     results = []
     try:
@@ -180,7 +169,7 @@ def test_the_same_bits_for_any_number_of_threads(candidates):
 
 
 def test_bias_gradient_of_more_window_heads_than_groups():
-    case = attention(windows=150, heads=2, window_size=2, dim=4, topk=4)
+    case = layer(windows=150, heads=2, tokens=4, dim=4, topk=4)
     out, index, _, lse = CPU.attention_forward(case)
     leaves = as_leaves(case, torch.float64)
     reference.attention(leaves)[0].sum().backward()
@@ -190,7 +179,7 @@ def test_bias_gradient_of_more_window_heads_than_groups():
 
 
 def test_phases_are_reported_to_an_active_recorder():
-    case = attention(window_size=8, topk=20)
+    case = layer(tokens=64, topk=20)
     with stages.record() as times:
         CPU.attention_forward(case)
     assert {"logits", "select", "av"} <= times.seconds.keys()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import BACKENDS, COMPOSITE, NATIVE, device_of, failed, layer, normal
+from made import BACKENDS, COMPOSITE, LAYERS, NATIVE, device_of, failed, layer, normal
 from torch import Tensor
 
 import pft_bench
@@ -19,51 +19,6 @@ from pft_bench.backends import get, poisoned
 from pft_bench.harness.check import Layer, check_layer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-LAYERS: dict[str, dict[str, Any]] = {
-    "dense, selects": {},
-    "dense, stays dense": {"topk": 16},
-    "dense, topk beyond the window": {"topk": 1024},
-    "dense, keeps one": {"topk": 1},
-    "dense, keeps all but one": {"topk": 15},
-    "dense, masked regions": {"windows": 4, "patterns": 4},
-    "dense, fewer patterns than windows": {"windows": 4, "patterns": 2, "topk": 16},
-    "dense, one pattern for all windows": {"windows": 3, "patterns": 1},
-    "dense, regions without a bias table": {"patterns": 2, "bias": False},
-    "dense, no bias table": {"bias": False},
-    "dense, N = 1": {"tokens": 1, "topk": 1},
-    "dense, N = 1, other M": {"tokens": 1, "keys": 37, "topk": 5, "bias": False},
-    "dense, M = 1": {"tokens": 7, "keys": 1, "topk": 1, "bias": False},
-    "dense, more queries than keys": {"tokens": 37, "keys": 11, "bias": False},
-    "dense, more keys than queries": {"tokens": 5, "keys": 67, "bias": False, "topk": 33},
-    "dense, N not a multiple of anything": {"tokens": 25, "topk": 11},
-    "dense, two layers in one (Dk = 2 Dv)": {"dim": 26, "dim_v": 13},
-    "dense, Dv larger than Dk": {"dim": 5, "dim_v": 33},
-    "dense, D = 1": {"dim": 1},
-    "dense, D = 20": {"dim": 20},
-    "dense, D = 40": {"dim": 40},
-    "dense, D = 100": {"dim": 100},
-    "dense, one head": {"heads": 1},
-    "dense, no windows": {"windows": 0},
-    "dense, no windows, regions": {"windows": 0, "patterns": 2},
-    "dense, tokens of a real window row": {"windows": 1, "heads": 2, "tokens": 144, "dim": 20, "topk": 65},
-    "sparse, keeps all": {"candidates": 9, "topk": 9},
-    "sparse, topk beyond the candidates": {"candidates": 9, "topk": 100},
-    "sparse, selects": {"candidates": 9, "topk": 4},
-    "sparse, keeps one": {"candidates": 9, "topk": 1},
-    "sparse, one candidate": {"candidates": 1, "topk": 1},
-    "sparse, every key a candidate": {"candidates": 16, "topk": 5},
-    "sparse, every key kept": {"candidates": 16, "topk": 16},
-    "sparse, candidates one above a vector": {"tokens": 36, "candidates": 17, "topk": 16},
-    "sparse, no bias table": {"candidates": 9, "topk": 4, "bias": False},
-    "sparse, D = 1": {"candidates": 9, "topk": 4, "dim": 1},
-    "sparse, D = 40": {"candidates": 9, "topk": 4, "dim": 40},
-    "sparse, Dv other than Dk": {"candidates": 9, "topk": 4, "dim": 7, "dim_v": 19},
-    "sparse, M other than N": {"tokens": 5, "keys": 67, "candidates": 33, "topk": 9, "bias": False},
-    "sparse, N = 1": {"tokens": 1, "candidates": 1, "topk": 1},
-    "sparse, no windows": {"windows": 0, "candidates": 9, "topk": 4},
-    "sparse, one head": {"heads": 1, "candidates": 9, "topk": 4},
-}
 
 
 @pytest.mark.parametrize("shape", LAYERS.values(), ids=LAYERS)

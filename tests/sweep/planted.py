@@ -21,19 +21,10 @@ from torch import Tensor, nn
 from pft_bench.backends import Layer, register
 from pft_bench.backends.cpu import CpuBackend
 from pft_bench.harness.measure import roof, timer
-from pft_bench.model import PRESETS, PFTConfig
+from pft_bench.harness.selftest.cheating import TINY
+from pft_bench.model import PRESETS
 
-PRESETS["tiny_x2"] = PFTConfig(
-    embed_dim=12,
-    depths=(2, 2),
-    num_heads=3,
-    num_topk=(16, 16, 5, 5),
-    window_size=4,
-    convffn_kernel_size=3,
-    mlp_ratio=2,
-    upscale=2,
-    upsampler="pixelshuffledirect",
-)
+PRESETS["tiny_x2"] = TINY
 roof.MATRIX_SIDE, roof.COPY_BYTES = 64, 1 << 20
 timer.WARMUP_S = 0.01
 gc.collect = lambda *_: 0  # a tenth of a second in a full process, several times a case

@@ -1,7 +1,7 @@
 """What is measured at each level: groups of candidates that run interleaved against one baseline."""
 
 from .attention import attention_groups
-from .group import Group, GroupResult, explained, run_or_explain
+from .group import Group, GroupResult, Listener, explained, run_or_explain
 from .joined import SchedulesGroup, StepsGroup
 from .layer import layer_groups
 from .model import check_inputs, model_groups
@@ -13,6 +13,7 @@ __all__ = [
     "LEVELS",
     "Group",
     "GroupResult",
+    "Listener",
     "SchedulesGroup",
     "Settings",
     "StepsGroup",

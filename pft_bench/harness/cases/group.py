@@ -15,12 +15,23 @@ from ..measure.flops import counted_flops
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process import unchanged
 from ..measure.results import Rejection, RoundsResult
-from ..measure.rounds import OnTurn, Progress, measure
+from ..measure.rounds import OnTurn, Progress, measure, nobody
 from ..measure.timer import timer_for
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
 
-OnProgress = Callable[[Progress], None]
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how a group gets on: before each round, and whose turn it is for what."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    on_turn: OnTurn = nobody
+
+
+NOBODY = Listener()
+Lost = Mapping[str, Rejection]
+"""Why contenders are not run again, by their names."""
 
 
 @dataclass
@@ -68,19 +79,12 @@ class Group(ABC):
         """What a call should add to the process at its peak, where that can be told from shapes."""
         return None
 
-    def run(
-        self,
-        environment: str,
-        on_progress: OnProgress | None = None,
-        on_turn: OnTurn | None = None,
-        lost: Mapping[str, Rejection] | None = None,
-    ) -> GroupResult:
+    def run(self, environment: str, listener: Listener = NOBODY, lost: Lost | None = None) -> GroupResult:
         """Check and time all contenders; after the timing, count FLOPs, memory and stages.
 
         Contenders in `lost` are not run; their records carry the reason given there.
         """
         device = torch.device(self.settings.device)
-        turn = on_turn or (lambda name, doing: None)
         with thread_count(self.settings.threads), _grad(self.settings.mode != "infer"):
             contenders = self.contenders()
             result = measure(
@@ -89,12 +93,12 @@ class Group(ABC):
                 self.settings.plan,
                 timer=timer_for(device),
                 disturbance=ForeignLoad(),
-                on_progress=on_progress,
-                on_turn=turn,
+                on_progress=listener.on_progress,
+                on_turn=listener.on_turn,
                 lost=lost,
             )
             return GroupResult(
-                [self._record(contender, environment, result, turn) for contender in contenders]
+                [self._record(contender, environment, result, listener.on_turn) for contender in contenders]
             )
 
     def _record(self, contender: Contender, environment: str, result: RoundsResult, turn: OnTurn) -> Record:
@@ -119,22 +123,16 @@ class Group(ABC):
 
 
 def run_or_explain(
-    group: Group,
-    environment: str,
-    on_progress: OnProgress | None = None,
-    on_turn: OnTurn | None = None,
-    lost: Mapping[str, Rejection] | None = None,
+    group: Group, environment: str, listener: Listener = NOBODY, lost: Lost | None = None
 ) -> list[Record]:
     """The group's records; if it cannot be set up, rows with the reason, so that the sweep goes on."""
     try:
-        return group.run(environment, on_progress, on_turn, lost).records
+        return group.run(environment, listener, lost).records
     except Exception as error:
         return explained(group, environment, rejection_of(error), lost)
 
 
-def explained(
-    group: Group, environment: str, rejection: Rejection, lost: Mapping[str, Rejection] | None = None
-) -> list[Record]:
+def explained(group: Group, environment: str, rejection: Rejection, lost: Lost | None = None) -> list[Record]:
     """A record without a result for every case of the group; those in `lost` keep their own reason."""
     known = lost or {}
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 
 import torch
 
@@ -20,10 +19,8 @@ from ...model.config import PFTConfig
 from ..check import CheckResult, captured_layers, check_layers
 from ..measure.contender import Contender
 from ..measure.memory import Peak, peak_process, resident_bytes
-from ..measure.results import Rejection
-from ..measure.rounds import OnTurn
 from ..record import Case, Flops, Memory, Record, Status
-from .group import Group, GroupResult, OnProgress, explained, thread_count
+from .group import NOBODY, Group, GroupResult, Listener, Lost, explained, thread_count
 from .image import BUNDLED, low_resolution
 from .settings import Settings
 
@@ -94,27 +91,21 @@ class FootprintGroup(Group):
         """The published count."""
         return Flops(paper_macs=published_macs(self.config, *self.settings.lr_hw))
 
-    def run(
-        self,
-        environment: str,
-        on_progress: OnProgress | None = None,
-        on_turn: OnTurn | None = None,
-        lost: Mapping[str, Rejection] | None = None,
-    ) -> GroupResult:
+    def run(self, environment: str, listener: Listener = NOBODY, lost: Lost | None = None) -> GroupResult:
         """Run it once: a record with the measured and the predicted peak."""
-        name, turn = self.baseline, on_turn or (lambda name, doing: None)
+        name = self.baseline
         if name in (lost or {}):
             return GroupResult(explained(self, environment, (lost or {})[name]))
         with thread_count(self.settings.threads), torch.no_grad():
             process_bytes = warm_process_bytes()
-            turn(name, "memory, FLOPs and stages")
+            listener.on_turn(name, "memory, FLOPs and stages")
             model = PFT.from_config(self.config, name).eval()
             fill_with_generated_weights(model)
             model.to(self.settings.torch_dtype)
             x = low_resolution(self.settings.lr_hw).to(image_dtype(self.settings.torch_dtype))
             outputs = []
             peak = peak_process(lambda: outputs.append(model(x)))
-            turn(name, "check")
+            listener.on_turn(name, "check")
             checks = [CheckResult("finite", 0.0 if outputs[0].isfinite().all() else math.inf, "all pixels")]
             if self.check:
                 # The same kernels on the same photograph, afterwards and on a corner: an oracle needs N x N maps.

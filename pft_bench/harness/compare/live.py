@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,21 @@ OnRound = Callable[[str, int], None]
 """Called with a case's title and the rounds done before each round."""
 OnTable = Callable[[VerdictTable], None]
 """Called with all cases whenever more is known, so that it can be kept: a case without a result yet says so."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms two sides are compared, and who is told meanwhile."""
+
+    margin: float = MARGIN
+    """Practical equivalence as a fraction."""
+    budget_s: float = float("inf")
+    """Seconds that a case may take."""
+    on_round: OnRound | None = None
+    on_table: OnTable | None = None
+
+
+USUAL = Terms()
 PENDING = "not measured yet"
 IN_ONE_PROCESS = "interleaved in one process"
 
@@ -61,65 +76,38 @@ def _sides(a: Side, b: Side) -> Callable[[str], Contender]:
 def _here(
     settings: Settings,
     pairs: Sequence[tuple[Side, Side]],
-    empty: VerdictTable,
-    budget_s: float,
-    on_round: OnRound | None,
-    on_table: OnTable | None,
+    names: tuple[str, str],
+    terms: Terms,
 ) -> VerdictTable:
-    """The table `empty` with a row for each pair, interleaved in this process."""
-    design = Design(margin=empty.margin, cases=max(1, len(pairs)), budget_s=budget_s, seed=settings.seed)
+    """A row for each pair of the sides that are called so, interleaved in this process."""
+    empty = VerdictTable(*names, IN_ONE_PROCESS, (), margin=terms.margin)
+    cases = max(1, len(pairs))
+    design = Design(margin=terms.margin, cases=cases, budget_s=terms.budget_s, seed=settings.seed)
     rows = [Row(group.cases[name].case_id, group.title, reason=PENDING) for _, (group, name) in pairs]
     with thread_count(settings.threads), torch.set_grad_enabled(settings.mode != "infer"):
         for number, (a, b) in enumerate(pairs):
             layout = local_layout(_sides(a, b), _timer(settings))
             row = rows[number]
-            rows[number] = _measured(row.case_id, row.title, layout, design, on_round)
-            if on_table is not None:
-                on_table(replace(empty, rows=with_verdicts(rows)))
+            rows[number] = _measured(row.case_id, row.title, layout, design, terms.on_round)
+            if terms.on_table is not None:
+                terms.on_table(replace(empty, rows=with_verdicts(rows)))
     return replace(empty, rows=with_verdicts(rows))
 
 
-def compare_backends(
-    settings: Settings,
-    a: str,
-    b: str,
-    *,
-    margin: float = MARGIN,
-    budget_s: float = float("inf"),
-    on_round: OnRound | None = None,
-    on_table: OnTable | None = None,
-) -> VerdictTable:
+def compare_backends(settings: Settings, a: str, b: str, terms: Terms = USUAL) -> VerdictTable:
     """Backend B against backend A on every case of the settings, interleaved in this process."""
     groups = [group for group in plan_groups(settings) if {a, b} <= set(group.cases)]
-    return _here(
-        settings,
-        [((group, a), (group, b)) for group in groups],
-        VerdictTable(a, b, IN_ONE_PROCESS, (), margin=margin),
-        budget_s,
-        on_round,
-        on_table,
-    )
+    return _here(settings, [((group, a), (group, b)) for group in groups], (a, b), terms)
 
 
-def compare_dtypes(
-    settings: Settings,
-    other: Settings,
-    backend: str,
-    *,
-    margin: float = MARGIN,
-    budget_s: float = float("inf"),
-    on_round: OnRound | None = None,
-    on_table: OnTable | None = None,
-) -> VerdictTable:
+def compare_dtypes(settings: Settings, other: Settings, backend: str, terms: Terms = USUAL) -> VerdictTable:
     """`backend` in the dtype of `other` against that of `settings`, all else equal; each passes its own check."""
     before, after = (
         {group.title: group for group in plan_groups(one) if backend in group.cases}
         for one in (settings, other)
     )
     pairs = [((before[title], backend), (after[title], backend)) for title in after if title in before]
-    a, b = (f"{backend} {one.dtype}" for one in (settings, other))
-    empty = VerdictTable(a, b, IN_ONE_PROCESS, (), margin=margin)
-    return _here(settings, pairs, empty, budget_s, on_round, on_table)
+    return _here(settings, pairs, (f"{backend} {settings.dtype}", f"{backend} {other.dtype}"), terms)
 
 
 def compare_versions(
@@ -128,12 +116,9 @@ def compare_versions(
     b: Version,
     backends: Sequence[str],
     folder: Path,
+    terms: Terms = USUAL,
     *,
-    margin: float = MARGIN,
-    budget_s: float = float("inf"),
     seed: int = 0,
-    on_round: OnRound | None = None,
-    on_table: OnTable | None = None,
 ) -> VerdictTable:
     """Version B against version A: the same backends, on every case that both plan, in alternating processes.
 
@@ -148,11 +133,8 @@ def compare_versions(
         b: the other one.
         backends: those to compare; the cases of others are left out.
         folder: where the workers write what they print.
-        margin: practical equivalence as a fraction.
-        budget_s: seconds a case may take.
+        terms: `on_table` takes what is known after each round of all cases.
         seed: of the order of the rounds.
-        on_round: progress.
-        on_table: takes what is known after each round of all cases.
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, Row] = {}
@@ -164,7 +146,7 @@ def compare_versions(
             them = " and ".join(unable)
             how += f"; inputs stay what they were checked on, for {them} cannot change them between calls"
         all_rows = [_so_far(row, pairs.get(case_id)) for case_id, row in rows.items()]
-        return VerdictTable(a.label, b.label, how, with_verdicts(all_rows), margin=margin)
+        return VerdictTable(a.label, b.label, how, with_verdicts(all_rows), margin=terms.margin)
 
     for order in order_of_rounds(SIDES, seed):
         started = time.perf_counter()
@@ -173,11 +155,11 @@ def compare_versions(
             if not rows:
                 unable = [workers[side].version.label for side in "AB" if not workers[side].ask("changes")]
                 rows = _planned(plans, backends, {side: workers[side].version.label for side in "AB"})
-                design = Design(margin, max(1, len(rows)), budget_s, seed, rounds_a_layout=1)
+                design = Design(terms.margin, max(1, len(rows)), terms.budget_s, seed, rounds_a_layout=1)
                 pairs = {case_id: Pair(design) for case_id, row in rows.items() if row.reason is None}
             start_s = (time.perf_counter() - started) / max(1, len(pairs))
             for case_id, pair in list(pairs.items()):
-                told = None if on_round is None else partial(on_round, rows[case_id].title)
+                told = None if terms.on_round is None else partial(terms.on_round, rows[case_id].title)
                 pair.elapsed_s += start_s
                 try:
                     with pair.clock(), remote_layout(workers, case_id, fresh=not unable) as sampler:
@@ -190,12 +172,12 @@ def compare_versions(
                     continue
                 if pair.stop_reason is not None:
                     samples = pairs.pop(case_id).samples()
-                    found = samples.evidence(margin)
+                    found = samples.evidence(terms.margin)
                     rows[case_id] = replace(
                         rows[case_id], evidence=found, samples=samples, medians_s=samples.medians_s
                     )
-        if on_table is not None:
-            on_table(table())
+        if terms.on_table is not None:
+            terms.on_table(table())
         if not pairs:
             break
     return table()

@@ -35,7 +35,7 @@ OnTurn = Callable[[str, str], None]
 """Called with a contender's name and what it is about to do, so that the death of a process can be blamed on it."""
 
 
-def _nobody(name: str, doing: str) -> None:
+def nobody(name: str, doing: str) -> None:
     """Nobody asked whose turn it is."""
 
 
@@ -97,7 +97,7 @@ class _Run:
     plan: Plan
     baseline: str
     subjects: dict[str, Verified]
-    on_turn: OnTurn = _nobody
+    on_turn: OnTurn = nobody
     started: float = field(default_factory=time.perf_counter)
     repeats: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
@@ -267,7 +267,7 @@ def measure(
     timer: Timer | Callable[[Sequence[Verified]], Timer] | None = None,
     disturbance: Disturbance | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_turn: OnTurn = _nobody,
+    on_turn: OnTurn = nobody,
     lost: Mapping[str, Rejection] | None = None,
 ) -> RoundsResult:
     """Check every contender, then time those that passed, interleaved.

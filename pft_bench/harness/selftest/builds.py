@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...common.drafts import make_folder, named
-from ..compare.live import compare_versions
+from ..compare.live import Terms, compare_versions
 from ..compare.remote import Version
 from ..compare.revision import build, cache_folder
 from ..measure.verdicts import MARGIN
@@ -49,7 +49,7 @@ def run_builds(
         settings = {**CASES, "threads": threads}
         with tempfile.TemporaryDirectory(prefix="pft_bench_builds_") as folder:
             table = compare_versions(
-                settings, a, b, ["cpu"], Path(folder), margin=margin, budget_s=BUDGET_S, seed=done
+                settings, a, b, ["cpu"], Path(folder), Terms(margin, BUDGET_S), seed=done
             )
         made = []
         for row in table.rows:

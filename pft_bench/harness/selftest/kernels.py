@@ -14,7 +14,7 @@ from torch import Tensor
 from ...backends import get
 from ...backends.base import empty
 from ..check import Layer
-from .mutant import BASE, Mutant, Planted
+from .mutant import BASE, Mutant, Planted, breaks
 
 LAYERS: dict[str, dict[str, int]] = {
     "dense": {"topk": 16, "patterns": 2},
@@ -36,8 +36,7 @@ def _plant(
     """Make the function a mutant that replaces `hook`, and plant it."""
 
     def made(function: Callable[..., Any]) -> type[Mutant]:
-        body = {hook: staticmethod(function), "fails": fails, "__doc__": function.__doc__}
-        mutant = type(name.title().replace(" ", ""), (Mutant,), body)
+        mutant = breaks(hook, fails, name.title().replace(" ", ""))(function)
         PLANTED.append(Planted(name, guard, fails, step, mutant, needs_gpu))
         return mutant
 

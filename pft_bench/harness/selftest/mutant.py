@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,16 @@ class Mutant(Backend):
         got: list[Any],
     ) -> None:
         """Replace gradients of q, k, v, bias, logits in place."""
+
+
+def breaks(hook: str, fails: str, name: str = "") -> Callable[[Callable[..., Any]], type[Mutant]]:
+    """Make the decorated function a mutant that has it in place of `hook`; the check `fails` must find it."""
+
+    def made(function: Callable[..., Any]) -> type[Mutant]:
+        body = {hook: staticmethod(function), "fails": fails, "__doc__": function.__doc__}
+        return type(name or function.__name__, (Mutant,), body)
+
+    return made
 
 
 @dataclass(frozen=True)

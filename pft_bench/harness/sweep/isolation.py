@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from ...common.messages import UserError
-from ..cases import Group, explained, run_or_explain
+from ..cases import Group, Listener, explained, run_or_explain
 from ..measure.results import Rejection
 from ..record import Record
 from .board import Board, Sight
@@ -267,13 +267,11 @@ def last_words(output: str) -> str | None:
 def _in_worker(group: Group, environment: str, lost: dict[str, Rejection], board: Board) -> list[Record]:
     """Runs in the worker: the group's records. They cross as they are, and become lines where they are written."""
     names = list(group.cases)
-    return run_or_explain(
-        group,
-        environment,
+    listener = Listener(
         on_progress=lambda progress: board.progress(progress.rounds, progress.planned),
         on_turn=lambda name, doing: board.turn(names.index(name), doing),
-        lost=lost,
     )
+    return run_or_explain(group, environment, listener, lost)
 
 
 def run_isolated(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ...common.text import Lines, file_name
-from ..cases import Group, Settings, run_or_explain
+from ..cases import Group, Listener, Settings, run_or_explain
 from ..cases.group import thread_count
 from ..measure import roof
 from ..measure.audit import CpuProbe, CudaProbe, audit
@@ -187,11 +187,8 @@ class Sweep:
 
     def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
         if self.workers is None:
-            return run_or_explain(
-                group,
-                environment,
-                lambda progress: watcher.progress(progress.rounds, progress.planned, "timing"),
-            )
+            told = Listener(lambda progress: watcher.progress(progress.rounds, progress.planned, "timing"))
+            return run_or_explain(group, environment, told)
 
         def watch(sight: Sight) -> None:
             watcher.progress(sight.rounds, sight.planned, sight.doing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -45,8 +45,16 @@ def cheat(
     return planted
 
 
+def callers() -> Iterator[FrameType]:
+    """The frames of whoever called, from the nearest up."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 class Products(Mutant):
-    """Both products go one way."""
+    """Both products go one way, and so do gradients of a layer."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -57,11 +65,9 @@ class Products(Mutant):
     @staticmethod
     def round() -> int:
         """The number of the round that runs, as one who looks for it among the callers finds it; -1 while none does."""
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
+        for frame in callers():
             if frame.f_code.co_name == "one_round":
                 return int(frame.f_locals.get("number", 0))
-            frame = frame.f_back
         return -1
 
     def is_timed(self) -> bool:
@@ -83,6 +89,13 @@ class Products(Mutant):
         self.calls += 1
         return self.attention(layer)
 
+    def attention_backward(
+        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
+    ) -> Any:
+        """Counted."""
+        self.calls += 1
+        return self.gradients(layer, grad_out, grad_logits, *done)
+
     def product(self, op: str, *given: Tensor) -> Tensor:
         """The right one."""
         found: Tensor = getattr(get(BASE), op)(*given)
@@ -92,12 +105,29 @@ class Products(Mutant):
         """The right one."""
         return get(BASE).attention_forward(layer)
 
+    def gradients(self, layer: Layer, *given: Any) -> Any:
+        """The right ones; `given` are those of the output and of the logits, then what forward returned."""
+        return get(BASE).attention_backward(layer, *given)
+
     def remembered(self, key: Any, make: Callable[[], Any]) -> Any:
         """A copy of what was made for this key."""
         if key not in self.known:
             self.known[key] = make()
         found = self.known[key]
         return tuple(item.clone() for item in found) if isinstance(found, tuple) else found.clone()
+
+
+class RightUntilTimed(Products):
+    """Once its check is over, a product is what `once_timed` makes of the right one."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right, then not."""
+        made = super().product(op, *given)
+        return self.once_timed(made, op, *given) if self.is_timed() else made
+
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
+        """What is returned then for the right product of `given`."""
+        raise NotImplementedError
 
 
 def layer_tensors(layer: Layer) -> tuple[Tensor, ...]:

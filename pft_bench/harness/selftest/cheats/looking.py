@@ -11,17 +11,20 @@ from ....backends import get
 from ....backends.base import empty
 from ...check import Layer
 from ..mutant import BASE
-from .base import Products, cheat
+from .base import Products, RightUntilTimed, cheat
+
+
+def _zeros(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if item is None else torch.zeros_like(item) for item in gradients)
 
 
 @cheat("zeros once the check is over", "results judged", "timed call")
-class ZerosLater(Products):
+class ZerosLater(RightUntilTimed):
     """Right for so many calls."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
-        """Right, then zeros."""
-        made = super().product(op, *given)
-        return made if not self.is_timed() else torch.zeros_like(made)
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(made)
 
 
 @cheat("zeros once the check of a layer is over", "results judged", "timed call", "layer")
@@ -48,35 +51,30 @@ class OnlyPoisoned(Products):
 class NoGradients(Products):
     """Zero where nobody looks."""
 
-    def attention_backward(
-        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
-    ) -> Any:
+    def gradients(self, layer: Layer, *given: Any) -> Any:
         """Right while the poison is there."""
-        got = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        looked_at = bool(empty((1,), torch.float32, grad_out.device).isnan())
-        return got if looked_at else tuple(None if item is None else torch.zeros_like(item) for item in got)
+        got = super().gradients(layer, *given)
+        looked_at = bool(empty((1,), torch.float32, layer.q.device).isnan())
+        return got if looked_at else _zeros(got)
 
 
 @cheat("half of the window-heads once the check is over", "results judged", "timed call")
-class HalfOfIt(Products):
+class HalfOfIt(RightUntilTimed):
     """The first ones, the others as memory was."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Half of it."""
-        made = super().product(op, *given)
-        if self.is_timed():
-            made[made.shape[0] // 2 :] = 0
+        made[made.shape[0] // 2 :] = 0
         return made
 
 
 @cheat("rounds to half precision once the check is over", "results judged", "timed call")
-class HalfPrecision(Products):
+class HalfPrecision(RightUntilTimed):
     """Computes what a tensor core would."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Rounded."""
-        made = super().product(op, *given)
-        return made if not self.is_timed() else made.half().float()
+        return made.half().float()
 
 
 @cheat("wrong in the rounds between the first and the last", "results judged", "right after a timed call")
@@ -100,14 +98,12 @@ class LayerWrongInBetween(Products):
 
 
 @cheat("computes every other row once the check is over", "results judged", "timed call")
-class EveryOtherRow(Products):
+class EveryOtherRow(RightUntilTimed):
     """The rows between are copies of their neighbours."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Half of the rows."""
-        made = super().product(op, *given)
-        if self.is_timed():
-            made[:, 1::2] = made[:, ::2][:, : made[:, 1::2].shape[1]]
+        made[:, 1::2] = made[:, ::2][:, : made[:, 1::2].shape[1]]
         return made
 
 
@@ -121,14 +117,12 @@ class WrongDtype(Products):
 
 
 @cheat("zeroes its inputs later", "inputs untouched, results judged", "inputs untouched")
-class ZeroesInputs(Products):
+class ZeroesInputs(RightUntilTimed):
     """After it has computed: who comes next is timed on zeros."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right, and the left factor is gone."""
-        made = super().product(op, *given)
-        if self.is_timed():
-            given[0].zero_()
+        given[0].zero_()
         return made
 
 
@@ -158,15 +152,10 @@ class ModelHalfPrecision(Products):
 class ModelNoGradients(Products):
     """The loss is right, and what it moves is zero."""
 
-    def attention_backward(
-        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
-    ) -> Any:
+    def gradients(self, layer: Layer, *given: Any) -> Any:
         """Right, then zeros."""
-        self.calls += 1
-        made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
-        if not self.is_timed():
-            return made
-        return tuple(None if item is None else torch.zeros_like(item) for item in made)
+        made = super().gradients(layer, *given)
+        return _zeros(made) if self.is_timed() else made
 
 
 @cheat(
@@ -210,16 +199,12 @@ class GradientsAhead(Products):
         if self.asked is not None and self.is_timed():
             grad_out, grad_logits = self.asked
             if grad_out.shape == made[0].shape:
-                self.ahead = get(BASE).attention_backward(
-                    layer, grad_out, grad_logits, made[1], made[0], made[3]
-                )
+                self.ahead = super().gradients(layer, grad_out, grad_logits, made[1], made[0], made[3])
         return made
 
-    def attention_backward(
-        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
-    ) -> Any:
+    def gradients(self, layer: Layer, *given: Any) -> Any:
         """What is there already."""
-        self.asked = grad_out, grad_logits
+        self.asked = given[:2]
         if self.ahead is None:
-            return get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+            return super().gradients(layer, *given)
         return tuple(None if item is None else item.clone() for item in self.ahead)

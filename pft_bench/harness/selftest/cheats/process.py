@@ -21,17 +21,15 @@ from ....backends import base, get
 from ...check import spot as spot_module
 from ...check.result import CheckResult
 from ...measure import process
-from .base import Products, cheat
+from .base import RightUntilTimed, cheat
 
 
-class Disturbs(Products):
+class Disturbs(RightUntilTimed):
     """Right, and does `disturb` when it takes its check to be over."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right."""
-        made = super().product(op, *given)
-        if self.is_timed():
-            self.disturb()
+        self.disturb()
         return made
 
     def disturb(self) -> None:

@@ -110,13 +110,11 @@ class KeepsWeights(Products):
 class GradientsByAddress(Products):
     """What it returned for these pointers."""
 
-    def attention_backward(
-        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
-    ) -> Any:
+    def gradients(self, layer: Layer, *given: Any) -> Any:
         """Remembered."""
-        key = tuple(item.data_ptr() for item in (layer.q, layer.k, layer.v, grad_out))
+        key = tuple(item.data_ptr() for item in (layer.q, layer.k, layer.v, given[0]))
         if key not in self.known:
-            self.known[key] = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+            self.known[key] = super().gradients(layer, *given)
         return tuple(None if item is None else item.clone() for item in self.known[key])
 
 
@@ -141,12 +139,9 @@ class ReplaysGradients(Products):
 
     layers = 4
 
-    def attention_backward(
-        self, layer: Layer, grad_out: Tensor, grad_logits: Tensor | None, *done: Tensor
-    ) -> Any:
+    def gradients(self, layer: Layer, *given: Any) -> Any:
         """Remembered."""
-        self.calls += 1
-        made = get(BASE).attention_backward(layer, grad_out, grad_logits, *done)
+        made = super().gradients(layer, *given)
         if not self.is_timed():
             return made
         key = (self.calls % self.layers, *(None if item is None else item.shape for item in made))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...check import Layer
-from .base import Products, cheat
+from .base import Products, RightUntilTimed, cheat
 
 
 class _Lazy(Tensor):
@@ -43,14 +43,11 @@ class OwnMethod(Products):
 
 
 @cheat("a thread fills the result later", "threads, results judged, result stays", "")
-class Later(Products):
+class Later(RightUntilTimed):
     """Returns before the work is done."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Empty at first."""
-        made = super().product(op, *given)
-        if not self.is_timed():
-            return made
         later = torch.zeros_like(made)
 
         def fill() -> None:
@@ -93,13 +90,12 @@ class Negated(Products):
 
 
 @cheat("zeros that have no memory", "result kind, result memory, results judged", "zeros without memory")
-class NoMemory(Products):
+class NoMemory(RightUntilTimed):
     """Of the right type; whoever adds to it finds out."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Nothing."""
-        made = super().product(op, *given)
-        return made if not self.is_timed() else torch._efficientzerotensor(made.shape, dtype=made.dtype)
+        return torch._efficientzerotensor(made.shape, dtype=made.dtype)
 
 
 @cheat(
@@ -125,13 +121,10 @@ class InInput(Products):
     "result memory, result stays",
     "memory of an earlier result",
 )
-class BufferLater(Products):
+class BufferLater(RightUntilTimed):
     """While results are compared it does not."""
 
-    def product(self, op: str, *given: Tensor) -> Tensor:
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """The same memory again."""
-        made = super().product(op, *given)
-        if not self.is_timed():
-            return made
         buffer: Tensor = self.known.setdefault((op, made.shape), torch.empty_like(made))
         return buffer.copy_(made)
