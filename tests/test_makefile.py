@@ -116,6 +116,8 @@ COMMANDS = {
     "counters-sass": "-m pft_bench.insight.counters.sass",
     "wheel": "-m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist",
     "kernel-report": "-m pft_bench.insight.kernel_table",
+    "systems": "-m pip --disable-pip-version-check install -q --no-deps spandrel",
+    "systems-report": "-m pft_bench.maintain.systems_page",
 }
 
 

@@ -71,7 +71,7 @@ def test_only_the_fresh_ones_read_the_index_when_called(name, prepared):
 def test_compositions_are_right_while_their_inputs_change(step, mode):
     with torch.set_grad_enabled(mode != "infer"):
         contenders = LayerGroup(tiny_settings("layer", mode, "cpu"), *step).contenders()
-        assert len(contenders) == (6 if mode == "infer" else 3)
+        assert len(contenders) == (7 if mode == "infer" else 3)
         for contender in contenders:
             found = verify(contender)
             assert isinstance(found, Verified), found

@@ -195,7 +195,7 @@ def test_beside_an_older_version_nobodys_inputs_change_and_the_table_says_so(
 ) -> None:
     before = version(tmp_path, "older", OLDER, template=template)
     after = version(tmp_path, "now", "", template)
-    settings = {**SETTINGS, "schedules": ["dense"]}
+    settings = {**SETTINGS, "schedules": ["16"]}
     table = compare_versions(settings, before, after, ["cpu"], work, Terms(budget_s=0.01))
     assert "inputs stay what they were checked on, for older cannot change them" in table.how
     assert all(row.reason is None for row in table.rows)

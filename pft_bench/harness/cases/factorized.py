@@ -15,26 +15,37 @@ from ...model.factorized import factorized_attention, position_features
 from ...reference import Layer
 from ..check.model import relative_error
 from ..check.result import CheckResult
-from ..measure.contender import Call, Contender
+from ..measure.contender import Contender
+from .inputs import ChangingWork, Inputs
 
 
-def factorized_contender(name: str, layer: Layer) -> Contender:
-    """The attention of `layer`, which has a bias table, from its q, k and v alone."""
+def factorized_contender(name: str, layer: Layer, *, changes: bool = False) -> Contender:
+    """The attention of `layer`, which has a bias table, from its q, k and v; `changes`: in rounds they change."""
     bias = layer.bias
     assert bias is not None
 
     def call() -> Tensor:
         return factorized_attention(layer.q, layer.k, layer.v, bias, scale=layer.scale)
 
-    return Contender(name, call, lambda given: check_factorized(layer, given))
+    def judge(output: object, head: int | None) -> list[CheckResult]:
+        return check_factorized(layer, cast(Tensor, output), head)
+
+    given = Inputs({"q": layer.q, "k": layer.k, "v": layer.v, "bias": bias}) if changes else None
+    work = None if given is None else ChangingWork(given, judge, own=True)
+    return Contender(name, call, lambda given: judge(given(), None), work=work)
 
 
-def check_factorized(layer: Layer, call: Call) -> list[CheckResult]:
-    """Dense attention in float64 with the features' product as a bias; 20 rounding units, relative in norm."""
+def check_factorized(layer: Layer, output: Tensor, head: int | None = None) -> list[CheckResult]:
+    """Dense attention in float64 with the features' product as a bias; 20 rounding units, relative in norm.
+
+    `head`: of that window-head alone (window * heads + head).
+    """
     assert layer.bias is not None
-    q, k, v = (x.double() for x in (layer.q, layer.k, layer.v))
-    queries, keys = position_features(layer.bias.double())
+    windows = layer.q.shape[0]
+    chosen = slice(None) if head is None else slice(head, head + 1)
+    q, k, v, out = (x.flatten(0, 1)[chosen].double() for x in (layer.q, layer.k, layer.v, output))
+    positions = (x.repeat(windows, 1, 1)[chosen] for x in position_features(layer.bias.double()))
+    queries, keys = positions
     exact = (q @ k.mT * layer.scale + queries @ keys.mT).softmax(-1) @ v
-    error = relative_error(cast(Tensor, call()), exact)
-    bound = 20 * torch.finfo(layer.q.dtype).eps
+    error, bound = relative_error(out, exact), 20 * torch.finfo(layer.q.dtype).eps
     return [CheckResult("factorized attention", error / bound, f"relative error {error:.2g}")]

@@ -102,7 +102,7 @@ class LayerGroup(Group):
 
     def _peer(self, name: str, layer: Layer) -> Contender:
         if name == FACTORIZED:
-            return factorized_contender(name, layer)
+            return factorized_contender(name, layer, changes=True)
         if self.settings.mode != "infer":
             own, grad_out = composed.with_what_it_prepares(name, layer), output_gradient(layer)
             call = composed.GradientsOfDense(own, grad_out, self.settings.mode)

@@ -85,7 +85,7 @@ def deterministic() -> None:
 @disturbance("sets a variable of OpenMP", "process state", "environment variables: OMP_WAIT_POLICY")
 def variable() -> None:
     """Pools that start later read it."""
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["OMP_WAIT_POLICY"] = "passive" if os.environ.get("OMP_WAIT_POLICY") == "active" else "active"
 
 
 @disturbance("pins the process to one processor", "process state", "processor affinity")
