@@ -38,11 +38,25 @@ if at_work(__name__):
     from ..harness.cases.settings import Settings, resolve_device
     from ..harness.measure.environment import environment
     from ..harness.measure.rounds import Plan
-    from ..harness.record import RECORDS, Record, Status, remember_environment
+    from ..harness.record import (
+        ENVIRONMENTS,
+        RECORDS,
+        SETTINGS,
+        Record,
+        Status,
+        remember_environment,
+        remember_files,
+    )
     from ..harness.sweep import Sweep, SweepPlan
     from ..harness.sweep.resume import content
     from ..model import PFT, preset_of, weights_file
-    from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
+    from ..report.quality import (
+        QUALITY_TABLE,
+        images_table,
+        means_table,
+        write_quality_csv,
+        write_quality_plots,
+    )
     from .loading import load_model, restorer
     from .progress import Display
     from .sweeping import Limits, going_on_later, opened, run_folder
@@ -260,12 +274,13 @@ def report(
     made = len({(row.dataset, row.image) for row in rows if row.low_made})
     if made:
         console.print(f"{made} low-resolution images were made here by bicubic reduction")
-    write_quality_csv(rows, folder / "quality.csv")
+    write_quality_csv(rows, folder)
     plots = write_quality_plots(rows, records, folder)
     files = [
         QUALITY,
-        "quality.csv",
+        QUALITY_TABLE,
         *([RECORDS] if records else []),
         *(plot.name for plot in plots),
     ]
+    remember_files(folder, [*files, ENVIRONMENTS, SETTINGS])
     console.print(f"written to {folder}: {', '.join(files)}")

@@ -38,7 +38,15 @@ def read_folder(path: Path | str) -> RunFolder:
     Raises:
         RecordError: there are no records, a line is none, or environment.json is not what a run writes.
     """
-    folder = RunFolder.read(path)
+    return with_quality(RunFolder.read(path))
+
+
+def with_quality(folder: RunFolder) -> RunFolder:
+    """The folder with the quality of its models, where an evaluation wrote it beside.
+
+    Raises:
+        RecordError: a row of the evaluation is none.
+    """
     return replace(folder, quality=_quality(folder.path / QUALITY, folder.records))
 
 

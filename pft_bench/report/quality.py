@@ -11,7 +11,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from ..apps.quality.evaluate import QualityRow, Variant, read_rows
+from ..apps.quality.evaluate import QUALITY, QualityRow, Variant, read_rows
 from ..common.terminal import Console, Table
 from ..common.text import file_name
 from ..harness.record import Record, RunFolder, shown
@@ -19,6 +19,9 @@ from . import words
 from .draw import draw
 from .series import Figure, Point, Series
 from .tables import write_csv
+
+QUALITY_TABLE = "quality.csv"
+"""The rows of an evaluation as a table, beside them."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,14 @@ def images_table(rows: Sequence[QualityRow]) -> Table:
     return table
 
 
-def write_quality_csv(rows: Sequence[QualityRow], path: Path) -> None:
+def quality_frame(rows: Sequence[QualityRow]) -> pd.DataFrame:
     """All rows as a table."""
-    write_csv(pd.DataFrame([shown(asdict(row)) for row in rows]), path)
+    return pd.DataFrame([shown(asdict(row)) for row in rows])
+
+
+def write_quality_csv(rows: Sequence[QualityRow], folder: Path) -> None:
+    """All rows as a CSV file in the folder."""
+    write_csv(quality_frame(rows), folder / QUALITY_TABLE)
 
 
 def quality_figures(rows: Sequence[QualityRow], records: Sequence[Record]) -> list[Figure]:
@@ -167,8 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="what `pft-bench evaluate` wrote")
     folder = parser.parse_args().folder
-    rows, records = read_rows(folder / "quality.jsonl"), RunFolder.read(folder).records
-    write_quality_csv(rows, folder / "quality.csv")
+    rows, records = read_rows(folder / QUALITY), RunFolder.read(folder).records
+    write_quality_csv(rows, folder)
     for path in write_quality_plots(rows, records, folder):
         Console().print(f"written: {path}")
 
