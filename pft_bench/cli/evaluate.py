@@ -40,6 +40,7 @@ if at_work(__name__):
     from ..harness.measure.rounds import Plan
     from ..harness.record import (
         ENVIRONMENTS,
+        PLAN,
         RECORDS,
         SETTINGS,
         Record,
@@ -282,5 +283,5 @@ def report(
         *([RECORDS] if records else []),
         *(plot.name for plot in plots),
     ]
-    remember_files(folder, [*files, ENVIRONMENTS, SETTINGS])
+    remember_files(folder, [*files, ENVIRONMENTS, SETTINGS, *([PLAN] if records else [])])
     console.print(f"written to {folder}: {', '.join(files)}")

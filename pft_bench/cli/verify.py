@@ -62,6 +62,8 @@ def verify(
         )
     if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)
+    if found.unfinished:
+        console.print(found.unfinished, style="bold yellow")
     for note in found.notes:
         console.print(f"note: {note}")
     for mismatch in found.mismatches:

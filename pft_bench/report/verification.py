@@ -45,6 +45,8 @@ class Verification:
     files: list[str] = field(default_factory=list)
     mismatches: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unfinished: str | None = None
+    """What of the folder's plan has no record."""
 
     def hold(self, name: str, of: str, found: object, expected: object, *, exact: bool = True) -> None:
         """Count one number of the records and remember it if it is wrong."""

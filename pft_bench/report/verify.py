@@ -11,6 +11,7 @@ from typing import Any
 from ..harness.measure.environment import fingerprint, machine_fingerprint
 from ..harness.record import (
     ENVIRONMENTS,
+    PLAN,
     RECORDS,
     SETTINGS,
     WRITTEN,
@@ -64,6 +65,9 @@ def verify_folder(
         return result
     result.files.append(RECORDS)
     result.notes += folder.notes
+    result.unfinished = folder.unfinished
+    if folder.plan:
+        result.files.append(PLAN)
     _hold_files(result, folder.path)
     _hold_seals(result, folder)
     hold_environments(result, folder.environments)

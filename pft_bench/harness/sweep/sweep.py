@@ -24,6 +24,7 @@ from ..record import (
     known_environments,
     known_settings,
     read_folder,
+    remember_plan,
     remember_settings,
     roof_of,
 )
@@ -112,11 +113,11 @@ class Sweep:
         """
         now = {**decisive(self.settings, self.workers), **self.inputs}
         records, beside = list(plan.done.values()), self.has_rows_beside
+        begin = not records and not beside and self.shard.name is None
         found, unsure = [], None
         if (records or beside) and known_settings(self.folder) is None:
             unsure = f"the rows in {self.folder} do not say with which --rounds, --budget and inputs"
         else:
-            begin = not records and not beside and self.shard.name is None
             stored = remember_settings(self.folder, now, begin=begin)
             found += differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
@@ -126,6 +127,8 @@ class Sweep:
             for name in dict.fromkeys([*(record.environment for record in mine), *(known if beside else ())]):
                 found += differences_of_environments(known[name], here) if name in known else []
         refuse(self.folder, found)
+        titles = {case.case_id: group.title for group in plan.groups for case in group.cases.values()}
+        remember_plan(self.folder, titles, begin=begin)
         return unsure
 
     def describe_machine(self) -> dict[str, Any]:
