@@ -59,7 +59,7 @@ if at_work(__name__):
         write_quality_plots,
     )
     from .loading import load_model, restorer
-    from .progress import Display
+    from .progress import Display, Steps
     from .sweeping import Limits, going_on_later, opened, run_folder
 
 
@@ -205,13 +205,15 @@ def restore_all(
     scale, channels = model.config.output_scale, model.config.in_chans
     variants = _variants(model, settings)
     note = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar = counting_bar(console)
+    bar, steps = counting_bar(console), Steps(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
-                bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
+                name = f"{dataset.name} {dataset.pairs[number].name}"
+                bar.update(task, description=name)
+                steps.tell(f"{name}, image {number + 1} of {len(dataset.pairs)}")
                 for row in image_rows(dataset, number, scale, channels, variants, known, about, note):
                     file.write(row.to_json() + "\n")
                     file.flush()
