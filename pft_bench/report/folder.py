@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..harness.record import Record, RunFolder
+
+if TYPE_CHECKING:
+    from .quality import QualityTable
 
 QUALITY = "quality.jsonl"
 
@@ -48,6 +51,17 @@ def with_quality(folder: RunFolder) -> RunFolder:
         RecordError: a row of the evaluation is none.
     """
     return replace(folder, quality=_quality(folder.path / QUALITY, folder.records))
+
+
+def quality_of(folder: RunFolder) -> QualityTable | None:
+    """PSNR and SSIM that an evaluation wrote beside the records; None where there was none."""
+    path = folder.path / QUALITY
+    if not path.is_file():
+        return None
+    from ..apps.quality.evaluate import read_rows
+    from .quality import quality_table
+
+    return quality_table(read_rows(path))
 
 
 def command_text(environment: Mapping[str, Any]) -> str | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from recorded import DATA
+from recorded import DATA, copy
 
 from pft_bench.apps.quality.evaluate import read_rows
 from pft_bench.harness.record import RecordError, seal
 from pft_bench.report import read_folder, write_report
-from pft_bench.report.quality import write_quality_csv
+from pft_bench.report.page import render
+from pft_bench.report.quality import means, means_table, write_quality_csv
 from pft_bench.report.verify import Verification, verify_folder
 
 SOURCE = DATA / "2026-11-23_small_x2_held_out"
@@ -94,3 +97,37 @@ def test_an_evaluation_without_times_is_verified(folder: Path) -> None:
     assert not verify_folder(folder).mismatches
     edit(folder / "quality.jsonl", "31.68185712635633", "41.68185712635633")
     assert wrong(verify_folder(folder)) == {"quality.jsonl"}
+
+
+def test_the_report_shows_psnr_and_ssim_of_each_image_and_their_means(folder: Path) -> None:
+    """First of all tables, in page and text: every number of the rows, and the means that `evaluate` prints."""
+    page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
+    assert page.index('<section id="quality">') < page.index('<section id="verdicts">')
+    assert text.index("## Quality on Y") < text.index("## Whole model")
+    rows = read_rows(folder / "quality.jsonl")
+    for row in rows:
+        assert f"{row.psnr_db:.2f} / {row.ssim:.4f}" in text
+        assert f'<data value="{row.psnr_db!r}">{row.psnr_db:.2f}</data>' in page
+        assert f'<data value="{row.ssim!r}">{row.ssim:.4f}</data>' in page
+    for variant, sets in means(rows).items():
+        mean = sets["held_out"]
+        assert f"**{mean.psnr_db:.2f} / {mean.ssim:.4f}**" in text
+        assert f'<th scope="col" class="n">{variant.name}</th>' in page
+    assert "held\\_out, mean of 5" in text
+    assert 'id="quality"' not in render(read_folder(copy("layer", folder / "layer")))
+
+
+def test_the_table_of_an_evaluation_writes_times_as_that_of_a_run_does_and_names_its_baseline() -> None:
+    records = list(read_folder(SOURCE).records)
+    derived = records[0].derived
+    assert derived is not None
+    records[0] = SimpleNamespace(  # type: ignore[call-overload]
+        **{name: getattr(records[0], name) for name in ("case", "timing", "memory", "status")},
+        derived=replace(derived, median_s=1.88),
+    )
+    table = means_table(read_rows(SOURCE / "quality.jsonl"), records)
+    cells = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+    assert "1.88 s" in cells["latency"]
+    assert cells["speed-up [95%]"].count("baseline") == 1
+    (base,) = {r.timing.baseline.name for r in records if r.timing and r.timing.baseline}
+    assert str(table.caption) == f"speed-up over {base}, in the same rounds"
