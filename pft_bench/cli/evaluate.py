@@ -258,7 +258,8 @@ def measure_latency(sweep: Sweep, plan: SweepPlan, console: Console) -> list[Rec
         return list(plan.done.values())
     height, width = sweep.settings.lr_hw
     console.print(
-        f"measuring latency and memory on {height}x{width} pixels, at most {sweep.settings.plan.budget_s:g} s ...",
+        f"measuring latency and memory on {height}x{width} pixels: checks, then at most "
+        f"{sweep.settings.plan.budget_s:g} s of timing ...",
     )
     with Display(console, plan.left) as display:
         return [*plan.done.values(), *sweep.run(plan, display)]
