@@ -45,8 +45,22 @@ class Verification:
     files: list[str] = field(default_factory=list)
     mismatches: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """What was not computed again, with the reason in words -> ids of the records."""
     unfinished: str | None = None
     """What of the folder's plan has no record."""
+
+    def leave_out(self, what: str, reason: str, of: str) -> None:
+        """Remember that a number of a record is not computed again, and why."""
+        self.left_out.setdefault(f"{what}: {reason}", []).append(of)
+
+    @property
+    def left_out_notes(self) -> list[str]:
+        """One line for each reason, with the number of records; a single one by its id."""
+        return [
+            f"not computed again, {ids[0] if len(ids) == 1 else f'{len(ids)} records'}: {why}"
+            for why, ids in self.left_out.items()
+        ]
 
     def hold(self, name: str, of: str, found: object, expected: object, *, exact: bool = True) -> None:
         """Count one number of the records and remember it if it is wrong."""

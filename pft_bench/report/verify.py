@@ -35,7 +35,7 @@ from .verification import Mismatch, Verification, hold_table
 from .write import SUMMARY, texts
 
 Formula = Callable[[Case], Flops | None]
-Recount = Callable[[Case], int | None]
+Recount = Callable[[Case], int | str]
 
 
 def verify_folder(
@@ -50,7 +50,7 @@ def verify_folder(
     Args:
         path: the folder; the report's files are checked where they exist.
         formula: the operations and bytes of a case (`insight.counts.formula_counts`).
-        recount: its counted FLOPs (`insight.counts.recount`).
+        recount: its counted FLOPs, or why they cannot be counted (`insight.counts.recount`).
         processor: the `cpu` entry of this machine's environment. Records of the same processor and numpy have to
             agree in every bit; those of others in all but the last place.
     """
@@ -80,6 +80,7 @@ def verify_folder(
         _hold_roof(result, folder, record)
     if (folder.path / SUMMARY).is_file():
         _hold_summary(result, folder)
+    result.notes += result.left_out_notes
     readable = _hold_quality(result, folder.path)
     for name, text in texts(with_quality(folder) if readable else folder).items():
         if (folder.path / name).is_file() and not readable:
@@ -249,11 +250,14 @@ def _hold_counts(
             if stored is not None:
                 result.hold(name, record.case_id, stored, getattr(expected, name))
     elif formula is not None:
-        result.notes.append(f"operations of {record.case_id} not checked: its model is not known here")
+        name = record.case.preset or record.case.op
+        result.leave_out(
+            "operations and bytes", f"{name} is no model whose shape is known here", record.case_id
+        )
     if recount is not None and record.flops.counted_flops is not None:
         counted = recount(record.case)
-        if counted is None:
-            result.notes.append(f"counted_flops of {record.case_id} not counted again: not possible here")
+        if isinstance(counted, str):
+            result.leave_out("counted_flops", counted, record.case_id)
         else:
             result.hold("counted_flops", record.case_id, record.flops.counted_flops, counted)
 
