@@ -59,7 +59,7 @@ if at_work(__name__):
         write_quality_plots,
     )
     from .loading import load_model, restorer
-    from .progress import Display, Steps
+    from .progress import Display, StepLines
     from .sweeping import Limits, going_on_later, opened, run_folder
 
 
@@ -205,7 +205,7 @@ def restore_all(
     scale, channels = model.config.output_scale, model.config.in_chans
     variants = _variants(model, settings)
     note = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar, steps = counting_bar(console), Steps(console)
+    bar, steps = counting_bar(console), StepLines(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)

@@ -24,7 +24,7 @@ STEPS = {
 """Phases that belong to one contender, in front of its name."""
 
 
-class Steps:
+class StepLines:
     """Tells in lines where the work stands, where no terminal shows a bar; not a step that ended meanwhile."""
 
     def __init__(self, console: Console) -> None:
@@ -59,7 +59,7 @@ class Display:
     """
 
     def __init__(self, console: Console, groups: Sequence[Group] = ()) -> None:
-        self._console, self._steps = console, Steps(console)
+        self._console, self._steps = console, StepLines(console)
         self._bar = progress_bar(
             console,
             Words("{task.description}"),

@@ -45,4 +45,4 @@ def test_steps_are_told_in_lines_at_most_every_twenty_seconds(
 def test_a_terminal_has_the_bar_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
     terminal: Any = SimpleNamespace(is_terminal=True, print=lambda *_: pytest.fail("a line beside the bar"))
-    progress.Steps(terminal).tell("checking cpu")
+    progress.StepLines(terminal).tell("checking cpu")
