@@ -100,7 +100,7 @@ def test_one_module_decides_verdicts() -> None:
 
 def names_of_record_files(source: str) -> list[int]:
     """Lines with a string that is the name of a run folder's file, or a path to one."""
-    names = ("records.jsonl", "environment.json", "settings.json")
+    names = ("records.jsonl", "environment.json", "settings.json", "plan.json")
     return [
         node.lineno
         for node in ast.walk(ast.parse(source))

@@ -34,6 +34,7 @@ from pft_bench.harness.record import (
     Timing,
     begin_run,
     derive,
+    known_plan,
     known_settings,
     lock_folder,
     merge_shares,
@@ -42,6 +43,7 @@ from pft_bench.harness.record import (
     recompute,
     record_file,
     remember_environment,
+    remember_plan,
     remember_settings,
     scan_records,
     timing_of,
@@ -155,6 +157,21 @@ def test_changed_settings_and_emptied_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "environment.json").write_text(text)
         with pytest.raises(RecordError, match=r"environment\.json must be environments .*, got"):
             remember_environment(tmp_path, {"fingerprint": "a"})
+
+
+def test_a_plan_grows_begins_anew_and_is_held_to_its_seal(tmp_path: Path) -> None:
+    assert known_plan(tmp_path) == {}
+    remember_plan(tmp_path, {"a": "layer 16", "b": "layer 16"}, begin=True)
+    remember_plan(tmp_path, {"c": "model"}, begin=False)
+    assert known_plan(tmp_path) == {"a": "layer 16", "b": "layer 16", "c": "model"}
+    path = tmp_path / "plan.json"
+    path.write_text(path.read_text().replace("model", "none"))
+    with pytest.raises(RecordError, match=r"plan\.json was changed after it was written"):
+        known_plan(tmp_path)
+    remember_plan(tmp_path, {"d": "model"}, begin=True)
+    assert known_plan(tmp_path) == {"d": "model"}
+    remember_plan(tmp_path, {}, begin=True)
+    assert not path.exists(), "groups that are chosen one after the other have no plan"
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])

@@ -38,13 +38,28 @@ if at_work(__name__):
     from ..harness.cases.settings import Settings, resolve_device
     from ..harness.measure.environment import environment
     from ..harness.measure.rounds import Plan
-    from ..harness.record import RECORDS, Record, Status, remember_environment
+    from ..harness.record import (
+        ENVIRONMENTS,
+        PLAN,
+        RECORDS,
+        SETTINGS,
+        Record,
+        Status,
+        remember_environment,
+        remember_files,
+    )
     from ..harness.sweep import Sweep, SweepPlan
     from ..harness.sweep.resume import content
     from ..model import PFT, preset_of, weights_file
-    from ..report.quality import images_table, means_table, write_quality_csv, write_quality_plots
+    from ..report.quality import (
+        QUALITY_TABLE,
+        images_table,
+        means_table,
+        write_quality_csv,
+        write_quality_plots,
+    )
     from .loading import load_model, restorer
-    from .progress import Display
+    from .progress import Display, StepLines
     from .sweeping import Limits, going_on_later, opened, run_folder
 
 
@@ -190,13 +205,15 @@ def restore_all(
     scale, channels = model.config.output_scale, model.config.in_chans
     variants = _variants(model, settings)
     note = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    bar = counting_bar(console)
+    bar, steps = counting_bar(console), StepLines(console)
     path = folder / QUALITY
     with named(path), path.open("a") as file, bar, torch.no_grad():
         task = bar.add_task("", total=total)
         for dataset in datasets:
             for number in range(len(dataset.pairs)):
-                bar.update(task, description=f"{dataset.name} {dataset.pairs[number].name}")
+                name = f"{dataset.name} {dataset.pairs[number].name}"
+                bar.update(task, description=name)
+                steps.tell(f"{name}, image {number + 1} of {len(dataset.pairs)}")
                 for row in image_rows(dataset, number, scale, channels, variants, known, about, note):
                     file.write(row.to_json() + "\n")
                     file.flush()
@@ -241,7 +258,8 @@ def measure_latency(sweep: Sweep, plan: SweepPlan, console: Console) -> list[Rec
         return list(plan.done.values())
     height, width = sweep.settings.lr_hw
     console.print(
-        f"measuring latency and memory on {height}x{width} pixels, at most {sweep.settings.plan.budget_s:g} s ...",
+        f"measuring latency and memory on {height}x{width} pixels: checks, then at most "
+        f"{sweep.settings.plan.budget_s:g} s of timing ...",
     )
     with Display(console, plan.left) as display:
         return [*plan.done.values(), *sweep.run(plan, display)]
@@ -260,12 +278,13 @@ def report(
     made = len({(row.dataset, row.image) for row in rows if row.low_made})
     if made:
         console.print(f"{made} low-resolution images were made here by bicubic reduction")
-    write_quality_csv(rows, folder / "quality.csv")
+    write_quality_csv(rows, folder)
     plots = write_quality_plots(rows, records, folder)
     files = [
         QUALITY,
-        "quality.csv",
+        QUALITY_TABLE,
         *([RECORDS] if records else []),
         *(plot.name for plot in plots),
     ]
+    remember_files(folder, [*files, ENVIRONMENTS, SETTINGS, *([PLAN] if records else [])])
     console.print(f"written to {folder}: {', '.join(files)}")

@@ -105,7 +105,7 @@ def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> 
     table.add_row("published (2 x MAC)", f"{2 * counts.paper_macs / 1e9:.3f}")
     for backend in ("dense", "cpu"):
         found = recount(_case(preset, sched, size, backend))
-        table.add_row(f"counted, {backend}", "not available here" if found is None else f"{found / 1e9:.3f}")
+        table.add_row(f"counted, {backend}", found if isinstance(found, str) else f"{found / 1e9:.3f}")
     table.add_row("kernel (attention alone)", f"{(counts.kernel_flops or 0) / 1e9:.3f}")
     console.print(table)
     for name, text in LEFT_OUT.items():

@@ -23,6 +23,8 @@ def report(
     """
     console = Console()
     found = read_folder(folder)
+    if found.unfinished:
+        console.print(found.unfinished, style="bold yellow")
     for line in found.notes:
         console.print(f"left out: {line}")
     written = write_report(found)

@@ -19,6 +19,7 @@ if at_work(__name__):
     from ..harness.measure.rounds import Plan
     from ..harness.record import (
         ENVIRONMENTS,
+        PLAN,
         RECORDS,
         SETTINGS,
         FolderLocked,
@@ -213,5 +214,5 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     )
     console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
     files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
-    remember_files(folder, [*files, SETTINGS])
+    remember_files(folder, [*files, PLAN, SETTINGS])
     console.print(f"written to {folder}: {', '.join(files)}")

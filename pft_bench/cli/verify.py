@@ -24,7 +24,9 @@ if at_work(__name__):
     from ..harness.selftest.trials import TRIALS, Trial
     from ..insight.counts import formula_counts, recount
     from ..insight.crossover import CROSSOVER, answers_that_differ
-    from ..report.verify import Mismatch, Verification, hold_environments, verify_folder
+    from ..report.folder import QUALITY
+    from ..report.verification import Mismatch, Verification
+    from ..report.verify import hold_environments, verify_folder
 
 
 def verify(
@@ -37,17 +39,19 @@ def verify(
 ) -> None:
     """Recompute medians, intervals, verdicts, operations and rates, and make the report's texts again.
 
-    Records, settings and environments carry digests, which must match (the oldest have none). Pictures (PNG) are
-    not read. Exit code 1 if any number or text is not what the raw samples give.
+    Records, rows of an evaluation, settings and environments carry digests, which must match (the oldest have none).
+    Pictures (PNG) are not read; PSNR and SSIM are not computed again. Exit code 1 if any number or text is not what
+    the raw samples give.
     """
     if not folder.is_dir():
         raise ValueError(f"DIR must be a run folder, got {folder}")
     console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)
-    elif not record_files(folder):
+    elif not record_files(folder) and not (folder / QUALITY).is_file():
         raise ValueError(
-            f"DIR must hold {RECORDS} (a run) or {TRIALS} (comparisons of `pft-bench selftest`), got {folder}"
+            f"DIR must hold {RECORDS} (a run), {QUALITY} (an evaluation) or {TRIALS} (comparisons of "
+            f"`pft-bench selftest`), got {folder}"
         )
     else:
         found = verify_folder(
@@ -58,6 +62,8 @@ def verify(
         )
     if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)
+    if found.unfinished:
+        console.print(found.unfinished, style="bold yellow")
     for note in found.notes:
         console.print(f"note: {note}")
     for mismatch in found.mismatches:

@@ -17,13 +17,15 @@ from ..harness.measure.flops import counted_flops
 from ..harness.problem import Problem, parse_dtype
 from ..harness.record import Case, Flops
 from ..model import PFT, PRESETS, PFTConfig, published_macs
+from ..model.config import OWN_PRESETS
 
 
 def model_config(case: Case) -> PFTConfig | None:
-    """The configuration of a model case, None where its preset is not a published one."""
-    if case.preset not in PRESETS or case.schedule is None:
+    """The configuration of a model case, None where its preset is neither a published one nor this package's own."""
+    known = PRESETS | OWN_PRESETS
+    if case.preset not in known or case.schedule is None:
         return None
-    return PRESETS[case.preset].with_topk(case.schedule)
+    return known[case.preset].with_topk(case.schedule)
 
 
 def problems(case: Case) -> list[Problem]:
@@ -71,23 +73,27 @@ def formula_counts(case: Case) -> Flops | None:
     )
 
 
-def recount(case: Case) -> int | None:
+def recount(case: Case) -> int | str:
     """`counted_flops` of a case, counted again on tensors without data: nothing is computed.
 
-    None where it cannot be: training, a peer from outside, a model or a backend that this machine does not know.
+    Words that say why where it cannot be: training, a peer from outside, a model or a backend that this machine does
+    not know.
     """
     try:
         backend = get(case.backend)
     except (KeyError, ValueError):
-        return None
-    usable = case.device in backend.devices and unavailable(backend) is None
-    if case.mode != "infer" or case.device != "cpu" or not usable:
-        return None
+        return f"{case.backend} is no backend that is registered here"
+    if case.mode != "infer":
+        return f"of mode {case.mode}; only inference is counted again"
+    if case.device != "cpu" or case.device not in backend.devices:
+        return f"of device {case.device}; only those of a CPU are counted again"
+    if (reason := unavailable(backend)) is not None:
+        return f"backend {case.backend} is not available here: {reason}"
     call = _model_call(case) if case.work == "model" else partial(_product_or_layer, case)
     if call is None:
-        return None
+        return f"{case.preset or case.op} is no model whose shape is known here"
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return counted_flops(call) or None
+        return counted_flops(call) or "PyTorch's counter knows none of their operators"
 
 
 def _product_or_layer(case: Case) -> object:

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..harness.record import Record, RunFolder
+
+if TYPE_CHECKING:
+    from .quality import QualityTable
 
 QUALITY = "quality.jsonl"
 
@@ -38,8 +41,27 @@ def read_folder(path: Path | str) -> RunFolder:
     Raises:
         RecordError: there are no records, a line is none, or environment.json is not what a run writes.
     """
-    folder = RunFolder.read(path)
+    return with_quality(RunFolder.read(path))
+
+
+def with_quality(folder: RunFolder) -> RunFolder:
+    """The folder with the quality of its models, where an evaluation wrote it beside.
+
+    Raises:
+        RecordError: a row of the evaluation is none.
+    """
     return replace(folder, quality=_quality(folder.path / QUALITY, folder.records))
+
+
+def quality_of(folder: RunFolder) -> QualityTable | None:
+    """PSNR and SSIM that an evaluation wrote beside the records; None where there was none."""
+    path = folder.path / QUALITY
+    if not path.is_file():
+        return None
+    from ..apps.quality.evaluate import read_rows
+    from .quality import quality_table
+
+    return quality_table(read_rows(path))
 
 
 def command_text(environment: Mapping[str, Any]) -> str | None:

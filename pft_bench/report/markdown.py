@@ -11,7 +11,7 @@ from ..common.text import plain
 from ..harness.record import Record, RunFolder, Status
 from . import words
 from .amdahl import ceilings
-from .folder import command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text, quality_of
 from .page import LEVELS, SIGNS, generator, title_of
 from .tables import contender_text, ordered_stages, problem_lines, step_text, work_text
 
@@ -73,17 +73,33 @@ def _stages(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
+def _quality(folder: RunFolder) -> list[str]:
+    table = quality_of(folder)
+    if table is None:
+        return []
+    rows = []
+    for line in table.rows:
+        mark = "**" if line.is_mean else ""
+        cells = ("–" if found is None else "{:.2f} / {:.4f}".format(*found) for found in line.values)
+        rows.append([f"{mark}{cell}{mark}" for cell in (text(line.name), *cells)])
+    heads = ["image", *(text(name) for name in table.variants)]
+    return ["## Quality on Y (PSNR in dB / SSIM)", "", *_table(heads, rows, 1), ""]
+
+
 def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
     """The report's text; `pictures` are files beside it to show."""
     records = folder.records
     title, setting = title_of(records)
     lines = [f"# {text(title)}", "", f"{text(setting)}.", ""]
+    if folder.unfinished:
+        lines += [f"**{text(folder.unfinished)}**", ""]
     for name in dict.fromkeys(record.environment for record in records):
         environment = folder.environments.get(name, {})
         command, commit = command_text(environment), commit_text(environment)
         lines.append(f"{text(machine_text(environment))}{f'; commit {commit}' if commit else ''}.")
         lines += ["", _command(command)] if command else []
         lines.append("")
+    lines += _quality(folder)
     heads = ["backend", "verdict", "speed-up", "95% interval", "latency", "memory"]
     for level, (heading, column) in LEVELS.items():
         chosen = [record for record in records if record.case.level == level]

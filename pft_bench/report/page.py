@@ -24,7 +24,7 @@ from ..harness.record.yardsticks import YARDSTICKS
 from . import marks, words
 from .amdahl import ceilings
 from .draw import DrawnFigure, pictures
-from .folder import command_text, commit_text, machine_text
+from .folder import command_text, commit_text, machine_text, quality_of
 from .series import setting_text
 from .tables import contender_text, ordered_stages, step_text, work_text
 
@@ -273,6 +273,7 @@ def render(folder: RunFolder, drawn: Sequence[DrawnFigure] | None = None) -> str
         cards=headlines(records),
         memory_cards=memory_cards(records)[:2],
         tables=tables,
+        quality=quality_of(folder),
         figures=[picture for picture in drawn if picture.figure.kind != "stages"],
         stages=[picture for picture in drawn if picture.figure.kind == "stages"],
         staged=staged,

@@ -11,14 +11,17 @@ from statistics import fmean
 
 import pandas as pd
 
-from ..apps.quality.evaluate import QualityRow, Variant, read_rows
+from ..apps.quality.evaluate import QUALITY, QualityRow, Variant, read_rows
 from ..common.terminal import Console, Table
 from ..common.text import file_name
 from ..harness.record import Record, RunFolder, shown
 from . import words
 from .draw import draw
 from .series import Figure, Point, Series
-from .tables import write_csv
+from .tables import bytes_text, seconds_text, speedup_text, write_csv
+
+QUALITY_TABLE = "quality.csv"
+"""The rows of an evaluation as a table, beside them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def by_variant(records: Iterable[Record]) -> dict[Variant, Record]:
 
 
 def means_table(rows: Sequence[QualityRow], records: Sequence[Record]) -> Table:
-    """One line a variant: PSNR and SSIM of each data set, latency and memory."""
+    """One line a variant: PSNR and SSIM of each data set; latency, speed-up over the baseline row, memory."""
     table = Table(title="Quality on Y, borders cropped (PSNR in dB / SSIM)", box=None)
     table.add_column("schedule")
     table.add_column("backend")
@@ -64,8 +67,10 @@ def means_table(rows: Sequence[QualityRow], records: Sequence[Record]) -> Table:
         table.add_column(f"{dataset} ({mean.images}{without})", justify="right")
     measured = by_variant(records)
     if measured:
-        table.add_column("latency", justify="right")
-        table.add_column("memory", justify="right")
+        for name in ("latency", "speed-up [95%]", "memory"):
+            table.add_column(name, justify="right")
+        bases = dict.fromkeys(r.timing.baseline.name for r in records if r.timing and r.timing.baseline)
+        table.caption = f"speed-up over {' or '.join(bases)}, in the same rounds" if bases else None
     for variant, sets in averages.items():
         cells = [f"{mean.psnr_db:.2f} / {mean.ssim:.4f}" if mean.images else "-" for mean in sets.values()]
         if measured:
@@ -76,11 +81,15 @@ def means_table(rows: Sequence[QualityRow], records: Sequence[Record]) -> Table:
 
 def _cost(record: Record | None) -> list[str]:
     if record is None:
-        return ["", ""]
+        return ["", "", ""]
     if record.derived is None:
-        return [record.status.value, ""]
+        return [record.status.value, "", ""]
     peak = record.memory.peak_allocated_bytes
-    return [f"{record.derived.median_s * 1e3:.3g} ms", "" if peak is None else f"{peak / 2**20:.1f} MiB"]
+    return [
+        seconds_text(record.derived.median_s),
+        speedup_text(record),
+        "" if peak is None else bytes_text(peak),
+    ]
 
 
 def images_table(rows: Sequence[QualityRow]) -> Table:
@@ -100,9 +109,14 @@ def images_table(rows: Sequence[QualityRow]) -> Table:
     return table
 
 
-def write_quality_csv(rows: Sequence[QualityRow], path: Path) -> None:
+def quality_frame(rows: Sequence[QualityRow]) -> pd.DataFrame:
     """All rows as a table."""
-    write_csv(pd.DataFrame([shown(asdict(row)) for row in rows]), path)
+    return pd.DataFrame([shown(asdict(row)) for row in rows])
+
+
+def write_quality_csv(rows: Sequence[QualityRow], folder: Path) -> None:
+    """All rows as a CSV file in the folder."""
+    write_csv(quality_frame(rows), folder / QUALITY_TABLE)
 
 
 def quality_figures(rows: Sequence[QualityRow], records: Sequence[Record]) -> list[Figure]:
@@ -157,6 +171,45 @@ def _quality_figure(
     )
 
 
+@dataclass(frozen=True)
+class QualityTable:
+    """PSNR in dB and SSIM of each variant (columns), as means of each data set and for each image of it (rows)."""
+
+    variants: tuple[str, ...]
+    rows: tuple[QualityLine, ...]
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """One row: what it is of, and (PSNR, SSIM) of each variant, None where it has no result."""
+
+    name: str
+    is_mean: bool
+    values: tuple[tuple[float, float] | None, ...]
+
+
+def quality_table(rows: Sequence[QualityRow]) -> QualityTable:
+    """The table that the reports show; each data set begins with its means."""
+    averages = means(rows)
+    cells = {(row.dataset, row.image, row.variant): row for row in rows if not row.reason}
+    lines = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        sets = [sets[dataset] for sets in averages.values()]
+        without = f", {max(mean.missing for mean in sets)} without a result"
+        lines.append(
+            QualityLine(
+                f"{dataset}, mean of {sets[0].images}{without if any(mean.missing for mean in sets) else ''}",
+                True,
+                tuple((mean.psnr_db, mean.ssim) if mean.images else None for mean in sets),
+            )
+        )
+        for image in dict.fromkeys(row.image for row in rows if row.dataset == dataset):
+            found = [cells.get((dataset, image, variant)) for variant in averages]
+            values = tuple(None if row is None else (row.psnr_db, row.ssim) for row in found)
+            lines.append(QualityLine(image, False, values))
+    return QualityTable(tuple(variant.name for variant in averages), tuple(lines))
+
+
 def write_quality_plots(rows: Sequence[QualityRow], records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw them into a folder; returns the files."""
     return [draw(figure, []).png(folder) for figure in quality_figures(rows, records)]
@@ -167,8 +220,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="what `pft-bench evaluate` wrote")
     folder = parser.parse_args().folder
-    rows, records = read_rows(folder / "quality.jsonl"), RunFolder.read(folder).records
-    write_quality_csv(rows, folder / "quality.csv")
+    rows, records = read_rows(folder / QUALITY), RunFolder.read(folder).records
+    write_quality_csv(rows, folder)
     for path in write_quality_plots(rows, records, folder):
         Console().print(f"written: {path}")
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 from ..harness.measure.environment import fingerprint, machine_fingerprint
 from ..harness.record import (
     ENVIRONMENTS,
+    PLAN,
     RECORDS,
     SETTINGS,
     WRITTEN,
@@ -24,64 +22,20 @@ from ..harness.record import (
     RunFolder,
     Status,
     derive,
+    known_environments,
     known_files,
     known_settings,
+    record_files,
     seal,
     to_frame,
 )
-from .folder import read_folder
+from .folder import QUALITY, with_quality
 from .page import generator
+from .verification import Mismatch, Verification, hold_table
 from .write import SUMMARY, texts
 
-ULPS = 4
-"""How far the logarithms and exponentials of two processors may part: numpy has its own for AVX-512."""
-LOGARITHMS = ("floor", "delta")
-"""Numbers on the log scale: what ratios near one have lost by rounding is a share of one, not of their logarithm."""
-
-
-def _nearly(name: str, found: float, expected: float) -> bool:
-    return abs(found - expected) <= ULPS * math.ulp(1.0 if name in LOGARITHMS else expected)
-
-
 Formula = Callable[[Case], Flops | None]
-Recount = Callable[[Case], int | None]
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """One number that is not what it should be."""
-
-    file: str
-    where: str
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.where} is {self.found}, expected {self.expected}"
-
-
-@dataclass
-class Verification:
-    """What was held against the raw samples, and what did not agree."""
-
-    values: int = 0
-    """Derived numbers computed again."""
-    rounded: int = 0
-    """Of these, such as part in the last place from another processor's."""
-    files: list[str] = field(default_factory=list)
-    mismatches: list[Mismatch] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def hold(self, name: str, of: str, found: object, expected: object, *, exact: bool = True) -> None:
-        """Count one number of the records and remember it if it is wrong."""
-        self.values += 1
-        if found == expected:
-            return
-        floats = isinstance(found, float) and isinstance(expected, float)
-        if floats and not exact and _nearly(name, found, expected):  # type: ignore[arg-type]
-            self.rounded += 1
-            return
-        self.mismatches.append(Mismatch(RECORDS, f"{name} of {of}", repr(found), repr(expected)))
+Recount = Callable[[Case], int | str]
 
 
 def verify_folder(
@@ -96,18 +50,24 @@ def verify_folder(
     Args:
         path: the folder; the report's files are checked where they exist.
         formula: the operations and bytes of a case (`insight.counts.formula_counts`).
-        recount: its counted FLOPs (`insight.counts.recount`).
+        recount: its counted FLOPs, or why they cannot be counted (`insight.counts.recount`).
         processor: the `cpu` entry of this machine's environment. Records of the same processor and numpy have to
             agree in every bit; those of others in all but the last place.
     """
     result = Verification()
+    if not record_files(Path(path)) and (Path(path) / QUALITY).is_file():
+        _hold_evaluation_alone(result, Path(path))
+        return result
     try:
-        folder = read_folder(path)
+        folder = RunFolder.read(path)
     except RecordError as error:
         result.mismatches.append(Mismatch(RECORDS, "the file", str(error), "records that can be read"))
         return result
     result.files.append(RECORDS)
     result.notes += folder.notes
+    result.unfinished = folder.unfinished
+    if folder.plan:
+        result.files.append(PLAN)
     _hold_files(result, folder.path)
     _hold_seals(result, folder)
     hold_environments(result, folder.environments)
@@ -120,12 +80,62 @@ def verify_folder(
         _hold_roof(result, folder, record)
     if (folder.path / SUMMARY).is_file():
         _hold_summary(result, folder)
-    for name, text in texts(folder).items():
-        if (folder.path / name).is_file():
+    result.notes += result.left_out_notes
+    readable = _hold_quality(result, folder.path)
+    for name, text in texts(with_quality(folder) if readable else folder).items():
+        if (folder.path / name).is_file() and not readable:
+            result.notes.append(f"{name} not compared: it shows numbers of {QUALITY}")
+        elif (folder.path / name).is_file():
             result.files.append(name)
             found = _text_mismatch(name, (folder.path / name).read_text(encoding="utf-8"), text())
             result.mismatches += [] if found is None else [found]
     return result
+
+
+def _hold_evaluation_alone(result: Verification, path: Path) -> None:
+    """A folder of `pft-bench evaluate --rounds 0`: nothing was timed, so there are no records."""
+    _hold_files(result, path)
+    _hold_settings(result, path)
+    try:
+        hold_environments(result, known_environments(path))
+    except RecordError as error:
+        result.mismatches.append(Mismatch(ENVIRONMENTS, "the file", str(error), "environments"))
+    _hold_quality(result, path)
+
+
+def _hold_quality(result: Verification, path: Path) -> bool:
+    """The rows of an evaluation, by their digests, and its table; whether the rows can be read."""
+    if not (path / QUALITY).is_file():
+        return True
+    from ..apps.quality.evaluate import read_rows  # here: few folders have one, and it needs scikit-image
+    from .quality import QUALITY_TABLE, quality_frame
+
+    result.files.append(QUALITY)
+    try:
+        rows = read_rows(path / QUALITY)
+    except RecordError as error:
+        result.mismatches.append(Mismatch(QUALITY, "the file", str(error), "the rows that were written"))
+        return False
+    bare = sum('"seal":' not in line for line in (path / QUALITY).read_text().splitlines()[: len(rows)])
+    result.values += len(rows) - bare
+    if bare:
+        result.notes.append(
+            f"{bare} of {len(rows)} rows of {QUALITY} carry no digest (older versions wrote none): "
+            f"a number changed there and in {QUALITY_TABLE} would not be noticed"
+        )
+    result.notes.append(
+        f"PSNR and SSIM of {QUALITY} are not computed again: the restored images are not kept. "
+        f"Held are the rows' digests, {QUALITY_TABLE} and the report's texts"
+    )
+    if (path / QUALITY_TABLE).is_file():
+        frame = quality_frame(rows).to_csv(index=False)
+        hold_table(
+            result,
+            path / QUALITY_TABLE,
+            frame,
+            lambda row: f"{row['dataset']} {row['image']}, {row['schedule']} {row['backend']}".strip(),
+        )
+    return True
 
 
 def _hold_files(result: Verification, path: Path) -> None:
@@ -169,8 +179,12 @@ def _hold_seals(result: Verification, folder: RunFolder) -> None:
             f"{bare} of {count} records carry no digest (older versions wrote none): a raw sample changed so little "
             "that no derived number moves would not be noticed"
         )
+    _hold_settings(result, folder.path)
+
+
+def _hold_settings(result: Verification, path: Path) -> None:
     try:
-        known = known_settings(folder.path)
+        known = known_settings(path)
     except RecordError as error:
         result.mismatches.append(Mismatch(SETTINGS, "the file", str(error), "the settings that were written"))
         return
@@ -236,30 +250,26 @@ def _hold_counts(
             if stored is not None:
                 result.hold(name, record.case_id, stored, getattr(expected, name))
     elif formula is not None:
-        result.notes.append(f"operations of {record.case_id} not checked: its model is not known here")
+        name = record.case.preset or record.case.op
+        result.leave_out(
+            "operations and bytes", f"{name} is no model whose shape is known here", record.case_id
+        )
     if recount is not None and record.flops.counted_flops is not None:
         counted = recount(record.case)
-        if counted is None:
-            result.notes.append(f"counted_flops of {record.case_id} not counted again: not possible here")
+        if isinstance(counted, str):
+            result.leave_out("counted_flops", counted, record.case_id)
         else:
             result.hold("counted_flops", record.case_id, record.flops.counted_flops, counted)
 
 
 def _hold_summary(result: Verification, folder: RunFolder) -> None:
-    """Every cell of summary.csv; columns that an older version did not have may be missing, rows may not."""
-    result.files.append(SUMMARY)
-    fresh = list(csv.DictReader(io.StringIO(to_frame(folder.records).to_csv(index=False))))
-    with (folder.path / SUMMARY).open(newline="") as file:
-        stored = list(csv.DictReader(file))
-    if len(stored) != len(fresh):
-        result.mismatches.append(Mismatch(SUMMARY, "number of rows", str(len(stored)), str(len(fresh))))
-    for row, expected in zip(stored, fresh, strict=False):
-        for name, value in row.items():
-            result.values += 1
-            if value != expected.get(name):
-                where = f"{name} of {expected['case_id']}"
-                wanted = repr(expected[name]) if name in expected else "no such column"
-                result.mismatches.append(Mismatch(SUMMARY, where, repr(value), wanted))
+    """Every cell of summary.csv, as the records give it."""
+    hold_table(
+        result,
+        folder.path / SUMMARY,
+        to_frame(folder.records).to_csv(index=False),
+        lambda row: row["case_id"],
+    )
 
 
 def _differences(found: str, expected: str) -> Iterator[tuple[int, int]]:

@@ -56,7 +56,13 @@ def test_quality_latency_and_memory(
     assert len(baseline.timing.control_s) == 6
     environment = json.loads((out / "environment.json").read_text())[baseline.environment]
     assert environment["now"]["roof"]
-    assert pft_bench_command("verify", out).code == 0
+    assert "on 8x8 pixels: checks, then at most 0.5 s of timing" in ended.out
+    assert "speed-up over dense cpu, in the same rounds" in ended.out
+    verified = pft_bench_command("verify", out)
+    assert verified.code == 0
+    assert {"quality.jsonl", "quality.csv", "plan.json", "files.json"} <= set(
+        verified.out.replace(",", "").split()
+    )
     for name in ("latency_Set5", "latency_Set14", "memory_Set5", "memory_Set14"):
         assert (out / f"quality_vs_{name}.png").stat().st_size > 10_000
     psnr = {(row.dataset, row.variant.name): row.psnr_db for row in rows}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pft_bench.harness.record import read_records
+from pft_bench.harness.record import RunFolder, read_records
 from pft_bench.harness.sweep.resume import differences_of_environments, differences_of_settings
 
 Run = Callable[..., Any]
@@ -61,6 +61,31 @@ def test_other_code_is_refused_another_commit_alone_is_not(tiny_run: Run, tmp_pa
         ended = tiny_run(*arguments, "--resume")
         assert ended.code == code, (part, ended)
     assert f"code: stored {'0' * 12}, now {known['code']}" in ended.err
+
+
+def test_a_run_that_was_killed_is_called_unfinished_until_it_went_on(
+    tiny_run: Run, pft_bench_command: Run, tmp_path: Path
+) -> None:
+    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
+    assert tiny_run(*arguments).code == 0
+    assert RunFolder.read(tmp_path).unfinished is None
+    path = tmp_path / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    cases = json.loads((tmp_path / "plan.json").read_text())["cases"]
+    assert len(cases) == len(lines)
+    group, count = cases[json.loads(lines[-1])["case_id"]], len(set(cases.values()))
+    path.write_text("".join(lines[:-1]))
+
+    told = f"unfinished: 1 of {count} groups missing ({group})"
+    for command in ("report", "verify"):
+        assert pft_bench_command(command, tmp_path).out.startswith(told)
+    for name in ("report.html", "report.md"):
+        assert "unfinished: 1 of" in (tmp_path / name).read_text()
+    (tmp_path / "plan.json").rename(tmp_path / "kept.json")
+    assert RunFolder.read(tmp_path).unfinished is None, "older versions wrote no plan"
+    (tmp_path / "kept.json").rename(tmp_path / "plan.json")
+    assert tiny_run(*arguments, "--resume").code == 0
+    assert RunFolder.read(tmp_path).unfinished is None
 
 
 def test_rows_of_an_older_version_go_on_with_a_warning(tiny_run: Run, tmp_path: Path) -> None:

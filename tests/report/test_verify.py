@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,31 @@ def test_counted_flops_are_counted_again(tmp_path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if '"level":"layer"' in line][:4]
     path.write_text("\n".join(lines) + "\n")
     assert not verify_folder(folder, recount=recount).mismatches
+    assert not verify_folder(folder, recount=recount).left_out
     rewrite(folder, lambda record: record["flops"].update(counted_flops=record["flops"]["counted_flops"] + 2))
     found = verify_folder(folder, recount=recount)
     assert [m.where.split()[0] for m in found.mismatches] == ["counted_flops"]
+
+
+def test_the_shipped_model_is_known_and_a_reason_is_told_once(tmp_path: Path) -> None:
+    """Every count of its evaluation is made again; of records that cannot be, one line says why and how many."""
+    from recorded import DATA
+
+    source = DATA / "2026-11-23_small_x2_held_out"
+    found = verify_folder(source, formula=formula_counts, recount=recount)
+    assert (found.mismatches, found.left_out) == ([], {})
+    changes = [*[{"preset": "other_x2"}] * 4, {"backend": "elsewhere"}]
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        for record, change in zip(read_folder(source).records, changes, strict=True):
+            writer.append(replace(record, case=replace(record.case, **change)))
+    found = verify_folder(tmp_path, formula=formula_counts, recount=recount)
+    unknown = "other_x2 is no model whose shape is known here"
+    last = read_folder(tmp_path).records[-1].case_id
+    assert [note for note in found.notes if "not computed again" in note] == [
+        f"not computed again, 4 records: operations and bytes: {unknown}",
+        f"not computed again, 4 records: counted_flops: {unknown}",
+        f"not computed again, {last}: counted_flops: elsewhere is no backend that is registered here",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jobs
 import pytest
 
 from pft_bench.apps.systems import Published, System
-from pft_bench.harness.cases import Settings, StepsGroup
+from pft_bench.harness.cases import SchedulesGroup, Settings, StepsGroup
 from pft_bench.harness.cases.systems import SystemsGroup
 from pft_bench.harness.measure.rounds import Plan
 from pft_bench.harness.record import Status
@@ -61,3 +63,18 @@ def test_a_sparse_step_that_crashes_leaves_its_dense_one_measured(
     assert (dense.status, sparse.status) == (Status.OK, Status.CRASHED)
     assert "SIGSEGV" in str(sparse.reason)
     assert dense.timing is not None
+
+
+@pytest.mark.parametrize(
+    ("schedules", "backends", "baseline"),
+    [
+        (["64,16", "dense"], ("cpu", "dense"), "dense cpu"),
+        (["64,16", "32"], ("cpu", "dense"), "64,16 dense"),
+        (["64,16", "32"], ("cpu",), "64,16 cpu"),
+    ],
+)
+def test_schedules_are_held_against_dense_wherever_it_was_asked_for(
+    schedules: list[str], backends: tuple[str, ...], baseline: str
+) -> None:
+    made = Settings.make(schedules=schedules, preset_name="small_x2", backends=["cpu"], device="cpu")
+    assert SchedulesGroup(replace(made, backends=backends)).baseline == baseline

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...harness.record import RecordError, seal
 from ..images import imresize
 from .datasets import ImagePair, load_noted
 from .metrics import psnr_y, ssim_y
@@ -79,17 +80,23 @@ class QualityRow:
         return Variant(self.schedule, self.backend)
 
     def to_json(self) -> str:
-        """One line. JSON lacks infinity, the PSNR of equal images: it is written as null."""
+        """One line, its seal last. JSON lacks infinity, the PSNR of equal images: it is written as null."""
         values = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
         }
-        return json.dumps({"schema": SCHEMA, **values}, separators=(",", ":"), allow_nan=False)
+        values = {"schema": SCHEMA, **values}
+        return json.dumps({**values, "seal": seal(values)}, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The row of a line; ValueError for any other line."""
+        """The row of a line; ValueError for any other line. Older versions wrote no seal."""
         values = json.loads(line)
+        sealed = values.pop("seal", None)
+        if sealed not in (None, fresh := seal(values)):
+            raise ValueError(
+                f"the line was changed after it was written: its seal is {sealed!r}, its content has {fresh!r}"
+            )
         if values.pop("schema", None) != SCHEMA or set(values) != {field.name for field in fields(cls)}:
             raise ValueError(f"not a line of {SCHEMA!r}: {line[:80]}")
         empty = math.inf if values["reason"] is None else math.nan
@@ -99,9 +106,18 @@ class QualityRow:
 
 
 def read_rows(path: Path) -> list[QualityRow]:
-    """All rows of a file, its last line left out where it was cut short."""
-    lines = path.read_text().split("\n")
-    return [QualityRow.from_json(line) for line in lines[:-1]]
+    """All rows of a file, its last line left out where it was cut short.
+
+    Raises:
+        RecordError: a line is no row, or not the one that its seal was made of; it is named by its number.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):
+        try:
+            rows.append(QualityRow.from_json(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"{path.name}:{number}: {error}") from None
+    return rows
 
 
 def rows_to_go_on_with(path: Path) -> list[QualityRow]:

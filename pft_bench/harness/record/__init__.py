@@ -6,13 +6,16 @@ No other package opens these files.
 
 from .beside import (
     ENVIRONMENTS,
+    PLAN,
     SETTINGS,
     WRITTEN,
     known_environments,
     known_files,
+    known_plan,
     known_settings,
     remember_environment,
     remember_files,
+    remember_plan,
     remember_settings,
 )
 from .folder import (
@@ -52,6 +55,7 @@ from .schema import SCHEMA, Record, recompute, timing_of
 
 __all__ = [
     "ENVIRONMENTS",
+    "PLAN",
     "RECORDS",
     "SCHEMA",
     "SETTINGS",
@@ -79,6 +83,7 @@ __all__ = [
     "derive",
     "known_environments",
     "known_files",
+    "known_plan",
     "known_settings",
     "lock_folder",
     "merge_shares",
@@ -89,6 +94,7 @@ __all__ = [
     "record_files",
     "remember_environment",
     "remember_files",
+    "remember_plan",
     "remember_settings",
     "roof_of",
     "scan_records",

@@ -1,4 +1,4 @@
-"""What lies beside the records of a run folder: its environments and its settings, each with a seal.
+"""What lies beside the records of a run folder: its environments, its settings and its plan, each with a seal.
 
 A seal is a digest that the writer adds. It shows that what is read is what was written; whoever changes a file on
 purpose can make a new one.
@@ -15,7 +15,7 @@ from typing import Any
 from ...common.drafts import draft
 from .parts import RecordError, seal
 
-ENVIRONMENTS, SETTINGS, WRITTEN = "environment.json", "settings.json", "files.json"
+ENVIRONMENTS, SETTINGS, WRITTEN, PLAN = "environment.json", "settings.json", "files.json", "plan.json"
 """The files' names."""
 
 LOCK_OF_FILES = ".lock-files"
@@ -106,6 +106,34 @@ def remember_settings(folder: Path | str, now: Mapping[str, str], *, begin: bool
             _write_whole(folder / SETTINGS, {**now, "seal": seal(now)})
             return dict(now)
     return known[0]
+
+
+def known_plan(folder: Path | str) -> dict[str, str]:
+    """Case id -> title of its group, of all that the folder is to hold; empty where nobody wrote it down.
+
+    Raises:
+        RecordError: the file is not what its seal was made of.
+    """
+    path = Path(folder) / PLAN
+    if not path.is_file():
+        return {}
+    found = _object(path, "the plan of a run")
+    cases = found.get("cases")
+    if not isinstance(cases, dict) or found.get("seal") != seal({"cases": cases}):
+        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
+    return {str(case_id): str(title) for case_id, title in cases.items()}
+
+
+def remember_plan(folder: Path | str, cases: Mapping[str, str], *, begin: bool) -> None:
+    """Add cases (id -> title of their group) to what the folder is to hold; with `begin` it is to hold no others."""
+    folder = Path(folder)
+    with (folder / ".lock-plan").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shares of a sweep come at the same time
+        known = {**({} if begin else known_plan(folder)), **cases}
+        if known:
+            _write_whole(folder / PLAN, {"cases": known, "seal": seal({"cases": known})})
+        elif begin:
+            (folder / PLAN).unlink(missing_ok=True)
 
 
 def remember_files(folder: Path | str, names: Iterable[str]) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.roof import Roof
-from .beside import ENVIRONMENTS, known_environments, remember_environment
+from .beside import ENVIRONMENTS, known_environments, known_plan, remember_environment
 from .folder import RecordWriter, lock_folder, read_folder, record_file, record_files
 from .parts import RecordError
 from .schema import Record
+
+SHOWN = 8
+"""Missing groups that are named; of more, the number is told."""
 
 
 def roof_of(environment: Mapping[str, Any]) -> Roof | None:
@@ -43,6 +46,8 @@ class RunFolder:
     """Lines that are no record because their writer was interrupted, and records of cases that are there already."""
     unsealed: frozenset[str] = frozenset()
     """Ids of the records whose line carries no digest."""
+    plan: Mapping[str, str] = field(default_factory=dict)
+    """Case id -> title of its group, of all that the folder is to hold; empty for older versions."""
 
     @classmethod
     def read(cls, path: Path | str) -> RunFolder:
@@ -61,7 +66,8 @@ class RunFolder:
         for environment in environments.values():
             roof_of(environment)  # one that is none is told now
         notes = tuple(str(line) for line in (*scan.truncated, *scan.repeated))
-        return cls(path, scan.records, environments, notes=notes, unsealed=scan.unsealed)
+        plan = known_plan(path)
+        return cls(path, scan.records, environments, notes=notes, unsealed=scan.unsealed, plan=plan)
 
     @property
     def name(self) -> str:
@@ -72,6 +78,15 @@ class RunFolder:
     def by_case(self) -> dict[str, Record]:
         """Case id -> its record."""
         return {record.case_id: record for record in self.records}
+
+    @property
+    def unfinished(self) -> str | None:
+        """What is missing of the plan, in words; None where nothing is or nobody wrote the plan down."""
+        done = self.by_case
+        missing = list(dict.fromkeys(title for case_id, title in self.plan.items() if case_id not in done))
+        count = len(set(self.plan.values()))
+        named = ", ".join(missing[:SHOWN]) + (f", and {len(missing) - SHOWN} more" * (len(missing) > SHOWN))
+        return f"unfinished: {len(missing)} of {count} groups missing ({named})" if missing else None
 
     @property
     def backends(self) -> list[str]:

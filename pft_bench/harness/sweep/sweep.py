@@ -17,6 +17,7 @@ from ..cases.group import thread_count
 from ..measure import roof
 from ..measure.audit import CpuProbe, CudaProbe, audit
 from ..measure.environment import environment, fingerprint
+from ..measure.rounds import Progress
 from ..measure.timer import timer_for
 from ..record import (
     Record,
@@ -24,6 +25,7 @@ from ..record import (
     known_environments,
     known_settings,
     read_folder,
+    remember_plan,
     remember_settings,
     roof_of,
 )
@@ -73,8 +75,8 @@ class Watcher(Protocol):
     def start(self, group: Group) -> None:
         """A group begins."""
 
-    def progress(self, rounds: int, planned: int, doing: str) -> None:
-        """Where it stands."""
+    def progress(self, rounds: int, planned: int, doing: str, contender: str = "") -> None:
+        """Where it stands: one of `board.PHASES`, and whose turn it is."""
 
     def finish(self, group: Group, records: Sequence[Record]) -> None:
         """Its records are on the disk."""
@@ -112,11 +114,11 @@ class Sweep:
         """
         now = {**decisive(self.settings, self.workers), **self.inputs}
         records, beside = list(plan.done.values()), self.has_rows_beside
+        begin = not records and not beside and self.shard.name is None
         found, unsure = [], None
         if (records or beside) and known_settings(self.folder) is None:
             unsure = f"the rows in {self.folder} do not say with which --rounds, --budget and inputs"
         else:
-            begin = not records and not beside and self.shard.name is None
             stored = remember_settings(self.folder, now, begin=begin)
             found += differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
@@ -126,6 +128,8 @@ class Sweep:
             for name in dict.fromkeys([*(record.environment for record in mine), *(known if beside else ())]):
                 found += differences_of_environments(known[name], here) if name in known else []
         refuse(self.folder, found)
+        titles = {case.case_id: group.title for group in plan.groups for case in group.cases.values()}
+        remember_plan(self.folder, titles, begin=begin)
         return unsure
 
     def describe_machine(self) -> dict[str, Any]:
@@ -187,17 +191,33 @@ class Sweep:
 
     def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
         if self.workers is None:
-            told = Listener(lambda progress: watcher.progress(progress.rounds, progress.planned, "timing"))
-            return run_or_explain(group, environment, told)
+            return self._run_here(group, environment, watcher)
+        names = list(group.cases)
 
         def watch(sight: Sight) -> None:
-            watcher.progress(sight.rounds, sight.planned, sight.doing)
+            contender = names[sight.contender] if sight.contender >= 0 else ""
+            watcher.progress(sight.rounds, sight.planned, sight.doing, contender)
 
         records = run_isolated(self.workers, group, environment, watch, self._keep_output(group))
         said = self.workers.output().strip()
         if said:
             watcher.say(said)
         return records
+
+    def _run_here(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
+        """In this process. Between samples nobody is told anything: the watcher would work beside the timing."""
+        at = (0, 0)
+
+        def progress(now: Progress) -> None:
+            nonlocal at
+            at = now.rounds, now.planned
+            watcher.progress(*at, "timing")
+
+        def turn(name: str, doing: str) -> None:
+            if doing != "timing":
+                watcher.progress(*at, doing, name)
+
+        return run_or_explain(group, environment, Listener(progress, turn))
 
     def _keep_output(self, group: Group) -> Callable[[str | None, Death], None]:
         """What a worker that died had written, stacks included, is worth a file: `logs/<case id>.txt`."""

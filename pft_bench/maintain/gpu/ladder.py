@@ -220,7 +220,7 @@ class _Watch:
         self._require_time()
         self._started = time.monotonic()
 
-    def progress(self, rounds: int, planned: int, doing: str) -> None:
+    def progress(self, rounds: int, planned: int, doing: str, contender: str = "") -> None:
         """A group that is not done in time is not a result."""
         self._require_time()
 
