@@ -50,6 +50,19 @@ def test_help(pft_bench_command: Command, command: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (name, "small_x2")
+        for name, made in COMMANDS.items()
+        if name != "systems" and "weights" in {param.name for param in made.params}
+    ]  # that takes the weights of other networks
+    + [("upscale", "a multiple of the window and one window more than OVERLAP at least")],
+)
+def test_help_names_the_shipped_weights_and_what_a_tile_may_be(command: str, said: str) -> None:
+    assert said in " ".join(getattr(param, "help", None) or "" for param in COMMANDS[command].params)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("flops", "--sched", "garbage"), "--sched belongs to --audit"),
