@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from ..common.terminal import Console, line
-from ..common.text import in_short
+from ..common.text import counted, in_short
 from . import options
 from .work import at_work
 
@@ -131,7 +131,7 @@ def check(
                 ties = partial(check_ties, get(name), getattr(torch, kind), device)
                 results += _attempt([ties], f"{name}.attention", "ties", lacks, raised)
             for reason, cases in lacks.items():
-                console.print(f"{name} {kind}: skipped in {cases} cases: {reason}")
+                console.print(f"{name} {kind}: skipped in {counted(cases, 'case')}: {reason}")
             if results or raised:
                 wrong += _print(console, f"{name} {kind}", results, raised, verbose=verbose)
     if wrong:
@@ -196,7 +196,7 @@ def _print(console: Console, what: str, found: list[Found], raised: Counter[str]
     mark = ("FAILED", "bold red") if wrong else ("ok", "green")
     console.print(line(f"{what}: ", mark, f", {total - wrong} of {total} checks passed"))
     for message, cases in raised.items():
-        console.print(f"  {message} ({cases} case{'s' * (cases > 1)})")
+        console.print(f"  {message} ({counted(cases, 'case')})")
     worst: dict[str, Found] = {}
     for one in sorted(bad, key=lambda one: -one.result.worst):
         worst.setdefault(one.kind, one)
