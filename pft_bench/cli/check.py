@@ -173,7 +173,7 @@ def _attempt(
 
 def _raised(what: str, error: Exception) -> str:
     """What a backend raised, and where: the last line of the module of its class that the error went through."""
-    backend = what.partition(".")[0]
+    backend = what.rpartition(".")[0]
     source = getattr(sys.modules.get(type(get(backend)).__module__), "__file__", None)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == source]
