@@ -111,7 +111,7 @@ def extended(
     )
 
 
-def validate_state(state: ChainState, q: Tensor, keys: int) -> None:
+def validate_state(state: object, q: Tensor, keys: int) -> None:
     """Raise unless a layer with queries q [W, H, N, D] and M = `keys` may go on from `state`."""
     if not isinstance(state, ChainState):
         both = isinstance(state, tuple) and any(isinstance(part, ChainState) for part in state)
