@@ -56,6 +56,18 @@ def test_a_long_text_is_not_wrapped(screen: Screen) -> None:
     assert screen.shown == "word " * 30 + "end\n"
 
 
+def test_a_table_is_not_wrapped_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for console in (Console(), Console.wide(120)):
+        table = Table(box=None)
+        table.add_column("case", overflow="fold")
+        table.add_row("x" * 300)
+        console.print(table)
+        assert "x" * 300 in capsys.readouterr().out
+
+
 def test_tables_show_texts_as_they_are(screen: Screen) -> None:
     table = Table(title=NASTY, caption=f"note {NASTY}")
     table.add_column(f"head {NASTY}")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pft_bench.common.text import Lines, file_name, in_short, parse_bytes, plain, show_bytes, told
+from pft_bench.common.text import Lines, counted, file_name, in_short, parse_bytes, plain, show_bytes, told
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,10 @@ def test_what_is_not_to_be_seen_is_written_out(text: str, shown: str) -> None:
     assert plain(text) == shown
     assert plain(shown) == shown
     shown.encode()
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(count, "window") for count in (0, 1, 2)] == ["0 windows", "1 window", "2 windows"]
 
 
 def test_lines_stay_where_they_are_meant() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -161,10 +162,21 @@ def _say_usage(console: Console, error: Any) -> None:
     """One line for what is wrong with the command line, and where its options are described."""
     message = error.format_message()
     if message:  # empty: a command without arguments has printed its help
-        console.error(message)
         context = getattr(error, "ctx", None)
+        console.error(message + _split_schedule(message, context))
         if context is not None:
             console.print(f"{context.command_path} -h lists its options", style="dim")
+
+
+def _split_schedule(message: str, context: Any) -> str:
+    """A remark where what a command has too many of are numbers, and it was given a schedule before them."""
+    extra = re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \(([\d\s,]+)\)", message)
+    schedules = context.params.get("sched") if context is not None and extra else None
+    if not schedules or not extra:
+        return ""
+    first = schedules if isinstance(schedules, str) else schedules[-1]
+    whole = ",".join(part.strip(",") for part in (first, *extra[1].split()))
+    return f"; a schedule has no spaces: --sched {whole}"
 
 
 def show_notes() -> None:

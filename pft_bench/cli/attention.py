@@ -32,7 +32,10 @@ def attention(
         str | None, typer.Option(metavar="Y,X", help="The pixel that looks. Default: the middle.")
     ] = None,
     weights: Annotated[
-        Path | None, options.read(help="PFT checkpoint. Default: generated weights of --preset.")
+        Path | None,
+        options.read(
+            help="PFT checkpoint or small_x2, the one that comes along. Default: generated weights of --preset."
+        ),
     ] = None,
     preset_name: Annotated[
         str, typer.Option("--preset", help="Model for generated weights, e.g. classical_x4.")

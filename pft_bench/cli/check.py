@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import typer
 
 from ..common.terminal import Console, line
+from ..common.text import counted, in_short
 from . import options
 from .work import at_work
 
@@ -22,7 +25,7 @@ if at_work(__name__):
     from ..backends import backends, get, unavailable
     from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
-    from ..harness.check import CheckResult, check_layer, check_product, check_ties, failures
+    from ..harness.check import CheckResult, check_layer, check_product, check_ties
     from ..harness.measure.contender import rejection_of
     from ..harness.measure.process import unchanged
     from ..harness.problem import Problem
@@ -30,6 +33,13 @@ if at_work(__name__):
     from ..ops.progressive_attention import REGION_PENALTY
 
 DTYPES = ("float32", "float16", "bfloat16")
+
+
+class Found(NamedTuple):
+    """The result of one check of one case; `kind` is the name of the check, which all cases share."""
+
+    kind: str
+    result: CheckResult
 
 
 def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]:
@@ -71,7 +81,7 @@ def check_problem(backend: str, problem: Problem, device: str, *, train: bool) -
 
 
 def check(
-    backend: options.Backends = [],  # noqa: B006 - typer reads it, nobody writes it
+    backend: Annotated[list[str], typer.Option(help="Backend to check. Repeatable. Default: all.")] = [],  # noqa: B006 - typer reads it, nobody writes it
     dtype: Annotated[list[str], typer.Option(help="Repeatable. Default: every dtype a backend has.")] = [],  # noqa: B006
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of a window (a square number has a bias table).")
@@ -81,7 +91,7 @@ def check(
     plugin: options.Plugins = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds.")] = 2,
     verbose: Annotated[
-        bool, typer.Option(help="Print every check, not only the worst of each backend.")
+        bool, typer.Option(help="Print every check, not only the worst of each kind that failed, or of all.")
     ] = False,
 ) -> None:
     """Compare kernels with masked dense attention in float64: values, selection, gradients. Nothing is timed.
@@ -106,36 +116,43 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results: list[CheckResult] = []
+            results: list[Found] = []
             lacks: Counter[str] = Counter()
+            raised: Counter[str] = Counter()
             for seed, dim in product(range(seeds), head_dim):
                 for problem in problems(tokens, dim, kind, seed):
                     # without its gradients where the backend has none
                     checks = [
                         partial(check_problem, name, problem, device, train=train) for train in (True, False)
                     ]
-                    results += _attempt(checks, problem.op, _describe(problem), lacks)
+                    what = f"{name}.{problem.op}"
+                    results += _attempt(checks, what, _describe(problem), lacks, raised)
             if not get(name).composite:
-                results += _attempt(
-                    [partial(check_ties, get(name), getattr(torch, kind), device)], "attention", "ties", lacks
-                )
+                ties = partial(check_ties, get(name), getattr(torch, kind), device)
+                results += _attempt([ties], f"{name}.attention", "ties", lacks, raised)
             for reason, cases in lacks.items():
-                console.print(f"{name} {kind}: skipped in {cases} cases: {reason}")
-            wrong += _print(console, name, kind, results, verbose=verbose) if results else 0
+                console.print(f"{name} {kind}: skipped in {counted(cases, 'case')}: {reason}")
+            if results or raised:
+                wrong += _print(console, f"{name} {kind}", results, raised, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
 
 
 def _attempt(
-    checks: Sequence[Callable[[], Sequence[CheckResult]]], op: str, what: str, lacks: Counter[str]
-) -> list[CheckResult]:
-    """The results of the first of `checks` that the backend has the ops for; what it lacks is counted in `lacks`.
+    checks: Sequence[Callable[[], Sequence[CheckResult]]],
+    what: str,
+    case: str,
+    lacks: Counter[str],
+    raised: Counter[str],
+) -> list[Found]:
+    """The results of the first of `checks` that the backend has the ops for; `what` is its name and the op.
 
-    Any other error, and a process that was changed, is a result that failed, as in `run`: it ends neither the other
-    cases nor the command, and the next of `checks`, which asks for less, is made all the same.
+    What the backend lacks is counted in `lacks`, any other error and a process that was changed in `raised`, as in
+    `run`: it ends neither the other cases nor the command, and the next of `checks`, which asks for less, is made all
+    the same.
     """
     found: Sequence[CheckResult] = []
-    reasons: dict[str, str] = {}
+    missing, wrong = set[str](), set[str]()
     for check in checks:
         try:
             with unchanged("during its check", first_call=True):
@@ -143,27 +160,50 @@ def _attempt(
             break
         except Exception as error:
             rejection = rejection_of(error)
-            reasons[rejection.reason] = rejection.status
-    lacks.update({reason for reason, status in reasons.items() if status == "skipped"})
-    failed = [
-        CheckResult(op, math.inf, reason.partition("\n")[0])
-        for reason, status in reasons.items()
-        if status != "skipped"
-    ]
-    return [CheckResult(f"{one.name} {what}", one.worst, one.detail) for one in (*failed, *found)]
+            if rejection.status == "skipped":
+                missing.add(rejection.reason)
+            elif rejection.status == "failed":
+                wrong.add(f"{what}: {rejection.reason}".partition("\n")[0])
+            else:
+                wrong.add(_raised(what, error))
+    lacks.update(missing)
+    raised.update(wrong)
+    return [Found(one.name, replace(one, name=f"{one.name} {case}")) for one in found]
+
+
+def _raised(what: str, error: Exception) -> str:
+    """What a backend raised, and where: the last line of the module of its class that the error went through."""
+    backend = what.rpartition(".")[0]
+    source = getattr(sys.modules.get(type(get(backend)).__module__), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == source]
+    subject = f"{backend}.{own[0].name}" if own else f"the check of {what}"
+    at = (own or frames)[-1]
+    return (
+        f"{subject} raised {type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {in_short(error)}"
+    )
 
 
 def _describe(problem: Problem) -> str:
-    return f"{problem.candidates}->{problem.kept} D={problem.head_dim} seed={problem.seed}"
+    step = f"{problem.candidates}->{problem.kept}" if problem.op == "attention" else f"K={problem.kept}"
+    return f"{step} D={problem.head_dim} seed={problem.seed}"
 
 
-def _print(console: Console, name: str, dtype: str, results: list[CheckResult], *, verbose: bool) -> int:
-    bad = failures(results)
-    worst = max(results, key=lambda result: result.worst)
-    mark = ("FAILED", "bold red") if bad else ("ok", "green")
-    console.print(
-        line(f"{name} {dtype}: ", mark, f", {len(results) - len(bad)} of {len(results)} checks passed")
-    )
-    for result in results if verbose else bad or [worst]:
-        console.print(f"  {'' if verbose or bad else 'nearest to its bound: '}{result}")
-    return len(bad)
+def _print(console: Console, what: str, found: list[Found], raised: Counter[str], *, verbose: bool) -> int:
+    """The number of checks that failed; without `verbose` the worst of each kind is shown, and how many more."""
+    bad = [one for one in found if not one.result.passed]
+    wrong, total = len(bad) + raised.total(), len(found) + raised.total()
+    mark = ("FAILED", "bold red") if wrong else ("ok", "green")
+    console.print(line(f"{what}: ", mark, f", {total - wrong} of {total} checks passed"))
+    for message, cases in raised.items():
+        console.print(f"  {message} ({counted(cases, 'case')})")
+    worst: dict[str, Found] = {}
+    for one in sorted(bad, key=lambda one: -one.result.worst):
+        worst.setdefault(one.kind, one)
+    if not wrong and not verbose:
+        console.print(f"  nearest to its bound: {max((one.result for one in found), key=lambda r: r.worst)}")
+    for one in found if verbose else worst.values():
+        console.print(f"  {one.result}")
+    if not verbose and len(bad) > len(worst):
+        console.print(f"  and {len(bad) - len(worst)} more: --verbose")
+    return wrong

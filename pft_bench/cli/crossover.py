@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
-from ..common.text import told
+from ..common.text import counted, told
 from . import options
 from .exits import FAILURE
 from .work import at_work
@@ -66,8 +66,9 @@ def crossover_command(
     console = Console()
     sizes = settings.shapes
     console.print(
-        f"{sizes['windows']} windows, {sizes['heads']} heads, {sizes['tokens']} tokens, head_dim {sizes['head_dim']}, "
-        f"{settings.dtype}, {settings.device}, {settings.threads} threads"
+        f"{counted(sizes['windows'], 'window')}, {counted(sizes['heads'], 'head')}, "
+        f"{counted(sizes['tokens'], 'token')}, head_dim {sizes['head_dim']}, "
+        f"{settings.dtype}, {settings.device}, {counted(settings.threads, 'thread')}"
     )
     names = backend or [other for other in settings.backends if other != "dense"]
     with limits.workers(settings.device) as workers, going_on_later(folder, console):

@@ -15,6 +15,7 @@ from ..common.container import check_threads
 from ..common.drafts import named
 from ..common.schedule import FocusSchedule, parse_schedule, schedule_of
 from ..common.terminal import Console, counting_bar
+from ..common.text import counted
 from . import options
 from .exits import FAILURE
 from .work import at_work
@@ -66,7 +67,12 @@ if at_work(__name__):
 def evaluate(
     context: typer.Context,
     *,
-    weights: Annotated[Path, options.read(help="PFT checkpoint; it tells the model and its scale.")],
+    weights: Annotated[
+        Path,
+        options.read(
+            help="PFT checkpoint or small_x2, the one that comes along; it tells the model and its scale."
+        ),
+    ],
     data: Annotated[
         Path,
         options.read(
@@ -196,8 +202,10 @@ def restore_all(
     rows, known = list(done), {(row.dataset, row.image, row.variant) for row in done}
     total = sum(len(dataset.pairs) for dataset in datasets)
     console.print(
-        f"{total} images of {', '.join(dataset.name for dataset in datasets)}, x{model.config.output_scale}; "
-        f"{len(settings.schedules)} schedules on {', '.join(settings.backends)} ({settings.device}) -> {folder}",
+        f"{counted(total, 'image')} of {', '.join(dataset.name for dataset in datasets)}, "
+        f"x{model.config.output_scale}; "
+        f"{counted(len(settings.schedules), 'schedule')} on {settings.device}, backend {', '.join(settings.backends)} "
+        f"-> {folder}",
     )
     for dataset in datasets:
         for remark in dataset.remarks:

@@ -10,6 +10,7 @@ import typer
 
 from ..common.drafts import draft, require_writable
 from ..common.terminal import Console, Table
+from ..common.text import counted
 from ..harness.measure.limits import MARGIN
 from . import options
 from .work import at_work
@@ -48,7 +49,7 @@ def history(
     if plot is not None:
         require_writable(plot)
     console = Console(width=max(Console().width, 110))
-    table = Table(title=f"{len(found)} cases below {root}")
+    table = Table(title=f"{counted(len(found), 'case')} below {root}")
     for name in ("case", "date", "commit", "median", "/ baseline", "against the run before"):
         table.add_column(name, justify="right" if name in ("median", "/ baseline") else "left")
     for item in found:

@@ -182,7 +182,12 @@ NumHeads = Annotated[
         help="Number of attention heads, where neither the weights nor a published model's shape tells it.",
     ),
 ]
-Weights = Annotated[Path | None, read(help="Checkpoint (.pth, .safetensors). Default: generated weights.")]
+Weights = Annotated[
+    Path | None,
+    read(
+        help="Checkpoint (.pth, .safetensors) or small_x2, the one that comes along. Default: generated weights."
+    ),
+]
 Backends = Annotated[
     list[str],
     typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..common.terminal import Console
+from ..common.text import counted
 from . import options
 from .work import at_work
 
@@ -29,5 +30,5 @@ def report(
         console.print(f"left out: {line}")
     written = write_report(found)
     remember_files(folder, [path.name for path in written])
-    console.print(f"{len(found.records)} records -> {written[0]}")
+    console.print(f"{counted(len(found.records), 'record')} -> {written[0]}")
     console.print(f"beside it: {', '.join(path.name for path in written[1:])}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table, line
+from ..common.text import counted
 from . import options
 from .exits import FAILURE
 from .work import at_work
@@ -159,8 +160,8 @@ def execute(
             line(
                 (settings.preset, "bold"),
                 f", {settings.lr_hw[0]}x{settings.lr_hw[1]} input, {settings.mode}, {settings.dtype}, "
-                f"{settings.device}, {settings.threads} threads; backends {', '.join(settings.backends)}; "
-                f"{len(plan.left)} groups to run -> {sweep.folder}",
+                f"{settings.device}, {counted(settings.threads, 'thread')}; backends {', '.join(settings.backends)}; "
+                f"{counted(len(plan.left), 'group')} to run -> {sweep.folder}",
             )
         )
         for name, reason in left_out(settings):
@@ -212,7 +213,7 @@ def report(records: Sequence[Record], settings: Settings, folder: Path, console:
     weights = (
         "generated weights: images mean nothing, times do" if settings.weights is None else settings.weights
     )
-    console.print(f"{len(records)} rows, {len(failed)} without a result; {weights}")
+    console.print(f"{counted(len(records), 'row')}, {len(failed)} without a result; {weights}")
     files = [RECORDS, SUMMARY, ENVIRONMENTS, *(plot.name for plot in plots)]
     remember_files(folder, [*files, PLAN, SETTINGS])
     console.print(f"written to {folder}: {', '.join(files)}")

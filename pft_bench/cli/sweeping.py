@@ -12,7 +12,7 @@ from typing import Self
 import typer
 
 from ..common.terminal import Console
-from ..common.text import parse_bytes
+from ..common.text import counted, parse_bytes
 from ..harness.cases import Group, Settings
 from ..harness.measure.disturbance import busy_machine
 from ..harness.record import Record, lock_folder, merge_shares
@@ -87,7 +87,7 @@ def opened(
         plan = plan_sweep(groups, folder, sweep.shard)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         found = plan.done.keys() if sweep.shard.name is None else plan.done.keys() & own
-        held = [f"{len(found)} records"] if found else [sweep.beside] if sweep.has_rows_beside else []
+        held = [counted(len(found), "record")] if found else [sweep.beside] if sweep.has_rows_beside else []
         if held and not resume:
             raise ValueError(f"--out must be a new folder (or add --resume), got {folder} with {held[0]}")
         unsure = sweep.require_same(plan)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..common.terminal import Console, Table
+from ..common.text import counted
 from . import options
 from .exits import FAILURE
 from .work import at_work
@@ -108,7 +109,7 @@ def systems(
         console.print(mechanism_table(records))
     else:
         height, width = settings.lr_hw
-        title = f"{width}x{height} input, x2, {settings.device}, {settings.threads} threads"
+        title = f"{width}x{height} input, x2, {settings.device}, {counted(settings.threads, 'thread')}"
         console.print(time_table(records, title))
     failed = problem_lines(records)
     for reason in failed:

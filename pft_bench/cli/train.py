@@ -12,6 +12,7 @@ import typer
 from ..common.container import check_threads
 from ..common.schedule import parse_schedule
 from ..common.terminal import Console
+from ..common.text import counted
 from . import options
 from .exits import INTERRUPTED, USAGE
 from .work import at_work
@@ -117,7 +118,8 @@ def train(
             nonlocal started, already
             started, already = time.perf_counter(), trainer.step
             console.print(
-                f"{preset_name}, {len(photographs.paths)} photographs, {iterations} steps of {batch} crops of "
+                f"{preset_name}, {counted(len(photographs.paths), 'photograph')}, {counted(iterations, 'step')} of "
+                f"{counted(batch, 'crop')} of "
                 f"{patch}x{patch}, {precision}, {device}, {group.size} process(es) -> {out}"
             )
             for note in (*([lost] if lost is not None else []), *photographs.notes()):

@@ -59,7 +59,10 @@ def upscale(
     ],
     weights: Annotated[
         Path,
-        options.read(help="PFT checkpoint: .pth, .pt or .safetensors; it tells the model and its scale."),
+        options.read(
+            help="PFT checkpoint (.pth, .pt, .safetensors) or small_x2, the one that comes along; it tells the model "
+            "and its scale."
+        ),
     ],
     backend: Annotated[str, typer.Option(help="Kernels that compute the attention.")] = "auto",
     sched: Annotated[
@@ -73,8 +76,9 @@ def upscale(
         str | None,
         typer.Option(
             metavar="SIZE[:OVERLAP]",
-            help="Side of a tile in pixels of the input. Default: the whole picture where memory suffices, else as "
-            "large as it allows.",
+            help="Side of a tile in pixels of the input, a multiple of the window and one window more than OVERLAP "
+            "at least; OVERLAP, what neighbours share, is a multiple of half a window, by default one window. Default: "
+            "the whole picture where memory suffices, else tiles as large as it allows.",
         ),
     ] = None,
     seams: Annotated[

@@ -20,6 +20,9 @@ from rich.text import Text
 
 from .text import Lines, plain
 
+UNWRAPPED = 10_000
+"""Columns of a pipe or a file, where nothing is gained by breaking the lines of a table."""
+
 
 def line(*pieces: str | tuple[str, str]) -> Text:
     """One line of pieces, each a text or a text with its style."""
@@ -40,10 +43,12 @@ class Console(rich.console.Console):
 
     def __init__(self, *, stderr: bool = False, width: int | None = None, quiet: bool = False) -> None:
         super().__init__(stderr=stderr, width=width, quiet=quiet, markup=False, emoji=False, highlight=False)
+        if width is None and not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = UNWRAPPED
 
     @classmethod
     def wide(cls, columns: int, *, quiet: bool = False) -> Console:
-        """The terminal as it is, or, for a pipe or a file, at least so many columns."""
+        """The terminal as it is; for a pipe or a file at least so many columns, where COLUMNS says how many it has."""
         made = cls(quiet=quiet)
         return made if made.is_terminal else cls(width=max(made.width, columns), quiet=quiet)
 

@@ -73,6 +73,11 @@ def in_short(error: BaseException) -> str:
     return text if isinstance(error, ValueError | OSError) else text.partition("\n")[0]
 
 
+def counted(count: int, what: str) -> str:
+    """`1 window`, `2 windows`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def file_name(text: str) -> str:
     """`text` as a part of a file's name.
 

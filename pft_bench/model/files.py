@@ -37,7 +37,10 @@ def weights_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     if not file.is_file():
         raise FileNotFoundError(f"{expected}, got {given!r}: {_instead(file)}")
     if not file.name.lower().endswith(SUFFIXES) and not _is_checkpoint(file):
-        raise ValueError(f"{expected}, got {given!r}, which ends in {file.suffix or 'nothing'}")
+        raise ValueError(
+            f"{expected}, got {given!r}, which ends in {file.suffix or 'nothing'} and by its content is neither of "
+            "torch.save nor safetensors"
+        )
     return file
 
 

@@ -69,7 +69,7 @@ class Seams:
         )
 
     def __str__(self) -> str:
-        return f"{self.max_abs:.2g} of 1 at most, {self.psnr_db:.1f} dB"
+        return f"largest difference {self.max_abs * 255:.2g} of 255 levels, PSNR {self.psnr_db:.1f} dB"
 
 
 def parse_tile(text: str) -> tuple[int, int | None]:

@@ -111,10 +111,12 @@ def extended(
     )
 
 
-def validate_state(state: ChainState, q: Tensor, keys: int) -> None:
+def validate_state(state: object, q: Tensor, keys: int) -> None:
     """Raise unless a layer with queries q [W, H, N, D] and M = `keys` may go on from `state`."""
     if not isinstance(state, ChainState):
-        raise TypeError(f"state must be a ChainState or None, got {describe(state)}")
+        both = isinstance(state, tuple) and any(isinstance(part, ChainState) for part in state)
+        hint = ": `out, state = progressive_attention(...)` returns both" if both else ""
+        raise TypeError(f"state must be a ChainState or None, got {describe(state)}{hint}")
     held = state.queries if state.is_dense else state.index
     if held is None:
         return  # the first layer of a chain

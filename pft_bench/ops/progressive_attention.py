@@ -158,9 +158,11 @@ def _validate(
         side = window_side(keys)
         if side * side != keys or queries != keys:
             raise ValueError(
-                f"bias needs windows of w x w tokens with N = M = w*w, got N = {queries}, M = {keys}"
+                f"bias needs windows of w x w tokens with N = M = w*w, got N = {queries}, M = {keys} "
+                "(by q [W, H, N, D] and k [W, H, M, D])"
             )
-        require_shape("bias", bias, ((2 * side - 1) ** 2, heads), "[(2w-1)^2, H]")
+        sizes = f"H = {heads}, N = {queries} by q [W, H, N, D]"
+        require_shape("bias", bias, ((2 * side - 1) ** 2, heads), "[(2w-1)^2, H]", sizes)
     if region is not None:
         _validate_region(region, q, keys)
     if state is not None:
@@ -172,7 +174,8 @@ def _validate_region(region: Tensor, q: Tensor, keys: int) -> None:
     if not isinstance(region, Tensor) or region.dim() != 2 or region.dtype != torch.uint8:
         raise ValueError(f"region must be [P, N] uint8, got {describe(region)}")
     require_same("region", region, "q", q, dtype=False)
-    require_shape("region", region, (region.shape[0], queries), "[P, N]")
+    sizes = f"N = {queries} by q [W, H, N, D]"
+    require_shape("region", region, (region.shape[0], queries), "[P, N]", sizes)
     if queries != keys or region.shape[0] < 1 or windows % region.shape[0]:
         raise ValueError(
             f"region must be [P, N] with N = M and P a divisor of the {windows} windows, got {describe(region)}"

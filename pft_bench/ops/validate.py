@@ -12,10 +12,17 @@ INDEX_DTYPES = (torch.int16, torch.int32, torch.int64)
 
 
 def describe(value: object) -> str:
-    """What came, for an error message: shape, dtype and device of a tensor, or the type of anything else."""
+    """What came, for an error message: shape, dtype and device of a tensor, or the type of anything else.
+
+    The value stands beside its type where it is short; nobody reads the numbers of a tensor within a tuple.
+    """
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
-    return f"{type(value).__name__} {value!r}"[:200]
+    kind = type(value).__name__
+    if isinstance(value, tuple | list | dict | set | frozenset):
+        return f"a {kind} of {len(value)}"
+    text = repr(value)
+    return f"{kind} {text}" if len(text) <= 80 and "\n" not in text else f"an object of type {kind}"
 
 
 def require_tensor(name: str, value: object, layout: str) -> Tensor:
@@ -62,10 +69,12 @@ def require_index(value: object, layout: str) -> Tensor:
     return value
 
 
-def require_shape(name: str, value: Tensor, expected: Sequence[int], layout: str) -> None:
-    """Raise unless `value` has the shape `expected`, which `layout` names."""
+def require_shape(name: str, value: Tensor, expected: Sequence[int], layout: str, why: str = "") -> None:
+    """Raise unless `value` has the shape `expected`, which `layout` names; `why` says where its sizes come from."""
     if value.shape != tuple(expected):
-        raise ValueError(f"{name} must be {layout} = {list(expected)}, got {describe(value)}")
+        raise ValueError(
+            f"{name} must be {layout} = {list(expected)}, got {describe(value)}{why and f' ({why})'}"
+        )
 
 
 def require_same(name: str, value: Tensor, like_name: str, like: Tensor, *, dtype: bool = True) -> None:

@@ -53,6 +53,8 @@ class Chart:
                 ls="none",
                 label="hollow: also selects",
             )
+        for told in self.figure.absent:
+            self.axes.plot([], [], ls="none", label=told)
         self._reference()
         height = self._place(top)
         self._ticks()

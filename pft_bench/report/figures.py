@@ -17,6 +17,7 @@ from .series import (
     Point,
     Quality,
     Series,
+    absent,
     allocated,
     backend_series,
     median_s,
@@ -52,6 +53,7 @@ def figures(
             stages_figure(own),
         ]
         for figure in filter(None, made):
+            figure = replace(figure, absent=absent(figure, own))
             if len(names) > 1:
                 figure = replace(
                     figure,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..harness.measure.roof import Roof
-from ..harness.record import Record, threads_text
+from ..harness.record import Record, Status, threads_text
 from .tables import contender_text, step_text
 
 Value = Callable[[Record], float | None]
@@ -74,6 +74,8 @@ class Figure:
     y_log: bool = True
     measured: Literal["x", "y"] = "y"
     """The axis of what was measured; the other one tells the cases apart."""
+    absent: tuple[str, ...] = ()
+    """Backends without a point, and why: the legend names them."""
 
     @property
     def points(self) -> list[Point]:
@@ -98,6 +100,30 @@ def same_setting(record: Record) -> tuple[object, ...]:
     case = record.case
     shapes = tuple((name, size) for name, size in case.shapes.items() if name != "candidates")
     return (case.level, case.op, shapes, case.dtype, case.mode, case.device, case.threads)
+
+
+_WHY_ABSENT = {
+    Status.FAILED: "failed its check",
+    Status.ERROR: "raised an error",
+    Status.OOM: "out of memory",
+    Status.CRASHED: "crashed",
+    Status.TIMEOUT: "timed out",
+    Status.IMPLAUSIBLE: "implausibly fast",
+}
+
+
+def absent(figure: Figure, records: Iterable[Record]) -> tuple[str, ...]:
+    """The backends that were asked for in the setting of a figure and have no point in it, each with the reason."""
+    settings = {same_setting(point.record) for point in figure.points}
+    shown = {point.record.case.backend for point in figure.points}
+    if not shown.issuperset(part.name for part in figure.series):
+        return ()  # its series are layers or stages: its legend names no backends
+    why = {
+        record.case.backend: _WHY_ABSENT[record.status]
+        for record in records
+        if record.status in _WHY_ABSENT and same_setting(record) in settings
+    }
+    return tuple(f"{name}: {reason}" for name, reason in why.items() if name not in shown)
 
 
 def setting_text(record: Record) -> str:

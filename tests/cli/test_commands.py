@@ -15,7 +15,7 @@ from made import register_broken
 from PIL import Image
 
 import pft_bench
-from pft_bench.backends import get
+from pft_bench.backends import empty, get
 from pft_bench.harness.record import read_records, seal
 from pft_bench.harness.selftest.trials import Trial
 from pft_bench.insight.crossover import answers_that_differ
@@ -68,7 +68,33 @@ def test_check_goes_on_after_an_op_that_is_missing_and_one_that_fails(
     )
     assert (code, err) == (1, "")
     assert "skipped in 4 cases: backend 'mine' has no attention_forward, which this case needs" in out
-    assert "spmm 4->4 D=3 seed=0: FAILED, inf of the bound (IndexError: planted)" in out
+    assert re.search(r"^  mine\.spmm raised IndexError at \w+\.py:\d+: planted \(4 cases\)$", out, re.MULTILINE)
+    assert out.count("planted") == 1
+
+
+def test_check_shows_the_worst_of_each_kind_and_counts_the_others(
+    pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwritten(q: torch.Tensor, k: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return empty(index.shape, q.dtype, q.device)
+
+    monkeypatch.setattr(get("cpu"), "sddmm", unwritten)
+    arguments = ("check", "--backend", "cpu", "--tokens", 4, "--head-dim", 3, "--dtype", "float32")
+    ended = pft_bench_command(*arguments)
+    shown = [text for text in ended.out.splitlines() if text.startswith("  sddmm operator")]
+    assert len(shown) == 1
+    assert shown[0].startswith(
+        "  sddmm operator K=4 D=3 seed=0: FAILED: 96 of 96 entries off; 96 were not written"
+    )
+    assert re.search(r"^  and \d+ more: --verbose$", ended.out, re.MULTILINE)
+    assert "of the bound" not in shown[0]
+    assert pft_bench_command(*arguments, "--verbose").out.count("sddmm operator") == 4
+
+
+def test_check_says_that_its_backends_are_checked(pft_bench_command: Command) -> None:
+    said = pft_bench_command("check", "--help").out
+    assert "Backend to check." in said
+    assert "to measure" not in said
 
 
 def test_check_passes_right_kernels(pft_bench_command: Command) -> None:

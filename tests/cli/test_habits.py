@@ -50,6 +50,19 @@ def test_help(pft_bench_command: Command, command: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (name, "small_x2")
+        for name, made in COMMANDS.items()
+        if name != "systems" and "weights" in {param.name for param in made.params}
+    ]  # that takes the weights of other networks
+    + [("upscale", "a multiple of the window and one window more than OVERLAP at least")],
+)
+def test_help_names_the_shipped_weights_and_what_a_tile_may_be(command: str, said: str) -> None:
+    assert said in " ".join(getattr(param, "help", None) or "" for param in COMMANDS[command].params)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("flops", "--sched", "garbage"), "--sched belongs to --audit"),
@@ -91,6 +104,11 @@ def test_help(pft_bench_command: Command, command: str) -> None:
         (("statistics", "{new}", "--lr", "8x8"), "the image must be a picture, got {new}: there is no such file"),
         (("run", "--image", "{pipe}", "--lr", "8x8"), "must be a file with a picture, got a folder, a pipe or"),
         (("run", "--list", "--plugin", "{exits}"), "SystemExit: 3"),
+        (("run", "--list", "--plugin", "{file}"), "got '{file}': the name of a file must end in .py"),
+        (("check", "--plugin", "{in}"), "got '{in}': that is a folder"),
+        (("check", "--plugin", "{new}.py"), "got '{new}.py': there is no such file"),
+        (("check", "--plugin", "no_such.module"), "got 'no_such.module': there is no such module or file"),
+        (("run", "--sched", 1024, 256, 128), "a schedule has no spaces: --sched 1024,256,128"),
         (("statistics", "--out", "{in}"), "it must be a file, got the folder"),
         (("statistics", "{a}", "--out", "{a}"), "--out must not be what is read"),
         (("history", "{in}", "--plot", "{in}"), "it must be a file, got the folder"),

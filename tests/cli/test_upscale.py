@@ -88,7 +88,9 @@ def test_tiles(pft_bench_command: Command, weights: Path, tmp_path: Path) -> Non
     assert found.shape == (60, 82, 3)
     assert np.abs(found - first).max() <= 1
     assert np.abs(found - second).max() > 1
-    assert f"tiles against the whole: {compare_tiled(model, x, 16, 4)}" in tiled.out
+    seams = compare_tiled(model, x, 16, 4)
+    said = f"largest difference {seams.max_abs * 255:.2g} of 255 levels, PSNR {seams.psnr_db:.1f} dB"
+    assert f"tiles against the whole: {said}" in tiled.out
     refused = pft_bench_command(*run, tmp_path / "c.png", "--weights", weights, "--seams")
     assert (refused.code, "--seams compares tiles" in refused.err) == (2, True)
     little = pft_bench_command(*run, tmp_path / "b.png", "--weights", weights, "--memory", "1kB")

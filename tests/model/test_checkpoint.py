@@ -236,7 +236,8 @@ def test_bad_path(tmp_path):
         load(tmp_path)
     (tmp_path / "net.onnx").write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=r"must be a checkpoint \(.pth, .*got '.*net.onnx', which ends in .onnx"
+        ValueError,
+        match=r"must be a checkpoint \(.pth, .*got '.*net.onnx', which ends in .onnx and by its content",
     ):
         load(tmp_path / "net.onnx")
     (tmp_path / "net.safetensors").write_bytes(b"x")

@@ -293,7 +293,7 @@ ATTENTION = [
         "number of keys M must be at least 1",
     ),
     ({"bias": normal(48, 3)}, r"bias must be \[\(2w-1\)\^2, H\] = \[49, 3\]"),
-    ({"bias": normal(49, 1)}, r"bias must be \[\(2w-1\)\^2, H\] = \[49, 3\]"),
+    ({"bias": normal(49, 1)}, r"bias must be .* = \[49, 3\], got .* \(H = 3, N = 16 by q \[W, H, N, D\]\)$"),
     ({"q": normal(2, 3, 15, 13)}, "bias needs windows of w x w tokens"),
     ({"k": normal(2, 3, 15, 13), "v": normal(2, 3, 15, 13)}, "bias needs windows of w x w tokens"),
     ({"region": [[0] * 16]}, r"region must be \[P, N\] uint8"),
@@ -313,7 +313,13 @@ ATTENTION = [
     ({"scale": float("inf")}, "scale must be a finite number"),
     ({"scale": torch.ones(2)}, "scale must be a finite number"),
     ({"state": "dense"}, "state must be a ChainState or None"),
-    ({"state": (index(6, 16, 16, 4), NEW)}, "state must be a ChainState or None"),
+    ({"state": (index(6, 16, 16, 4), NEW)}, "state must be a ChainState or None, got a tuple of 2$"),
+    (
+        {"state": (NEW, ChainState())},
+        r"got a tuple of 2: `out, state = progressive_attention\(\.\.\.\)` returns both$",
+    ),
+    ({"q": [normal(2, 3, 16, 5)]}, "got a list of 1$"),
+    ({"topk": torch.nn.Sequential(torch.nn.Linear(2, 2))}, "got an object of type Sequential$"),
 ]
 
 

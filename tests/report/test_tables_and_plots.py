@@ -195,6 +195,16 @@ def test_a_selecting_step_alone_and_a_missing_roof_can_be_drawn(tmp_path: Path) 
     assert len(drawn(tmp_path, [record(shapes=shapes)], ROOF)) == 3
 
 
+def test_a_backend_that_was_refused_is_named_in_the_legend() -> None:
+    folder = run_folder(Path("run"), [record("dense", 1.0), record(), failed("mine")], ROOF)
+    for picture in pictures(folder):
+        assert picture.figure.absent == ("mine: failed its check",)
+        assert "mine: failed its check" in picture.wide.svg(lambda made: made.case_id)
+    assert all(
+        not made.figure.absent for made in pictures(run_folder(Path("run"), [record(), failed()], ROOF))
+    )
+
+
 def test_memory_that_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     assert drawn(tmp_path, [replace(record(), memory=Memory())]) == ["latency_vs_k"]
 

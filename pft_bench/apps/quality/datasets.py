@@ -61,7 +61,10 @@ def find_datasets(folder: Path, scale: int) -> list[Dataset]:
     """
     if not folder.is_dir():
         what = "that is a file" if folder.exists() else "there is no such folder"
-        raise ValueError(f"--data must be a folder, got {folder}: {what}")
+        raise ValueError(
+            f"--data must be a folder, got {folder}: {what} (a test set has its pictures in HR, in GT or directly, and "
+            f"low-resolution ones, if any, in LR_bicubic/X{scale})"
+        )
     own = _dataset(folder, scale)
     inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)]
     found = [own] if own else [_dataset(path, scale) for path in inner]

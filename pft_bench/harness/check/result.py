@@ -41,6 +41,8 @@ class CheckResult:
 
     def __str__(self) -> str:
         mark = "ok" if self.passed else "FAILED"
+        if math.isinf(self.worst):  # no bound was there to be a part of
+            return f"{self.name}: {mark}" + (f": {self.detail}" if self.detail else "")
         return f"{self.name}: {mark}, {self.worst:.3g} of the bound" + (
             f" ({self.detail})" if self.detail else ""
         )
@@ -58,8 +60,17 @@ def within(name: str, got: Tensor, exact: Tensor, bound: Tensor) -> CheckResult:
     worst = float(ratio.max())
     if worst <= 1:
         return CheckResult(name, worst)
-    place = [int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape)]
     bad = int((ratio > 1).sum())
+    unwritten = got.isnan() & (ratio > 1)
+    if unwritten.any():
+        first = unwritten.nonzero()[0].tolist()
+        return CheckResult(
+            name,
+            worst,
+            f"{bad} of {ratio.numel()} entries off; {int(unwritten.sum())} were not written, or are NaN, the first at "
+            f"{first} (outputs are filled with NaN beforehand)",
+        )
+    place = [int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape)]
     detail = (
         f"{bad} of {ratio.numel()} entries off; worst at {place}: "
         f"got {float(got[tuple(place)]):.6g}, expected {float(exact[tuple(place)]):.6g} "

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+from pft_bench.common.text import counted
 from pft_bench.harness.measure.results import CheckOutcome, DroppedRound
 from pft_bench.harness.measure.statistics import mad, median
 from pft_bench.harness.measure.verdicts import ALPHA, Verdict, single_look
@@ -21,7 +22,7 @@ Scalar = str | int | float | bool | None
 
 def threads_text(count: int) -> str:
     """`1 thread`, `2 threads`."""
-    return f"{count} thread{'s' if count != 1 else ''}"
+    return counted(count, "thread")
 
 
 class Status(StrEnum):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+_MUST = "--plugin must be a module or a .py file that can be imported"
+
 
 def load_plugin(name: str) -> ModuleType:
     """Import a plug-in, given as a dotted module name or as the path of a .py file; once a process.
@@ -17,6 +19,8 @@ def load_plugin(name: str) -> ModuleType:
     Raises:
         ValueError: there is no such module or file, or importing it fails.
     """
+    if wrong := _no_file(name):
+        raise ValueError(f"{_MUST}, got {name!r}: {wrong}")
     try:
         if not name.endswith(".py"):
             return importlib.import_module(name)
@@ -37,10 +41,26 @@ def load_plugin(name: str) -> ModuleType:
             raise
         return module
     except (Exception, SystemExit) as error:
-        raise ValueError(
-            f"--plugin must be a module or a .py file that can be imported, got {name!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            told = _instead(Path(name))
+        else:
+            told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{_MUST}, got {name!r}: {told}") from error
+
+
+def _no_file(name: str) -> str:
+    """Why a name that can only be that of a file is none of a plug-in's; empty where it may be one, or a module's."""
+    if name.endswith(".py"):
+        path = Path(name)
+        return "" if path.is_file() else "that is a folder" if path.is_dir() else "there is no such file"
+    return "" if all(map(str.isidentifier, name.split("."))) else _instead(Path(name))
+
+
+def _instead(path: Path) -> str:
+    """What a name that is no module's stands for."""
+    if path.is_file():
+        return "the name of a file must end in .py"
+    return "that is a folder" if path.name and path.is_dir() else "there is no such module or file"
 
 
 def load_plugins(names: Sequence[str]) -> dict[str, str]:
