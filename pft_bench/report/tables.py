@@ -135,9 +135,11 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "model": "Whole model",
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
-    left_out = len(of_level) - len(chosen)
-    caption = f"{left_out} slower compositions of PyTorch's operators: in summary.csv" if left_out else None
-    table = Table(title=titles[level], caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+    left_out = len(chosen) < len(of_level)
+    caption = "composed-*: a layer put together from PyTorch's operators, the fastest way of each step; all: summary.csv"
+    table = Table(
+        title=titles[level], caption=caption if left_out else None, box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column(
         {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],
         min_width=12,

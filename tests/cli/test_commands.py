@@ -68,7 +68,9 @@ def test_check_goes_on_after_an_op_that_is_missing_and_one_that_fails(
     )
     assert (code, err) == (1, "")
     assert "skipped in 4 cases: backend 'mine' has no attention_forward, which this case needs" in out
-    assert re.search(r"^  mine\.spmm raised IndexError at \w+\.py:\d+: planted \(4 cases\)$", out, re.MULTILINE)
+    assert re.search(
+        r"^  mine\.spmm raised IndexError at \w+\.py:\d+: planted \(4 cases\)$", out, re.MULTILINE
+    )
     assert out.count("planted") == 1
 
 
