@@ -14,7 +14,7 @@ from ..common.schedule import FocusSchedule
 from ..harness.cases.layer import problem_layer, run_layer
 from ..harness.cases.settings import layer_candidates
 from ..harness.measure.flops import counted_flops
-from ..harness.problem import Problem, parse_dtype
+from ..harness.problem import OPS, Problem, parse_dtype
 from ..harness.record import Case, Flops
 from ..model import PFT, PRESETS, PFTConfig, published_macs
 from ..model.config import OWN_PRESETS
@@ -31,7 +31,7 @@ def model_config(case: Case) -> PFTConfig | None:
 def problems(case: Case) -> list[Problem]:
     """The attention or product problems of a case: one of an operator or a layer, one a layer of a model."""
     if case.work != "model":
-        if case.k is None:
+        if case.k is None or (case.work != "layer" and case.op not in OPS):
             return []
         sizes = {name: case.shapes[name] for name in ("windows", "heads", "tokens", "head_dim")}
         op = "attention" if case.work == "layer" else case.op
@@ -92,6 +92,8 @@ def recount(case: Case) -> int | str:
     call = _model_call(case) if case.work == "model" else partial(_product_or_layer, case)
     if call is None:
         return f"{case.preset or case.op} is no model whose shape is known here"
+    if case.work != "model" and not problems(case):
+        return f"{case.op} is no op whose shape is known here"
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         return counted_flops(call) or "PyTorch's counter knows none of their operators"
 

@@ -51,7 +51,7 @@ class Chart:
                 [],
                 **_mark(1, hollow=True) | {"mec": palette()["ink"]},
                 ls="none",
-                label="hollow: also selects",
+                label=f"hollow: {self.figure.hollow}",
             )
         for told in self.figure.absent:
             self.axes.plot([], [], ls="none", label=told)

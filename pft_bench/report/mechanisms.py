@@ -86,4 +86,5 @@ def mechanism_figure(records: Sequence[Record]) -> Figure | None:
         words.whole,
         words.seconds,
         setting=setting,
+        hollow="deciding alone",
     )

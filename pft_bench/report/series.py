@@ -70,6 +70,8 @@ class Figure:
     roof: Roof | None = None
     setting: str = ""
     """What all its points have in common, in words: the second line of its title."""
+    hollow: str = "also selects"
+    """What a hollow point means, in a word or two."""
     x_log: bool = True
     y_log: bool = True
     measured: Literal["x", "y"] = "y"

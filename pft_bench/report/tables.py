@@ -136,7 +136,9 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
     left_out = len(chosen) < len(of_level)
-    caption = "composed-*: put together from PyTorch's operators, the fastest way of each step; all: summary.csv"
+    caption = (
+        "composed-*: put together from PyTorch's operators, the fastest way of each step; all: summary.csv"
+    )
     table = Table(
         title=titles[level], caption=caption if left_out else None, box=box.SIMPLE_HEAD, pad_edge=False
     )
