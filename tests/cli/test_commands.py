@@ -362,5 +362,5 @@ def test_verify_judges_comparisons_of_selftest_again(pft_bench_command: Command,
     ended = pft_bench_command("verify", tmp_path)
     assert (
         ended.code,
-        "DIR must hold records.jsonl (a run) or trials.jsonl" in " ".join(ended.err.split()),
+        "(an evaluation) or trials.jsonl" in " ".join(ended.err.split()),
     ) == (2, True)

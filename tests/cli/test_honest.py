@@ -45,8 +45,8 @@ def test_check_skips_the_ops_that_a_backend_lacks_and_holds_the_others(
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("raise RuntimeError('no such chip')", "sddmm 4->4 D=3 seed=0: FAILED"),
-        ("return None", "sddmm 4->4 D=3 seed=0: FAILED"),
+        ("raise RuntimeError('no such chip')", "mine.sddmm raised RuntimeError at mine.py:"),
+        ("return None", "sddmm operator K=4 D=3 seed=0: FAILED: None was returned, a tensor is expected"),
     ],
 )
 def test_check_goes_on_after_an_exception_or_none(

@@ -188,7 +188,7 @@ def test_resume_runs_only_what_is_missing(tiny_run: Run, tmp_path: Path) -> None
     path.write_text("".join(lines[:-2]) + lines[-2][:40])  # killed while it wrote
     ended = tiny_run(*arguments, "--resume")
     assert ended.code == 0, ended
-    assert "1 groups to run" in ended.out.replace("\n", " ")
+    assert "1 group to run" in ended.out.replace("\n", " ")
     scan = read_records(path)
     assert len(scan.records) == len(lines)
     assert len(scan.truncated) == 1
@@ -345,7 +345,7 @@ def test_a_whole_run_takes_over_what_killed_shares_have_left(tiny_run: Run, tmp_
     assert tiny_run(*arguments).code == 2, "records are there: --resume is needed"
     ended = tiny_run(*arguments, "--resume")
     assert ended.code == 0, ended
-    assert "1 groups to run" in ended.out
+    assert "1 group to run" in ended.out
     assert len(read_records(tmp_path / "records.jsonl").records) == 8
     assert not list(tmp_path.glob("records-*"))
 

@@ -14,6 +14,7 @@ from pft_bench.apps.systems import PeersMissing, Published, System, size
 from pft_bench.cli import systems as command
 from pft_bench.harness.cases import systems as cases
 from pft_bench.harness.cases.mechanisms import MechanismsGroup
+from pft_bench.harness.measure import roof
 from pft_bench.harness.record import Status, read_records
 
 Command = Callable[..., Any]
@@ -171,6 +172,7 @@ def test_weights_of_no_system_are_refused(systems: Command, tmp_path: Path) -> N
 def test_mechanisms_alone(systems: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """With those that take all tokens; `tests/cases/test_mechanisms.py` has the others."""
     monkeypatch.setattr(command, "mechanism_groups", lambda settings: [MechanismsGroup(settings, ())])
+    monkeypatch.setattr(roof, "MATRIX_SIDE", 768)  # real sizes need a real roof
     ended = systems("--mechanisms")
     assert ended.code == 0, ended
     assert "Attention alone" in ended.out

@@ -14,7 +14,7 @@ from ...backends.dense import dense_logits
 from ...reference import Layer, accumulation_dtype, index_dtype
 from . import oracle
 from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
-from .result import CheckResult, no_worse_than, within
+from .result import CheckResult, no_worse_than, nothing, within
 from .selection import Compared, compare, structure, summary
 
 
@@ -47,7 +47,10 @@ def _product_recomputed(backend: Backend, op: str, inputs: Mapping[str, Tensor])
     call = getattr(backend, op)
     keys = _keys(op, list(given.values())[1])
     more = () if keys is None else (keys,)
-    out = call(*given.values(), *more).clone()
+    out = call(*given.values(), *more)
+    if out is None:
+        return nothing(f"{op} recomputed")
+    out = out.clone()
     next(iter(given.values())).mul_(2)
     return _recomputed(f"{op} recomputed", out, call(*given.values(), *more))
 

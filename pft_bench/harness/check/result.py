@@ -48,8 +48,15 @@ class CheckResult:
         )
 
 
-def within(name: str, got: Tensor, exact: Tensor, bound: Tensor) -> CheckResult:
+def nothing(name: str) -> CheckResult:
+    """A kernel returned None."""
+    return CheckResult(name, math.inf, "None was returned, a tensor is expected")
+
+
+def within(name: str, got: Tensor | None, exact: Tensor, bound: Tensor) -> CheckResult:
     """Compare `got` with `exact` elementwise; `bound` is the largest error allowed. Shapes must be equal."""
+    if got is None:
+        return nothing(name)
     if got.shape != exact.shape:
         return CheckResult(name, math.inf, f"shape {list(got.shape)}, expected {list(exact.shape)}")
     if got.numel() == 0:
@@ -84,7 +91,7 @@ def rms(tensor: Tensor) -> float:
     return float(tensor.double().pow(2).mean().sqrt()) if tensor.numel() else 0.0
 
 
-def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float) -> CheckResult:
+def no_worse_than(name: str, got: Tensor | None, peer: Tensor, exact: Tensor, u: float) -> CheckResult:
     """The error of `got` is at most twice that of `peer`, a plain PyTorch computation in the same dtype.
 
     Both as root mean squares; errors below one rounding `u` of the result count as equal. The entries of a row share
@@ -92,6 +99,8 @@ def no_worse_than(name: str, got: Tensor, peer: Tensor, exact: Tensor, u: float)
     rows on, two computations of equal error then part further in about one of 10,000 comparisons (the quantile
     of F with as many degrees of freedom on both sides).
     """
+    if got is None:
+        return nothing(name)
     if got.shape != exact.shape:
         return CheckResult(name, math.inf, f"shape {list(got.shape)}, expected {list(exact.shape)}")
     rows = max(1, got.shape[:-1].numel())
