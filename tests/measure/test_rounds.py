@@ -296,8 +296,8 @@ def test_real_calls_end_to_end() -> None:
 def test_foreign_load_sees_another_process_and_not_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     load = ForeignLoad(max_fraction=0.25)
     readings = iter([(10.0, 100.0), (11.0, 100.01), (12.0, 100.0 + 8 * 0.9), (12.05, 200.0)])
-    monkeypatch.setattr(disturbance, "read", lambda _: Reading(*next(readings), 0.0, 0.0))
-    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    monkeypatch.setattr(disturbance, "read", lambda: Reading(*next(readings), 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     load()
     assert load() is None
     assert "90%" in (load() or "")
@@ -312,17 +312,17 @@ def test_the_host_and_a_quota_are_evidence(
     monkeypatch: pytest.MonkeyPatch, steal_s: float, throttled_s: float, told: str | None
 ) -> None:
     readings = iter([Reading(10.0, 5.0, 1.0, 2.0), Reading(11.0, 5.0, 1.0 + steal_s, 2.0 + throttled_s)])
-    monkeypatch.setattr(disturbance, "read", lambda _: next(readings))
-    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    monkeypatch.setattr(disturbance, "read", lambda: next(readings))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     said = ForeignLoad()()
     assert said is None if told is None else told in (said or "")
 
 
 def test_a_busy_machine_says_so_and_a_quiet_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     for foreign_s, told in ((0.1, None), (1.5, "other processes used 75% of the processors")):
         readings = iter([Reading(0.0, 0.0, 0.0, 0.0), Reading(1.0, foreign_s, 0.0, 0.0)])
-        monkeypatch.setattr(disturbance, "read", lambda _, left=readings: next(left))
+        monkeypatch.setattr(disturbance, "read", lambda left=readings: next(left))
         said = disturbance.busy_machine(0.0)
         assert said is None if told is None else told in (said or "")
 
@@ -336,8 +336,10 @@ def test_own_work_is_not_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     own = iter([SimpleNamespace(user=10.0, system=1.0), SimpleNamespace(user=11.0, system=1.5)])
     monkeypatch.setattr("psutil.cpu_times", lambda: next(machine))
-    process: Any = SimpleNamespace(cpu_times=lambda: next(own))
-    before, after = disturbance.read(process), disturbance.read(process)
+    monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
+    before, after = disturbance.read(), disturbance.read()
+    assert before is not None
+    assert after is not None
     assert after.foreign_s - before.foreign_s == pytest.approx(0.25)  # the 1.5 s of this process are its own
     assert after.steal_s - before.steal_s == pytest.approx(0.25)
 

@@ -1,6 +1,6 @@
 """Outside evidence that a round was disturbed. It never looks at the samples.
 
-psutil is imported where the load is read: a machine without it can use the rest of the harness.
+A machine without psutil, such as a lent one where nothing can be installed, gives no evidence: nothing is dropped.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import psutil
 
 MIN_ROUND_S = 0.1
 """Processor accounting counts in ticks of 10 ms: a shorter round says nothing."""
@@ -45,22 +41,26 @@ def _throttled_s() -> float:
     return 0.0
 
 
-def read(process: psutil.Process) -> Reading:
-    """What the system knows now; `process` is the one that is no foreigner."""
-    import psutil
-
-    every, own = psutil.cpu_times(), process.cpu_times()
+def read() -> Reading | None:
+    """What the system knows now; all but this process are foreigners. None without psutil."""
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return None
+    every, own = psutil.cpu_times(), psutil.Process().cpu_times()
     kinds = ("user", "nice", "system", "irq", "softirq")
     busy_s = sum(float(getattr(every, kind, 0.0)) for kind in kinds)
     steal_s = float(getattr(every, "steal", 0.0))
     return Reading(time.perf_counter(), busy_s - own.user - own.system, steal_s, _throttled_s())
 
 
-def _evidence(before: Reading, after: Reading, max_fraction: float) -> str | None:
-    import psutil
-
+def _evidence(before: Reading | None, after: Reading | None, max_fraction: float) -> str | None:
+    if before is None or after is None:
+        return None
     wall_s = after.now_s - before.now_s
-    capacity_s = wall_s * (psutil.cpu_count() or 1)
+    if wall_s < MIN_ROUND_S:
+        return None
+    capacity_s = wall_s * (os.cpu_count() or 1)
     shares = {
         "other processes used {} of the processors": (after.foreign_s - before.foreign_s) / capacity_s,
         "the machine's host took {} of the processors": (after.steal_s - before.steal_s) / capacity_s,
@@ -80,28 +80,20 @@ class ForeignLoad:
     """
 
     def __init__(self, max_fraction: float = 0.25) -> None:
-        import psutil
-
         self.max_fraction = max_fraction
-        self._process = psutil.Process()
-        self._mark = read(self._process)
+        self._mark = read()
 
     def __call__(self) -> str | None:
         """What speaks against the time since the last call, or None."""
-        before, self._mark = self._mark, read(self._process)
-        if self._mark.now_s - before.now_s < MIN_ROUND_S:
-            return None
+        before, self._mark = self._mark, read()
         return _evidence(before, self._mark, self.max_fraction)
 
 
 def busy_machine(look_s: float = BUSY_LOOK_S, max_fraction: float = 0.25) -> str | None:
     """What else this machine is doing, in words; None where it is quiet. Looks for `look_s` seconds."""
-    import psutil
-
-    process = psutil.Process()
-    before = read(process)
+    before = read()
     time.sleep(look_s)
-    told = _evidence(before, read(process), max_fraction)
+    told = _evidence(before, read(), max_fraction)
     if told is None:
         return None
     try:
