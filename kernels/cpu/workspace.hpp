@@ -33,8 +33,9 @@ class Arena {
 // Rows of the index that are worked on together, see rows.hpp.
 constexpr int64_t kSparseBlockRows = 64;
 
-// sddmm, spmm, spmm_transpose and row_reads: the window-head's gathered rows, and a block of rows of the index and of
-// the result or operand. Weights and logits are read and written where they are, but for 16-bit elements.
+// sddmm, spmm, spmm_transpose and row_reads: the window-head's gathered rows, and a block of rows of the
+// index and of the result or operand. Weights and logits are read and written where they are, but for 16-bit
+// elements.
 struct SparseBuffers {
   float* rows;
   int32_t* positions;

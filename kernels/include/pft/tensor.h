@@ -29,8 +29,8 @@ struct SparseShape {
   int64_t kept = 0;
 };
 
-// Sizes of one progressive-attention layer (docs/concepts.md, "Layer"). `candidates` equals `keys` while the chain
-// is dense.
+// Sizes of one progressive-attention layer (docs/concepts.md, "Layer"). `candidates` equals `keys` while the
+// chain is dense.
 struct AttentionShape {
   int64_t windows = 0;
   int64_t heads = 0;
