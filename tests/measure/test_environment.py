@@ -132,3 +132,12 @@ def test_counted_flops_are_two_per_multiply_add() -> None:
     a, b = torch.empty(3, 5, 7, device="meta"), torch.empty(3, 7, 11, device="meta")
     assert counted_flops(lambda: a @ b) == 2 * 3 * 5 * 7 * 11
     assert counted_flops(lambda: a + a) == 0
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_counted_flops_of_attention_are_those_of_its_two_products(biased: bool) -> None:
+    """PyTorch's own counter sees nothing in the kernel that its attention takes on a CPU."""
+    q, k, v = (torch.randn(2, 3, tokens, dim) for tokens, dim in ((8, 4), (16, 4), (16, 4)))
+    bias = torch.randn(3, 8, 16) if biased else None
+    call = torch.nn.functional.scaled_dot_product_attention
+    assert counted_flops(lambda: call(q, k, v, bias)) == 2 * (2 * 3 * 8 * 16) * (4 + 4)

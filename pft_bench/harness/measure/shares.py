@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...common import stages
+from .flops import flop_counter
 
 FUSED = "pft_bench.progressive_attention"
 PHASES = ("logits", "select", "av")
@@ -53,7 +53,7 @@ def stage_flops(call: Callable[[], object]) -> dict[str, int]:
     found: Counter[str] = Counter()
     inside, counted = ["other"], Counter[str]()
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
 
         def settle() -> None:
             """What was counted since the last time belongs to the stage that is open.
