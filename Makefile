@@ -150,17 +150,30 @@ own-environment: $(VENV)/bin/python
 # A build finds its tools in the environment. pip's own way, tools in a new folder for each build, would make every file
 # look changed; so a build compiles what has changed since the last. setuptools: for a dependency without a wheel.
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja setuptools
-INSTALL = $(ONE_BY_ONE) $(PIP) install -q -c constraints.txt $(PIP_ARGS)
+# Not compiled to bytecode: that would be half of the installation, and Python does it for what is imported.
+INSTALL = $(PIP) install -q --no-compile -c constraints.txt $(PIP_ARGS)
+# The kernels are built while the packages are installed. What they are built with comes first: pip twice at once must
+# not install the same package.
+SET_UP = $(ONE_BY_ONE) $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j2)
 
 $(VENV)/.bench: $(SOURCES) | own-environment
-	@echo "== installing PyTorch and building the kernels (one to three minutes the first time)"
-	@$(INSTALL) $(BUILD_TOOLS)
-	@$(INSTALL) --no-build-isolation --config-settings=cmake.define.PFT_EMULATOR=OFF -e .
+	@echo "== installing PyTorch and building the kernels (one to two minutes the first time)"
+	@$(SET_UP) packages-run kernels-run
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and tools, building the kernels and their emulator (three to five minutes the first time)"
-	@$(INSTALL) $(BUILD_TOOLS)
-	@$(INSTALL) --no-build-isolation -e '.[$(patsubst .%,%,$(notdir $@))]'
+	@$(SET_UP) packages-$(patsubst .%,%,$(notdir $@)) kernels-emulated
 	@# dev has all of test in it
 	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)
+
+.PHONY: build-tools packages-run packages-test packages-dev kernels-run kernels-emulated
+build-tools:
+	@$(INSTALL) $(BUILD_TOOLS)
+
+packages-run packages-test packages-dev: build-tools
+	@needs="$$($(PY) -I .ci/requirements.py $(filter-out run,$(patsubst packages-%,%,$@)))" && \
+		printf '%s\n' "$$needs" | $(INSTALL) -r /dev/stdin
+
+kernels-run kernels-emulated: build-tools
+	@$(INSTALL) --no-build-isolation --no-deps $(if $(filter kernels-run,$@),--config-settings=cmake.define.PFT_EMULATOR=OFF) -e .

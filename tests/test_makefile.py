@@ -31,12 +31,13 @@ INIT = "pft_bench/__init__.py"
 ODD = 'a b $HOME it\'s (é) & "c"'
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 
-# Passes the guard on to the real Python, without its site-packages: nothing is installed here.
+# Passes the project's own scripts on to the real Python, without its site-packages: nothing is installed here.
 STUB = f"""#!/bin/sh
 case "$1 $2" in
-  "-I .ci/own_environment.py") exec '{sys.executable}' -I -S .ci/own_environment.py ;;
+  "-I .ci/"*) exec '{sys.executable}' -S "$@" ;;
   *"print(sys.executable)"*) echo "$PWD/.venv/bin/python" ;;
   *as_uri*) echo "file:///page" ;;
+  *" -r /dev/stdin") echo "$PWD| $* $(echo $(cat))" >> "$STUB_LOG" ;;
   *) echo "$PWD| $*" >> "$STUB_LOG" ;;
 esac
 """
@@ -145,10 +146,13 @@ def test_set_up_under_a_path_of_odd_characters_installs_here_and_nowhere_else(tm
     done = make(folder, ".venv/.dev", PIP_USER="1", PIP_TARGET="/t", PIP_PREFIX="/p", PYTHONPATH="/q")
     assert done.returncode == 0, done.stderr
     lines = called(folder)
-    assert (
-        f"{folder}| -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation -e .[dev]"
-        in lines
-    )
+    install = f"{folder}| -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt"
+    assert f"{install} --no-build-isolation --no-deps -e ." in lines
+    (packages,) = (line for line in lines if line.startswith(f"{install} -r /dev/stdin"))
+    pyproject = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    extras = pyproject["optional-dependencies"]
+    wanted = {*pyproject["dependencies"], *(line for name in ("dev", "test", "docs", "triton") for line in extras[name])}
+    assert all(line in packages for line in wanted if not line.startswith("pft-bench["))
     assert {line for line in lines if "| -m" not in line} == {"0||||"}, (
         "what sends pip elsewhere is not passed on"
     )

@@ -12,7 +12,10 @@ from pft_bench.common.schedule import parse_schedule
 from pft_bench.harness.cases import Settings, check_inputs, left_out, plan_groups
 from pft_bench.harness.cases.image import low_resolution
 from pft_bench.harness.cases.layer import problem_layer
+from pft_bench.harness.cases.op import CALLED
 from pft_bench.harness.cases.settings import layer_candidates
+from pft_bench.harness.measure.rounds import Plan, measure
+from pft_bench.harness.measure.timer import CpuTimer
 from pft_bench.harness.problem import Problem
 from pft_bench.model import PRESETS
 
@@ -98,3 +101,18 @@ def test_an_image_that_no_level_uses_is_refused(tmp_path):
 def test_kernels_without_the_dtype_are_named():
     made = Settings.make(schedules=["dense"], device="cpu", dtype="float64")
     assert ("cpu", "it has no float64 kernels") in left_out(made)
+
+
+def test_calls_of_the_public_op_are_timed_beside_kernels_whose_index_changes(
+    monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setenv("PFT_OP_CALLS", "1")
+    made = Settings.make(
+        schedules=["16"], levels=["op"], backends=["cpu"], device="cpu", threads=1, lr_hw=(8, 8)
+    )
+    group = next(group for group in plan_groups(made) if group.title == "spmm K=16")
+    chosen = [item for item in group.contenders() if item.name in ("dense", "cpu", *CALLED)]
+    plan = Plan(rounds=6, budget_s=0.01)
+    found = measure(chosen, "dense", plan, timer=CpuTimer(5e-4)).contenders
+    assert set(found) == {"dense", "cpu", *CALLED}
+    assert all(item.rejection is None for item in found.values()), found

@@ -17,7 +17,7 @@ from made import tiny_config
 from pft_bench.backends import base
 from pft_bench.cli import compare as compare_command
 from pft_bench.cli import main, sweeping
-from pft_bench.harness.measure import roof
+from pft_bench.harness.measure import roof, timer
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
 
@@ -54,6 +54,9 @@ def pft_bench_command(
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
     monkeypatch.setattr(roof, "GAIN_SHAPE", (32, 32, 32))
+    # a tiny call takes microseconds, and new inputs for it ten times as long
+    monkeypatch.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
+    monkeypatch.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
     for command in (
         sweeping,
         compare_command,
@@ -142,7 +145,7 @@ def tiny_run(pft_bench_command: Callable[..., Ended]) -> Callable[..., Ended]:
             "--rounds",
             6,
             "--budget",
-            0.5,
+            0.02,
             "--threads",
             1,
             *arguments,

@@ -27,7 +27,7 @@ def start(path: str, *arguments: str) -> None:
 
 def serve(path: str) -> None:
     """Fork for everyone who asks, until killed."""
-    import torch  # noqa: F401
+    import torch._dynamo  # noqa: F401  (what holds the functions of a process would import it in each fork)
 
     import pft_bench.harness.cases  # noqa: F401
 

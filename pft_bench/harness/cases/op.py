@@ -75,7 +75,7 @@ class OpGroup(Group):
                         name,
                         self.problem.op,
                         inputs,
-                        *_called(name, self.problem.op, left, right, inputs["index"]),
+                        *_called(name, self.problem.op, left, right, inputs["index"].clone()),
                     )
                 )
             else:
