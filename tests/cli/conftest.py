@@ -20,6 +20,7 @@ from pft_bench.cli import main, sweeping
 from pft_bench.harness.measure import roof, timer
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
+from pft_bench.report import canvas
 
 TINY = tiny_config(16, 5)
 BARE = """
@@ -57,6 +58,7 @@ def pft_bench_command(
     # a tiny call takes microseconds, and new inputs for it ten times as long
     monkeypatch.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
     monkeypatch.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
+    monkeypatch.setattr(canvas, "PNG_DPI", 36)  # small pictures are compressed in less time
     for command in (
         sweeping,
         compare_command,
