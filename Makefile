@@ -103,7 +103,7 @@ wheel: $(VENV)/.test ## the release wheel: CUDA for sm_80 to sm_120 and PTX in o
 kernel-report: wheel ## registers, spills, shared memory, occupancy and instructions of every CUDA and Triton kernel
 	$(PY) -m pft_bench.insight.kernel_table "$$(ls -t dist/pft_bench-*.whl | head -1)" --out reports/kernel_table.md
 
-counters: $(VENV)/.test ## counts of the CUDA kernels and the times predicted from them: reports/counters.md (half an hour on two cores)
+counters: $(VENV)/.test ## counts of the CUDA kernels and the times predicted from them: reports/counters.md (six minutes on two cores)
 	$(PY) -m pft_bench.insight.counters.report
 
 counters-gates: $(VENV)/.test ## only the counts that tests hold the kernels to, after a change that is meant

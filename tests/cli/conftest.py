@@ -17,6 +17,7 @@ from made import tiny_config
 from pft_bench.backends import base
 from pft_bench.cli import compare as compare_command
 from pft_bench.cli import main, sweeping
+from pft_bench.harness.compare import design
 from pft_bench.harness.measure import roof, timer
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
@@ -58,7 +59,8 @@ def pft_bench_command(
     # a tiny call takes microseconds, and new inputs for it ten times as long
     monkeypatch.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
     monkeypatch.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
-    monkeypatch.setattr(canvas, "PNG_DPI", 36)  # small pictures are compressed in less time
+    monkeypatch.setattr(design, "MAX_BLOCKS", 2)
+    monkeypatch.setattr(canvas, "PNG_DPI", 100)  # small pictures are compressed in less time
     for command in (
         sweeping,
         compare_command,
@@ -147,7 +149,7 @@ def tiny_run(pft_bench_command: Callable[..., Ended]) -> Callable[..., Ended]:
             "--rounds",
             6,
             "--budget",
-            0.02,
+            0.001,
             "--threads",
             1,
             *arguments,
