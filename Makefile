@@ -14,7 +14,8 @@ ifneq ($(words $(VENV)),1)
 $(error VENV must be a folder without spaces in its path, got '$(VENV)')
 endif
 # Two set-ups of one environment at once (make -j bench test) follow each other, where there is flock.
-ONE_BY_ONE := $(if $(shell command -v flock),flock $(VENV)/pyvenv.cfg)
+# Not where make only shows what it would do: the environment need not be there.
+ONE_BY_ONE := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(if $(shell command -v flock),flock $(VENV)/pyvenv.cfg))
 # What goes on here is the environment's: no other packages, and pip installs into it and nowhere else.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 export PIP_USER := 0
@@ -154,16 +155,16 @@ BUILD_TOOLS := scikit-build-core pybind11 cmake ninja setuptools
 INSTALL = $(PIP) install -q --no-compile -c constraints.txt $(PIP_ARGS)
 # The kernels are built while the packages are installed. What they are built with comes first: pip twice at once must
 # not install the same package.
-SET_UP = $(ONE_BY_ONE) $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j2)
+AT_ONCE = --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j2)
 
 $(VENV)/.bench: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and building the kernels (one to two minutes the first time)"
-	@$(SET_UP) packages-run kernels-run
+	@$(ONE_BY_ONE) $(MAKE) $(AT_ONCE) packages-run kernels-run
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(SOURCES) | own-environment
 	@echo "== installing PyTorch and tools, building the kernels and their emulator (three to five minutes the first time)"
-	@$(SET_UP) packages-$(patsubst .%,%,$(notdir $@)) kernels-emulated
+	@$(ONE_BY_ONE) $(MAKE) $(AT_ONCE) packages-$(patsubst .%,%,$(notdir $@)) kernels-emulated
 	@# dev has all of test in it
 	@touch $@ $(VENV)/.bench $(if $(filter %/.dev,$@),$(VENV)/.test)
 

@@ -37,7 +37,9 @@ def test_an_op_costs_what_its_kernel_costs(op: str) -> None:
     """
     tries = [costs(op) for _ in range(5)]
     assert any(found["on an Index"] < 1.1 * found["kernel"] + 12 for found in tries), tries
-    assert any(found["on a tensor"] < 1.15 * found["on an Index"] + 10 + found["copy"] for found in tries), tries
+    assert any(found["on a tensor"] < 1.15 * found["on an Index"] + 10 + found["copy"] for found in tries), (
+        tries
+    )
 
 
 def costs(op: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter, silent, which knows the attention kernel of a CPU, too: its own formulas are those of a GPU's."""
+    """PyTorch's counter, silent, with a formula for the attention kernel of a CPU, which it has none for."""
     return FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     )
