@@ -17,7 +17,8 @@ endif
 # Not where make only shows what it would do: the environment need not be there.
 ONE_BY_ONE := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(if $(shell command -v flock),flock $(VENV)/pyvenv.cfg))
 # What goes on here is the environment's: no other packages, and pip installs into it and nowhere else.
-unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
+# Python keeps the bytecode of what it imports, since pip writes none below.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 export PIP_USER := 0
 
 NATIVE := $(shell find kernels bindings -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
