@@ -18,7 +18,8 @@ from pft_bench.common.processes import NOT_STARTED, output_of, started, stoppabl
 
 PACKAGE = Path(processes.__file__).parents[1]
 DRIVER = f"""
-import runpy, time
+import runpy, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 processes = runpy.run_path({processes.__file__!r})
 with processes["stoppable"](), processes["started"](["sh", "-c", "sleep 600 & echo $$ $! >&2; wait"]):
     time.sleep(600)
@@ -37,7 +38,10 @@ def test_a_command_and_what_it_started_end_with_the_starting_process(number: sig
         assert len(pids) == 2
         assert not any(gone(pid) for pid in pids)
         driver.send_signal(number)
-        driver.wait(30)
+        try:
+            driver.wait(30)
+        finally:
+            driver.kill()
         assert ("KeyboardInterrupt" in driver.stderr.read()) == (number != signal.SIGKILL)
     deadline = time.monotonic() + 30
     while not all(gone(pid) for pid in pids) and time.monotonic() < deadline:
