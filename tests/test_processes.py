@@ -19,7 +19,8 @@ from pft_bench.common.processes import NOT_STARTED, output_of, started, stoppabl
 PACKAGE = Path(processes.__file__).parents[1]
 DRIVER = f"""
 import runpy, signal, time
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, where these tests may run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # and in a background job
 processes = runpy.run_path({processes.__file__!r})
 with processes["stoppable"](), processes["started"](["sh", "-c", "sleep 600 & echo $$ $! >&2; wait"]):
     time.sleep(600)
