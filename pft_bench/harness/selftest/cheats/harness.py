@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...cases.inputs import _copied as copied
 from .base import RightUntilTimed, callers, cheat
 
 
@@ -117,5 +118,5 @@ class ZeroesCopies(RightUntilTimed):
             for name, tensor in inputs.given.items():
                 if tensor.is_floating_point():
                     tensor.data.zero_()
-                    inputs._first[name] = type(inputs._first[name])(tensor)
+                    inputs._first[name] = copied(tensor)
         return torch.zeros_like(made)
