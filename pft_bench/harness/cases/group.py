@@ -105,7 +105,7 @@ class Group(ABC):
                 [self._record(contender, environment, sealed, listener.on_turn) for contender in contenders]
             )
 
-    def _besides(
+    def besides(
         self, contender: Contender, samples_s: Sequence[float]
     ) -> tuple[int | None, Memory, dict[str, float] | None]:
         """Counted FLOPs, memory and seconds by stage; what these calls return must be as right as what was timed."""
@@ -119,8 +119,12 @@ class Group(ABC):
             return last[0]
 
         with unchanged("while its memory was measured", first_call=True):
-            memory = _memory(call, torch.device(self.settings.device), self.predicted_bytes(contender.name))
-            self._hold(contender, last)
+            memory = _memory(
+                call,
+                torch.device(self.settings.device),
+                self.predicted_bytes(contender.name),
+                lambda: self._hold(contender, last),
+            )
             stages = self.stages(replace(contender, call=call), samples_s)
             if stages is not None:
                 self._hold(contender, last)
@@ -144,7 +148,7 @@ class Group(ABC):
             turn(name, "memory, FLOPs and stages")
             try:
                 contender.prepare()
-                counted, memory, stages = self._besides(contender, _opened(sealed).contenders[name].samples_s)
+                counted, memory, stages = self.besides(contender, _opened(sealed).contenders[name].samples_s)
             except Exception as error:
                 found = rejection_of(error)
                 reason = f"after its timing: {found.reason}"
@@ -179,9 +183,17 @@ def explained(group: Group, environment: str, rejection: Rejection, lost: Lost |
     ]
 
 
-def _memory(call: Callable[[], object], device: torch.device, predicted_bytes: int | None) -> Memory:
+def _memory(
+    call: Callable[[], object],
+    device: torch.device,
+    predicted_bytes: int | None,
+    hold: Callable[[], None],
+) -> Memory:
+    """`hold` is called after each call that was looked at."""
     allocated, held_bytes = peak_allocated(call, device), resident_bytes()
+    hold()
     process = peak_process(call)
+    hold()
     return Memory(
         peak_allocated_bytes=allocated.bytes,
         peak_allocated_source=allocated.source,
