@@ -100,7 +100,7 @@ class LayerWrongInBetween(Products):
 @cheat(
     "a model that is wrong in between",
     "results judged",
-    "baseline returned in the same round",
+    "model output",
     "model",
     "infer",
 )

@@ -150,7 +150,7 @@ def traces() -> None:
 @disturbance("spins a thread after the call", "threads", "threads running", "layer train")
 def spins() -> None:
     """It takes a processor from who comes next."""
-    end = time.monotonic() + 0.1
+    end = time.monotonic() + 0.02
 
     def spin() -> None:
         while time.monotonic() < end:
