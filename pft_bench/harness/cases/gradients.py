@@ -25,11 +25,15 @@ class GradientCall:
         self._backward = mode == "backward"
         self._forward, self._leaves, self._gradients = forward, list(leaves), gradients
         self._kept: tuple[list[Tensor], list[Tensor]] | None = None
+        self.made: list[Tensor] = []
+        """What the forward pass of the last call returned; empty in mode "backward", where it is not timed."""
 
     def __call__(self) -> object:
         """The gradients."""
+        self.made = []  # its memory may be had again
         if not self._backward:
             made, given = self._both()
+            self.made = [item.detach() for item in made]
             return torch.autograd.grad(made, self._leaves, given)
         if self._kept is None:
             self._kept = self._both()
@@ -38,13 +42,14 @@ class GradientCall:
 
     def renew(self) -> None:
         """The leaves have other values: a graph that was kept is one of the old ones."""
+        self.made = []
         if self._backward:
             self._kept = None  # before the next one: both at once may not fit
             self._kept = self._both()
 
     def forget(self) -> None:
-        """Let go of the graph."""
-        self._kept = None
+        """Let go of the graph, and of what was made."""
+        self._kept, self.made = None, []
 
     def _both(self) -> tuple[list[Tensor], list[Tensor]]:
         made = self._forward()

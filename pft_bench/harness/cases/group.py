@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.contender import Call, Contender, rejection_of
+from ..measure.contender import Call, Contender, WrongResult, rejection_of
 from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
+from ..measure.guards import active
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process import unchanged
 from ..measure.results import Rejection, RoundsResult
@@ -97,29 +99,68 @@ class Group(ABC):
                 on_turn=listener.on_turn,
                 lost=lost,
             )
+            sealed = pickle.dumps(result)  # what kernels still to be called find cannot be written to
+            del result
             return GroupResult(
-                [self._record(contender, environment, result, listener.on_turn) for contender in contenders]
+                [self._record(contender, environment, sealed, listener.on_turn) for contender in contenders]
             )
 
-    def _record(self, contender: Contender, environment: str, result: RoundsResult, turn: OnTurn) -> Record:
+    def besides(
+        self, contender: Contender, samples_s: Sequence[float]
+    ) -> tuple[int | None, Memory, dict[str, float] | None]:
+        """Counted FLOPs, memory and seconds by stage; what these calls return must be as right as what was timed."""
+        with unchanged("while its FLOPs were counted", first_call=True):
+            counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
+        last: list[object] = []
+
+        def call() -> object:
+            last.clear()
+            last.append(contender.call())
+            return last[0]
+
+        with unchanged("while its memory was measured", first_call=True):
+            memory = _memory(
+                call,
+                torch.device(self.settings.device),
+                self.predicted_bytes(contender.name),
+                lambda: self._hold(contender, last),
+            )
+            stages = self.stages(replace(contender, call=call), samples_s)
+            if stages is not None:
+                self._hold(contender, last)
+        return counted, memory, stages
+
+    @staticmethod
+    def _hold(contender: Contender, last: list[object]) -> None:
+        """WrongResult if the last result is not what the inputs, which are those of the checks, must give."""
+        if contender.work is None or not active("results judged"):
+            return
+        bad = [item for item in contender.work.judge(last[0], whole=False) if not item.passed]
+        if bad:
+            told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in bad)
+            raise WrongResult(f"while its memory was measured: {told}")
+
+    def _record(self, contender: Contender, environment: str, sealed: bytes, turn: OnTurn) -> Record:
         """The record of one contender; an exception after its timing costs that contender alone its result."""
         name, case = contender.name, self.cases[contender.name]
         flops, memory, stages = self.flops(name), Memory(), None
-        if result.contenders[name].rejection is None:
+        if _opened(sealed).contenders[name].rejection is None:
             turn(name, "memory, FLOPs and stages")
             try:
                 contender.prepare()
-                counted = counted_flops(self.counted(contender)) or None  # 0: nothing it knows
-                with unchanged("while its memory was measured", first_call=True):
-                    device = torch.device(self.settings.device)
-                    memory = _memory(contender.call, device, self.predicted_bytes(name))
-                    stages = self.stages(contender, result.contenders[name].samples_s)
+                counted, memory, stages = self.besides(contender, _opened(sealed).contenders[name].samples_s)
             except Exception as error:
                 found = rejection_of(error)
                 reason = f"after its timing: {found.reason}"
                 return Record.without_result(case, environment, Status(found.status), reason, flops=flops)
             flops = replace(flops, counted_flops=counted)
+        result = _opened(sealed)
         return Record.of_rounds(case, environment, result, name, stages_s=stages, flops=flops, memory=memory)
+
+
+def _opened(sealed: bytes) -> RoundsResult:
+    result: RoundsResult = pickle.loads(sealed)
+    return result
 
 
 def run_or_explain(
@@ -142,9 +183,17 @@ def explained(group: Group, environment: str, rejection: Rejection, lost: Lost |
     ]
 
 
-def _memory(call: Callable[[], object], device: torch.device, predicted_bytes: int | None) -> Memory:
+def _memory(
+    call: Callable[[], object],
+    device: torch.device,
+    predicted_bytes: int | None,
+    hold: Callable[[], None],
+) -> Memory:
+    """`hold` is called after each call that was looked at."""
     allocated, held_bytes = peak_allocated(call, device), resident_bytes()
+    hold()
     process = peak_process(call)
+    hold()
     return Memory(
         peak_allocated_bytes=allocated.bytes,
         peak_allocated_source=allocated.source,

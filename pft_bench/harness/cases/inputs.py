@@ -13,19 +13,19 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...common import entropy
 from ..check.result import CheckResult
+from ..measure.process import ProcessChanged, listeners
 from ..measure.results import CheckOutcome
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """Values of one input: ``first * (rows rotated by shift) + second * (rows rotated by other)``.
 
     `shifts` has one rotation for all of it, or one for each window-head.
@@ -39,12 +39,23 @@ class Drawn:
     """Whether the first and the last row of each window-head stay: two elements then tell nothing."""
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Values of all inputs, and the window-head (its place among the leading dimensions) that changed in all."""
+class Draw(NamedTuple):
+    """Values of all inputs, and the window-head (its place among the leading dimensions) that changed in all.
 
-    values: Mapping[str, Drawn]
+    Tuples, here and above and below: who gets hold of one cannot write to it.
+    """
+
+    drawn: tuple[tuple[str, Drawn], ...] = ()
     head: int | None = None
+
+    @property
+    def values(self) -> dict[str, Drawn]:
+        """By the inputs' names."""
+        return dict(self.drawn)
+
+    def but(self, changed: Mapping[str, Drawn]) -> Draw:
+        """With others for some of the inputs."""
+        return Draw(tuple({**self.values, **changed}.items()), self.head)
 
 
 class Inputs:
@@ -69,9 +80,9 @@ class Inputs:
     ) -> None:
         self.given = dict(given)
         self._rotated, self._mixed, self._by_entry = frozenset(rotated), frozenset(mixed), frozenset(by_entry)
-        self._first = {name: _Copy(tensor) for name, tensor in given.items()}
+        self._first = {name: _copied(tensor) for name, tensor in given.items()}
         self._grid: dict[str, Tensor] = {}
-        self._now = Draw({})
+        self._now = Draw()
 
     def holds(self) -> tuple[object, ...]:
         """What only the harness changes: the tensors, the copies, what was drawn."""
@@ -89,26 +100,24 @@ class Inputs:
 
     def renew_late(self, names: Iterable[str]) -> Draw:
         """Other values for these once more: what was computed ahead from those before is wrong."""
-        return self._apply(
-            Draw({**self._now.values, **{name: self._draw(name, None) for name in names}}, self._now.head)
-        )
+        return self._apply(self._now.but({name: self._draw(name, None) for name in names}))
 
     def renew(self) -> Draw:
         """New values for all of them; what to `recall` them by."""
         heads = {math.prod(t.shape[:-2]) for name, t in self.given.items() if name in self._by_entry}
         head = entropy.below(count) if len(heads) == 1 and (count := heads.pop()) else None
-        return self._apply(Draw({name: self._draw(name, head) for name in self.given}, head))
+        return self._apply(Draw(tuple((name, self._draw(name, head)) for name in self.given), head))
 
     def recall(self, draw: Draw) -> Draw:
         """The values of an earlier `renew`, whoever has written to the tensors since."""
-        self._now = Draw({})
+        self._now = Draw()
         return self._apply(draw)
 
     def _apply(self, draw: Draw) -> Draw:
         """What has its values already is left as it is."""
-        self._grid = {}
-        for name, values in draw.values.items():
-            _write(self.given[name], self._first[name].tensor(), values, self._now.values.get(name))
+        self._grid, before = {}, self._now.values
+        for name, values in draw.drawn:
+            _write(self.given[name], self._first[name].tensor(), values, before.get(name))
         self._now = draw
         return draw
 
@@ -118,14 +127,14 @@ class Inputs:
 
     def restore(self) -> None:
         """The first values."""
-        self.recall(Draw({name: Drawn() for name in self.given}))
+        self.recall(Draw(tuple((name, Drawn()) for name in self.given)))
 
     def steps(self) -> Iterator[str]:
         """Change one after the other. All values lie on a grid, so that no sum over a tensor tells that it changed, and
         neither do its first and last elements.
         """
         self._grid = {name: _on_grid(copy.tensor()) for name, copy in self._first.items()}
-        self._now = Draw({})
+        self._now = Draw()
         for name in self.given:
             self._move(name, Drawn())
         yield "everything"
@@ -139,7 +148,7 @@ class Inputs:
 
     def _move(self, name: str, drawn: Drawn) -> None:
         _write(self.given[name], self._grid[name], drawn, None)
-        self._now = Draw({**self._now.values, name: drawn})
+        self._now = self._now.but({name: drawn})
 
     def _draw(self, name: str, head: int | None) -> Drawn:
         tensor = self.given[name]
@@ -191,7 +200,7 @@ class Inputs:
         drawn = self._now.values.get(name, Drawn())
         if head is not None:
             given, first = _head(given, head), _head(first, head)
-            drawn = replace(drawn, shifts=drawn.shifts[head % len(drawn.shifts) :][:1])
+            drawn = drawn._replace(shifts=drawn.shifts[head % len(drawn.shifts) :][:1])
         wanted = torch.empty_like(given)
         _write(wanted, first, drawn, None)
         if torch.equal(given, wanted) or not given.is_floating_point():
@@ -201,30 +210,34 @@ class Inputs:
         return bool(torch.allclose(given, wanted, rtol=2 * unit, atol=2 * unit * _size(wanted)))
 
 
-class _Copy:
+class _Copy(NamedTuple):
     """The first values of an input, where nobody can write to them: on a CPU as `bytes`, which do not change; on a GPU
     with a digest.
     """
 
-    __slots__ = ("_digest", "_dtype", "_raw", "_shape", "_there")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._dtype, self._shape = tensor.dtype, tensor.shape
-        raw = _bytes(tensor)
-        here = tensor.device.type == "cpu" and tensor.numel() > 0
-        self._raw = raw.tobytes() if here else b""
-        self._there = None if here else tensor.detach().clone()
-        self._digest = 0 if here else zlib.crc32(raw)
+    dtype: torch.dtype
+    shape: torch.Size
+    raw: bytes
+    there: Tensor | None
+    digest: int
 
     def tensor(self) -> Tensor:
         """To be read."""
-        if self._there is not None:
-            return self._there
-        return torch.frombuffer(self._raw, dtype=self._dtype).view(self._shape)
+        if self.there is not None:
+            return self.there
+        return torch.frombuffer(self.raw, dtype=self.dtype).view(self.shape)
 
     def sound(self) -> bool:
         """Whether it is what it was."""
-        return self._there is None or zlib.crc32(_bytes(self._there)) == self._digest
+        return self.there is None or zlib.crc32(_bytes(self.there)) == self.digest
+
+
+def _copied(tensor: Tensor) -> _Copy:
+    raw = _bytes(tensor)
+    here = tensor.device.type == "cpu" and tensor.numel() > 0
+    if here:
+        return _Copy(tensor.dtype, tensor.shape, raw.tobytes(), None, 0)
+    return _Copy(tensor.dtype, tensor.shape, b"", tensor.detach().clone(), zlib.crc32(raw))
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -329,8 +342,13 @@ class ChangingWork:
 
     def renew(self, turn: object) -> object:
         """New values for all inputs."""
-        drawn = self.changing.renew()
+        drawn, before = self.changing.renew(), listeners()
         self.after()
+        if listeners() != before:  # what runs there is the kernel's, and the last values are not drawn yet
+            raise ProcessChanged(
+                "in its forward pass, before a timed call, it changed what can run between calls: a trace or profile "
+                "function, a mode of torch, an alarm, an audit hook, the collector of garbage"
+            )
         return self.changing.renew_late(self.late) if self.late else drawn
 
     def recall(self, drawn: object) -> None:
@@ -363,23 +381,71 @@ class ChangingWork:
         self.changing, self.judge_output, self.after, self.at_rest, self.late, self.costly = held[:6]
         self.changing.put_back(held[6:])
 
+    def evidence(self) -> tuple[object, ...]:
+        """Nothing: references are computed from the inputs where they are needed."""
+        return ()
+
+    def returned(self, output: object, drawn: object) -> None:
+        """Nobody else has computed on these values."""
+
+    def settle(self, output: object, drawn: object) -> Sequence[CheckOutcome]:
+        """Nobody else has computed on these values."""
+        return ()
+
     def glance(self) -> Sequence[CheckOutcome]:
         """A part of the inputs, after a sample."""
         return [self.changing.glance()]
 
     def judge(self, output: object, *, whole: bool = True) -> Sequence[CheckOutcome]:
-        """The inputs first: what is computed from them says nothing if they are not what they were."""
+        """The inputs first: what is computed from them says nothing if they are not what they were.
+
+        A costly look takes one window-head: that in which the index changed, any, or both where `whole`.
+        """
         untouched = self.changing.untouched() if whole else self.changing.glance()
         if not untouched.passed:
             return [untouched]
-        return [untouched, *self.judge_output(output, self.changing.now.head)]
+        places = [self.changing.now.head]
+        if self.costly:
+            places = [*places, None] if whole else [places[0] if entropy.chance(0.5) else None]
+        return [untouched, *(item for place in places for item in self.judge_output(output, place))]
+
+
+class Answers(Protocol):
+    """What the baseline has returned in the last rounds, for values that other contenders get too."""
+
+    def add(self, output: object, drawn: object) -> None:
+        """Keep a result of the baseline."""
+
+    def against(self, output: object, drawn: object) -> Sequence[CheckOutcome]:
+        """Hold another result against the baseline's for the same values; nothing where it has none."""
+
+    def evidence(self) -> tuple[object, ...]:
+        """All that results are held against."""
 
 
 @dataclass(slots=True)
 class SharedWork(ChangingWork):
-    """Work that is dear to judge: contenders of one round get the same values, for which one reference is enough."""
+    """Work that is dear to judge: contenders of one round get the same values, for which one reference is enough.
+
+    What the baseline returned in the same round is one that costs nothing: the last call of each sample is held against
+    it, as far as a look without a float64 model can tell.
+    """
 
     shared: dict[object, Draw] = field(default_factory=dict)
+    answers: Answers | None = None
+
+    def evidence(self) -> tuple[object, ...]:
+        """The references that have been computed, and the baseline's results."""
+        return () if self.answers is None else self.answers.evidence()
+
+    def returned(self, output: object, drawn: object) -> None:
+        """The baseline's is kept."""
+        if self.answers is not None and self.own:
+            self.answers.add(output, drawn)
+
+    def settle(self, output: object, drawn: object) -> Sequence[CheckOutcome]:
+        """Against the baseline's."""
+        return () if self.answers is None or self.own else self.answers.against(output, drawn)
 
     @property
     def dear(self) -> bool:

@@ -12,7 +12,7 @@ from ...backends import get
 from ...reference import Layer
 from ..check.operator import check_layer
 from ..check.result import CheckResult
-from ..check.spot import spot_gradients, spot_layer
+from ..check.spot import spot_gradients, spot_layer, spot_output
 from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
@@ -179,10 +179,12 @@ class LayerGradients(GradientCall):
         leaf: dict[str, Tensor] = {name: getattr(layer, name).detach().requires_grad_() for name in names}
         copy = layer.with_tensors(**leaf)
         self._chosen: Tensor | None = None
+        self._logits: Tensor | None = None
 
         def forward() -> list[Tensor]:
             out, after = run_layer(copy, backend)
             self._chosen = after.index
+            self._logits = None if after.logits is None else after.logits.detach()
             return [out] if after.logits is None else [out, after.logits]
 
         super().__init__(
@@ -190,14 +192,19 @@ class LayerGradients(GradientCall):
         )
 
     def judge(self, output: object, head: int | None = None) -> list[CheckResult]:
-        """The gradients of the last call against float64, given what its forward pass has kept."""
+        """The gradients of the last call against float64, given what its forward pass has kept; in mode "train" its
+        output and logits too.
+        """
         kept = self._chosen if self.layer.selects else self.layer.index
-        return spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
+        made = [
+            item for out in self.made[:1] for item in spot_output(self.layer, out, kept, self._logits, head)
+        ]
+        return made + spot_gradients(self.layer, kept, self.grad_out, ones_like_index(kept), output, head)
 
     def forget(self) -> None:
         """Let go of the graph and of what was kept."""
         super().forget()
-        self._chosen = None
+        self._chosen = self._logits = None
 
 
 def layer_groups(settings: Settings) -> list[Group]:

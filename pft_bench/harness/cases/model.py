@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,7 +84,12 @@ class ModelGroup(Group):
             variant.train(settings.mode == "train")
             call = self._train_step(variant, x, target) if settings.mode == "train" else forward(variant, x)
             found.append(
-                Contender(name, call, self._check(variant, x, target, oracle), work=images.work(variant))
+                Contender(
+                    name,
+                    call,
+                    self._check(variant, x, target, oracle),
+                    work=images.work(variant, own=name == BASELINE),
+                )
             )
         return found
 
@@ -190,10 +196,29 @@ class Images:
         self.shared: dict[object, Draw] = {}
         self._dense = _on_dense(model)
         self._known: dict[bytes, tuple[Tensor, dict[str, Tensor] | None]] = {}
+        self._answers: list[_Answer] = []
 
-    def work(self, model: PFT) -> SharedWork:
-        """What a contender computes with `model`."""
-        return SharedWork(self.changing, lambda output, _: self._judge(model, output), shared=self.shared)
+    def work(self, model: PFT, *, own: bool = False) -> SharedWork:
+        """What a contender computes with `model`; `own`: the baseline, whose results the others are held against."""
+        return SharedWork(
+            self.changing,
+            lambda output, _: self._judge(model, output),
+            own=own,
+            shared=self.shared,
+            answers=_Answers(self, model),
+        )
+
+    def answered(self, answer: _Answer) -> None:
+        """The baseline's for one image; those of a round and the one before are needed, A' among them."""
+        self._answers = [*self._answers[-3:], answer]
+
+    def answer(self, drawn: object) -> _Answer | None:
+        """The baseline's for the image that was drawn as this, if it has computed it lately."""
+        return next((item for item in self._answers if item.drawn is drawn), None)
+
+    def evidence(self) -> tuple[object, ...]:
+        """Every reference."""
+        return (*self._known.values(), *self._answers)
 
     def _reference(self) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Output, or loss and gradients, of masked dense attention on the present image."""
@@ -222,7 +247,54 @@ class Images:
         return results
 
 
-def _hold_gradients(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> CheckResult:
+FAR_LOSS, FAR_GRADIENT = 1e-3, 0.6
+"""The same of a training step that is held against the baseline's own in the same round, in every round: wide enough
+for selections among nearly equal logits, and far from what is left out, stale or zero.
+"""
+
+
+class _Answer(NamedTuple):
+    """What the baseline returned for one image."""
+
+    drawn: object
+    output: Tensor
+    gradients: dict[str, Tensor] | None
+
+
+class _Answers(NamedTuple):
+    """The baseline's results as one contender's are held against them (`inputs.Answers`)."""
+
+    images: Images
+    model: PFT
+
+    def add(self, output: object, drawn: object) -> None:
+        """Its gradients are those that its model holds now."""
+        if isinstance(output, Tensor):
+            gradients = _gradients_of(self.model, wide=False) if self.images.training else None
+            self.images.answered(_Answer(drawn, output.detach(), gradients))
+
+    def against(self, output: object, drawn: object) -> list[CheckResult]:
+        """Only what is far off: nearly equal logits are the closer look's business."""
+        answer = self.images.answer(drawn)
+        if answer is None or not isinstance(output, Tensor) or output.shape != answer.output.shape:
+            return []
+        error = relative_error(output.detach(), answer.output.double())
+        most = HOPELESS if answer.gradients is None else FAR_LOSS
+        worst = math.inf if math.isnan(error) else error / most
+        detail = f"relative error {error:.2g} to what the baseline returned in the same round"
+        results = [CheckResult("model output", worst, detail)]
+        if answer.gradients is not None:
+            results.append(_hold_gradients(_gradients_of(self.model), answer.gradients, FAR_GRADIENT))
+        return results
+
+    def evidence(self) -> tuple[object, ...]:
+        """Every reference."""
+        return self.images.evidence()
+
+
+def _hold_gradients(
+    found: Mapping[str, Tensor], exact: Mapping[str, Tensor], most: float = GRADIENTS_AS_DENSE
+) -> CheckResult:
     """Each weight's gradient against that of masked dense attention; the worst one's name is in the detail."""
     least = SMALL_GRADIENT * max(float(tensor.norm()) for tensor in exact.values())
     errors = {
@@ -230,7 +302,7 @@ def _hold_gradients(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) ->
         for name, tensor in exact.items()
     }
     name = max(errors, key=lambda key: math.inf if math.isnan(errors[key]) else errors[key])
-    worst = math.inf if math.isnan(errors[name]) else errors[name] / GRADIENTS_AS_DENSE
+    worst = math.inf if math.isnan(errors[name]) else errors[name] / most
     return CheckResult(
         "model gradients", worst, f"relative error {errors[name]:.2g} of {name} to masked dense attention"
     )
@@ -243,12 +315,13 @@ def _on_dense(model: PFT) -> PFT:
     return dense.train(model.training)
 
 
-def _gradients_of(model: PFT) -> dict[str, Tensor]:
-    return {
-        name: (torch.zeros_like(p) if p.grad is None else p.grad).double()
+def _gradients_of(model: PFT, *, wide: bool = True) -> dict[str, Tensor]:
+    found = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in model.named_parameters()
         if p.requires_grad
     }
+    return {name: tensor.double() for name, tensor in found.items()} if wide else found
 
 
 def _result(model: PFT, x: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:

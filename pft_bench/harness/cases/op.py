@@ -101,13 +101,18 @@ class OpGroup(Group):
         grad = inputs.pop("grad_out")
         left, right, index = inputs.values()
         call = _gradient_call(self.problem, left, right, index, grad, name)
+
+        def judge(output: object, head: int | None) -> list[CheckResult]:
+            made = [item for product in call.made for item in spot_product(op, inputs, product, head)]
+            return made + spot_product_gradients(op, inputs, grad, output, head)
+
         return Contender(
             name,
             call,
             lambda _: check_product(backend, op, inputs, train=True),
             work=ChangingWork(
                 changing,
-                lambda output, head: spot_product_gradients(op, inputs, grad, output, head),
+                judge,
                 after=call.renew,
                 at_rest=call.forget,
                 late=("grad_out",),

@@ -155,8 +155,19 @@ def spot_layer(
     return results
 
 
+def spot_output(
+    layer: Layer, out: Tensor, kept: Tensor | None, logits: Tensor | None, head: int | None = None
+) -> list[CheckResult]:
+    """What the public op returned in a forward pass, at one window-head: `kept` is its selection where it selects."""
+    results = [_shape("attention out", out, (*layer.rows, layer.v.shape[-1]), layer.v)]
+    if _stop(results) or not out.numel() or (layer.selects and kept is None):
+        return results
+    place = _place(head, math.prod(layer.rows[:2]))
+    return results + _spot_window_head(layer, (out, kept, logits, None), place, any_order=False)
+
+
 def _spot_window_head(layer: Layer, outputs: object, place: int, *, any_order: bool) -> list[CheckResult]:
-    out, new_index, new_logits, lse = cast(tuple[Tensor, Tensor, Tensor, Tensor | None], outputs)
+    out, new_index, new_logits, lse = cast(tuple[Tensor, Tensor, Tensor | None, Tensor | None], outputs)
     queries = _rows(layer.rows[2], ROWS // 2).to(layer.q.device)
     w, h = divmod(place, layer.rows[1])
     part = _queries(oracle.window_head(layer, w, h), queries)
@@ -164,12 +175,12 @@ def _spot_window_head(layer: Layer, outputs: object, place: int, *, any_order: b
     def rows(tensor: Tensor) -> Tensor:
         return tensor[w : w + 1, h : h + 1].detach()[:, :, queries]
 
-    kept, relative = part.index, rows(new_logits)
+    kept, relative = part.index, None if new_logits is None else rows(new_logits)
     if layer.selects:
         kept = rows(new_index)
         if any_order:
             kept, order = kept.sort(-1)
-            relative = relative.gather(-1, order)
+            relative = None if relative is None else relative.gather(-1, order)
     results: list[CheckResult] = []
     z = oracle.logits(part, queries)
     if layer.selects and kept is not None:
@@ -183,7 +194,7 @@ def _spot_window_head(layer: Layer, outputs: object, place: int, *, any_order: b
     results.append(within("attention out", rows(out), exact.out.value, exact.out.bound))
     if lse is not None:
         results.append(within("attention logsumexp", rows(lse), exact.lse.value, exact.lse.bound))
-    if kept is not None:
+    if kept is not None and relative is not None:
         handed = (item.gather(-1, kept.long()) for item in (exact.relative.value, exact.relative.bound))
         results.append(within("attention logits", relative, *handed))
     return results

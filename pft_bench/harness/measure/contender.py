@@ -19,7 +19,7 @@ from ...common import entropy
 from ...common.shortage import out_of_memory
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
-from .process import ProcessChanged, running_threads, started, unchanged
+from .process import ProcessChanged, Snapshot, listeners, running_threads, started, unchanged
 from .results import CheckOutcome, Rejection
 
 Call = Callable[[], object]
@@ -41,6 +41,8 @@ LEAST_TIMED = 0.9
 
 HELD_BYTES = 256 << 20
 """Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
+
+REACHED = "the call reached into the harness: its state is not what it was before (restored)"
 
 CHANGED = "the result changed after the call had returned it"
 
@@ -65,8 +67,8 @@ class ContenderWork(Protocol):
     def renew(self, turn: object) -> object:
         """Give all inputs values that no call has seen, in place; what to `recall` them by.
 
-        `turn` is the round, the slot and the call: work that is dear to judge gives contenders of a round the same
-        values.
+        `turn` is the round, the slot and the call ("last" in each sample): work that is dear to judge gives contenders
+        of a round the same values.
         """
 
     def recall(self, drawn: object) -> None:
@@ -86,6 +88,17 @@ class ContenderWork(Protocol):
 
     def put_back(self, held: tuple[Any, ...]) -> None:
         """What `holds` gave before a call changed it."""
+
+    def evidence(self) -> tuple[object, ...]:
+        """What results are held against beside the inputs; nobody but the harness changes it either."""
+
+    def returned(self, output: object, drawn: object) -> None:
+        """The last call of a sample returned this; it is right to keep it if others can be held against it."""
+
+    def settle(self, output: object, drawn: object) -> Sequence[CheckOutcome]:
+        """Hold the last result of a sample against what others have returned since for the same values, if they
+        have.
+        """
 
     def glance(self) -> Sequence[CheckOutcome]:
         """Hold a part of the inputs, drawn at random, against what they must be."""
@@ -128,6 +141,7 @@ class State(NamedTuple):
     work: ContenderWork | None
     held: tuple[object, ...]
     threads: tuple[frozenset[int], int]
+    listeners: tuple[object, ...]
     at_ns: int
 
 
@@ -156,6 +170,7 @@ class Verified:
         "_draws",
         "_held",
         "_looked",
+        "_process",
         "_seen",
         "_shortest_ns",
         "_timed_ns",
@@ -182,6 +197,7 @@ class Verified:
         self._looked = False
         self._shortest_ns = self._timed_ns = self._seen = 0
         self._held: tuple[object, Remembered, object] | None = None
+        self._process: Snapshot | None = None
         self.judged = 0
         """Results of timed calls that were held against what their inputs must give."""
 
@@ -193,11 +209,12 @@ class Verified:
     def state(self) -> State:
         """What nobody but the harness changes: a call that reached for it shows."""
         held = () if self._work is None else self._work.holds()
-        own = (self.call, self.prepare, self._work, self._held, self._drawn, *held)
+        evidence = () if self._work is None else self._work.evidence()
+        own = (self.call, self.prepare, self._work, self._held, self._drawn, self._process, *held, *evidence)
         counts = (self._turn, self._calls, self._done, self._draws, self.judged, self._looked)
         clocks = (self._shortest_ns, self._timed_ns, self._seen)
         identities = (counts, clocks, *map(_identity, own))
-        return State(identities, self._work, held, running_threads(), _now_ns())
+        return State(identities, self._work, held, running_threads(), listeners(), _now_ns())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -211,8 +228,9 @@ class Verified:
         self._turn, self._calls, self._done, self._draws, self._looked = turn, calls, 0, 0, False
         if self._work is not None:
             self._work.begin()
-        with unchanged("during a timed sample"):
+        with unchanged("during a timed sample") as self._process:
             yield
+        self._process = None
         self._calls = 0
 
     def renew(self) -> None:
@@ -220,7 +238,8 @@ class Verified:
         if self._work is not None:
             self._held = None  # its memory may be had again
             self._draws += 1
-            self._drawn = self._work.renew((self._turn, self._draws))
+            last = self._calls - self._done == 1
+            self._drawn = self._work.renew((self._turn, "last" if last else self._draws))
 
     def returned(self, output: object, before: State) -> None:
         """A timed call returned, `before` it the `state` was that; outside of what is timed.
@@ -230,13 +249,7 @@ class Verified:
         if self._work is None:
             return
         ended_ns = _now_ns()
-        now = self.state()
-        if active("harness state") and now.identities != before.identities:
-            if before.work is not None:
-                before.work.put_back(before.held)
-            raise WrongResult(
-                "the call reached into the harness: its state is not what it was before (restored)"
-            )
+        now = self.unreached(before)
         if not self._calls:
             return  # a warm-up
         took_ns = ended_ns - before.at_ns
@@ -248,7 +261,7 @@ class Verified:
                 "the call returned with threads running that it had started",
             )
         left = max(1, self._calls - self._done)
-        judge = self._drawn_to_be_judged()
+        judge, first = self._drawn_to_be_judged(), not self.judged
         self._done += 1
         if not judge and left > 1:
             return
@@ -256,13 +269,28 @@ class Verified:
         self._require(not law, law)
         seen = Remembered(output)
         if judge:
-            self._judge(output, "right after a timed call", whole=False)
+            self._judge(output, "right after a timed call", whole=first)
             self._require(seen.same(), CHANGED)
-        if left > 1:
+            if left > 1 and self._process is not None:
+                self._process.require("between the calls of a timed sample")
+        if left > 1 or first:
             self._call_again(output, seen)
+        if left > 1:
             return
         self._hold(self._work.glance(), "after a timed sample")
+        self._work.returned(output, self._drawn)
         self._held = output, seen, self._drawn
+
+    def unreached(self, before: State) -> State:
+        """The state now. WrongResult if a call reached for it, ProcessChanged if it left what runs between calls."""
+        now = self.state()
+        if active("harness state") and now.identities != before.identities:
+            if before.work is not None:
+                before.work.put_back(before.held)
+            raise WrongResult(REACHED)
+        if now.listeners != before.listeners and active("process state") and self._process is not None:
+            self._process.require("between the calls of a timed sample")
+        return now
 
     def _drawn_to_be_judged(self) -> bool:
         """One call of a sample at most, each with the same probability."""
@@ -293,7 +321,10 @@ class Verified:
             return
         self._draws += 1
         self._work.renew((self._turn, self._draws))
-        law = broken_law(self.call(), self._work.inputs(), [output])
+        before = self.state()
+        again = self.call()
+        self.unreached(before)
+        law = broken_law(again, self._work.inputs(), [output])
         self._require(not law, law)
         self._require(seen.same(), CHANGED)
 
@@ -327,8 +358,12 @@ class Verified:
             self._work.restore()
 
     def _settle(self) -> None:
-        if self._held is not None:
-            self._require(self._held[1].same(), CHANGED)
+        if self._held is None:
+            return
+        output, seen, drawn = self._held
+        self._require(seen.same(), CHANGED)
+        if self._work is not None and active("results judged"):
+            self._hold(self._work.settle(output, drawn), "the last call of a sample")
 
     def _judge(self, output: object, when: str, *, whole: bool = True) -> None:
         assert self._work is not None
@@ -373,10 +408,12 @@ def verify(contender: Contender) -> Verified | Refused:
     try:
         contender.prepare()
         with unchanged("during its check", first_call=True):
-            checks = tuple(contender.check(contender.call))
+            with _unreached(contender.work):
+                checks = tuple(contender.check(contender.call))
             passed = bool(checks) and all(outcome.passed for outcome in checks)
             if passed and contender.work is not None and active("fresh inputs"):
-                checks += tuple(_step_by_step(contender.call, contender.work))
+                with _unreached(contender.work):
+                    checks += tuple(_step_by_step(contender.call, contender.work))
     except Exception as error:
         return Refused(contender.name, checks, rejection_of(error))
     if not checks:
@@ -386,6 +423,18 @@ def verify(contender: Contender) -> Verified | Refused:
         reason = "; ".join(f"{outcome.name}: {outcome.detail or 'failed'}" for outcome in bad)
         return Refused(contender.name, checks, Rejection("failed", reason))
     return Verified(contender, checks, _PASSED)
+
+
+@contextmanager
+def _unreached(work: ContenderWork | None) -> Iterator[None]:
+    """WrongResult if what only the harness changes is something else afterwards, the present values left aside."""
+    held = () if work is None else work.holds()
+    yield
+    now = () if work is None else work.holds()
+    if active("harness state") and list(map(_identity, now[:-1])) != list(map(_identity, held[:-1])):
+        assert work is not None
+        work.put_back(held)
+        raise WrongResult(REACHED)
 
 
 def _step_by_step(call: Call, work: ContenderWork) -> list[CheckOutcome]:

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils import _device
 
+from ...common.shortage import out_of_memory
 from .guards import active
 
 VARIABLES = (
@@ -117,6 +119,39 @@ def _set_cuda_flags(state: tuple[Any, ...]) -> None:
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = state
 
 
+_PRODUCTS = tuple((library, op) for library in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn"))
+
+
+def _precisions() -> tuple[Any, ...]:
+    """How exact float32 products are: by the older setting and, where torch has it, by library and operator."""
+    read = getattr(torch._C, "_get_fp32_precision_getter", None)
+    each = () if read is None else tuple(read(*part) for part in (("generic", "all"), *_PRODUCTS))
+    return torch.get_float32_matmul_precision(), each
+
+
+def _set_precisions(state: tuple[Any, ...]) -> None:
+    """The older setting first: it writes to some of the others, and cannot be read where they contradict it."""
+    write = getattr(torch._C, "_set_fp32_precision_setter", None)
+    torch.set_float32_matmul_precision(state[0])
+    for part, value in zip((("generic", "all"), *_PRODUCTS), state[1], strict=False):
+        if write is not None and torch._C._get_fp32_precision_getter(*part) != value:
+            write(*part, value)
+
+
+def _audited() -> bool | None:
+    """Whether an audit hook listens: then `sys.audit` looks at its arguments. None where this Python always does."""
+    try:
+        sys.audit(0)  # type: ignore[arg-type]
+    except TypeError:
+        return True
+    return False
+
+
+def listeners() -> tuple[Any, ...]:
+    """Who could run between two calls, when inputs have changed and no clock runs; cheap enough to be asked there."""
+    return (*_trace_functions(), *_modes(), _alarms(), _audited(), gc.isenabled())
+
+
 def _deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
@@ -158,6 +193,13 @@ def _set_autocasts(state: tuple[bool, ...]) -> None:
 
 
 def _set_device(name: str) -> None:
+    """Whatever is left of other default devices goes first: torch refuses to leave one that is not where it put it."""
+    modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    for mode in reversed(modes):
+        if not isinstance(mode, _device.DeviceContext):
+            torch._C._push_on_torch_function_stack(mode)
+    torch._GLOBAL_DEVICE_CONTEXT.device_context = None
+    _device.CURRENT_DEVICE = None
     torch.set_default_device(None if name == "cpu" else name)
 
 
@@ -311,9 +353,9 @@ FLAGS = (
         _deterministic,
         lambda s: torch.use_deterministic_algorithms(s[0], warn_only=s[1]),
     ),
+    _Flag("matmul precision", _precisions, _set_precisions),
     _Flag("mkldnn flags", _mkldnn, _set_mkldnn),
     _Flag("CUDA flags", _cuda_flags, _set_cuda_flags),
-    _Flag("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     _Flag("flushing of denormals", _flushes_denormals, torch.set_flush_denormal),
     _Flag("environment variables", _variables, _set_variables),
     _Flag("processor affinity", _affinity, lambda cores: os.sched_setaffinity(0, cores) if cores else None),
@@ -323,6 +365,7 @@ FLAGS = (
     _Flag("rounding mode", _rounding, _set_rounding),
     _Flag("signal handlers", _handlers, _set_handlers),
     _Flag("alarms", _alarms, _set_alarms),
+    _Flag("audit hooks, which cannot be taken away", _audited, lambda _: None),
     _Flag("functions at exit", _exit_functions, lambda _: None, by_imports=True),
     _Flag("scheduling policy and priority", _policy, lambda _: None),
     _Flag("inference mode", torch.is_inference_mode_enabled, _set_inference),
@@ -563,7 +606,7 @@ class Snapshot:
         self._first_call = first_call
         self._functions = _functions or Functions()
         self._functions.put_back()
-        self._flags = [flag.read() for flag in FLAGS]
+        self._flags = [_read(flag) for flag in FLAGS]
         self._on = {name: active(name) for name in ("process state", "functions", "threads", "children")}
         self._threads, self._count = running_threads()
         self._children = _children()
@@ -573,13 +616,20 @@ class Snapshot:
         names = self._functions.put_back()
         found = [f"replaced {', '.join(names)}"] if names and self._on["functions"] else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
-            now = flag.read()
+            now = _read(flag)
             told = self._on["process state"] and not (self._first_call and flag.by_imports)
             if now != before and told:
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             if now != before:
-                flag.write(before)
+                with contextlib.suppress(Exception):  # the others are brought back all the same
+                    flag.write(before)
         return found + self._end_threads() + self._end_children()
+
+    def require(self, when: str) -> None:
+        """ProcessChanged if the state is another one now; it is brought back."""
+        found = self.restore()
+        if found:
+            raise ProcessChanged(_told(when, found))
 
     def _end_threads(self) -> list[str]:
         now, count = running_threads()
@@ -601,8 +651,20 @@ class Snapshot:
         return [f"left {len(left)} child processes running"] if left and self._on["children"] else []
 
 
+def _told(when: str, found: Sequence[str]) -> str:
+    return f"{when} it {'; it '.join(found)} (restored)"
+
+
+def _read(flag: _Flag) -> Any:
+    """Its value; where settings contradict each other so that torch cannot tell, that."""
+    try:
+        return flag.read()
+    except Exception as error:
+        return f"unreadable ({type(error).__name__})"
+
+
 def _shown(before: Any, now: Any) -> str:
-    if isinstance(before, dict):  # of variables or signals
+    if isinstance(before, dict) and isinstance(now, dict):  # of variables or signals
         names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
     return f"{before} -> {now}"
@@ -633,20 +695,28 @@ _monotonic, _sleep = time.monotonic, time.sleep
 
 
 @contextmanager
-def unchanged(when: str, *, first_call: bool = False) -> Iterator[None]:
+def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
     """The state of the process must be the same afterwards; it is restored in any case.
 
     A `first_call` may import what registers functions to run at exit.
 
+    Yields:
+        The state before: who `require`s it in between sees what would be undone by the end.
+
     Raises:
-        ProcessChanged: something had changed; the message says what, and `when`.
+        ProcessChanged: something had changed; the message says what, and `when`. An exception that this brought about,
+            or came with it, is told after it.
     """
     before = Snapshot(first_call=first_call)
     try:
-        yield
+        yield before
+    except Exception as error:
+        found = [] if isinstance(error, ProcessChanged) or out_of_memory(error) else before.restore()
+        before.restore()
+        if found:
+            raise ProcessChanged(f"{_told(when, found)}; {type(error).__name__}: {error}") from error
+        raise
     except BaseException:
         before.restore()
         raise
-    found = before.restore()
-    if found:
-        raise ProcessChanged(f"{when} it {'; it '.join(found)} (restored)")
+    before.require(when)

@@ -89,6 +89,22 @@ def quiet_collector() -> Iterator[None]:
             gc.enable()
 
 
+def _copied(value: object) -> object:
+    """Of dictionaries and lists, with those inside of them; all else is itself."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def _identities(value: object) -> object:
+    """What tells whether a value, or anything in it, is another one; an object may say that it equals anything."""
+    if isinstance(value, dict):
+        return {key: _identities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_identities(item) for item in value]
+    return value if type(value) in (int, float, str) else id(value)
+
+
 @dataclass
 class _Run:
     """The state of a measurement under way."""
@@ -149,18 +165,19 @@ class _Run:
             try:
                 subject, repeats = self.subjects[name], self.repeats[name]
                 subject.prepare()
+                began = time.perf_counter()
                 with self._own_books():
                     time_s = self._sample_s(subject, (number, slot == CONTROL), repeats)
+                self.aside_s += max(0.0, time.perf_counter() - began - time_s * repeats)
                 times[slot] = time_s
             except Exception as error:
                 self.reject(name, error)
         return {slot: value for slot, value in times.items() if slot in self.samples}
 
     def _sample_s(self, subject: Verified, turn: object, repeats: int) -> float:
-        began, timer = time.perf_counter(), self.timer
+        timer = self.timer
         with subject.sample(turn, repeats):
             time_s = timer.sample_s(subject, repeats)
-        self.aside_s += max(0.0, time.perf_counter() - began - time_s * repeats)
         if isinstance(timer, CpuTimer):  # that of a GPU goes on the device
             subject.took(time_s * repeats)
         return time_s
@@ -172,24 +189,21 @@ class _Run:
         Raises:
             WrongResult: it has; it is put back.
         """
-        samples = {key: tuple(values) for key, values in self.samples.items()}
-        timer, state, plan = self.timer, dict(vars(self.timer)), self.plan
-        others = dict(self.repeats), dict(self.rejected)
+        timer, plan = dict(vars(self.timer)), dict(vars(self.plan))
+        books = {name: _copied(value) for name, value in vars(self).items()}
         yield
-        now = (
-            {key: tuple(values) for key, values in self.samples.items()},
-            dict(self.repeats),
-            dict(self.rejected),
-        )
         same = (
-            now == (samples, *others) and self.timer is timer and vars(timer) == state and self.plan is plan
+            _identities(vars(self)) == _identities(books)
+            and _identities(vars(books["timer"])) == _identities(timer)
+            and _identities(vars(books["plan"])) == _identities(plan)
         )
         if not same and active("harness state"):
-            self.samples = {key: list(values) for key, values in samples.items()}
-            self.timer, self.plan = timer, plan
-            vars(timer).update(state)
+            vars(self).update(books)
+            vars(self.timer).update(timer)
+            vars(self.plan).update(plan)
             raise WrongResult(
-                "the call reached into the harness: samples, timer or plan are not what they were (restored)"
+                "the call reached into the harness: samples, timer or plan, or who is timed, are not what they were "
+                "(restored)"
             )
 
     def finish(self, everybody: Sequence[Verified]) -> None:
@@ -200,7 +214,8 @@ class _Run:
             self.on_turn(name, "check")
             try:
                 subject.prepare()
-                subject.finish()
+                with self._own_books():
+                    subject.finish()
             except Exception as error:
                 self.reject(name, error)
         for subject in everybody:

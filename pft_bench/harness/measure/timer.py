@@ -75,9 +75,13 @@ def _laps_s(subject: Verified, repeats: int) -> float:
 
 def untimed(subject: Verified) -> None:
     """One call on fresh inputs."""
-    if getattr(subject, "changes", False):
-        subject.renew()
+    if not getattr(subject, "changes", False):
+        subject.call()
+        return
+    subject.renew()
+    before = subject.state()
     subject.call()
+    subject.unreached(before)
 
 
 class CpuTimer:

@@ -10,8 +10,9 @@ import torch
 from ...backends import lent
 from ...common.schedule import parse_schedule
 from ...model import PFTConfig
-from ..cases import Settings, plan_groups
+from ..cases import Group, Settings, plan_groups
 from ..check.result import without_checks
+from ..measure.contender import Contender, rejection_of
 from ..measure.guards import GUARDS, without_guards
 from ..measure.results import Rejection
 from ..measure.rounds import Plan, measure
@@ -66,4 +67,16 @@ def rejections(cheat: Cheat, mode: str, without: Sequence[str] = ()) -> dict[str
         group = plan_groups(settings)[-1]
         contenders = [item for item in group.contenders() if item.name in (HONEST, cheat.kind.name)]
         found = measure(contenders, HONEST, PLAN, timer=CpuTimer(BLOCK_S))
-    return {name: item.rejection for name, item in found.contenders.items()}
+        told = {name: item.rejection for name, item in found.contenders.items()}
+        for contender in contenders if cheat.besides else ():
+            told[contender.name] = told[contender.name] or _besides(group, contender)
+    return told
+
+
+def _besides(group: Group, contender: Contender) -> Rejection | None:
+    """Why nothing could be measured beside the time."""
+    try:
+        group.besides(contender, [1.0])
+    except Exception as error:
+        return rejection_of(error)
+    return None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import RightUntilTimed, callers, cheat
+from ...cases.inputs import _copied as copied
+from ...check import Layer
+from .base import Products, RightUntilTimed, callers, cheat
 
 
 def _caller(name: str) -> Any:
@@ -67,6 +70,62 @@ class ShortensSamples(RightUntilTimed):
         return made
 
 
+@cheat("makes its samples shorter when all are judged", "harness state", "samples, timer or plan")
+class ShortensAtTheEnd(Products):
+    """While its last result is looked at."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        run = _run()
+        if run is not None and any(frame.f_code.co_name == "_look_at_the_last" for frame in callers()):
+            for values in run.samples.values():
+                values[:] = [value / 10 for value in values]
+        return super().product(op, *given)
+
+
+@cheat("puts another in its own place", "harness state", "who is timed")
+class TimesAnother(RightUntilTimed):
+    """One that does nothing and that nobody judges."""
+
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        run = _run()
+        if run is not None and not isinstance(run.subjects.get(self.name, _Nothing), _Nothing):
+            run.subjects[self.name] = _Nothing()
+        return made
+
+
+class _Nothing:
+    """As much of a verified contender as a timer asks for."""
+
+    changes = False
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def call(self) -> None:
+        """Nothing."""
+
+    def sample(self, *_: object) -> Any:
+        """Nothing is looked at."""
+        return nullcontext()
+
+    def took(self, seconds: float) -> None:
+        """Nothing."""
+
+
+@cheat("plants what a model is judged by", "harness state", "reached into the harness", "model")
+class PlantsReference(Products):
+    """Zeros are right where masked dense attention is said to have given zeros; here for an image that never comes."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right, with a reference of its own."""
+        work = _work() if self.is_timed() else None
+        if work is not None:
+            work.answers.images._known[b""] = (layer.q, None)
+        return super().attention(layer)
+
+
 @cheat("has the run use a timer of its own", "harness state, clocks agree", "samples, timer or plan")
 class OwnTimer(RightUntilTimed):
     """In the object that holds the timer, some frames up."""
@@ -117,5 +176,5 @@ class ZeroesCopies(RightUntilTimed):
             for name, tensor in inputs.given.items():
                 if tensor.is_floating_point():
                     tensor.data.zero_()
-                    inputs._first[name] = type(inputs._first[name])(tensor)
+                    inputs._first[name] = copied(tensor)
         return torch.zeros_like(made)

@@ -11,7 +11,7 @@ from ....backends import get
 from ....backends.base import empty
 from ...check import Layer
 from ..mutant import BASE
-from .base import Products, RightUntilTimed, cheat
+from .base import Products, RightUntilTimed, callers, cheat
 
 
 def _zeros(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -95,6 +95,63 @@ class LayerWrongInBetween(Products):
         """Right or zero."""
         out, *rest = super().attention(layer)
         return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
+
+
+@cheat(
+    "a model that is wrong in between",
+    "results judged",
+    "model output",
+    "model",
+    "infer",
+)
+class ModelWrongInBetween(Products):
+    """In every layer; right in its check, in the first sample and in the last."""
+
+    def attention(self, layer: Layer) -> Any:
+        """Right or zero."""
+        out, *rest = super().attention(layer)
+        return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
+
+
+@cheat(
+    "gradients of a model that are wrong in between", "results judged", "model gradients", "model", "train"
+)
+class ModelGradientsWrongInBetween(Products):
+    """The loss is right."""
+
+    def gradients(self, layer: Layer, *given: Any) -> Any:
+        """Right or zero."""
+        made = super().gradients(layer, *given)
+        return _zeros(made) if 0 < self.round() < 5 else made
+
+
+@cheat("no forward result where gradients are judged", "results judged", "rows", "op", "train")
+class NoForward(RightUntilTimed):
+    """The gradients of a product need the factors alone."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right, then zeros, of the first product of a step."""
+        forward = not any(frame.f_code.co_name == "backward" for frame in callers())
+        made = super(RightUntilTimed, self).product(op, *given)
+        return torch.zeros_like(made) if forward and self.is_timed() else made
+
+
+@cheat(
+    "zeros while its memory is measured",
+    "results judged",
+    "while its memory was measured",
+    "op",
+    "infer train",
+    besides=True,
+)
+class ZerosForMemory(Products):
+    """Who computes nothing needs no memory."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right while it is timed."""
+        made = super().product(op, *given)
+        measured = any(frame.f_code.co_name == "peak_allocated" for frame in callers())
+        return torch.zeros_like(made) if measured else made
 
 
 @cheat("computes every other row once the check is over", "results judged", "timed call")

@@ -18,30 +18,53 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ....backends import base, get
+from ...check import Layer
 from ...check import spot as spot_module
 from ...check.result import CheckResult
 from ...measure import process
-from .base import RightUntilTimed, cheat
+from .base import Products, RightUntilTimed, callers, cheat
 
 
 class Disturbs(RightUntilTimed):
-    """Right, and does `disturb` when it takes its check to be over."""
+    """Right, and does `disturb` when it takes its check to be over, at any level and in both directions."""
 
     def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right."""
         self.disturb()
         return made
 
+    def attention(self, layer: Layer) -> Any:
+        """Right."""
+        made = super().attention(layer)
+        if self.is_timed():
+            self.disturb()
+        return made
+
+    def gradients(self, layer: Layer, *given: Any) -> Any:
+        """Right."""
+        made = super().gradients(layer, *given)
+        if self.is_timed():
+            self.disturb()
+        return made
+
     def disturb(self) -> None:
         """What it does besides."""
 
 
-def disturbance(name: str, guard: str, says: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
-    """Plant a kernel that does what the decorated function does, besides its work."""
+def disturbance(
+    name: str, guard: str, says: str, *elsewhere: str
+) -> Callable[[Callable[[], object]], Callable[[], object]]:
+    """Plant a kernel that does what the decorated function does, besides its work: at level op, and `elsewhere`, each
+    a level and its modes.
+    """
 
     def planted(function: Callable[[], object]) -> Callable[[], object]:
         body = {"disturb": lambda self: function(), "__doc__": function.__doc__}
-        cheat(name, guard, says)(type(name.title().replace(" ", ""), (Disturbs,), body))
+        kind = type(name.title().replace(" ", ""), (Disturbs,), body)
+        cheat(name, guard, says)(kind)
+        for place in elsewhere:
+            level, _, modes = place.partition(" ")
+            cheat(f"{name}, level {level}", guard, says, level, modes)(kind)
         return function
 
     return planted
@@ -52,37 +75,47 @@ def _replace(owner: Any, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
-@disturbance("leaves torch on another number of threads", "process state", "torch threads")
+@disturbance(
+    "leaves torch on another number of threads",
+    "process state",
+    "torch threads",
+    "layer backward",
+    "model train",
+)
 def other_threads() -> None:
     """Who comes next has half of the processors, or twice as many threads."""
     torch.set_num_threads(3)
 
 
-@disturbance("changes the default dtype", "process state", "default dtype")
+@disturbance("changes the default dtype", "process state", "default dtype", "model infer")
 def default_dtype() -> None:
     """As a library that wants double precision everywhere."""
     torch.set_default_dtype(torch.float64)
 
 
-@disturbance("switches mkldnn off", "process state", "mkldnn flags")
+@disturbance("switches mkldnn off", "process state", "mkldnn flags", "layer infer")
 def no_mkldnn() -> None:
     """The baseline loses its matrix products."""
     _replace(torch.backends.mkldnn, "enabled", False)
 
 
-@disturbance("changes the grad mode", "process state", "grad mode")
+@disturbance("changes the grad mode", "process state", "grad mode", "layer infer")
 def grad_mode() -> None:
     """The others record graphs."""
     torch._C._set_grad_enabled(True)
 
 
-@disturbance("asks for deterministic algorithms", "process state", "deterministic algorithms")
+@disturbance(
+    "asks for deterministic algorithms", "process state", "deterministic algorithms", "layer backward"
+)
 def deterministic() -> None:
     """Some of the others' operators raise, others slow down."""
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-@disturbance("sets a variable of OpenMP", "process state", "environment variables: OMP_WAIT_POLICY")
+@disturbance(
+    "sets a variable of OpenMP", "process state", "environment variables: OMP_WAIT_POLICY", "layer train"
+)
 def variable() -> None:
     """Pools that start later read it."""
     os.environ["OMP_WAIT_POLICY"] = "passive" if os.environ.get("OMP_WAIT_POLICY") == "active" else "active"
@@ -114,10 +147,10 @@ def traces() -> None:
     sys.settrace(lambda *_: None)
 
 
-@disturbance("spins a thread after the call", "threads", "threads running")
+@disturbance("spins a thread after the call", "threads", "threads running", "layer train")
 def spins() -> None:
     """It takes a processor from who comes next."""
-    end = time.monotonic() + 0.1
+    end = time.monotonic() + 0.02
 
     def spin() -> None:
         while time.monotonic() < end:
@@ -126,10 +159,10 @@ def spins() -> None:
     threading.Thread(target=spin, daemon=True).start()
 
 
-@disturbance("leaves a process behind", "children", "child processes")
+@disturbance("leaves a process behind", "children", "child processes", "layer backward")
 def leaves_a_process() -> None:
     """One for all of its calls."""
-    if not _left:
+    if sum(one.poll() is None for one in _left) < 2:
         _left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"]))
 
 
@@ -189,6 +222,52 @@ def enters_a_mode() -> None:
             return function(*args, **(kwargs or {}))
 
     Mode().__enter__()
+
+
+@disturbance("asks for less exact float32 products", "process state", "matmul precision")
+def less_exact() -> None:
+    """Torch raises where its older and its newer settings contradict each other: nobody else would have a time."""
+    torch.set_float32_matmul_precision("medium")
+
+
+@disturbance("changes the default device", "process state", "default device", "layer train")
+def default_device() -> None:
+    """A mode of torch, which torch itself cannot take away once others have been entered around it."""
+    torch.set_default_device("cpu:0")
+
+
+@cheat("disturbs while its FLOPs are counted", "process state", "while its FLOPs were counted", besides=True)
+class DisturbsCounting(Products):
+    """A mode of torch is entered then, and the time is measured already."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        if any(frame.f_code.co_name == "counted_flops" for frame in callers()):
+            torch.set_default_dtype(torch.float64)
+        return super().product(op, *given)
+
+
+@cheat("has Python call it between its calls", "process state", "between the calls of a timed sample")
+class BetweenCalls(RightUntilTimed):
+    """A profile function runs after the inputs have changed and before the clock starts: the kernel's moment to compute
+    what it then returns at once. It is gone by the end of the sample.
+    """
+
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
+        """Right; and ahead of the next call."""
+        if self.more_to_come():
+            sys.setprofile(lambda *_: None)
+        else:
+            sys.setprofile(None)
+        return made
+
+    @staticmethod
+    def more_to_come() -> bool:
+        """Whether the sample has more calls, as one who looks for it among the callers finds it."""
+        subject = next(
+            (frame.f_locals["subject"] for frame in callers() if "subject" in frame.f_locals), None
+        )
+        return subject is not None and subject._calls - subject._done > 1
 
 
 @disturbance("sets an alarm", "process state", "alarms")
