@@ -114,11 +114,11 @@ def deterministic() -> None:
 
 
 @disturbance(
-    "sets a variable of OpenMP", "process state", "environment variables: OMP_WAIT_POLICY", "layer train"
+    "sets a variable of OpenMP", "process state", "environment variables: OMP_SCHEDULE", "layer train"
 )
 def variable() -> None:
     """Pools that start later read it."""
-    os.environ["OMP_WAIT_POLICY"] = "passive" if os.environ.get("OMP_WAIT_POLICY") == "active" else "active"
+    os.environ["OMP_SCHEDULE"] = "static"
 
 
 @disturbance("pins the process to one processor", "process state", "processor affinity")
