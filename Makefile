@@ -37,7 +37,7 @@ bench: $(VENV)/.bench ## set up, then check and measure the default schedule ins
 TEST_WORKERS ?= 2
 test: $(VENV)/.test ## set up, then all tests
 	@# the second part runs, and tells, whatever came of the first
-	$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not alone"; first=$$?; \
+	PFT_SET_UP=test $(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not alone"; first=$$?; \
 	$(PY) -m pytest -m alone && exit $$first
 
 lint: $(VENV)/.dev ## ruff, mypy, clang-format
@@ -177,5 +177,7 @@ packages-run packages-test packages-dev: build-tools
 	@needs="$$($(PY) -I .ci/requirements.py $(filter-out run,$(patsubst packages-%,%,$@)))" && \
 		printf '%s\n' "$$needs" | $(INSTALL) -r /dev/stdin
 
+# Said in either case: the build folder remembers what it was told last.
 kernels-run kernels-emulated: build-tools
-	@$(INSTALL) --no-build-isolation --no-deps $(if $(filter kernels-run,$@),--config-settings=cmake.define.PFT_EMULATOR=OFF) -e .
+	@$(INSTALL) --no-build-isolation --no-deps -e . \
+		--config-settings=cmake.define.PFT_EMULATOR=$(if $(filter kernels-run,$@),OFF,ON)

@@ -5,6 +5,7 @@ What is installed, linted or measured is a stub's: it writes down its command li
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -151,7 +152,8 @@ def test_set_up_under_a_path_of_odd_characters_installs_here_and_nowhere_else(tm
     assert done.returncode == 0, done.stderr
     lines = called(folder)
     install = f"{folder}| -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt"
-    assert f"{install} --no-build-isolation --no-deps -e ." in lines
+    build = f"{install} --no-build-isolation --no-deps -e . --config-settings=cmake.define.PFT_EMULATOR"
+    assert f"{build}=ON" in lines
     (packages,) = (line for line in lines if line.startswith(f"{install} -r /dev/stdin"))
     pyproject = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     extras = pyproject["optional-dependencies"]
@@ -166,6 +168,9 @@ def test_set_up_under_a_path_of_odd_characters_installs_here_and_nowhere_else(tm
     assert all((folder / ".venv" / name).is_file() for name in (".dev", ".test", ".bench"))
     assert make(folder, ".venv/.dev").returncode == 0
     assert not [line for line in called(folder) if " -m pip " in line], "installed once"
+    (folder / ".venv" / ".bench").unlink()
+    assert make(folder, ".venv/.bench").returncode == 0
+    assert f"{build}=OFF" in called(folder), "the next set-up for tests says ON again"
 
 
 def test_an_environment_folder_with_a_space_is_refused(odd: Path) -> None:
@@ -254,3 +259,10 @@ def test_the_sdist_leaves_out_nothing_that_a_test_names() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     for excluded in pyproject["tool"]["scikit-build"]["sdist"]["exclude"]:
         assert f'"{excluded.strip("/")}' not in tests, f"{excluded} is read by a test"
+
+
+@pytest.mark.skipif(os.environ.get("PFT_SET_UP") != "test", reason="not set up by make test")
+def test_what_make_test_has_set_up_can_run_every_test() -> None:
+    """Where the emulator is missing, tests of the CUDA kernels are skipped, which nobody would notice."""
+    for name in ("_cpu", "_cuda_emu", "_cuda_count"):
+        assert importlib.util.find_spec(f"pft_bench.{name}") is not None, name

@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,11 @@ def test_help_names_the_shipped_weights_and_what_a_tile_may_be(command: str, sai
     ids=str,
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(
-    pft_bench_command: Command, tmp_path: Path, arguments: tuple[object, ...], said: str
+    pft_bench_command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    said: str,
 ) -> None:
     places = {name: tmp_path / name for name in ("in", "new", "file", "pipe", "run")}
     places |= {"a": tmp_path / "in" / "a.png", "link": tmp_path / "link.png", "exits": tmp_path / "exits.py"}
@@ -136,6 +141,7 @@ def test_what_cannot_be_meant_is_refused(
     places["link"].hardlink_to(places["a"])
     os.mkfifo(places["pipe"])
     places["exits"].write_text("raise SystemExit(3)")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of the plug-in
     before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
     ended = pft_bench_command(*(str(part).format(**places) for part in arguments))
     assert (ended.code, ended.out) == (2, ""), ended

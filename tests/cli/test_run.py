@@ -402,13 +402,14 @@ def test_what_fails_after_the_timing_costs_that_row_alone(
 ) -> None:
     from pft_bench.harness.cases import group
 
-    right = group.peak_allocated
-    monkeypatch.setattr(
-        group, "peak_allocated", lambda call, device: right(call if "dense" in repr(call) else broken, device)
-    )
+    right, measured = group.peak_allocated, iter(["dense", "cpu"])
 
-    def broken() -> None:
-        raise MemoryError("no room for the profiler")
+    def room_for_one(call: Callable[[], object], device: torch.device) -> int:
+        if next(measured) == "cpu":
+            raise MemoryError("no room for the profiler")
+        return right(call, device)
+
+    monkeypatch.setattr(group, "peak_allocated", room_for_one)
 
     ended = tiny_run("--level", "layer", "--sched", "dense", "--out", tmp_path)
     assert ended.code == 1

@@ -62,7 +62,7 @@ def systems(pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.Monk
     def call(*arguments: object, without: str = "") -> Any:
         missing.clear()
         missing.update(filter(None, [without]))
-        rounds = ("--rounds", 6, "--budget", 0.5, "--lr", "8x8", "--threads", 1, "--no-isolate")
+        rounds = ("--rounds", 6, "--budget", 0.001, "--lr", "8x8", "--threads", 1, "--no-isolate")
         return pft_bench_command("systems", *rounds, "--out", tmp_path / "run", *arguments)
 
     return call
