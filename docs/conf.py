@@ -51,7 +51,8 @@ def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def _file_of(page: Path, link: re.Match[str]) -> str:
     folder = page.parent / link[1]
-    records = [name for name in ("records.jsonl", "trials.jsonl", "README.md") if (folder / name).is_file()]
+    kinds = "records.jsonl", "trials.jsonl", "comparison.json", "README.md"
+    records = [name for name in kinds if (folder / name).is_file()]
     return f"]({link[1].rstrip('/')}/{records[0]})" if records else link[0]
 
 
