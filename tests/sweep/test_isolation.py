@@ -53,6 +53,16 @@ def test_a_hang_is_killed_and_shows_its_stack(workers: Workers) -> None:
     assert "in hang" in ended.output
 
 
+def test_what_ends_while_it_is_being_killed_was_lost_all_the_same(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "LAST_WORDS_S", 1.5)
+    death = workers.run(jobs.end_late)
+    assert isinstance(death, Death)
+    assert death.status == "timeout"
+    assert workers.run(jobs.touch)[0] != os.getpid(), "the next job has a worker"
+
+
 def test_a_process_that_was_not_forked_is_the_server_itself_and_ends_alike(workers: Workers) -> None:
     workers.run(jobs.touch)
     assert workers._server is not None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
@@ -170,9 +171,10 @@ class Workers:
                 return self._death("timeout", f"no progress for {self.timeout_s:g} s")
 
     def _kill(self, receive: Callable[[], Any], pid: int) -> None:
-        os.kill(pid, DUMP_SIGNAL)
-        time.sleep(LAST_WORDS_S)
-        os.kill(pid, signal.SIGKILL)  # not reaped before `Ended`: no other process has this id
+        with suppress(ProcessLookupError):  # it may end by itself meanwhile, and its `Ended` be on the way
+            os.kill(pid, DUMP_SIGNAL)
+            time.sleep(LAST_WORDS_S)
+            os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + KILL_S
         while time.monotonic() < deadline:
             if isinstance(receive(), Ended):
