@@ -9,7 +9,7 @@ import torch
 
 from pft_bench.harness.measure import timer as timer_module
 from pft_bench.harness.measure.contender import Call, Contender, Refused, Verified, verify
-from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, timer_for
+from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, timer_for, untimed
 from pft_bench.harness.record import CheckEntry
 
 
@@ -94,6 +94,18 @@ def test_warm_up_runs_short_calls_often_and_long_ones_once() -> None:
     CpuTimer().warm_up(verified(counting(long, 0.26)))
     assert len(short) >= 3
     assert len(long) == 1
+
+
+def test_a_subject_of_an_older_version_changes_its_inputs_and_does_not_look_at_untimed_calls() -> None:
+    done: list[str] = []
+    older = SimpleNamespace(
+        changes=True,
+        renew=lambda: done.append("renew"),
+        state=lambda: done.append("state"),
+        call=lambda: done.append("call"),
+    )
+    untimed(older)  # type: ignore[arg-type]
+    assert done == ["renew", "state", "call"]
 
 
 def test_nothing_unchecked_can_be_timed() -> None:

@@ -16,7 +16,7 @@ from ..measure.flops import counted_flops
 from ..measure.guards import active
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process import unchanged
-from ..measure.results import Rejection, RoundsResult
+from ..measure.results import Rejection, RoundsResult, failures
 from ..measure.rounds import OnTurn, Progress, measure, nobody
 from ..measure.timer import timer_for
 from ..record import Case, Flops, Memory, Record, Status
@@ -135,27 +135,27 @@ class Group(ABC):
         """WrongResult if the last result is not what the inputs, which are those of the checks, must give."""
         if contender.work is None or not active("results judged"):
             return
-        bad = [item for item in contender.work.judge(last[0], whole=False) if not item.passed]
-        if bad:
-            told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in bad)
+        if told := failures(contender.work.judge(last[0], whole=False)):
             raise WrongResult(f"while its memory was measured: {told}")
 
     def _record(self, contender: Contender, environment: str, sealed: bytes, turn: OnTurn) -> Record:
         """The record of one contender; an exception after its timing costs that contender alone its result."""
         name, case = contender.name, self.cases[contender.name]
         flops, memory, stages = self.flops(name), Memory(), None
-        if _opened(sealed).contenders[name].rejection is None:
+        timed = _opened(sealed).contenders[name]
+        if timed.rejection is None:
             turn(name, "memory, FLOPs and stages")
             try:
                 contender.prepare()
-                counted, memory, stages = self.besides(contender, _opened(sealed).contenders[name].samples_s)
+                counted, memory, stages = self.besides(contender, timed.samples_s)
             except Exception as error:
                 found = rejection_of(error)
                 reason = f"after its timing: {found.reason}"
                 return Record.without_result(case, environment, Status(found.status), reason, flops=flops)
             flops = replace(flops, counted_flops=counted)
-        result = _opened(sealed)
-        return Record.of_rounds(case, environment, result, name, stages_s=stages, flops=flops, memory=memory)
+        return Record.of_rounds(
+            case, environment, _opened(sealed), name, stages_s=stages, flops=flops, memory=memory
+        )
 
 
 def _opened(sealed: bytes) -> RoundsResult:

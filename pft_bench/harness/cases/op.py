@@ -61,23 +61,18 @@ class OpGroup(Group):
         grad = {} if infer else {"grad_out": output_gradient(self.problem, *inputs.values())}
         changing = Inputs({**inputs, **grad})
         left, right = (inputs["q"], inputs["k"]) if self.problem.op == "sddmm" else (inputs["a"], inputs["v"])
-        found = []
+        found, op = [], self.problem.op
+        fixed = {**inputs, "index": inputs["index"].clone()}  # the index that others change
+        index = fixed["index"]
         for name in self.names:
             if name == "sampled_addmm":
-                found.append(_peer(name, "sddmm", inputs, *_sampled_addmm(left, right, inputs["index"])))
+                found.append(_peer(name, op, fixed, *_sampled_addmm(left, right, index)))
             elif name == "embedding_bag":
-                found.append(_peer(name, "spmm", inputs, *_embedding_bag(left, right, inputs["index"])))
+                found.append(_peer(name, op, fixed, *_embedding_bag(left, right, index)))
             elif name == ROW_READS:
-                found.append(_row_reads(right, inputs["index"]))
+                found.append(_row_reads(right, index))
             elif name in CALLED:
-                found.append(
-                    _peer(
-                        name,
-                        self.problem.op,
-                        inputs,
-                        *_called(name, self.problem.op, left, right, inputs["index"].clone()),
-                    )
-                )
+                found.append(_peer(name, op, fixed, *_called(name, op, left, right, index)))
             else:
                 found.append((self._forward if infer else self._gradients)(name, changing))
         return found
@@ -170,9 +165,8 @@ Read = Callable[[object], Tensor]
 
 
 def _peer(name: str, op: str, inputs: dict[str, Tensor], call: Call, read: Read) -> Contender:
-    """A public operator. What it prepared from the index is not timed, so the index stays."""
+    """A public operator. What it prepared from the index is not timed, so the index must stay what it is."""
     left, right, index = inputs.values()
-    index = index.clone()  # the others' changes
     names = tuple(inputs)[:2]
     changing = Inputs(dict(zip(names, (left, right), strict=True)))
 

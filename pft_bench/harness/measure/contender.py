@@ -20,7 +20,7 @@ from ...common.shortage import out_of_memory
 from .guards import active
 from .outcome import Remembered, broken_law, size_bytes, spoiled
 from .process import ProcessChanged, Snapshot, listeners, running_threads, started, unchanged
-from .results import CheckOutcome, Rejection
+from .results import CheckOutcome, Rejection, failures
 
 Call = Callable[[], object]
 
@@ -372,9 +372,8 @@ class Verified:
             self.judged += 1
 
     def _hold(self, found: Sequence[CheckOutcome], when: str) -> None:
-        wrong = [item for item in found if not item.passed]
-        told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
-        self._require(not wrong, f"{when}: {told}")
+        told = failures(found)
+        self._require(not told, f"{when}: {told}")
 
     @staticmethod
     def _require(holds: bool, reason: str) -> None:
@@ -418,9 +417,7 @@ def verify(contender: Contender) -> Verified | Refused:
         return Refused(contender.name, checks, rejection_of(error))
     if not checks:
         return Refused(contender.name, (), Rejection("failed", "the check returned no result"))
-    bad = [outcome for outcome in checks if not outcome.passed]
-    if bad:
-        reason = "; ".join(f"{outcome.name}: {outcome.detail or 'failed'}" for outcome in bad)
+    if reason := failures(checks):
         return Refused(contender.name, checks, Rejection("failed", reason))
     return Verified(contender, checks, _PASSED)
 
@@ -450,11 +447,7 @@ def _step_by_step(call: Call, work: ContenderWork) -> list[CheckOutcome]:
             law = broken_law(output, work.inputs(), held)
             if law:
                 raise WrongResult(law)
-            wrong = (
-                [item for item in work.judge(output) if not item.passed] if active("results judged") else []
-            )
-            if wrong:
-                told = "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in wrong)
+            if active("results judged") and (told := failures(work.judge(output))):
                 raise WrongResult(f"wrong after {changed} changed, the other inputs being as before: {told}")
             held.append(output)
             if sum(map(size_bytes, held)) > HELD_BYTES:

@@ -119,13 +119,16 @@ def _set_cuda_flags(state: tuple[Any, ...]) -> None:
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = state
 
 
-_PRODUCTS = tuple((library, op) for library in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn"))
+_PRODUCTS = (
+    ("generic", "all"),
+    *((library, op) for library in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn")),
+)
 
 
 def _precisions() -> tuple[Any, ...]:
     """How exact float32 products are: by the older setting and, where torch has it, by library and operator."""
     read = getattr(torch._C, "_get_fp32_precision_getter", None)
-    each = () if read is None else tuple(read(*part) for part in (("generic", "all"), *_PRODUCTS))
+    each = () if read is None else tuple(read(*part) for part in _PRODUCTS)
     return torch.get_float32_matmul_precision(), each
 
 
@@ -133,7 +136,7 @@ def _set_precisions(state: tuple[Any, ...]) -> None:
     """The older setting first: it writes to some of the others, and cannot be read where they contradict it."""
     write = getattr(torch._C, "_set_fp32_precision_setter", None)
     torch.set_float32_matmul_precision(state[0])
-    for part, value in zip((("generic", "all"), *_PRODUCTS), state[1], strict=False):
+    for part, value in zip(_PRODUCTS, state[1], strict=False):
         if write is not None and torch._C._get_fp32_precision_getter(*part) != value:
             write(*part, value)
 
@@ -711,9 +714,8 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
     try:
         yield before
     except Exception as error:
-        found = [] if isinstance(error, ProcessChanged) or out_of_memory(error) else before.restore()
-        before.restore()
-        if found:
+        found = before.restore()
+        if found and not (isinstance(error, ProcessChanged) or out_of_memory(error)):
             raise ProcessChanged(f"{_told(when, found)}; {type(error).__name__}: {error}") from error
         raise
     except BaseException:

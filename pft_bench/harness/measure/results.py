@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,6 +21,11 @@ class CheckOutcome(Protocol):
     @property
     def detail(self) -> str:
         """Numbers behind it, or why it failed; may be empty."""
+
+
+def failures(outcomes: Iterable[CheckOutcome]) -> str:
+    """What did not hold and why, in words; empty where all did."""
+    return "; ".join(f"{item.name}: {item.detail or 'failed'}" for item in outcomes if not item.passed)
 
 
 @dataclass(frozen=True)

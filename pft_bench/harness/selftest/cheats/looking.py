@@ -89,7 +89,7 @@ class WrongInBetween(Products):
 
 @cheat("a layer that is wrong in between", "results judged", "right after a timed call", "layer")
 class LayerWrongInBetween(Products):
-    """Zeros meanwhile."""
+    """Right in its check, in the first sample and in the last."""
 
     def attention(self, layer: Layer) -> Any:
         """Right or zero."""
@@ -97,20 +97,9 @@ class LayerWrongInBetween(Products):
         return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
 
 
-@cheat(
-    "a model that is wrong in between",
-    "results judged",
-    "model output",
-    "model",
-    "infer",
-)
-class ModelWrongInBetween(Products):
-    """In every layer; right in its check, in the first sample and in the last."""
-
-    def attention(self, layer: Layer) -> Any:
-        """Right or zero."""
-        out, *rest = super().attention(layer)
-        return (torch.zeros_like(out) if 0 < self.round() < 5 else out, *rest)
+@cheat("a model that is wrong in between", "results judged", "model output", "model", "infer")
+class ModelWrongInBetween(LayerWrongInBetween):
+    """In every layer of it."""
 
 
 @cheat(
