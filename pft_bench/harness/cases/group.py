@@ -103,7 +103,10 @@ class Group(ABC):
                 sealed = pickle.dumps(result)  # what kernels still to be called find cannot be written to
                 del result
                 return GroupResult(
-                    [self._record(contender, environment, sealed, listener.on_turn) for contender in contenders]
+                    [
+                        self._record(contender, environment, sealed, listener.on_turn)
+                        for contender in contenders
+                    ]
                 )
 
     def besides(

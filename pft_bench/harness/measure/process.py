@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter, is_
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -432,11 +433,14 @@ class Functions:
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
         ]
-        self._known += [  # a plug-in's own may keep what it makes at its first call
+        self._instances = [  # a plug-in's own may keep what it makes at its first call
             _Owner(f"backend {name}", item, {})
             for name, item in _backends().items()
             if type(item).__module__.startswith(COMPUTING)
         ]
+        self._views = [vars(known.owner).values() for known in self._known]
+        self._members: list[Any] = []
+        self._sizes: list[int] = []
         found = {
             id(value): (f"{known.name}.{key}", value)
             for known in self._known
@@ -465,9 +469,20 @@ class Functions:
             and all(map(is_, map(_CONTENT, self._cells), self._in_cells))
         )
 
+    def _same_members(self) -> bool:
+        """Whether all owners have the members that they had at the last look; not of backends, for what those keep
+        must not be kept alive here.
+        """
+        return [*map(len, self._views)] == self._sizes and all(
+            map(is_, chain.from_iterable(self._views), self._members)
+        )
+
     def put_back(self) -> list[str]:
         """Names of those that are others now; they are put back."""
-        found = [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
+        found = [f"{item.name}.{key}" for item in self._instances for key in item.put_back()]
+        if not self._same_members():
+            found += [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
+            self._sizes, self._members = [*map(len, self._views)], [*chain.from_iterable(self._views)]
         if not self._same_code():
             for name, function, body in zip(self._names, self._functions, self._bodies, strict=True):
                 if _body(function) != body or body.opened():
@@ -491,28 +506,23 @@ class _Owner:
     A function that is added to one of this package, or to `torch.Tensor`, hides what is inherited or built in.
     """
 
-    __slots__ = ("_before", "_closed", "_last", "_owner", "members", "name")
+    __slots__ = ("_before", "_closed", "members", "name", "owner")
 
     def __init__(self, name: str, owner: Any, members: dict[str, Any]) -> None:
-        self.name, self._owner, self.members = name, owner, members
+        self.name, self.owner, self.members = name, owner, members
         self._closed = owner is torch.Tensor or name.startswith(("pft_bench", "backend "))
         self._before = set(vars(owner))
-        self._last: list[Any] = []
 
     def put_back(self) -> list[str]:
         """Names of the members that are others now; they are put back."""
-        now = vars(self._owner)
-        if self._last and _same(now.values(), self._last):
-            return []
+        now = vars(self.owner)
         found = [key for key, value in self.members.items() if now.get(key) is not value]
         for key in found:
-            setattr(self._owner, key, self.members[key])
+            setattr(self.owner, key, self.members[key])
         for key in now.keys() - self._before if self._closed else ():
             if callable(now[key]) and not isinstance(now[key], type):
                 found.append(key)
-                delattr(self._owner, key)
-        if self.members:  # what a backend keeps must not be kept alive here
-            self._last = [*vars(self._owner).values()]
+                delattr(self.owner, key)
         return found
 
 
