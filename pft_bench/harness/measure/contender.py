@@ -8,9 +8,10 @@ it, both outside of what is timed (docs/method.md, A time belongs to outputs tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter, is_
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -133,21 +134,39 @@ class Contender:
     prepare: Call = _as_it_is
     work: ContenderWork | None = None
 
+    def callables(self) -> tuple[object, ...]:
+        """What runs when it is called and judged."""
+        return self.call, self.check, self.prepare, *(() if self.work is None else self.work.holds())
+
 
 class State(NamedTuple):
-    """The harness's own objects around a call: their identities, what they hold, and the threads that run."""
+    """The harness's own objects around a call, held here so that no other one gets the address of one that is gone;
+    what its work holds, and the threads that run.
+    """
 
-    identities: tuple[object, ...]
+    own: tuple[object, ...]
     work: ContenderWork | None
     held: tuple[object, ...]
     threads: tuple[frozenset[int], int]
     listeners: tuple[object, ...]
     at_ns: int
 
+    def same(self, other: State) -> bool:
+        """Whether the harness's own objects are the same."""
+        return _same(self.own, other.own)
 
-def _identity(item: object) -> object:
-    """Of a pair, that of both: pairs are made anew when a dictionary is asked for them."""
-    return tuple(map(id, item)) if isinstance(item, tuple) else id(item)
+
+def _flat(items: Iterable[object]) -> Iterator[object]:
+    """Pairs are made anew when a dictionary is asked for them: what is in them counts."""
+    for item in items:
+        if isinstance(item, tuple):
+            yield from item
+        else:
+            yield item
+
+
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 _PASSED = object()
@@ -206,15 +225,22 @@ class Verified:
         """Whether its inputs change between calls: then calls are timed one by one."""
         return self._work is not None
 
+    def parts(self) -> tuple[Any, ...]:
+        """All that it holds: nobody changes that while another one runs."""
+        return _PARTS(self)
+
+    def put_back(self, parts: tuple[Any, ...]) -> None:
+        """What `parts` gave before somebody changed it."""
+        for name, value in zip(_SLOTS, parts, strict=True):
+            setattr(self, name, value)
+
     def state(self) -> State:
         """What nobody but the harness changes: a call that reached for it shows."""
         held = () if self._work is None else self._work.holds()
         evidence = () if self._work is None else self._work.evidence()
-        own = (self.call, self.prepare, self._work, self._held, self._drawn, self._process, *held, *evidence)
-        counts = (self._turn, self._calls, self._done, self._draws, self.judged, self._looked)
-        clocks = (self._shortest_ns, self._timed_ns, self._seen)
-        identities = (counts, clocks, *map(_identity, own))
-        return State(identities, self._work, held, running_threads(), listeners(), _now_ns())
+        kept = () if self._process is None else self._process.parts()
+        own = (*self.parts(), *_flat(held), *_flat(evidence), *kept)
+        return State(own, self._work, held, running_threads(), listeners(), _now_ns())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -284,7 +310,7 @@ class Verified:
     def unreached(self, before: State) -> State:
         """The state now. WrongResult if a call reached for it, ProcessChanged if it left what runs between calls."""
         now = self.state()
-        if active("harness state") and now.identities != before.identities:
+        if active("harness state") and not now.same(before):
             if before.work is not None:
                 before.work.put_back(before.held)
             raise WrongResult(REACHED)
@@ -381,6 +407,10 @@ class Verified:
             raise WrongResult(reason)
 
 
+_SLOTS = tuple(name for name in Verified.__slots__ if name != "__weakref__")
+_PARTS = attrgetter(*_SLOTS)
+
+
 @dataclass(frozen=True)
 class Refused:
     """A contender that did not pass, with whatever checks had run."""
@@ -428,7 +458,7 @@ def _unreached(work: ContenderWork | None) -> Iterator[None]:
     held = () if work is None else work.holds()
     yield
     now = () if work is None else work.holds()
-    if active("harness state") and list(map(_identity, now[:-1])) != list(map(_identity, held[:-1])):
+    if active("harness state") and not _same([*_flat(now[:-1])], [*_flat(held[:-1])]):
         assert work is not None
         work.put_back(held)
         raise WrongResult(REACHED)

@@ -10,29 +10,33 @@ import _thread
 import atexit
 import builtins
 import contextlib
+import copyreg
 import ctypes
 import functools
 import gc
 import importlib
 import math
 import os
+import pickle
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, is_
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import library
 from torch.utils import _device
 
 from ...common.shortage import out_of_memory
@@ -68,6 +72,8 @@ COMPUTING = ("pft_bench.backends", "pft_bench.model")
 GRACE_S = 0.2
 """How long a thread may take to end after a call; it is a fault all the same."""
 
+_CACHED: Any = type(functools.cache(lambda: None))
+
 _CALLABLE = (
     FunctionType,
     type,
@@ -78,7 +84,7 @@ _CALLABLE = (
     classmethod,
     property,
     functools.partial,
-    type(functools.cache(lambda: None)),
+    _CACHED,
 )
 
 _CONSTANT = (int, float, str, tuple, frozenset, ContextVar, ModuleType)
@@ -153,7 +159,7 @@ def _audited() -> bool | None:
 
 def listeners() -> tuple[Any, ...]:
     """Who could run between two calls, when inputs have changed and no clock runs; cheap enough to be asked there."""
-    return (*_trace_functions(), *_modes(), _alarms(), _audited(), gc.isenabled())
+    return (*_trace_functions(), *_monitors(), *_modes(), _alarms(), _audited(), gc.isenabled())
 
 
 def _deterministic() -> tuple[bool, bool]:
@@ -276,6 +282,62 @@ def _set_trace_functions(state: tuple[Any, ...]) -> None:
         write(value)
 
 
+def _monitors() -> tuple[str | None, ...]:
+    """Tools that Python tells of what runs, where it has `sys.monitoring`."""
+    tools = getattr(sys, "monitoring", None)
+    return () if tools is None else tuple(map(tools.get_tool, range(6)))
+
+
+def _set_monitors(state: tuple[str | None, ...]) -> None:
+    for tool, (before, now) in enumerate(zip(state, _monitors(), strict=True)):
+        if before is None and now is not None:
+            sys.monitoring.set_events(tool, 0)  # type: ignore[attr-defined, unused-ignore]
+            sys.monitoring.free_tool_id(tool)  # type: ignore[attr-defined, unused-ignore]
+
+
+def _overridden() -> frozenset[str]:
+    """Operators of torch and of this project for which Python has registered implementations."""
+    return _overridden_of(len(library._impls))
+
+
+@functools.lru_cache(2)
+def _overridden_of(count: int) -> frozenset[str]:
+    return frozenset(key for key in library._impls if key.startswith(("aten/", "pft_bench/")))
+
+
+def _drop_overrides(state: frozenset[str]) -> None:
+    for item in [item for item in gc.get_objects() if type(item) is library.Library]:
+        if getattr(item, "_op_impls", set()) & (_overridden() - state):
+            item._destroy()
+
+
+def _saving_hooks() -> int:
+    """Hooks on what each forward pass keeps for its backward pass."""
+    taken = []
+    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(False)) is not None:
+        taken.append(hooks)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    for hooks in reversed(taken):
+        torch._C._autograd._push_saved_tensors_default_hooks(*hooks)
+    return len(taken)
+
+
+def _drop_saving_hooks(count: int) -> None:
+    for _ in range(_saving_hooks() - count):
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+
+
+def _reducers() -> dict[Any, Any]:
+    """What pickling calls, by the types that it is asked to write."""
+    return dict(copyreg.dispatch_table)
+
+
+def _drop_reducers(state: dict[Any, Any]) -> None:
+    copyreg.dispatch_table.update(state)
+    for kind in [kind for kind in copyreg.dispatch_table if kind not in state]:
+        del copyreg.dispatch_table[kind]
+
+
 def _exit_functions() -> int:
     """Functions that run when the process ends; a worker ends without them, so they are not taken back."""
     return int(atexit._ncallbacks())
@@ -365,7 +427,11 @@ FLAGS = (
     _Flag("processor affinity", _affinity, lambda cores: os.sched_setaffinity(0, cores) if cores else None),
     _Flag("garbage collection", _collector, _set_collector),
     _Flag("trace or profile function", _trace_functions, _set_trace_functions),
+    _Flag("tools that monitor Python", _monitors, _set_monitors),
     _Flag("modes of torch", _modes, _set_modes),
+    _Flag("implementations of torch's operators", _overridden, _drop_overrides),
+    _Flag("hooks on what is saved for gradients", _saving_hooks, _drop_saving_hooks),
+    _Flag("how objects are pickled", _reducers, _drop_reducers, by_imports=True),
     _Flag("rounding mode", _rounding, _set_rounding),
     _Flag("signal handlers", _handlers, _set_handlers),
     _Flag("alarms", _alarms, _set_alarms),
@@ -382,8 +448,18 @@ FLAGS = (
 
 def _watched() -> Iterator[tuple[str, Any]]:
     """Everything whose functions are held: modules and the classes in them."""
-    plain: tuple[Any, ...] = (builtins, gc, math, np, os, random, signal, threading, time)
-    for module in (*plain, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides):
+    plain: tuple[Any, ...] = (builtins, gc, math, np, os, random, signal, sys, threading, time, _thread)
+    for module in (
+        *plain,
+        pickle,
+        zlib,
+        torch,
+        torch._C,
+        torch.autograd,
+        torch.cuda,
+        torch.nn.functional,
+        torch.overrides,
+    ):
         yield module.__name__, module
     gpu = (torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph)
     layers = (
@@ -420,45 +496,156 @@ def _backends() -> dict[str, Any]:
 
 class Functions:
     """The functions of the harness, of torch, of Python and of the clock, as they were when this was made: which they
-    are, and what code they run. Of the harness itself, its constants too.
+    are, under which names, and what code they run. Of the harness itself, its constants too.
 
     It looks at identities alone: an object that says it equals another one is another one. Where all are what they
-    were, as around almost every sample, that is found out at the speed of C.
+    were, as around almost every sample, that is found out at the speed of C. It keeps tuples, which nobody writes to,
+    and `parts` tells whether it holds others now.
     """
+
+    __slots__ = (
+        "_backends",
+        "_bases",
+        "_bodies",
+        "_instances",
+        "_kinds",
+        "_known",
+        "_lent",
+        "_modules",
+        "_scopes",
+        "_seen",
+        "_views",
+    )
 
     def __init__(self) -> None:
         # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
         importlib.import_module("torch._dynamo")
-        self._known = [
+        self._known = tuple(
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
-        ]
-        self._instances = [  # a plug-in's own may keep what it makes at its first call
+        )
+        self._instances = tuple(  # a plug-in's own may keep what it makes at its first call
             _Owner(f"backend {name}", item, {})
             for name, item in _backends().items()
             if type(item).__module__.startswith(COMPUTING)
-        ]
-        self._views = [vars(known.owner).values() for known in self._known]
-        self._members: list[Any] = []
-        self._sizes: list[int] = []
-        found = {
-            id(value): (f"{known.name}.{key}", value)
+        )
+        owners = [known.owner for known in self._known]
+        everybody = [*owners, *(known.owner for known in self._instances)]
+        self._scopes = tuple(map(vars, owners))
+        self._views = tuple(scope.values() for scope in self._scopes)
+        self._seen: tuple[tuple[Any, ...], ...] = ((), (), ())
+        self._kinds = tuple(everybody), tuple(map(type, everybody))
+        classes = tuple(owner for owner in owners if isinstance(owner, type))
+        self._bases = classes, tuple(map(_BASES, classes))
+        modules = [owner for owner in owners if isinstance(owner, ModuleType)]
+        self._modules = tuple(module.__name__ for module in modules), tuple(modules)
+        self._bodies = _Bodies(
+            (f"{known.name}.{key}", function)
             for known in self._known
-            for key, value in known.members.items()
-            if isinstance(value, FunctionType)
-        }
-        self._names = [name for name, _ in found.values()]
-        self._functions = [function for _, function in found.values()]
-        self._bodies = [_body(function) for function in self._functions]
-        self._run = [[read(function) for function in self._functions] for read in _BODY]
-        cells = [cell for body in self._bodies for cell in body.cells]
-        self._cells, self._in_cells = [cell for cell, _ in cells], [value for _, value in cells]
-        self._inside = [
-            (body.parts[2].values(), [*body.inside.values()]) for body in self._bodies if body.inside
-        ]
-        self._backends = dict(_backends())
+            for key, value in known.members
+            for function in _functions_in(value)
+        )
+        self._backends = tuple(_backends().items())
+        self._lent: tuple[_Bodies, ...] = ()
 
-    def _same_code(self) -> bool:
+    @contextmanager
+    def also(self, given: Iterable[object]) -> Iterator[None]:
+        """Within it, what these callables run must stay what it is now, too."""
+        before = self._lent
+        named = {id(item): ("what a contender is called or judged by", item) for item in _reached(given)}
+        self._lent = (*before, _Bodies(named.values(), every_cell=True))
+        try:
+            yield
+        finally:
+            self._lent = before
+
+    def parts(self) -> tuple[object, ...]:
+        """All that it holds: others than before are somebody's work."""
+        return _PARTS(self)
+
+    def _same_members(self) -> bool:
+        """Whether all owners have the members that they had at the last look, under the same names; not of backends,
+        for what those keep must not be kept alive here.
+        """
+        sizes, names, members = self._seen
+        return (
+            (*map(len, self._views),) == sizes
+            and (*chain.from_iterable(self._scopes),)
+            == names  # a name that lies would still need the same member
+            and all(map(is_, chain.from_iterable(self._views), members))
+        )
+
+    def _same_kinds(self) -> bool:
+        """Whether what an owner inherits is what it was, and whether it is found where it was."""
+        return (
+            all(map(is_, map(type, self._kinds[0]), self._kinds[1]))
+            and all(map(is_, map(_BASES, self._bases[0]), self._bases[1]))
+            and all(map(is_, map(sys.modules.get, self._modules[0]), self._modules[1]))
+        )
+
+    def put_back(self) -> list[str]:
+        """Names of those that are others now; they are put back."""
+        found = [] if self._same_kinds() else self._put_kinds_back()
+        found += [f"{item.name}.{key}" for item in self._instances for key in item.put_back()]
+        if not self._same_members():
+            found += [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
+            names, members = chain.from_iterable(self._scopes), chain.from_iterable(self._views)
+            self._seen = (*map(len, self._views),), tuple(names), tuple(members)
+        for bodies in (self._bodies, *self._lent):
+            found += bodies.put_back()
+        for key, value in self._backends:
+            if _backends().get(key) is not value:
+                found.append(f"the backend {key}")
+                _backends()[key] = value
+        return found
+
+    def _put_kinds_back(self) -> list[str]:
+        found = []
+        for name, module in zip(*self._modules, strict=True):
+            if sys.modules.get(name) is not module:
+                found.append(f"the module {name}")
+                sys.modules[name] = module
+        for known, kind in zip((*self._known, *self._instances), self._kinds[1], strict=True):
+            if type(known.owner) is not kind:
+                found.append(f"the type of {known.name}")
+                (ModuleType if isinstance(known.owner, ModuleType) else object).__setattr__(
+                    known.owner, "__class__", kind
+                )
+        for owner, bases in zip(*self._bases, strict=True):
+            if owner.__bases__ is not bases:
+                found.append(f"what {owner.__module__}.{owner.__qualname__} inherits")
+                owner.__bases__ = bases
+        return found
+
+
+_BASES = attrgetter("__bases__")
+_PARTS = attrgetter(*Functions.__slots__)
+
+
+class _Bodies:
+    """What functions run, by their names, and what objects of `functools.partial` call.
+
+    With `every_cell`, closures must hold what they do; else the functions among it.
+    """
+
+    __slots__ = ("_bodies", "_cells", "_functions", "_inside", "_names", "_partials", "_run")
+
+    def __init__(self, named: Iterable[tuple[str, Any]], *, every_cell: bool = False) -> None:
+        found = {id(item): (name, item) for name, item in named}
+        functions = [pair for pair in found.values() if isinstance(pair[1], FunctionType)]
+        partials = [(name, item) for name, item in found.values() if isinstance(item, functools.partial)]
+        self._partials = tuple((name, item, *_CALLED(item)) for name, item in partials)
+        self._names = tuple(name for name, _ in functions)
+        self._functions = tuple(function for _, function in functions)
+        self._bodies = tuple(_body(function, every_cell=every_cell) for function in self._functions)
+        self._run = tuple(tuple(map(read, self._functions)) for read in _BODY)
+        cells = [cell for body in self._bodies for cell in body.cells]
+        self._cells = tuple(cell for cell, _ in cells), tuple(value for _, value in cells)
+        self._inside = tuple(
+            (body.parts[2].values(), (*body.inside.values(),)) for body in self._bodies if body.inside
+        )
+
+    def _same(self) -> bool:
         """Whether each function runs what it did, with the same parameters where they are not given."""
         return (
             all(
@@ -466,32 +653,22 @@ class Functions:
                 for read, known in zip(_BODY, self._run, strict=True)
             )
             and all(_same(now, before) for now, before in self._inside)
-            and all(map(is_, map(_CONTENT, self._cells), self._in_cells))
-        )
-
-    def _same_members(self) -> bool:
-        """Whether all owners have the members that they had at the last look; not of backends, for what those keep
-        must not be kept alive here.
-        """
-        return [*map(len, self._views)] == self._sizes and all(
-            map(is_, chain.from_iterable(self._views), self._members)
+            and all(map(is_, map(_content, self._cells[0]), self._cells[1]))
         )
 
     def put_back(self) -> list[str]:
-        """Names of those that are others now; they are put back."""
-        found = [f"{item.name}.{key}" for item in self._instances for key in item.put_back()]
-        if not self._same_members():
-            found += [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
-            self._sizes, self._members = [*map(len, self._views)], [*chain.from_iterable(self._views)]
-        if not self._same_code():
-            for name, function, body in zip(self._names, self._functions, self._bodies, strict=True):
-                if _body(function) != body or body.opened():
-                    found.append(f"the code of {name}")
-                    body.put_back(function)
-        for key, value in self._backends.items():
-            if _backends().get(key) is not value:
-                found.append(f"the backend {key}")
-                _backends()[key] = value
+        """Those that run something else now; they are put back."""
+        found = []
+        for name, function, body in (
+            () if self._same() else zip(self._names, self._functions, self._bodies, strict=True)
+        ):
+            if not body.runs_in(function) or body.opened():
+                found.append(f"the code of {name}")
+                body.put_back(function)
+        for name, item, *called in self._partials:
+            if not _same(_CALLED(item), called):
+                found.append(name)
+                item.__setstate__((*called, {}))
         return found
 
 
@@ -503,31 +680,52 @@ def _same(now: Collection[Any], before: Collection[Any]) -> bool:
 class _Owner:
     """A module, a class or a backend, and those of its members that must stay what they are.
 
-    A function that is added to one of this package, or to `torch.Tensor`, hides what is inherited or built in.
+    A function that is added to one of this package, or to `torch.Tensor`, may hide what is looked up elsewhere, and so
+    does anything that is added to a class under a name that it inherits, or to a module under that of a built-in.
     """
 
     __slots__ = ("_before", "_closed", "members", "name", "owner")
 
     def __init__(self, name: str, owner: Any, members: dict[str, Any]) -> None:
-        self.name, self.owner, self.members = name, owner, members
+        self.name, self.owner, self.members = name, owner, tuple(members.items())
         self._closed = owner is torch.Tensor or name.startswith(("pft_bench", "backend "))
-        self._before = set(vars(owner))
+        self._before = frozenset(vars(owner))
 
     def put_back(self) -> list[str]:
         """Names of the members that are others now; they are put back."""
         now = vars(self.owner)
-        found = [key for key, value in self.members.items() if now.get(key) is not value]
-        for key in found:
-            setattr(self.owner, key, self.members[key])
-        for key in now.keys() - self._before if self._closed else ():
-            if callable(now[key]) and not isinstance(now[key], type):
-                found.append(key)
-                delattr(self.owner, key)
-        return found
+        found = {key: value for key, value in self.members if now.get(key) is not value}
+        for key, value in found.items():
+            setattr(self.owner, key, value)
+        hiding = [key for key in now.keys() - self._before if self._hides(key, now[key])]
+        for key in hiding:
+            delattr(self.owner, key)
+        return [*found, *hiding]
 
+    def _hides(self, key: str, value: object) -> bool:
+        """Whether a new member may be taken for another one."""
+        if isinstance(self.owner, ModuleType) and key in _BUILT_IN:
+            return True
+        if not callable(value) and not hasattr(type(value), "__get__"):
+            return False
+        owner = self.owner if isinstance(self.owner, type) else type(self.owner)
+        if not isinstance(self.owner, ModuleType) and any(key in vars(kind) for kind in owner.__mro__):
+            return owner is not self.owner or any(key in vars(kind) for kind in owner.__mro__[1:])
+        return self._closed and callable(value) and not isinstance(value, type)
+
+
+_BUILT_IN = frozenset(vars(builtins))
 
 _BODY = (attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__"))
-_CONTENT = attrgetter("cell_contents")
+_CALLED = attrgetter("func", "args", "keywords")
+
+
+def _content(cell: Any) -> Any:
+    """What a cell of a closure holds; an empty one holds itself."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return cell
 
 
 @dataclass(frozen=True)
@@ -540,13 +738,14 @@ class _Body:
     inside: dict[str, Any]
     cells: tuple[tuple[Any, Any], ...]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Body) and tuple(map(id, self.parts)) == tuple(map(id, other.parts))
+    def runs_in(self, function: FunctionType) -> bool:
+        """Whether the function runs it."""
+        return all(read(function) is part for read, part in zip(_BODY, self.parts, strict=True))
 
     def opened(self) -> bool:
         """Whether values inside are others now."""
         return any(self.parts[2].get(key) is not value for key, value in self.inside.items()) or any(
-            cell.cell_contents is not value for cell, value in self.cells
+            _content(cell) is not value for cell, value in self.cells
         )
 
     def put_back(self, function: FunctionType) -> None:
@@ -563,32 +762,59 @@ def _held(owner: str, key: str, value: object) -> bool:
     return isinstance(value, kinds) and key not in ("Storage", "__doc__")
 
 
-def _body(function: FunctionType) -> _Body:
+def _body(function: FunctionType, *, every_cell: bool) -> _Body:
     parts = tuple(read(function) for read in _BODY)
-    return _Body(parts, dict(parts[2] or {}), tuple(_cells(function)))
+    cells = [(cell, _content(cell)) for cell in function.__closure__ or ()]
+    held = [(cell, value) for cell, value in cells if every_cell or isinstance(value, FunctionType)]
+    return _Body(parts, dict(parts[2] or {}), tuple(held))
 
 
-def _cells(function: FunctionType) -> Iterator[tuple[Any, Any]]:
-    """Those cells of a closure that hold functions, as the one that a decorator wraps."""
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # an empty one
-            if isinstance(cell.cell_contents, FunctionType):
-                yield cell, cell.cell_contents
+def _functions_in(value: object) -> Iterator[FunctionType]:
+    """Those that run when a member of a module or of a class is called, or read."""
+    if isinstance(value, FunctionType):
+        yield value
+    elif isinstance(value, property):
+        for read in (value.fget, value.fset, value.fdel):
+            yield from _functions_in(read)
+    elif isinstance(value, staticmethod | classmethod):
+        yield from _functions_in(value.__func__)
+    elif isinstance(value, _CACHED):
+        yield from _functions_in(value.__wrapped__)
+
+
+def _reached(given: Iterable[object]) -> Iterator[object]:
+    """Functions and partial calls among these and among what they hold."""
+    seen: dict[int, object] = {}
+    left = list(given)
+    while left:
+        item = left.pop()
+        if id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, FunctionType):
+            left += map(_content, item.__closure__ or ())
+            yield item
+        elif isinstance(item, functools.partial):
+            left += (item.func, *item.args, *item.keywords.values())
+            yield item
+        elif isinstance(item, MethodType):
+            left.append(item.__func__)
 
 
 _functions: Functions | None = None
 
 
 @contextmanager
-def holding_functions() -> Iterator[None]:
+def holding_functions(given: Iterable[object] = ()) -> Iterator[None]:
     """Within it, functions must stay what they are now, or were where it is entered already: all contenders get the
-    same yardstick.
+    same yardstick. So must those that are `given`, which are made for these contenders.
     """
     global _functions
     outer, _functions = _functions, _functions or Functions()
     _adopt(True)
     try:
-        yield
+        with _functions.also(given):
+            yield
     finally:
         _functions.put_back()
         _functions = outer
@@ -633,22 +859,28 @@ def started(before: tuple[frozenset[int], int], now: tuple[frozenset[int], int])
 class Snapshot:
     """The state of the process when this was made."""
 
+    __slots__ = ("_children", "_count", "_first_call", "_flags", "_functions", "_on", "_threads")
+
     def __init__(self, *, first_call: bool = False) -> None:
         self._first_call = first_call
         self._functions = _functions or Functions()
         self._functions.put_back()
-        self._flags = [_read(flag) for flag in FLAGS]
-        self._on = {name: active(name) for name in ("process state", "functions", "threads", "children")}
+        self._flags = tuple(map(_read, FLAGS))
+        self._on = frozenset(filter(active, ("process state", "functions", "threads", "children")))
         self._threads, self._count = running_threads()
-        self._children = _children()
+        self._children = frozenset(_children())
+
+    def parts(self) -> tuple[object, ...]:
+        """All that it holds, and what functions were: others than before are somebody's work."""
+        return *_KEPT(self), *self._functions.parts()
 
     def restore(self) -> list[str]:
         """Bring the state back; what had changed, in words."""
         names = self._functions.put_back()
-        found = [f"replaced {', '.join(names)}"] if names and self._on["functions"] else []
+        found = [f"replaced {', '.join(names)}"] if names and "functions" in self._on else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
             now = _read(flag)
-            told = self._on["process state"] and not (self._first_call and flag.by_imports)
+            told = "process state" in self._on and not (self._first_call and flag.by_imports)
             if now != before and told:
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             if now != before:
@@ -671,7 +903,7 @@ class Snapshot:
         names = ", ".join(known.get(ident, "unnamed") for ident in sorted(left)[:3])
         _end(left, self._count)
         told = f"left {max(len(left), more)} threads running ({names or 'unnamed'})"
-        return [told] if self._on["threads"] else []
+        return [told] if "threads" in self._on else []
 
     def _end_children(self) -> list[str]:
         left = _children() - self._children
@@ -679,7 +911,10 @@ class Snapshot:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-        return [f"left {len(left)} child processes running"] if left and self._on["children"] else []
+        return [f"left {len(left)} child processes running"] if left and "children" in self._on else []
+
+
+_KEPT = attrgetter(*Snapshot.__slots__)
 
 
 def _told(when: str, found: Sequence[str]) -> str:
@@ -695,6 +930,8 @@ def _read(flag: _Flag) -> Any:
 
 
 def _shown(before: Any, now: Any) -> str:
+    if isinstance(before, frozenset) and isinstance(now, frozenset):
+        return ", ".join(sorted(before ^ now))
     if isinstance(before, dict) and isinstance(now, dict):  # of variables or signals
         names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)

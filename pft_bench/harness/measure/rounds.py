@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import is_not
 
 from pft_bench.harness.measure.contender import (
     Contender,
@@ -144,7 +145,7 @@ class _Run:
             self.on_turn(name, "warm-up")
             try:
                 subject.prepare()
-                with self._own_books(), unchanged("during its warm-up"):
+                with self._own_books(subject), unchanged("during its warm-up"):
                     self.timer.warm_up(subject)
                     repeats = self.timer.calibrate(subject)
                 self.repeats[name] = repeats
@@ -166,7 +167,7 @@ class _Run:
                 subject, repeats = self.subjects[name], self.repeats[name]
                 subject.prepare()
                 began = time.perf_counter()
-                with self._own_books():
+                with self._own_books(subject):
                     time_s = self._sample_s(subject, (number, slot == CONTROL), repeats)
                 self.aside_s += max(0.0, time.perf_counter() - began - time_s * repeats)
                 times[slot] = time_s
@@ -183,22 +184,27 @@ class _Run:
         return time_s
 
     @contextmanager
-    def _own_books(self) -> Iterator[None]:
-        """A call must not reach for what has been measured so far, nor for what measures.
+    def _own_books(self, subject: Verified) -> Iterator[None]:
+        """A call must not reach for what has been measured so far, nor for what measures, nor for other contenders.
 
         Raises:
             WrongResult: it has; it is put back.
         """
         timer, plan = dict(vars(self.timer)), dict(vars(self.plan))
         books = {name: _copied(value) for name, value in vars(self).items()}
+        others = {other: other.parts() for other in self.subjects.values() if other is not subject}
         yield
+        reached = [other for other, parts in others.items() if any(map(is_not, other.parts(), parts))]
         same = (
-            _identities(vars(self)) == _identities(books)
+            not reached
+            and _identities(vars(self)) == _identities(books)
             and _identities(vars(books["timer"])) == _identities(timer)
             and _identities(vars(books["plan"])) == _identities(plan)
         )
         if not same and active("harness state"):
             vars(self).update(books)
+            for other in reached:
+                other.put_back(others[other])
             vars(self.timer).update(timer)
             vars(self.plan).update(plan)
             raise WrongResult(
@@ -214,7 +220,7 @@ class _Run:
             self.on_turn(name, "check")
             try:
                 subject.prepare()
-                with self._own_books():
+                with self._own_books(subject):
                     subject.finish()
             except Exception as error:
                 self.reject(name, error)
@@ -308,7 +314,7 @@ def measure(
             f"contenders need distinct names, {baseline!r} among them and not {CONTROL!r}: {names}"
         )
     started = time.perf_counter()
-    with holding_functions():
+    with holding_functions(item for contender in contenders for item in contender.callables()):
         verdicts: dict[str, Verified | Refused] = {}
         for contender in contenders:
             if lost is not None and contender.name in lost:
