@@ -71,6 +71,28 @@ def test_available_that_raises_names_its_backend(
     assert len(ended.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        (
+            "from pft_bench.harness.measure import contender\ncontender.Verified._require = staticmethod(lambda *a: 0)",
+            "replaced pft_bench.harness.measure.contender.Verified._require",
+        ),
+        ("import time\ntime.perf_counter_ns = lambda: 0", "replaced time.perf_counter_ns"),
+        ("import sys\nsys.setprofile(lambda *a: None)", "changed trace or profile function"),
+        ("import gc\ngc.callbacks.append(lambda *a: None)", "changed garbage collection"),
+    ],
+)
+def test_a_plugin_that_changes_the_harness_while_it_is_imported_is_refused(
+    pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], does: str, told: str
+) -> None:
+    ended = pft_bench_command("check", *plugin(f"{does}\n{PLUGIN}"), *SMALL)
+    assert ended.code == 2
+    assert "while it was imported it" in ended.err
+    assert told in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
 def test_a_cheat_is_a_row_without_a_time_and_the_others_have_theirs(
     tiny_run: Command, pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], tmp_path: Path
 ) -> None:
@@ -147,10 +169,13 @@ def test_a_time_below_the_roof_is_a_row_of_its_own_status(
     slow = roof.Roof(1.0, 1.0, ceiling_flops_per_s=1.0)
     monkeypatch.setattr(roof, "measure_roof", lambda *_: slow)
     folder = tmp_path / "run"
-    ended = tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", folder)
+    levels = ("--level", "op", "--level", "layer", "--level", "model")
+    ended = tiny_run("--sched", "16,5", *levels, "--backend", "cpu", "--out", folder)
     assert ended.code == 1
     assert "times the roof of the same run" in ended.out
-    for record in read_records(folder / "records.jsonl").records:
+    found = read_records(folder / "records.jsonl").records
+    assert {record.case.level for record in found} == {"op", "layer", "model"}
+    for record in found:
         assert (record.status.value == "implausible") == (record.case.backend != "row_reads")
         assert (record.timing is None) == (record.case.backend != "row_reads")
     ended = pft_bench_command("verify", folder)
@@ -158,6 +183,8 @@ def test_a_time_below_the_roof_is_a_row_of_its_own_status(
     assert "has no time" in ended.out
     assert pft_bench_command("report", folder).code == 0
     assert "times the roof of the same run" in (folder / "report.html").read_text()
+    ended = pft_bench_command("compare", folder, folder)
+    assert "times the roof of the same run" in ended.out.replace("\n", " ")
 
 
 def test_a_busy_machine_is_told_in_the_first_line(

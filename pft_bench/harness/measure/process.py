@@ -517,12 +517,15 @@ class Functions:
         "_views",
     )
 
-    def __init__(self) -> None:
-        # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
-        importlib.import_module("torch._dynamo")
+    def __init__(self, beginnings: str | tuple[str, ...] = "") -> None:
+        """Of owners whose names begin so; the empty string is how all do."""
+        if not beginnings:
+            # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
+            importlib.import_module("torch._dynamo")
         self._known = tuple(
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
+            if name.startswith(beginnings)
         )
         self._instances = tuple(  # a plug-in's own may keep what it makes at its first call
             _Owner(f"backend {name}", item, {})
@@ -987,3 +990,32 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
         before.restore()
         raise
     before.require(when)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """A user's module is imported: it must leave the harness and the clock as they are, and nothing that would run
+    between two calls. What it does to torch is its own affair, as many libraries do.
+
+    Raises:
+        ProcessChanged: it has not.
+    """
+    functions, before = Functions(("pft_bench", "time")), tuple(map(_read, _BETWEEN))
+    functions.put_back()
+    yield
+    found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
+    for flag, old in zip(_BETWEEN, before, strict=True):
+        if (now := _read(flag)) != old:
+            found.append(f"changed {flag.name}: {_shown(old, now)}")
+            flag.write(old)
+    if found:
+        raise ProcessChanged(f"while it was imported it {'; it '.join(found)}")
+
+
+_BETWEEN = tuple(
+    flag
+    for flag in FLAGS
+    if flag.read
+    in (_trace_functions, _monitors, _modes, _alarms, _audited, _collector, _hooks, _saving_hooks)
+)
+"""What could run between two calls."""

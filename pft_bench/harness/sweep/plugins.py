@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from ..measure.process import ProcessChanged, importing
+
 _MUST = "--plugin must be a module or a .py file that can be imported"
 
 
@@ -17,13 +19,14 @@ def load_plugin(name: str) -> ModuleType:
     """Import a plug-in, given as a dotted module name or as the path of a .py file; once a process.
 
     Raises:
-        ValueError: there is no such module or file, or importing it fails.
+        ValueError: there is no such module or file, or importing it fails, or changes the harness.
     """
     if wrong := _no_file(name):
         raise ValueError(f"{_MUST}, got {name!r}: {wrong}")
     try:
         if not name.endswith(".py"):
-            return importlib.import_module(name)
+            with importing():
+                return importlib.import_module(name)
         path = Path(name).resolve()
         module_name = f"pft_bench_plugin_{path.stem}"
         known = sys.modules.get(module_name)
@@ -35,7 +38,8 @@ def load_plugin(name: str) -> ModuleType:
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module
         try:
-            found.loader.exec_module(module)
+            with importing():
+                found.loader.exec_module(module)
         except BaseException:
             del sys.modules[module_name]
             raise
@@ -43,6 +47,8 @@ def load_plugin(name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             told = _instead(Path(name))
+        elif isinstance(error, ProcessChanged):
+            told = str(error)
         else:
             told = f"{type(error).__name__}: {error}"
         raise ValueError(f"{_MUST}, got {name!r}: {told}") from error
