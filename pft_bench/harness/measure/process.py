@@ -248,7 +248,11 @@ def _set_collector(state: tuple[Any, ...]) -> None:
 
 def _modes() -> tuple[int, int]:
     """Modes of torch that are entered: whatever they do, they see each call of an operator, the harness's too."""
-    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+    return _function_modes(), _dispatch_modes()
+
+
+_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
+"""This module's own, which are held: those of torch are not."""
 
 
 def _set_modes(state: tuple[int, int]) -> None:
@@ -454,7 +458,6 @@ def _watched() -> Iterator[tuple[str, Any]]:
         pickle,
         zlib,
         torch,
-        torch._C,
         torch.autograd,
         torch.cuda,
         torch.nn.functional,
@@ -641,7 +644,12 @@ class _Bodies:
         self._names = tuple(name for name, _ in functions)
         self._functions = tuple(function for _, function in functions)
         self._bodies = tuple(_body(function, every_cell=every_cell) for function in self._functions)
-        self._run = tuple(tuple(map(read, self._functions)) for read in _BODY)
+        takes = [function for function in self._functions if function.__code__.co_argcount]
+        by_name = [function for function in self._functions if function.__code__.co_kwonlyargcount]
+        self._run = tuple(
+            (read, tuple(looked), tuple(map(read, looked)))
+            for read, looked in zip(_BODY, (self._functions, takes, by_name), strict=True)
+        )
         cells = [cell for body in self._bodies for cell in body.cells]
         self._cells = tuple(cell for cell, _ in cells), tuple(value for _, value in cells)
         self._inside = tuple(
@@ -651,13 +659,16 @@ class _Bodies:
     def _same(self) -> bool:
         """Whether each function runs what it did, with the same parameters where they are not given."""
         return (
-            all(
-                all(map(is_, map(read, self._functions), known))
-                for read, known in zip(_BODY, self._run, strict=True)
-            )
+            all(all(map(is_, map(read, looked), known)) for read, looked, known in self._run)
             and all(_same(now, before) for now, before in self._inside)
-            and all(map(is_, map(_content, self._cells[0]), self._cells[1]))
+            and self._same_cells()
         )
+
+    def _same_cells(self) -> bool:
+        try:
+            return all(map(is_, map(_CONTENT, self._cells[0]), self._cells[1]))
+        except ValueError:  # an empty one
+            return all(map(is_, map(_content, self._cells[0]), self._cells[1]))
 
     def put_back(self) -> list[str]:
         """Those that run something else now; they are put back."""
@@ -720,6 +731,7 @@ class _Owner:
 _BUILT_IN = frozenset(vars(builtins))
 
 _BODY = (attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__"))
+_CONTENT = attrgetter("cell_contents")
 _CALLED = attrgetter("func", "args", "keywords")
 
 

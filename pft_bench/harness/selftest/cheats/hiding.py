@@ -102,14 +102,6 @@ def hides_a_trace_function() -> None:
     _replace(sys, "gettrace", lambda: None)
 
 
-@disturbance(
-    "hides a mode of torch", "functions, process state", "replaced torch._C._len_torch_function_stack"
-)
-def hides_a_mode() -> None:
-    """Torch says that there is none."""
-    _replace(torch._C, "_len_torch_function_stack", lambda: 0)
-
-
 @disturbance("writes results its own way", "functions", "replaced pickle.dumps")
 def replaces_pickling() -> None:
     """What was measured is held in that form."""
