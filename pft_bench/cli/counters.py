@@ -19,7 +19,7 @@ if at_work(__name__):
     from ..insight.counters import chip_named, why_not
     from ..insight.counters.emulate import module_path
     from ..insight.counters.gates import gate_of
-    from ..insight.counters.sass import why_no_instructions
+    from ..insight.counters.instructions import why_no_instructions
     from ..insight.counters.study import PREDICTED, Study, layer_works, product_works, study
     from ..insight.counters.table import (
         COUNT_HEAD,

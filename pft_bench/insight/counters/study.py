@@ -14,8 +14,8 @@ from .chips import Chip
 from .compiled import Instructions
 from .counted import CountedLaunch
 from .emulate import PRODUCTS, Work, count_launches
+from .instructions import instructions_of
 from .model import Prediction, Total, floor_of, predict
-from .sass import instructions_of
 
 PREDICTED = "Predicted from counts; nothing was measured."
 
