@@ -26,8 +26,8 @@ if at_work(__name__):
     from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties
-    from ..harness.measure.contender import rejection_of
-    from ..harness.measure.process import unchanged
+    from ..harness.measure.admission import rejection_of
+    from ..harness.measure.process_state import unchanged
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY

@@ -20,8 +20,9 @@ if at_work(__name__):
     from ..harness.measure.verdicts import Verdict
     from ..harness.record import begin_run
     from ..harness.selftest.builds import run_builds
+    from ..harness.selftest.known_answers import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials
     from ..harness.selftest.mutation import false_alarms, run_mutants
-    from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
+    from ..harness.selftest.trials import run_trials
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", "A/A builds": "two builds of a commit"}
 

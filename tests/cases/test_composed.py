@@ -7,7 +7,8 @@ import torch
 
 from pft_bench.harness.cases import composed
 from pft_bench.harness.cases.layer import LayerGroup, output_gradient, problem_layer
-from pft_bench.harness.measure.contender import Verified, verify
+from pft_bench.harness.measure.admission import verify
+from pft_bench.harness.measure.verified import Verified
 from pft_bench.harness.problem import Problem
 from pft_bench.harness.selftest.cheating import tiny_settings
 

@@ -18,10 +18,11 @@ from ..problem import Problem
 from ..record import Case, Flops
 from ..record.yardsticks import FACTORIZED
 from . import composed
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork
 from .factorized import factorized_contender
 from .gradients import GradientCall, ones_like_index
 from .group import Group
-from .inputs import ChangingWork, Inputs
 from .settings import BASELINE, Settings, layer_candidates
 
 

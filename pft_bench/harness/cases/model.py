@@ -20,9 +20,10 @@ from ..check.result import CheckResult, within
 from ..measure.contender import Call, Contender
 from ..measure.statistics import median
 from ..record import Case, Flops
+from .changing_inputs import Draw, Inputs
+from .changing_work import SharedWork
 from .group import Group
 from .image import BUNDLED, low_resolution
-from .inputs import Draw, Inputs, SharedWork
 from .settings import BASELINE, Settings, layer_candidates
 
 STAGE_RUNS = 3

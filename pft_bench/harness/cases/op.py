@@ -20,9 +20,10 @@ from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
 from ..record.yardsticks import PEERS, ROW_READS
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork
 from .gradients import GradientCall
 from .group import Group
-from .inputs import ChangingWork, Inputs
 from .settings import BASELINE, Settings, layer_candidates
 
 CALLED = ("cpu-op", "cpu-op-tensor")

@@ -17,7 +17,8 @@ from ...backends import get
 from ...common.drafts import make_folder
 from ...common.schedule import parse_schedule
 from ...harness.cases import Group, Settings
-from ...harness.cases.inputs import ChangingWork, Inputs
+from ...harness.cases.changing_inputs import Inputs
+from ...harness.cases.changing_work import ChangingWork
 from ...harness.cases.layer import LayerGroup
 from ...harness.cases.op import OpGroup
 from ...harness.cases.settings import BASELINE, layer_candidates
