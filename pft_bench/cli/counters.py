@@ -130,7 +130,7 @@ def _print(console: Console, found: Study, title: str, sites: bool) -> None:
 
 
 def _table(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title)
     for name in head:
         left = name in ("step", "dtype", "kernel", "bound by", "what", "where")
         table.add_column(name, justify="left" if left else "right")

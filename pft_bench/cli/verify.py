@@ -98,12 +98,10 @@ def hold_crossover(result: Verification, folder: Path) -> None:
 def verify_trials(folder: Path) -> Verification:
     """Each verdict of a folder of `pft-bench selftest --verdicts`, judged again from its raw samples."""
     result, seen, bare, count = Verification(files=[TRIALS]), set(), 0, 0
-    try:
+    known = {}
+    with result.reading(ENVIRONMENTS, "environments"):
         known = known_environments(folder)
         hold_environments(result, known)
-    except RecordError as error:
-        known = {}
-        result.mismatches.append(Mismatch(ENVIRONMENTS, "the file", str(error), "environments"))
     for number, line in enumerate((folder / TRIALS).read_text().splitlines(), start=1):
         where = f"line {number}"
         try:

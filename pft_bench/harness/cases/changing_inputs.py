@@ -190,8 +190,8 @@ class Inputs:
         if torch.equal(given, wanted) or not given.is_floating_point():
             return bool(torch.equal(given, wanted))
         # Not bit for bit: where a mixture is computed in vectors and where one by one depends on the threads.
-        unit = torch.finfo(given.dtype).eps
-        return bool(torch.allclose(given, wanted, rtol=2 * unit, atol=2 * unit * _size(wanted)))
+        unit, size = torch.finfo(given.dtype).eps, float(wanted.abs().max())
+        return bool(torch.allclose(given, wanted, rtol=2 * unit, atol=2 * unit * size))
 
 
 class FirstValues(NamedTuple):
@@ -229,7 +229,3 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
-
-
-def _size(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0

@@ -156,9 +156,9 @@ class Verified:
 
         Only now is it drawn whether the result is judged: nothing tells the call beforehand.
         """
-        if self._work is None:
+        work, ended_ns = self._work, _now_ns()
+        if work is None:
             return
-        ended_ns = _now_ns()
         now = self.unreached(before)
         if not self._calls:
             return  # a warm-up
@@ -171,24 +171,24 @@ class Verified:
                 "the call returned with threads running that it had started",
             )
         left = max(1, self._calls - self._done)
-        judge, first = self._drawn_to_be_judged(), not self.judged
+        judge, first = self._drawn_to_be_judged(work), not self.judged
         self._done += 1
         if not judge and left > 1:
             return
-        law = broken_law(output, self._work.inputs(), ())
+        law = broken_law(output, work.inputs(), ())
         self._require(not law, law)
         seen = Remembered(output)
         if judge:
-            self._judge(output, "right after a timed call", whole=first)
+            self._judge(work, output, "right after a timed call", whole=first)
             self._require(seen.same(), CHANGED)
             if left > 1 and self._process is not None:
                 self._process.require("between the calls of a timed sample")
         if left > 1 or first:
-            self._call_again(output, seen)
+            self._call_again(work, output, seen)
         if left > 1:
             return
-        self._hold(self._work.glance(), "after a timed sample")
-        self._work.returned(output, self._drawn)
+        self._hold(work.glance(), "after a timed sample")
+        work.returned(output, self._drawn)
         self._held = output, seen, self._drawn
 
     def unreached(self, before: State) -> State:
@@ -202,10 +202,9 @@ class Verified:
             self._process.require("between the calls of a timed sample")
         return now
 
-    def _drawn_to_be_judged(self) -> bool:
+    def _drawn_to_be_judged(self, work: ContenderWork) -> bool:
         """One call of a sample at most, each with the same probability."""
-        assert self._work is not None
-        often = JUDGED_DEAR if self._work.dear else JUDGED_COSTLY if self._work.costly else JUDGED
+        often = JUDGED_DEAR if work.dear else JUDGED_COSTLY if work.costly else JUDGED
         if not self.judged:
             often = 1.0
         if self._looked:
@@ -224,17 +223,16 @@ class Verified:
         least_ns = LEAST_TIMED * self._seen * (self._shortest_ns - UNSEEN_NS)
         return not self._timed_ns or self._timed_ns >= least_ns or not active("clocks agree")
 
-    def _call_again(self, output: object, seen: Remembered) -> None:
+    def _call_again(self, work: ContenderWork, output: object, seen: Remembered) -> None:
         """One more call, not timed, while somebody still holds the result."""
-        assert self._work is not None
-        if self._work.dear:
+        if work.dear:
             return
         self._draws += 1
-        self._work.renew((self._turn, self._draws))
+        work.renew((self._turn, self._draws))
         before = self.state()
         again = self.call()
         self.unreached(before)
-        law = broken_law(again, self._work.inputs(), [output])
+        law = broken_law(again, work.inputs(), [output])
         self._require(not law, law)
         self._require(seen.same(), CHANGED)
 
@@ -244,22 +242,21 @@ class Verified:
         if self._work is not None:
             self._require(self._clocks_agree(), "its calls took longer than the timer says, by another clock")
             with unchanged("after the last timed sample"):
-                self._look_at_the_last()
+                self._look_at_the_last(self._work)
 
-    def _look_at_the_last(self) -> None:
-        assert self._work is not None
+    def _look_at_the_last(self, work: ContenderWork) -> None:
         self._require(self._held is not None, "no result of a timed call was held")
         assert self._held is not None
         output, seen, drawn = self._held
-        self._work.recall(drawn)
-        self._judge(output, "the last timed call")
+        work.recall(drawn)
+        self._judge(work, output, "the last timed call")
         if active("results judged") and active("judge tried"):
-            passed = all(item.passed for item in self._work.judge(spoiled(output)))
+            passed = all(item.passed for item in work.judge(spoiled(output)))
             self._require(
                 not passed, "a result that was spoiled on purpose passes: something replaced what judges it"
             )
         self._held = None
-        self._call_again(output, seen)
+        self._call_again(work, output, seen)
 
     def release(self) -> None:
         """Forget the last result, and give the inputs their first values back."""
@@ -275,10 +272,9 @@ class Verified:
         if self._work is not None and active("results judged"):
             self._hold(self._work.settle(output, drawn), "the last call of a sample")
 
-    def _judge(self, output: object, when: str, *, whole: bool = True) -> None:
-        assert self._work is not None
+    def _judge(self, work: ContenderWork, output: object, when: str, *, whole: bool = True) -> None:
         if active("results judged"):
-            self._hold(self._work.judge(output, whole=whole), when)
+            self._hold(work.judge(output, whole=whole), when)
             self.judged += 1
 
     def _hold(self, found: Sequence[CheckOutcome], when: str) -> None:

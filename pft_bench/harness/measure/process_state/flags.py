@@ -44,15 +44,21 @@ def listeners() -> tuple[Any, ...]:
     )
 
 
-_UNSET = object()
-
-
 @functools.cache
 def _all_switches() -> tuple[ContextVar[Any], ...]:
-    """What switches a guard, a check or poison off, wherever the harness keeps it: it has a value before it is set."""
+    """What switches a guard, a check or poison off, wherever the harness keeps it: all that have a default."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith(WATCHED)]
     every = {item for module in modules for item in vars(module).values() if isinstance(item, ContextVar)}
-    return tuple(item for item in every if item.get(_UNSET) is not _UNSET)
+    return tuple(item for item in every if _has_default(item))
+
+
+def _has_default(variable: ContextVar[Any]) -> bool:
+    """Asked with a default of the question's own, a variable would not tell its own."""
+    try:
+        variable.get()
+    except LookupError:
+        return False
+    return True
 
 
 def _switches() -> tuple[Any, ...]:
@@ -79,8 +85,8 @@ FLAGS = (
     Flag("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     Flag("deterministic algorithms", torch_flags.deterministic, torch_flags.set_deterministic),
     Flag("matmul precision", torch_flags.precisions, torch_flags.set_precisions),
-    Flag("mkldnn flags", torch_flags.MKLDNN.read, torch_flags.MKLDNN.write),
-    Flag("CUDA flags", torch_flags.CUDA.read, torch_flags.CUDA.write),
+    Flag("mkldnn flags", torch_flags.mkldnn, torch_flags.set_mkldnn),
+    Flag("CUDA flags", torch_flags.cuda, torch_flags.set_cuda),
     Flag("flushing of denormals", torch_flags.flushes_denormals, torch.set_flush_denormal),
     Flag("environment variables", system_flags.variables, system_flags.set_variables),
     Flag("processor affinity", system_flags.affinity, system_flags.set_affinity),

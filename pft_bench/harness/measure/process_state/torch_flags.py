@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils import _device
 
 
-class Attributes(NamedTuple):
-    """Settings that are attributes: (owner, name) each. None is what this torch lacks or does not tell."""
-
-    places: tuple[tuple[Any, str], ...]
-
-    def read(self) -> tuple[Any, ...]:
-        """Their values."""
-        return tuple(getattr(owner, name, None) for owner, name in self.places)
-
-    def write(self, state: tuple[Any, ...]) -> None:
-        """Set them all."""
-        for (owner, name), value in zip(self.places, state, strict=True):
-            if value is not None:
-                setattr(owner, name, value)
+def mkldnn() -> tuple[Any, ...]:
+    """Its flags; torch does not tell all of them everywhere."""
+    found = torch.backends.mkldnn
+    return found.enabled, found.deterministic, found.allow_tf32
 
 
-_CUDNN, _MATMUL = torch.backends.cudnn, torch.backends.cuda.matmul
-MKLDNN = Attributes(
-    tuple((torch.backends.mkldnn, name) for name in ("enabled", "deterministic", "allow_tf32"))
-)
-CUDA = Attributes(
-    (
-        *((_CUDNN, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
-        (_MATMUL, "allow_tf32"),
-    )
-)
+def set_mkldnn(state: tuple[Any, ...]) -> None:
+    """Those that were told."""
+    for name, value in zip(("enabled", "deterministic", "allow_tf32"), state, strict=True):
+        if value is not None:
+            setattr(torch.backends.mkldnn, name, value)
+
+
+def cuda() -> tuple[Any, ...]:
+    """Flags of cuDNN and of matrix products."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+
+
+def set_cuda(state: tuple[Any, ...]) -> None:
+    """All of them."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = state
+
 
 _PRODUCTS = (
     ("generic", "all"),
