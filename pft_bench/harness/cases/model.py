@@ -264,7 +264,7 @@ class _Answer(NamedTuple):
 
 
 class _Answers(NamedTuple):
-    """The baseline's results as one contender's are held against them (`inputs.Answers`)."""
+    """The baseline's results as one contender's are held against them (`changing_work.Answers`)."""
 
     images: Images
     model: PFT
