@@ -121,8 +121,8 @@ class Table(rich.table.Table):
             caption=None if caption is None else line(caption),
             **options,
         )
-        for header in texts:
-            self.add_column(header)
+        for name in texts:
+            self.add_column(name)
         for header in numbers:
             self.add_column(header, justify="right")
 

@@ -60,8 +60,9 @@ def formula_counts(case: Case) -> Flops | None:
     if not found:
         return None
     config = model_config(case) if case.work == "model" else None
-    macs = config and published_macs(config, case.shapes["height"], case.shapes["width"])
-    return Flops.of(found, macs)
+    if config is None:
+        return Flops.of(found)
+    return Flops.of(found, published_macs(config, case.shapes["height"], case.shapes["width"]))
 
 
 def recount(case: Case) -> int | str:

@@ -18,6 +18,7 @@ from ..harness.record import (
     Case,
     Flops,
     Record,
+    RecordError,
     RunFolder,
     Status,
     derive,
@@ -57,10 +58,10 @@ def verify_folder(
     if not record_files(Path(path)) and (Path(path) / QUALITY).is_file():
         _hold_evaluation_alone(result, Path(path))
         return result
-    folder = None
-    with result.reading(RECORDS, "records that can be read"):
+    try:
         folder = RunFolder.read(path)
-    if folder is None:
+    except RecordError as error:
+        result.mismatches.append(Mismatch(RECORDS, "the file", str(error), "records that can be read"))
         return result
     result.files.append(RECORDS)
     result.notes += folder.notes
@@ -108,10 +109,10 @@ def _hold_quality(result: Verification, path: Path) -> bool:
     from .quality import QUALITY_TABLE, quality_frame
 
     result.files.append(QUALITY)
-    rows = None
-    with result.reading(QUALITY, "the rows that were written"):
+    try:
         rows = read_rows(path / QUALITY)
-    if rows is None:
+    except RecordError as error:
+        result.mismatches.append(Mismatch(QUALITY, "the file", str(error), "the rows that were written"))
         return False
     bare = sum('"seal":' not in line for line in (path / QUALITY).read_text().splitlines()[: len(rows)])
     result.values += len(rows) - bare
