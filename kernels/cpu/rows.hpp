@@ -10,6 +10,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "index_rows.hpp"
 #include "pft/cpu.h"
 #include "simd.hpp"
 #include "workspace.hpp"
@@ -114,12 +115,33 @@ inline void stage_positions(const ConstIndex& index, int64_t first, int64_t coun
   }
 }
 
+// The same for rows [row, row + rows) of an index that nobody has checked yet. Where they are bad, key 0
+// stands for all entries, so that work goes on in bounds, and args.bad_index says that it was for nothing.
+inline void stage_unchecked(const SparseArgs& args, int64_t row, int64_t rows, const SparseBuffers& buffers) {
+  const SparseShape& s = args.shape;
+  const auto good = [&](auto* index) {
+    return rows_good(index + row * s.kept, rows, s.kept, s.keys, buffers.positions, buffers.last_row);
+  };
+  const void* data = args.index.data;
+  const bool all = args.index.type == IndexType::kInt16   ? good(static_cast<const int16_t*>(data))
+                   : args.index.type == IndexType::kInt32 ? good(static_cast<const int32_t*>(data))
+                                                          : good(static_cast<const int64_t*>(data));
+  if (all) return;
+  for (int64_t t = 0; t < rows * s.kept; ++t) buffers.positions[t] = 0;
+  __atomic_store_n(args.bad_index, 1, __ATOMIC_RELAXED);
+}
+
 // Up to kSparseBlockRows rows of a window-head's index, from row `first` on.
-inline Entries stage_block(const ConstIndex& index, const SparseShape& s, int64_t item, int64_t first,
-                           int32_t* positions) {
+inline Entries stage_block(const SparseArgs& args, int64_t item, int64_t first,
+                           const SparseBuffers& buffers) {
+  const SparseShape& s = args.shape;
   const int64_t rows = s.queries - first < kSparseBlockRows ? s.queries - first : kSparseBlockRows;
-  stage_positions(index, (item * s.queries + first) * s.kept, rows * s.kept, positions);
-  return {positions, s.kept, rows, s.kept};
+  const int64_t row = item * s.queries + first;
+  if (args.bad_index && s.kept > 0)
+    stage_unchecked(args, row, rows, buffers);
+  else
+    stage_positions(args.index, row * s.kept, rows * s.kept, buffers.positions);
+  return {buffers.positions, s.kept, rows, s.kept};
 }
 
 // Chunk by chunk, a block's own rows of weights or results are read at a stride that no hardware prefetcher
