@@ -31,10 +31,13 @@ inline int64_t row_stride(int64_t dim) { return row_vectors(dim) * row::kLanes; 
 // Columns in use in the last vector: 1 to row::kLanes.
 inline int row_tail(int64_t dim) { return static_cast<int>(dim - (row_vectors(dim) - 1) * row::kLanes); }
 
-// `count` entries of each of `rows` rows; entry t of row r is key at[r * ld + t].
+// `count` entries of each of `rows` rows; entry t of row r is key at[r * ld + t]. `next`, unless null, is as
+// many entries again of `next_bytes` each, which will be read once these are done with.
 struct Entries {
   const int32_t* at;
   int64_t ld, rows, count;
+  const char* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 // dst[rows, ld] = src[rows, dim], zero-padded; ld is a whole number of row vectors.
@@ -137,19 +140,35 @@ inline Entries stage_block(const SparseArgs& args, int64_t item, int64_t first,
   const SparseShape& s = args.shape;
   const int64_t rows = s.queries - first < kSparseBlockRows ? s.queries - first : kSparseBlockRows;
   const int64_t row = item * s.queries + first;
-  if (args.bad_index && s.kept > 0)
-    stage_unchecked(args, row, rows, buffers);
-  else
+  Entries entries = {buffers.positions, s.kept, rows, s.kept};
+  if (!args.bad_index) {
     stage_positions(args.index, row * s.kept, rows * s.kept, buffers.positions);
-  return {buffers.positions, s.kept, rows, s.kept};
+  } else if (s.kept > 0) {
+    stage_unchecked(args, row, rows, buffers);
+    entries.next_bytes = static_cast<int64_t>(args.index.type);
+    if (first + 2 * rows <= s.queries)
+      entries.next = static_cast<const char*>(args.index.data) + (row + rows) * s.kept * entries.next_bytes;
+  }
+  return entries;
 }
 
 // Chunk by chunk, a block's own rows of weights or results are read at a stride that no hardware prefetcher
 // follows. So while the first chunk of a row is worked on, the lines of the others are asked for.
 constexpr int64_t kRowsAhead = 4;
+constexpr int64_t kLineBytes = kPadFloats * static_cast<int64_t>(sizeof(float));
 inline void prefetch_row(const float* entries, int64_t ld, int64_t count) {
   __builtin_prefetch(entries + kRowsAhead * ld);
   for (int64_t t = kPadFloats; t < count; t += kPadFloats) __builtin_prefetch(entries + t);
+}
+
+// An unchecked index may have four times the bytes of a checked one. So while `rows` rows of a block are
+// worked on, entries [chunk, end) of each, the same share of the block that comes next is asked for, in its
+// own order.
+inline void ask_ahead(const Entries& entries, int64_t r, int64_t chunk, int64_t end) {
+  if (!entries.next) return;
+  const char* from = entries.next + (chunk * entries.rows + r * (end - chunk)) * entries.next_bytes;
+  const char* to = from + (end - chunk) * entries.next_bytes;
+  for (; from < to; from += kLineBytes) __builtin_prefetch(from, 0, 2);
 }
 
 // out[r, t] = sum_e q[r, e] keys[at[r, t], e], e < dim.
@@ -192,6 +211,7 @@ void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim
       const int32_t* at = entries.at + r * entries.ld;
       float* to = out + r * ld_out;
       if (chunk == 0) prefetch_row(to, ld_out, entries.count);
+      ask_ahead(entries, r, chunk, end);
       int64_t t = chunk;
       for (; t + row::kLanes <= end; t += row::kLanes)
         row::store(to + t, dots<NV>(qv, qr, dim, keys, ld_keys, at + t));
@@ -221,6 +241,7 @@ void gather_add(const Entries& entries, const float* a, int64_t lda, const float
       const float* ar = a + r * lda;
       float* to = out + r * ld_out;
       if (chunk == 0) prefetch_row(ar, lda, entries.count);
+      ask_ahead(entries, r, chunk, end);
       row::F acc[kSets][NV];
       for (int c = 0; c < NV; ++c) acc[0][c] = chunk ? row::load(to + c * row::kLanes) : row::set1(0.0f);
       for (int s = 1; s < kSets; ++s)
@@ -264,6 +285,7 @@ void scatter_add(const Entries& entries, const float* a, int64_t lda, const floa
       const int32_t* at = entries.at + r * entries.ld;
       const float* ar = a + r * lda;
       if (chunk == 0) prefetch_row(ar, lda, entries.count);
+      ask_ahead(entries, r, chunk, end);
       row::F xv[NV];
       for (int c = 0; c < NV; ++c) xv[c] = row::load(x + r * ldx + c * row::kLanes);
       for (int64_t t = chunk; t < end; ++t) {
