@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,28 +114,6 @@ class Backend:
 
     def _lacks(self, op: str) -> NotImplementedError:
         return NotImplementedError(f"backend {self.name!r} has no {op}, which this case needs")
-
-
-class BadIndex(Exception):
-    """An index that a product was to check has a fault. What is wrong with it the caller finds out, and says."""
-
-
-Method = TypeVar("Method", bound=Callable[..., Tensor])
-
-
-def checks_index(method: Method) -> Method:
-    """Mark a product of a backend that can check its index on the way, for less than a pass of its own costs.
-
-    With `checked=False` it takes any contiguous int16, int32 or int64 tensor [B, N, K] for an index, and raises
-    `BadIndex` unless every row holds distinct keys in range. It must not read what a bad entry names.
-    """
-    method.checks_index = True  # type: ignore[attr-defined]
-    return method
-
-
-def can_check_index(product: Callable[..., Tensor]) -> bool:
-    """Whether `checks_index` marks this bound method, rather than one that it overrides."""
-    return getattr(product, "checks_index", False)
 
 
 class PlainBackend(Backend):
