@@ -120,8 +120,10 @@ inline void stage_positions(const ConstIndex& index, int64_t first, int64_t coun
 
 // The same for rows [row, row + rows) of an index that nobody has checked yet. Where they are bad, key 0
 // stands for all entries, so that work goes on in bounds, and args.bad_index says that it was for nothing.
-inline void stage_unchecked(const SparseArgs& args, int64_t row, int64_t rows, const SparseBuffers& buffers) {
+[[gnu::noinline]] void stage_unchecked(const SparseArgs& args, int64_t row, int64_t rows,
+                                       const SparseBuffers& buffers) {
   const SparseShape& s = args.shape;
+  if (s.kept < 1) return;
   const auto good = [&](auto* index) {
     return rows_good(index + row * s.kept, rows, s.kept, s.keys, buffers.positions, buffers.last_row);
   };
@@ -139,17 +141,15 @@ inline Entries stage_block(const SparseArgs& args, int64_t item, int64_t first,
                            const SparseBuffers& buffers) {
   const SparseShape& s = args.shape;
   const int64_t rows = s.queries - first < kSparseBlockRows ? s.queries - first : kSparseBlockRows;
-  const int64_t row = item * s.queries + first;
-  Entries entries = {buffers.positions, s.kept, rows, s.kept};
-  if (!args.bad_index) {
-    stage_positions(args.index, row * s.kept, rows * s.kept, buffers.positions);
-  } else if (s.kept > 0) {
+  const int64_t row = item * s.queries + first, bytes = static_cast<int64_t>(args.index.type);
+  if (args.bad_index)
     stage_unchecked(args, row, rows, buffers);
-    entries.next_bytes = static_cast<int64_t>(args.index.type);
-    if (first + 2 * rows <= s.queries)
-      entries.next = static_cast<const char*>(args.index.data) + (row + rows) * s.kept * entries.next_bytes;
-  }
-  return entries;
+  else
+    stage_positions(args.index, row * s.kept, rows * s.kept, buffers.positions);
+  const char* next = nullptr;
+  if (args.bad_index && first + 2 * rows <= s.queries)
+    next = static_cast<const char*>(args.index.data) + (row + rows) * s.kept * bytes;
+  return {buffers.positions, s.kept, rows, s.kept, next, bytes};
 }
 
 // Chunk by chunk, a block's own rows of weights or results are read at a stride that no hardware prefetcher
@@ -164,8 +164,7 @@ inline void prefetch_row(const float* entries, int64_t ld, int64_t count) {
 // An unchecked index may have four times the bytes of a checked one. So while `rows` rows of a block are
 // worked on, entries [chunk, end) of each, the same share of the block that comes next is asked for, in its
 // own order.
-inline void ask_ahead(const Entries& entries, int64_t r, int64_t chunk, int64_t end) {
-  if (!entries.next) return;
+[[gnu::noinline, gnu::cold]] void ask_ahead(const Entries& entries, int64_t r, int64_t chunk, int64_t end) {
   const char* from = entries.next + (chunk * entries.rows + r * (end - chunk)) * entries.next_bytes;
   const char* to = from + (end - chunk) * entries.next_bytes;
   for (; from < to; from += kLineBytes) __builtin_prefetch(from, 0, 2);
@@ -204,6 +203,7 @@ void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim
   for (int64_t chunk = 0; chunk < entries.count; chunk += kDotChunk) {
     const int64_t end = entries.count < chunk + kDotChunk ? entries.count : chunk + kDotChunk;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const float* qr = q + r * ldq;
       row::F qv[kHeld];
       for (int c = 0; c + 1 < kHeld; ++c) qv[c] = row::load(qr + c * row::kLanes);
@@ -211,7 +211,6 @@ void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim
       const int32_t* at = entries.at + r * entries.ld;
       float* to = out + r * ld_out;
       if (chunk == 0) prefetch_row(to, ld_out, entries.count);
-      ask_ahead(entries, r, chunk, end);
       int64_t t = chunk;
       for (; t + row::kLanes <= end; t += row::kLanes)
         row::store(to + t, dots<NV>(qv, qr, dim, keys, ld_keys, at + t));
@@ -237,11 +236,11 @@ void gather_add(const Entries& entries, const float* a, int64_t lda, const float
   for (int64_t chunk = 0; chunk == 0 || chunk < entries.count; chunk += step) {
     const int64_t end = entries.count < chunk + step ? entries.count : chunk + step;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const int32_t* at = entries.at + r * entries.ld;
       const float* ar = a + r * lda;
       float* to = out + r * ld_out;
       if (chunk == 0) prefetch_row(ar, lda, entries.count);
-      ask_ahead(entries, r, chunk, end);
       row::F acc[kSets][NV];
       for (int c = 0; c < NV; ++c) acc[0][c] = chunk ? row::load(to + c * row::kLanes) : row::set1(0.0f);
       for (int s = 1; s < kSets; ++s)
@@ -282,10 +281,10 @@ void scatter_add(const Entries& entries, const float* a, int64_t lda, const floa
   for (int64_t chunk = 0; chunk < entries.count; chunk += kScatterChunk) {
     const int64_t end = entries.count < chunk + kScatterChunk ? entries.count : chunk + kScatterChunk;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const int32_t* at = entries.at + r * entries.ld;
       const float* ar = a + r * lda;
       if (chunk == 0) prefetch_row(ar, lda, entries.count);
-      ask_ahead(entries, r, chunk, end);
       row::F xv[NV];
       for (int c = 0; c < NV; ++c) xv[c] = row::load(x + r * ldx + c * row::kLanes);
       for (int64_t t = chunk; t < end; ++t) {
