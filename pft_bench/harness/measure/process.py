@@ -21,11 +21,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -421,8 +422,8 @@ class Functions:
     """The functions of the harness, of torch, of Python and of the clock, as they were when this was made: which they
     are, and what code they run. Of the harness itself, its constants too.
 
-    It looks at identities alone: an object that says it equals another one is another one. Owners whose members are
-    all what they were are passed over at the speed of C, since this is done around each sample.
+    It looks at identities alone: an object that says it equals another one is another one. Where all are what they
+    were, as around almost every sample, that is found out at the speed of C.
     """
 
     def __init__(self) -> None:
@@ -432,11 +433,14 @@ class Functions:
             _Owner(name, owner, {key: value for key, value in vars(owner).items() if _held(name, key, value)})
             for name, owner in _watched()
         ]
-        self._known += [  # a plug-in's own may keep what it makes at its first call
+        self._instances = [  # a plug-in's own may keep what it makes at its first call
             _Owner(f"backend {name}", item, {})
             for name, item in _backends().items()
             if type(item).__module__.startswith(COMPUTING)
         ]
+        self._views = [vars(known.owner).values() for known in self._known]
+        self._members: list[Any] = []
+        self._sizes: list[int] = []
         found = {
             id(value): (f"{known.name}.{key}", value)
             for known in self._known
@@ -446,18 +450,40 @@ class Functions:
         self._names = [name for name, _ in found.values()]
         self._functions = [function for _, function in found.values()]
         self._bodies = [_body(function) for function in self._functions]
-        self._open = [body for body in self._bodies if body.inside or body.cells]
-        self._parts = self._identities()
+        self._run = [[read(function) for function in self._functions] for read in _BODY]
+        cells = [cell for body in self._bodies for cell in body.cells]
+        self._cells, self._in_cells = [cell for cell, _ in cells], [value for _, value in cells]
+        self._inside = [
+            (body.parts[2].values(), [*body.inside.values()]) for body in self._bodies if body.inside
+        ]
         self._backends = dict(_backends())
 
-    def _identities(self) -> list[list[int]]:
-        """Of what each function runs, and what its parameters are where they are not given."""
-        return [list(map(id, map(read, self._functions))) for read in _BODY]
+    def _same_code(self) -> bool:
+        """Whether each function runs what it did, with the same parameters where they are not given."""
+        return (
+            all(
+                all(map(is_, map(read, self._functions), known))
+                for read, known in zip(_BODY, self._run, strict=True)
+            )
+            and all(_same(now, before) for now, before in self._inside)
+            and all(map(is_, map(_CONTENT, self._cells), self._in_cells))
+        )
+
+    def _same_members(self) -> bool:
+        """Whether all owners have the members that they had at the last look; not of backends, for what those keep
+        must not be kept alive here.
+        """
+        return [*map(len, self._views)] == self._sizes and all(
+            map(is_, chain.from_iterable(self._views), self._members)
+        )
 
     def put_back(self) -> list[str]:
         """Names of those that are others now; they are put back."""
-        found = [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
-        if self._identities() != self._parts or any(body.opened() for body in self._open):
+        found = [f"{item.name}.{key}" for item in self._instances for key in item.put_back()]
+        if not self._same_members():
+            found += [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
+            self._sizes, self._members = [*map(len, self._views)], [*chain.from_iterable(self._views)]
+        if not self._same_code():
             for name, function, body in zip(self._names, self._functions, self._bodies, strict=True):
                 if _body(function) != body or body.opened():
                     found.append(f"the code of {name}")
@@ -469,37 +495,39 @@ class Functions:
         return found
 
 
+def _same(now: Collection[Any], before: Collection[Any]) -> bool:
+    """Whether these are the same objects in the same order: at the speed of C, without new ones."""
+    return len(now) == len(before) and all(map(is_, now, before))
+
+
 class _Owner:
     """A module, a class or a backend, and those of its members that must stay what they are.
 
     A function that is added to one of this package, or to `torch.Tensor`, hides what is inherited or built in.
     """
 
-    __slots__ = ("_all", "_before", "_closed", "_owner", "members", "name")
+    __slots__ = ("_before", "_closed", "members", "name", "owner")
 
     def __init__(self, name: str, owner: Any, members: dict[str, Any]) -> None:
-        self.name, self._owner, self.members = name, owner, members
+        self.name, self.owner, self.members = name, owner, members
         self._closed = owner is torch.Tensor or name.startswith(("pft_bench", "backend "))
         self._before = set(vars(owner))
-        self._all: list[int] = []
 
     def put_back(self) -> list[str]:
         """Names of the members that are others now; they are put back."""
-        now = vars(self._owner)
-        if self._all and list(map(id, now.values())) == self._all:
-            return []
+        now = vars(self.owner)
         found = [key for key, value in self.members.items() if now.get(key) is not value]
         for key in found:
-            setattr(self._owner, key, self.members[key])
+            setattr(self.owner, key, self.members[key])
         for key in now.keys() - self._before if self._closed else ():
             if callable(now[key]) and not isinstance(now[key], type):
                 found.append(key)
-                delattr(self._owner, key)
-        self._all = list(map(id, vars(self._owner).values()))
+                delattr(self.owner, key)
         return found
 
 
 _BODY = (attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__"))
+_CONTENT = attrgetter("cell_contents")
 
 
 @dataclass(frozen=True)

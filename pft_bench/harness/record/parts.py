@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from pft_bench.common.text import counted
@@ -99,7 +100,7 @@ class Case:
             return self.level
         return "layer" if self.preset is None else "model"
 
-    @property
+    @cached_property
     def case_id(self) -> str:
         """Stable name for `--resume`: equal parameters, equal id, in any process and on any machine.
 
