@@ -8,13 +8,15 @@ import sys
 from types import ModuleType
 
 from ..reference import Layer
-from ._unchecked import BadIndex, can_check_index, checks_index
 from .base import (
     Backend,
     BackendInfo,
     BackendUnavailable,
+    BadIndex,
     Rung,
     backends,
+    can_check_index,
+    checks_index,
     empty,
     empty_gradients,
     empty_outputs,

@@ -14,13 +14,14 @@ from torch import Tensor
 from ..common import stages
 from ..common.native import load_native
 from ..reference import Layer, window_side
-from ._unchecked import BadIndex, checks_index
 from .base import (
     AttentionBackward,
     AttentionForward,
     Backend,
+    BadIndex,
     LayerShape,
     Maybe,
+    checks_index,
     empty,
     empty_gradients,
     empty_outputs,

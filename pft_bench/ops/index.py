@@ -26,8 +26,9 @@ except (ImportError, RuntimeError):  # not fit for use: the check below is the s
 class Index:
     """An index [..., N, K] that is known to be good: checked once, here, and never again. It cannot be changed.
 
-    Every op that takes an index takes one of these, and then costs what its kernel costs: checking and copying an index
-    takes a tenth to a third as long as a kernel that reads it.
+    Every op that takes an index takes one of these, and then costs what its kernel costs. A tensor is checked at
+    every call: on the way by the products of the `cpu` backend, in a pass of its own elsewhere and where gradients
+    are wanted.
 
     Args:
         index: kept keys [..., N, K], int16/int32/int64, distinct within a row. It is copied.
