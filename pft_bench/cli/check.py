@@ -23,11 +23,10 @@ if at_work(__name__):
     import torch
 
     from ..backends import backends, get, unavailable
-    from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties
-    from ..harness.measure.contender import rejection_of
-    from ..harness.measure.process import holding_functions, unchanged
+    from ..harness.measure.admission import rejection_of
+    from ..harness.measure.process_state import holding_functions, unchanged
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -69,7 +68,7 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
 def check_problem(backend: str, problem: Problem, device: str, *, train: bool) -> list[CheckResult]:
     """One problem forward and, with `train`, backward."""
     if problem.op == "attention":
-        layer = problem_layer(problem, device)
+        layer = problem.layer(device)
         results = check_layer(get(backend), layer, train=train)
         if layer.index is None:  # dense layers of shifted windows have a mask as well
             labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens

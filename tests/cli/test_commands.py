@@ -17,7 +17,7 @@ from PIL import Image
 import pft_bench
 from pft_bench.backends import empty, get
 from pft_bench.harness.record import read_records, seal
-from pft_bench.harness.selftest.trials import Trial
+from pft_bench.harness.selftest.known_answers import Trial
 from pft_bench.insight.crossover import answers_that_differ
 
 Command = Callable[..., Any]

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.contender import Call, Contender, WrongResult, rejection_of
+from ..measure.admission import rejection_of
+from ..measure.contender import Call, Contender
 from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.guards import active
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
-from ..measure.process import holding_functions, unchanged
+from ..measure.process_state import holding_functions, unchanged
 from ..measure.results import Rejection, RoundsResult, failures
 from ..measure.rounds import OnTurn, Progress, measure, nobody
 from ..measure.timer import timer_for
+from ..measure.verified import WrongResult
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from ..measure.process import ProcessChanged, importing
+from ..measure.process_state import ProcessChanged, importing
 
 _MUST = "--plugin must be a module or a .py file that can be imported"
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from ....backends import get
 from ...check import oracle
 from ...check import spot as spot_module
-from ...measure import process
-from ...measure.contender import Verified
+from ...measure.process_state import flags, functions
 from ...measure.results import RoundsResult
+from ...measure.verified import Verified
 from .base import RightUntilTimed, callers, cheat
 from .harness import _caller, _run, _work
 from .process import _replace, disturbance
@@ -93,7 +93,7 @@ def replaces_static_code() -> None:
 @disturbance("gives a remembered function of the harness other code", "functions", "the code of")
 def replaces_remembered_code() -> None:
     """What was remembered is still told."""
-    process._all_switches.__wrapped__.__code__ = (lambda: ()).__code__
+    flags._all_switches.__wrapped__.__code__ = (lambda: ()).__code__
 
 
 @disturbance("hides a trace function", "functions, process state", "replaced sys.gettrace")
@@ -202,6 +202,6 @@ class ReplacesTheYardstick(RightUntilTimed):
 
     def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right."""
-        if process._functions is not None and not any(f.f_code.co_name == "put_back" for f in callers()):
-            process._functions._seen = ((), (), ())
+        if functions._functions is not None and not any(f.f_code.co_name == "put_back" for f in callers()):
+            functions._functions._seen = ((), (), ())
         return made
