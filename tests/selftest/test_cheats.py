@@ -12,6 +12,7 @@ import torch
 
 from pft_bench.backends import get
 from pft_bench.harness.cases import model
+from pft_bench.harness.cases.changing_inputs import Inputs
 from pft_bench.harness.measure import process_state, timer
 from pft_bench.harness.selftest.cheating import HONEST, rejections
 from pft_bench.harness.selftest.cheats import CHEATS, Cheat, tried
@@ -66,3 +67,13 @@ def test_the_process_is_restored_and_what_changed_is_named() -> None:
     for name in variables:
         assert f"{name} None -> '1'" in str(caught.value)
         assert name not in os.environ
+
+
+def test_copies_that_were_written_to_are_named() -> None:
+    inputs = Inputs({"a": torch.rand(3, 4, 2), "v": torch.rand(3, 4, 2)})
+    assert inputs.untouched().passed
+    assert inputs.glance().passed
+    inputs._first["v"].tensor().zero_()  # torch writes to the `bytes` that it reads
+    inputs.restore()
+    assert "the harness's copy of v" in inputs.untouched().detail
+    assert "the harness's copy of v" in inputs.glance().detail
