@@ -13,12 +13,12 @@ namespace {
 
 constexpr int kBlockRows = 32, kMostParts = 8, kMostStaged = kMostParts * kGroup;
 template <class T>
-constexpr int kHalves = kBlockRows / LaneTile<T>::kRows;  // a warp's products are of 16 rows, float32: of all
+constexpr int kHalves = kBlockRows / LaneTile<T>::kRows;  // a warp's products are of 16 rows, FFMA: of all
 
 template <class T>
 struct DenseArgs {
-  Layer<T> layer;
-  Strided<T> out;
+  Layer<GlobalType<T>> layer;
+  Strided<GlobalType<T>> out;
   IndexOut new_index;
   View<float> new_logits, lse;
   int tile_rows;      // of a block, a power of two
@@ -32,7 +32,7 @@ struct DenseMemory {
   Terms<kBlockRows> row_terms;
   Terms<kMostStaged> terms;
   View<float> inverse, bias, z;
-  View<T> q, stream;
+  View<SharedType<T>> q, stream;
   View<float> scratch;  // where the stream was
 
   __device__ DenseMemory(SharedMemory& shared, const DenseArgs<T>& a) {
@@ -41,12 +41,12 @@ struct DenseMemory {
     inverse = shared.take<float>(kBlockRows);
     bias = a.bias_rows ? shared.take<float>(a.bias_rows) : View<float>();
     z = shared.take<float>(a.tile_rows * row_pitch(a.layer.keys));
-    q = shared.take<T>(key_elements<T>(a.halves * LaneTile<T>::kRows, a.layer.dim_qk));
+    q = shared.take<SharedType<T>>(key_elements<T>(a.halves * LaneTile<T>::kRows, a.layer.dim_qk));
     SharedMemory again = shared;
     scratch = again.take<float>(scratch_floats(a.halves, a.parts));
     const int64_t k = key_elements<T>(a.keys_at_once, a.layer.dim_qk),
                   v = value_elements<T>(a.keys_at_once, a.layer.dim_v);
-    stream = shared.take<T>(k > v ? k : v);
+    stream = shared.take<SharedType<T>>(k > v ? k : v);
   }
   __host__ __device__ static int64_t scratch_floats(int halves, int parts) {
     return int64_t(parts / 2) * halves * LaneTile<T>::kSumRows * LaneTile<T>::kSumCells * 32;
@@ -87,8 +87,8 @@ __device__ __forceinline__ void store_logits(const LaneProducts<T>& s, View<floa
 template <class T>
 __device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place,
                              const BiasSlice& bias, View<const uint8_t> region, int64_t b) {
-  const Layer<T>& l = a.layer;
-  const View<const T> k = l.k.head(b);
+  const auto& l = a.layer;
+  const View<const GlobalType<T>> k = l.k.head(b);
   for (int key0 = 0; key0 < l.keys; key0 += a.keys_at_once) {
     const int here = l.keys - key0 < a.keys_at_once ? l.keys - key0 : a.keys_at_once;
     const int padded = int(round_up(here, kGroup));
@@ -176,35 +176,32 @@ __device__ __forceinline__ void join_parts(LaneSums<T>& sum, const DenseArgs<T>&
 template <class T>
 __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place,
                                 int64_t b, int i0, int rows) {
-  const Layer<T>& l = a.layer;
+  const auto& l = a.layer;
   const int z_pitch = row_pitch(l.keys);
   for (int col0 = 0; col0 < l.dim_v; col0 += LaneTile<T>::kColumns) {
     const int cols = l.dim_v - col0 < LaneTile<T>::kColumns ? l.dim_v - col0 : LaneTile<T>::kColumns;
-    const int pitch = kTensorCores<T> ? tile_pitch<T>(cols) : values_pitch(a.keys_at_once);
-    LaneSums<T> sum = {};
+    WeightedSums<T> sums;
     for (int key0 = 0; key0 < l.keys; key0 += a.keys_at_once) {
       const int here = l.keys - key0 < a.keys_at_once ? l.keys - key0 : a.keys_at_once;
       const int padded = int(round_up(here, kGroup));
-      const View<const T> v = l.v.head(b) + key0 * l.v.stride_row;
-      if constexpr (kTensorCores<T>) {
-        stage_tile<T>(memory.stream, pitch, v, l.v.stride_row, here, padded, col0, cols, tile_units<T>(cols),
-                      l.v.aligned);
-      } else {
-        stage_transposed(memory.stream, pitch, v, l.v.stride_row, here, padded, col0, cols, l.v.aligned);
-      }
+      stage_values<T>(memory.stream, a.keys_at_once, l.v.head(b) + key0 * l.v.stride_row, l.v.stride_row, here,
+                      padded, col0, cols, l.v.aligned);
       finish_staging();
       for (int group = place.part() * kGroup; group < padded; group += a.parts * kGroup) {
         const View<const float> z = memory.z + (key0 + group);
         if constexpr (kTensorCores<T>) {
           LaneProducts<T> w;
           load_weights<T>(w, z, z_pitch, place.row0(), a.tile_rows);
-          add_weighted<T>(sum, w, memory.stream + group * pitch, pitch, int(ceil_div(cols, 8)));
+          add_weighted<T>(sums, w, memory.stream + group * value_pitch<T>(cols), cols);
         } else {
-          add_weighted(sum, LaneRows(z, z_pitch, a.tile_rows - 1), memory.stream + group, pitch, cols);
+          add_weighted(sums, LaneRows(z, z_pitch, a.tile_rows - 1), memory.stream + group,
+                       values_pitch(a.keys_at_once), cols);
         }
       }
       __syncthreads();
     }
+    LaneSums<T> sum;
+    sums.join(sum);
     join_parts<T>(sum, a, memory.scratch, place);
     if (place.part() != 0) continue;
 #pragma unroll
@@ -212,20 +209,19 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
       const int row = place.row0() + LaneTile<T>::row(r);
       if (row >= rows) continue;
       const float inverse = memory.inverse[row];
-      const View<T> out = a.out.head(b) + (i0 + row) * a.out.stride_row + col0;
+      const View<GlobalType<T>> out = a.out.head(b) + (i0 + row) * a.out.stride_row + col0;
 #pragma unroll
       for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) {
         const int col = LaneTile<T>::column(c);
-        if (col < cols) out[col] = from_float<T>(LaneTile<T>::cell(sum, r, c) * inverse);
+        if (col < cols) out[col] = from_float<GlobalType<T>>(LaneTile<T>::cell(sum, r, c) * inverse);
       }
     }
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(32 * kMostParts * kHalves<T>, 1)
-    attention_forward_dense_kernel(DenseArgs<T> a) {
-  const Layer<T>& l = a.layer;
+__device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
+  const auto& l = a.layer;
   const Place<T> place(a);
   const unsigned b = blockIdx.x / unsigned(a.tiles);
   const int i0 = int(blockIdx.x % unsigned(a.tiles)) * a.tile_rows;
@@ -243,17 +239,28 @@ __global__ void __launch_bounds__(32 * kMostParts * kHalves<T>, 1)
   dense_logits(a, memory, place, bias, region, b);
   for (int r = place.warp(); r < rows; r += a.halves * a.parts) {
     const View<float> z = memory.z + r * row_pitch(l.keys);
-    with_row(z, l.keys, int(threadIdx.x) % 32,
+    // The lane anew for every row: the places of its entries would take as many registers as they do.
+    with_row(z, l.keys, computed_anew(int(threadIdx.x)) % 32,
              [&](const auto& row) { finish_row(a, memory, row, z, int64_t(b) * l.queries + i0 + r, r); });
   }
   __syncthreads();
   weighted_values(a, memory, place, b, i0, rows);
 }
 
+template <class T>
+__global__ void __launch_bounds__(32 * kMostParts * kHalves<T>, 1)
+    attention_forward_dense_kernel(DenseArgs<T> a) {
+  dense_block(a);
+}
+__global__ void __launch_bounds__(32 * kMostParts * kHalves<Split>, 1)
+    attention_forward_dense_split_kernel(DenseArgs<Split> a) {
+  dense_block(a);
+}
+
 // Divides shared memory for tiles of a.tile_rows; the bytes it takes, or 0 where they do not fit.
 template <class T>
 int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
-  const int64_t limit = shared_memory_limit(), size = int64_t(sizeof(T));
+  const int64_t limit = shared_memory_limit(), size = int64_t(sizeof(SharedType<T>));
   const auto stream_bytes = [&](int64_t keys) {
     const int64_t k = key_elements<T>(keys, s.dim_qk), v = value_elements<T>(keys, s.dim_v);
     return round_up((k > v ? k : v) * size, 16);
@@ -283,10 +290,11 @@ int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
 }
 
 template <class T>
-Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream) {
+Status run(const char* name, void (*kernel)(DenseArgs<T>), const AttentionInputs& in,
+           const AttentionOutputs& out, void* stream) {
   const AttentionShape& s = in.shape;
-  DenseArgs<T> a{layer_of<T>(in),
-                 strided<T>(out.out.m, s.heads, s.dim_v),
+  DenseArgs<T> a{layer_of<GlobalType<T>>(in),
+                 strided<GlobalType<T>>(out.out.m, s.heads, s.dim_v),
                  index_out(out.new_index, out.index_wide),
                  View<float>(out.new_logits),
                  View<float>(out.lse),
@@ -307,21 +315,29 @@ Status run(const AttentionInputs& in, const AttentionOutputs& out, void* stream)
   }
   if (!bytes) return Status::kUnsupported;
   a.tiles = int(ceil_div(s.queries, a.tile_rows));
-  return launch("attention_forward_dense", attention_forward_dense_kernel<T>, s.windows * s.heads * a.tiles,
-                32 * a.halves * a.parts, bytes, stream, a);
+  return launch(name, kernel, s.windows * s.heads * a.tiles, 32 * a.halves * a.parts, bytes, stream, a);
 }
 
 }  // namespace
 
-Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream) {
+Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
+                               void* stream) {
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!s.keys || !s.topk) return Status::kBadShape;
   if (s.topk >= s.keys) {
-    const Status status = attention_forward_online(in, out, stream);
+    const Status status = attention_forward_online(in, out, how, stream);
     if (status != Status::kUnsupported) return status;
   }
-  return with_type(in.q.dtype, [&](auto tag) { return run<decltype(tag)>(in, out, stream); });
+  if (in.q.dtype == DType::kFloat32 && how != Float32::kFfma) {
+    const Status status =
+        run<Split>("attention_forward_dense_split", attention_forward_dense_split_kernel, in, out, stream);
+    if (status != Status::kUnsupported || how == Float32::kSplit) return status;
+  }
+  return with_type(in.q.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    return run<T>("attention_forward_dense", attention_forward_dense_kernel<T>, in, out, stream);
+  });
 }
 
 }  // namespace pft::cuda

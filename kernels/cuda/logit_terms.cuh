@@ -1,6 +1,6 @@
 // What a dense layer adds to the products of a lane tile: bias and region penalty, from shared memory.
 #pragma once
-#include "lane_tile.cuh"
+#include "split_tile.cuh"
 
 namespace pft::cuda {
 
@@ -60,7 +60,7 @@ __device__ void stage_terms(const Terms<kRoom>& to, const Layer<T>& layer, View<
 
 // Products become logits; those of the keys from `here` on are minus infinity. The terms are the group's.
 template <class T, int kRows, int kKeys>
-__device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<T>& layer,
+__device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<GlobalType<T>>& layer,
                                               const Terms<kRows>& rows, const BiasSlice& bias,
                                               const Terms<kKeys>& keys, int here) {
   constexpr int kR = LaneTile<T>::kLaneRows, kC = LaneTile<T>::kLaneOthers;
