@@ -192,7 +192,7 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
         if constexpr (kTensorCores<T>) {
           LaneProducts<T> w;
           load_weights<T>(w, z, z_pitch, place.row0(), a.tile_rows);
-          add_weighted<T>(sums, w, memory.stream + group * value_pitch<T>(cols), cols);
+          add_weighted<T>(sums, w, memory.stream + group * value_pitch<T>(cols), a.keys_at_once, cols);
         } else {
           add_weighted(sums, LaneRows(z, z_pitch, a.tile_rows - 1), memory.stream + group,
                        values_pitch(a.keys_at_once), cols);
@@ -205,46 +205,58 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
     join_parts<T>(sum, a, memory.scratch, place);
     if (place.part() != 0) continue;
 #pragma unroll
-    for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {
-      const int row = place.row0() + LaneTile<T>::row(r);
+    for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {  // places anew: they would take registers all along
+      const int row = place.row0() + computed_anew(LaneTile<T>::row(r));
       if (row >= rows) continue;
       const float inverse = memory.inverse[row];
       const View<GlobalType<T>> out = a.out.head(b) + (i0 + row) * a.out.stride_row + col0;
 #pragma unroll
       for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) {
-        const int col = LaneTile<T>::column(c);
+        const int col = computed_anew(LaneTile<T>::column(c));
         if (col < cols) out[col] = from_float<GlobalType<T>>(LaneTile<T>::cell(sum, r, c) * inverse);
       }
     }
   }
 }
 
+// Window-head b's rows [first, first + count).
+struct BlockRows {
+  unsigned b;
+  int first, count;
+
+  template <class T>
+  __device__ __forceinline__ BlockRows(const DenseArgs<T>& a, unsigned block)
+      : b(block / unsigned(a.tiles)), first(int(block % unsigned(a.tiles)) * a.tile_rows) {
+    count = a.layer.queries - first < a.tile_rows ? a.layer.queries - first : a.tile_rows;
+  }
+};
+
 template <class T>
 __device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
   const auto& l = a.layer;
   const Place<T> place(a);
-  const unsigned b = blockIdx.x / unsigned(a.tiles);
-  const int i0 = int(blockIdx.x % unsigned(a.tiles)) * a.tile_rows;
-  const int rows = l.queries - i0 < a.tile_rows ? l.queries - i0 : a.tile_rows;
-  const View<const uint8_t> region = region_of(l, b);
+  const BlockRows rows(a, blockIdx.x);
+  const View<const uint8_t> region = region_of(l, rows.b);
   SharedMemory shared;
   const DenseMemory<T> memory(shared, a);
-  const BiasSlice bias = bias_slice(l, memory.bias, b, i0, rows);
-  stage_terms(memory.row_terms, l, region, i0, a.halves * LaneTile<T>::kRows, l.queries,
-              row_code_offset(l, bias));
-  stage_lanes<T>(memory.q, a.halves * LaneTile<T>::kRows, l.q.head(b) + i0 * l.q.stride_row, l.q.stride_row,
-                 rows, a.halves * LaneTile<T>::kRows, l.dim_qk,
-                 l.q.aligned);  // finished by the first finish_staging()
+  const BiasSlice bias = bias_slice(l, memory.bias, rows.b, rows.first, rows.count);
+  const int padded = a.halves * LaneTile<T>::kRows;
+  stage_terms(memory.row_terms, l, region, rows.first, padded, l.queries, row_code_offset(l, bias));
+  stage_lanes<T>(memory.q, padded, l.q.head(rows.b) + rows.first * l.q.stride_row, l.q.stride_row, rows.count,
+                 padded, l.dim_qk, l.q.aligned);  // finished by the first finish_staging()
 
-  dense_logits(a, memory, place, bias, region, b);
-  for (int r = place.warp(); r < rows; r += a.halves * a.parts) {
+  dense_logits(a, memory, place, bias, region, rows.b);
+  // Where a row lies and its lanes' places are worked out anew: registers are short.
+  for (int r = place.warp(); r < rows.count; r += a.halves * a.parts) {
     const View<float> z = memory.z + r * row_pitch(l.keys);
-    // The lane anew for every row: the places of its entries would take as many registers as they do.
-    with_row(z, l.keys, computed_anew(int(threadIdx.x)) % 32,
-             [&](const auto& row) { finish_row(a, memory, row, z, int64_t(b) * l.queries + i0 + r, r); });
+    with_row(z, l.keys, computed_anew(int(threadIdx.x)) % 32, [&](const auto& row) {
+      const BlockRows here(a, unsigned(computed_anew(int(blockIdx.x))));
+      finish_row(a, memory, row, z, int64_t(here.b) * l.queries + here.first + r, r);
+    });
   }
   __syncthreads();
-  weighted_values(a, memory, place, b, i0, rows);
+  const BlockRows again(a, unsigned(computed_anew(int(blockIdx.x))));
+  weighted_values(a, memory, place, again.b, again.first, again.count);
 }
 
 template <class T>

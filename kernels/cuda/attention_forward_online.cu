@@ -179,7 +179,8 @@ __device__ __forceinline__ void online_block(const OnlineArgs<T>& a) {
         if constexpr (kTensorCores<T>) {
           add_weighted<T>(
               rows.sums, s,
-              memory.v + (buffer * value_elements<T>(kStaged, l.dim_v) + group * value_pitch<T>(cols)), cols);
+              memory.v + (buffer * value_elements<T>(kStaged, l.dim_v) + group * value_pitch<T>(cols)), kStaged,
+              cols);
         } else {
           add_weighted(rows.sums, exchange_weights(s, memory.weights + row0 * kWeightsPitch),
                        memory.v + group, values_pitch(kStaged), cols);

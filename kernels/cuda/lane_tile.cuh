@@ -205,10 +205,12 @@ __device__ __forceinline__ int value_pitch(int cols) {
   return tile_pitch<T>(cols);
 }
 
-// sums += weights * values[kGroup x cols], values zero-padded to whole pairs of tiles of eight columns.
+// sums += weights * values[kGroup x cols], values zero-padded to whole pairs of tiles of eight columns. Their
+// array has room for `room` keys.
 template <class T>
 __device__ __forceinline__ void add_weighted(WeightedSums<T>& sums, const LaneProducts<T>& w,
-                                             View<const SharedType<T>> values, int cols) {
+                                             View<const SharedType<T>> values, int room, int cols) {
+  (void)room;
   const int lane = int(threadIdx.x) % 32, pitch = value_pitch<T>(cols), tiles = int(ceil_div(cols, 8));
   LaneSums<T>& sum = sums.sum;
 #pragma unroll

@@ -27,9 +27,10 @@ struct TileTypes<Split> {
 template <>
 constexpr bool kTensorCores<Split> = true;
 
-// A row in shared memory: kChunk columns of each part, 15 units of 16 bytes.
-constexpr int kSplitPitch = 3 * kChunk, kLowPart = 2 * kChunk;
+// In shared memory each part has an array of its own, [room, kChunk], one after the other: what a warp writes
+// lies in one piece, and a row is an odd number of 16-byte units. More columns are further chunks.
 constexpr int kSplitTiles = kChunk / 8;  // of eight columns
+constexpr int kSplitParts = 3;
 
 template <>
 struct LaneTile<Split> : LaneTile<bf16_t> {
@@ -39,11 +40,11 @@ struct LaneTile<Split> : LaneTile<bf16_t> {
 
 template <>
 __host__ __device__ constexpr int64_t key_elements<Split>(int64_t rows, int64_t dim) {
-  return rows * ceil_div(dim, kChunk) * kSplitPitch;
+  return rows * ceil_div(dim, kChunk) * kSplitParts * kChunk;
 }
 template <>
 __host__ __device__ constexpr int64_t value_elements<Split>(int64_t keys, int64_t) {
-  return keys * kSplitPitch;
+  return keys * kSplitParts * kChunk;
 }
 
 // Two numbers' parts, each pair in a word.
@@ -78,48 +79,51 @@ __device__ __forceinline__ SplitPair split_any(float x, float y) {
                    make_float2(is_finite(hx) ? x - hx : 0.f, is_finite(hy) ? y - hy : 0.f));
 }
 
-// Four numbers in their places.
-__device__ __forceinline__ void store_split(View<bf16_t> to, float4 x) {
+// Four numbers in their places of each part, `part` elements apart.
+__device__ __forceinline__ void store_split(View<bf16_t> to, int part, float4 x) {
   const uint32_t h0 = pack_pair(x.x, x.y, bf16_t{}), h1 = pack_pair(x.z, x.w, bf16_t{});
   const float2 r0 = SplitPair::rest_of(x.x, x.y, h0), r1 = SplitPair::rest_of(x.z, x.w, h1);
   SplitPair first(h0, r0), second(h1, r1);
-  if (!is_finite(r0.x + r0.y + r1.x + r1.y)) first = split_any(x.x, x.y), second = split_any(x.z, x.w);
+  if (!is_finite((r0.x + r0.y) + (r1.x + r1.y))) first = split_any(x.x, x.y), second = split_any(x.z, x.w);
   store_as(to, make_uint2(first.high, second.high));
-  store_as(to + kChunk, make_uint2(first.middle, second.middle));
-  store_as(to + kLowPart, make_uint2(first.low, second.low));
+  store_as(to + part, make_uint2(first.middle, second.middle));
+  store_as(to + 2 * part, make_uint2(first.low, second.low));
 }
 
 // Columns [col0, col0 + cols) of `rows` rows, zeros up to kChunk columns and `padded` rows. By plain reads: a
-// number is split on its way.
-__device__ __forceinline__ void stage_split(View<bf16_t> to, View<const float> from, int64_t stride_row,
-                                            int rows, int padded, int col0, int cols, bool aligned) {
+// number is split on its way. A thread keeps to its four columns.
+__device__ __forceinline__ void stage_split(View<bf16_t> to, int room, View<const float> from,
+                                            int64_t stride_row, int rows, int padded, int col0, int cols,
+                                            bool aligned) {
   constexpr int kUnits = kChunk / 4, kAtOnce = 3;
   const bool whole = aligned && cols % 4 == 0;
-  const int threads = int(blockDim.x), last = padded * kUnits;
-  for (int first = int(threadIdx.x); first < last; first += kAtOnce * threads) {
+  const int thread = computed_anew(int(threadIdx.x)), row0 = thread / kUnits, unit = thread % kUnits, col = unit * 4;
+  const int apart = int(blockDim.x) / kUnits, part = room * kChunk;  // a block has 32 threads or more
+  if (row0 >= apart) return;
+  View<const float> source = from + (row0 * stride_row + col0 + col);
+  View<bf16_t> at = to + (row0 * kChunk + col);
+  for (int first = row0; first < padded; first += kAtOnce * apart) {
     float4 x[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {  // all on their way before the first is used
-      const int item = first + i * threads, row = int(unsigned(item) / kUnits),
-                col = int(unsigned(item) % kUnits) * 4;
       x[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (row >= rows || col >= cols) continue;
-      const View<const float> source = from + (row * stride_row + col0 + col);
+      const View<const float> y = source;
+      source = source + apart * stride_row;
+      if (first + i * apart >= rows || col >= cols) continue;
       if (whole) {
-        x[i] = load_as<float4>(source);
+        x[i] = load_as<float4>(y);
       } else {
-        x[i].x = source[0];
-        if (col + 1 < cols) x[i].y = source[1];
-        if (col + 2 < cols) x[i].z = source[2];
-        if (col + 3 < cols) x[i].w = source[3];
+        x[i].x = y[0];
+        if (col + 1 < cols) x[i].y = y[1];
+        if (col + 2 < cols) x[i].z = y[2];
+        if (col + 3 < cols) x[i].w = y[3];
       }
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = first + i * threads;
-      if (item < last)
-        store_split(to + (int(unsigned(item) / kUnits) * kSplitPitch + int(unsigned(item) % kUnits) * 4),
-                    x[i]);
+      if (first + i * apart >= padded) return;
+      store_split(at, part, x[i]);
+      at = at + apart * kChunk;
     }
   }
 }
@@ -143,41 +147,43 @@ __device__ __forceinline__ void multiply_parts(float (&large)[2][4], float (&sma
   }
 }
 
-// Adds the products of 16 rows with kGroup others, of up to kChunk channels. A last eight channels of an odd
-// number take four products of 16 instead of six: two of the six fit into each.
+// Adds the products of 16 rows with kGroup others, of up to kChunk channels; `row_part` and `other_part` from
+// one part to the next. A last eight channels of an odd number take four products of 16 instead of six: two
+// of the six fit into each.
 __device__ __forceinline__ void split_products(float (&large)[2][2][4], float (&small)[2][2][4],
-                                               View<const bf16_t> rows, View<const bf16_t> others, int cols) {
+                                               View<const bf16_t> rows, int row_part,
+                                               View<const bf16_t> others, int other_part, int cols) {
   constexpr int kLast = kChunk - 8;
   const int lane = int(threadIdx.x) % 32, a_half = lane / 16, b_half = lane / 8 % 2;
-  const View<const bf16_t> a_row = rows + lane % 16 * kSplitPitch;
-  const View<const bf16_t> b_row = others + (lane / 16 * 8 + lane % 8) * kSplitPitch;
+  const View<const bf16_t> a_row = rows + lane % 16 * kChunk;
+  const View<const bf16_t> b_row = others + (lane / 16 * 8 + lane % 8) * kChunk;
 #pragma unroll
   for (int step = 0; step < kChunk / 16; ++step) {
     if (step * 16 >= cols) continue;
-    uint32_t a[3][4];
+    uint32_t a[kSplitParts][4];
 #pragma unroll
-    for (int part = 0; part < 3; ++part)
-      ldmatrix_x4<false>(a[part], a_row + (part * kChunk + step * 16 + a_half * 8));
+    for (int part = 0; part < kSplitParts; ++part)
+      ldmatrix_x4<false>(a[part], a_row + (part * row_part + step * 16 + a_half * 8));
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
-      uint32_t b[3][4];
+      uint32_t b[kSplitParts][4];
 #pragma unroll
-      for (int part = 0; part < 3; ++part)
-        ldmatrix_x4<false>(b[part], b_row + (pair * 16 * kSplitPitch + part * kChunk + step * 16 + b_half * 8));
+      for (int part = 0; part < kSplitParts; ++part)
+        ldmatrix_x4<false>(b[part], b_row + (pair * 16 * kChunk + part * other_part + step * 16 + b_half * 8));
       multiply_parts(large[pair], small[pair], a, b);
     }
   }
   if (cols <= kLast) return;
   uint32_t a[4], a_low[4], b_low[4];  // high and middle of the rows, their low part twice, low of all others
-  ldmatrix_x4<false>(a, a_row + (kLast + a_half * kChunk));
-  ldmatrix_x4<false>(a_low, a_row + (kLast + kLowPart));
-  ldmatrix_x4<false>(b_low, others + (lane * kSplitPitch + kLast + kLowPart));
+  ldmatrix_x4<false>(a, a_row + (kLast + a_half * row_part));
+  ldmatrix_x4<false>(a_low, a_row + (kLast + 2 * row_part));
+  ldmatrix_x4<false>(b_low, others + (lane * kChunk + kLast + 2 * other_part));
   const uint32_t high[4] = {a[0], a[1], 0, 0}, middle[4] = {a[2], a[3], 0, 0},
                  high_low[4] = {a[0], a[1], a_low[0], a_low[1]};
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
     uint32_t b[4];  // high and middle of eight others, and of eight more
-    ldmatrix_x4<false>(b, b_row + (pair * 16 * kSplitPitch + kLast + b_half * kChunk));
+    ldmatrix_x4<false>(b, b_row + (pair * 16 * kChunk + kLast + b_half * other_part));
 #pragma unroll
     for (int product = 0; product < 4; ++product) {
 #pragma unroll
@@ -198,14 +204,14 @@ __device__ __forceinline__ void stage_lanes<Split>(View<bf16_t> to, int room, Vi
                                                    int64_t stride_row, int rows, int padded, int dim,
                                                    bool aligned) {
   for (int col0 = 0; col0 < dim; col0 += kChunk)
-    stage_split(to + col0 / kChunk * room * kSplitPitch, from, stride_row, rows, padded, col0,
+    stage_split(to + col0 * kSplitParts * room, room, from, stride_row, rows, padded, col0,
                 dim - col0 < kChunk ? dim - col0 : kChunk, aligned);
 }
 template <>
-__device__ __forceinline__ void stage_values<Split>(View<bf16_t> to, int, View<const float> from,
+__device__ __forceinline__ void stage_values<Split>(View<bf16_t> to, int room, View<const float> from,
                                                     int64_t stride_row, int rows, int padded, int col0,
                                                     int cols, bool aligned) {
-  stage_split(to, from, stride_row, rows, padded, col0, cols, aligned);
+  stage_split(to, room, from, stride_row, rows, padded, col0, cols, aligned);
 }
 
 template <>
@@ -214,9 +220,8 @@ __device__ __forceinline__ void lane_products<Split>(LaneProducts<Split>& s, Vie
                                                      int other0, int other_room, int dim) {
   float large[2][2][4] = {}, small[2][2][4] = {};
   for (int col0 = 0; col0 < dim; col0 += kChunk) {
-    const int chunk = col0 / kChunk;
-    split_products(large, small, rows + (chunk * row_room + row0) * kSplitPitch,
-                   others + (chunk * other_room + other0) * kSplitPitch, dim - col0);
+    split_products(large, small, rows + (col0 * kSplitParts * row_room + row0 * kChunk), row_room * kChunk,
+                   others + (col0 * kSplitParts * other_room + other0 * kChunk), other_room * kChunk, dim - col0);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -251,50 +256,63 @@ struct WeightedSums<Split> {
 
 template <>
 __device__ __forceinline__ int value_pitch<Split>(int) {
-  return kSplitPitch;
+  return kChunk;
+}
+
+// What add_weighted does for the first kTiles tiles of eight columns.
+template <int kTiles>
+__device__ __forceinline__ void add_split(WeightedSums<Split>& sums, const LaneProducts<Split>& w,
+                                          View<const bf16_t> values, int part) {
+  constexpr int kSteps = kGroup / 16, kLeft[] = {0, 0, 1, 0, 2, 1}, kRight[] = {0, 1, 0, 2, 0, 1};
+  const int lane = int(threadIdx.x) % 32, half = lane / 16;
+  const View<const bf16_t> row = values + (lane / 8 % 2 * 8 + lane % 8) * kChunk;
+  uint32_t weights[kSteps][kSplitParts][4];  // as the fragments want them: rows g and g + 8 alternating
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int c = 4 * step + i / 2 * 2;
+      const SplitPair parts = SplitPair::of(w[i % 2][c], w[i % 2][c + 1]);
+      weights[step][0][i] = parts.high, weights[step][1][i] = parts.middle, weights[step][2][i] = parts.low;
+    }
+  }
+#pragma unroll
+  for (int pair = 0; pair < kTiles; pair += 2) {
+    const int both = pair + 1 < kTiles ? 2 : 1;
+    float here[2][4] = {};
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const View<const bf16_t> at = row + (step * 16 * kChunk + pair * 8);
+      uint32_t v[2][4], v_low[4];  // high and middle of two tiles; low of both, or twice of the last one
+      ldmatrix_x4<true>(v[0], at + half * part);
+      if (both == 2) ldmatrix_x4<true>(v[1], at + (8 + half * part));
+      ldmatrix_x4<true>(v_low, at + (2 * part + (both == 2 ? half * 8 : 0)));
+#pragma unroll
+      for (int p = 0; p < 6; ++p) {
+#pragma unroll
+        for (int n = 0; n < both; ++n) {
+          const uint32_t(&from)[4] = kRight[p] == 2 ? v_low : v[n];
+          const int first = kRight[p] == 2 ? 2 * n : 2 * kRight[p];
+          const uint32_t right[2] = {from[first], from[first + 1]};
+          mma_m16n8k16<bf16_t>(p ? sums.small[pair + n] : here[n], weights[step][kLeft[p]], right);
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < both; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.large[pair + n][i] += here[n][i];
+    }
+  }
 }
 
 template <>
 __device__ __forceinline__ void add_weighted<Split>(WeightedSums<Split>& sums, const LaneProducts<Split>& w,
-                                                    View<const bf16_t> values, int cols) {
-  const int lane = int(threadIdx.x) % 32, half = lane / 16;
-  const View<const bf16_t> row = values + (lane / 8 % 2 * 8 + lane % 8) * kSplitPitch;
-  float here[kSplitTiles][4] = {};
-#pragma unroll
-  for (int step = 0; step < kGroup / 16; ++step) {
-    uint32_t high[4], middle[4], low[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {  // as the fragments want them: rows g and g + 8 alternating
-      const int c = 4 * step + i / 2 * 2;
-      const SplitPair parts = SplitPair::of(w[i % 2][c], w[i % 2][c + 1]);
-      high[i] = parts.high, middle[i] = parts.middle, low[i] = parts.low;
-    }
-#pragma unroll
-    for (int pair = 0; pair < kSplitTiles; pair += 2) {
-      if (pair * 8 >= cols) continue;
-      const View<const bf16_t> at = row + (step * 16 * kSplitPitch + pair * 8);
-      uint32_t v_low[4];  // of two tiles; of the last one twice
-      ldmatrix_x4<true>(v_low, at + (kLowPart + (pair + 1 < kSplitTiles ? half * 8 : 0)));
-#pragma unroll
-      for (int n = pair; n < pair + 2 && n < kSplitTiles; ++n) {
-        if (n * 8 >= cols) continue;
-        uint32_t v[4];  // high, middle
-        ldmatrix_x4<true>(v, at + ((n - pair) * 8 + half * kChunk));
-        const uint32_t v_high[2] = {v[0], v[1]}, v_middle[2] = {v[2], v[3]},
-                       v_last[2] = {v_low[2 * (n - pair)], v_low[2 * (n - pair) + 1]};
-        mma_m16n8k16<bf16_t>(here[n], high, v_high);
-        mma_m16n8k16<bf16_t>(sums.small[n], high, v_middle);
-        mma_m16n8k16<bf16_t>(sums.small[n], middle, v_high);
-        mma_m16n8k16<bf16_t>(sums.small[n], high, v_last);
-        mma_m16n8k16<bf16_t>(sums.small[n], low, v_high);
-        mma_m16n8k16<bf16_t>(sums.small[n], middle, v_middle);
-      }
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < kSplitTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums.large[n][i] += here[n][i];
+                                                    View<const bf16_t> values, int room, int cols) {
+  if (cols <= 16) {
+    add_split<2>(sums, w, values, room * kChunk);
+  } else {
+    add_split<kSplitTiles>(sums, w, values, room * kChunk);
   }
 }
 

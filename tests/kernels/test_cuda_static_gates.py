@@ -203,7 +203,7 @@ def test_float32_takes_tensor_cores_as_bfloat16_in_named_kernels_only() -> None:
     split = table.Kernel("attention_forward_online_split", (), 90, 32, 0, 0, 0)
     other = table.Kernel("attention_forward_online", ("float32",), 90, 32, 0, 0, 0)
     for kernel in (split, other):
-        kernel.instructions.update(["LDG.E.128.CONSTANT", "LDSM.16.M88.4", "HMMA.16816.F32.BF16"])
+        kernel.instructions.update(["LDG.E.128", "LDSM.16.M88.4", "HMMA.16816.F32.BF16"])
     assert not [name for name in table.expected(split) if not table.count(split, name)]
     assert table.unwanted(split) == {}
     assert table.unwanted(other) == {"HMMA": 1}
