@@ -65,6 +65,18 @@ struct Place {
   __device__ int row0() const { return half() * LaneTile<T>::kRows; }
 };
 
+// Window-head b's rows [first, first + count).
+struct BlockRows {
+  unsigned b;
+  int first, count;
+
+  template <class T>
+  __device__ __forceinline__ BlockRows(const DenseArgs<T>& a, int block)
+      : b(unsigned(block) / unsigned(a.tiles)), first(int(unsigned(block) % unsigned(a.tiles)) * a.tile_rows) {
+    count = a.layer.queries - first < a.tile_rows ? a.layer.queries - first : a.tile_rows;
+  }
+};
+
 template <class T>
 __device__ __forceinline__ void store_logits(const LaneProducts<T>& s, View<float> z, int pitch, int row0,
                                              int tile_rows) {
@@ -76,7 +88,7 @@ __device__ __forceinline__ void store_logits(const LaneProducts<T>& s, View<floa
     for (int c = 0; c < LaneTile<T>::kLaneOthers; ++c) {
       if constexpr (kTensorCores<T>) {  // two neighbours at once
         if (c % 2 == 0)
-          store_as(z + (row * pitch + LaneTile<T>::other(c)), make_float2(s[r][c], s[r][c + 1]));
+          store_as(z + (row * pitch + LaneTile<T>::other(0)) + c / 2 * 8, make_float2(s[r][c], s[r][c + 1]));
       } else {
         z[row * pitch + LaneTile<T>::other(c)] = s[r][c];
       }
@@ -112,7 +124,8 @@ __device__ void dense_logits(const DenseArgs<T>& a, const DenseMemory<T>& memory
 // the keys.
 template <class T, class Row>
 __device__ __forceinline__ void finish_row(const DenseArgs<T>& a, const DenseMemory<T>& memory,
-                                           const Row& row, View<float> z, int64_t at, int r) {
+                                           const Row& row, const NormalRank& rank, View<float> z, int64_t at,
+                                           int r) {
   const int keys = a.layer.keys, topk = a.layer.topk, padded = int(round_up(keys, kGroup));
   const RowStatistics stats = statistics_of(row);
   if (row.lane == 0) {
@@ -125,7 +138,7 @@ __device__ __forceinline__ void finish_row(const DenseArgs<T>& a, const DenseMem
     });
     return;
   }
-  const Threshold threshold = threshold_of(row, topk, stats);
+  const Threshold threshold = threshold_of(row, topk, stats, rank);
   const IndexOut new_index = a.new_index.from(at * topk);
   const View<float> new_logits = a.new_logits + at * topk;
   select_of(row, threshold, [&](int t, float value, int slot) {
@@ -143,10 +156,11 @@ __device__ __forceinline__ void load_weights(LaneProducts<T>& w, View<const floa
                                              int tile_rows) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const View<const float> row = z + ((row0 + LaneTile<T>::row(r)) & (tile_rows - 1)) * pitch;
+    const View<const float> row =
+        z + (((row0 + computed_anew(LaneTile<T>::row(r))) & (tile_rows - 1)) * pitch + LaneTile<T>::other(0));
 #pragma unroll
     for (int c = 0; c < 8; c += 2) {
-      const float2 pair = load_as<float2>(row + LaneTile<T>::other(c));
+      const float2 pair = load_as<float2>(row + c / 2 * 8);
       w[r][c] = pair.x, w[r][c + 1] = pair.y;
     }
   }
@@ -161,11 +175,13 @@ __device__ __forceinline__ void join_parts(LaneSums<T>& sum, const DenseArgs<T>&
     const int slot = (place.part() % half * a.halves + place.half()) * kR * kC;
     const View<float> at = scratch + (slot * 32 + int(threadIdx.x) % 32);
     if (place.part() >= half && place.part() < 2 * half) {
+      __syncwarp();  // a branch, not so many instructions without effect in the other warps
 #pragma unroll
       for (int e = 0; e < kR * kC; ++e) at[32 * e] = sum[e / kC][e % kC];
     }
     __syncthreads();
     if (place.part() < half) {
+      __syncwarp();
 #pragma unroll
       for (int e = 0; e < kR * kC; ++e) sum[e / kC][e % kC] += at[32 * e];
     }
@@ -174,8 +190,7 @@ __device__ __forceinline__ void join_parts(LaneSums<T>& sum, const DenseArgs<T>&
 }
 
 template <class T>
-__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place,
-                                int64_t b, int i0, int rows) {
+__device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& memory, const Place<T>& place) {
   const auto& l = a.layer;
   const int z_pitch = row_pitch(l.keys);
   for (int col0 = 0; col0 < l.dim_v; col0 += LaneTile<T>::kColumns) {
@@ -184,8 +199,10 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
     for (int key0 = 0; key0 < l.keys; key0 += a.keys_at_once) {
       const int here = l.keys - key0 < a.keys_at_once ? l.keys - key0 : a.keys_at_once;
       const int padded = int(round_up(here, kGroup));
-      stage_values<T>(memory.stream, a.keys_at_once, l.v.head(b) + key0 * l.v.stride_row, l.v.stride_row, here,
-                      padded, col0, cols, l.v.aligned);
+      // Where the block's values and results lie is worked out anew: it would take registers all along.
+      const View<const GlobalType<T>> v = l.v.head(BlockRows(a, computed_anew(int(blockIdx.x))).b);
+      stage_values<T>(memory.stream, a.keys_at_once, v + key0 * l.v.stride_row, l.v.stride_row, here, padded,
+                      col0, cols, l.v.aligned);
       finish_staging();
       for (int group = place.part() * kGroup; group < padded; group += a.parts * kGroup) {
         const View<const float> z = memory.z + (key0 + group);
@@ -204,12 +221,13 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
     sums.join(sum);
     join_parts<T>(sum, a, memory.scratch, place);
     if (place.part() != 0) continue;
+    const BlockRows rows(a, computed_anew(int(blockIdx.x)));
 #pragma unroll
-    for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {  // places anew: they would take registers all along
+    for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {
       const int row = place.row0() + computed_anew(LaneTile<T>::row(r));
-      if (row >= rows) continue;
+      if (row >= rows.count) continue;
       const float inverse = memory.inverse[row];
-      const View<GlobalType<T>> out = a.out.head(b) + (i0 + row) * a.out.stride_row + col0;
+      const View<GlobalType<T>> out = a.out.head(rows.b) + (rows.first + row) * a.out.stride_row + col0;
 #pragma unroll
       for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) {
         const int col = computed_anew(LaneTile<T>::column(c));
@@ -219,23 +237,11 @@ __device__ void weighted_values(const DenseArgs<T>& a, const DenseMemory<T>& mem
   }
 }
 
-// Window-head b's rows [first, first + count).
-struct BlockRows {
-  unsigned b;
-  int first, count;
-
-  template <class T>
-  __device__ __forceinline__ BlockRows(const DenseArgs<T>& a, unsigned block)
-      : b(block / unsigned(a.tiles)), first(int(block % unsigned(a.tiles)) * a.tile_rows) {
-    count = a.layer.queries - first < a.tile_rows ? a.layer.queries - first : a.tile_rows;
-  }
-};
-
 template <class T>
 __device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
   const auto& l = a.layer;
   const Place<T> place(a);
-  const BlockRows rows(a, blockIdx.x);
+  const BlockRows rows(a, int(blockIdx.x));
   const View<const uint8_t> region = region_of(l, rows.b);
   SharedMemory shared;
   const DenseMemory<T> memory(shared, a);
@@ -247,16 +253,16 @@ __device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
 
   dense_logits(a, memory, place, bias, region, rows.b);
   // Where a row lies and its lanes' places are worked out anew: registers are short.
+  const NormalRank rank(l.keys, l.topk);
   for (int r = place.warp(); r < rows.count; r += a.halves * a.parts) {
     const View<float> z = memory.z + r * row_pitch(l.keys);
     with_row(z, l.keys, computed_anew(int(threadIdx.x)) % 32, [&](const auto& row) {
-      const BlockRows here(a, unsigned(computed_anew(int(blockIdx.x))));
-      finish_row(a, memory, row, z, int64_t(here.b) * l.queries + here.first + r, r);
+      const BlockRows here(a, computed_anew(int(blockIdx.x)));
+      finish_row(a, memory, row, rank, z, int64_t(here.b) * l.queries + here.first + r, r);
     });
   }
   __syncthreads();
-  const BlockRows again(a, unsigned(computed_anew(int(blockIdx.x))));
-  weighted_values(a, memory, place, again.b, again.first, again.count);
+  weighted_values(a, memory, place);
 }
 
 template <class T>
