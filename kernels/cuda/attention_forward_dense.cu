@@ -6,12 +6,16 @@
 // With selection, dropped entries become zero weights of a dense product: by analysis cheaper on tensor cores
 // than a gather as long as some eighth of a row is kept (128 of 1024). A layer that keeps everything needs no
 // whole rows: attention_forward_online takes it, unless its blocks do not fit.
+#include <type_traits>
+
 #include "logit_terms.cuh"
 
 namespace pft::cuda {
 namespace {
 
-constexpr int kBlockRows = 32, kMostParts = 8, kMostStaged = kMostParts * kGroup;
+constexpr int kBlockRows = 32, kMostStaged = 256;
+template <class T>
+constexpr int kMostParts = std::is_same<T, Split>::value ? 4 : 8;  // Split: 16 warps would spill
 template <class T>
 constexpr int kHalves = kBlockRows / LaneTile<T>::kRows;  // a warp's products are of 16 rows, FFMA: of all
 
@@ -266,11 +270,11 @@ __device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(32 * kMostParts * kHalves<T>, 1)
+__global__ void __launch_bounds__(32 * kMostParts<T> * kHalves<T>, 1)
     attention_forward_dense_kernel(DenseArgs<T> a) {
   dense_block(a);
 }
-__global__ void __launch_bounds__(32 * kMostParts * kHalves<Split>, 1)
+__global__ void __launch_bounds__(32 * kMostParts<Split> * kHalves<Split>, 1)
     attention_forward_dense_split_kernel(DenseArgs<Split> a) {
   dense_block(a);
 }
@@ -287,7 +291,7 @@ int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
   const int64_t fixed = (2 * kBlockRows + 2 * kMostStaged + kBlockRows) * 4 +
                         round_up(int64_t(a.tile_rows) * row_pitch(int(s.keys)) * 4, 16) +
                         round_up(key_elements<T>(a.halves * LaneTile<T>::kRows, s.dim_qk) * size, 16);
-  for (a.parts = kMostParts; a.parts >= 1; a.parts /= 2) {
+  for (a.parts = kMostParts<T>; a.parts >= 1; a.parts /= 2) {
     const int64_t scratch = DenseMemory<T>::scratch_floats(a.halves, a.parts) * 4;
     const auto needed = [&](int64_t keys) {
       return fixed + (stream_bytes(keys) > scratch ? stream_bytes(keys) : scratch);
@@ -298,7 +302,8 @@ int64_t plan_dense(const AttentionShape& s, bool bias, DenseArgs<T>& a) {
     a.bias_rows = slice && needed(half) + slice <= limit ? int(slice / 4) : 0;
     const int64_t rest = limit - a.bias_rows * 4;
     const int64_t all = round_up(s.keys, kGroup);
-    for (int64_t keys = a.parts * kGroup < all ? a.parts * kGroup : all; keys >= kGroup; keys -= kGroup) {
+    const int64_t most = a.parts == kMostParts<T> ? kMostStaged : a.parts * kGroup;
+    for (int64_t keys = most < all ? most : all; keys >= kGroup; keys -= kGroup) {
       if (needed(keys) > rest || (keys < half && keys < all && a.parts > 1)) continue;
       a.keys_at_once = int(keys);
       return needed(keys) + a.bias_rows * 4;
@@ -323,7 +328,7 @@ Status run(const char* name, void (*kernel)(DenseArgs<T>), const AttentionInputs
                  0,
                  0};
   int64_t bytes = plan_dense(s, in.bias != nullptr, a);
-  while ((!bytes || a.parts < kMostParts) && a.tile_rows > 16) {  // fewer rows rather than fewer warps
+  while ((!bytes || a.parts < kMostParts<T>) && a.tile_rows > 16) {  // fewer rows rather than fewer warps
     a.tile_rows /= 2;
     bytes = plan_dense(s, in.bias != nullptr, a);
   }

@@ -99,10 +99,24 @@ struct OnlineRows {
   }
 };
 
+// Window-head b and the first of the block's rows, worked out where they are needed: registers are short.
+struct BlockPlace {
+  int64_t b;
+  int row0;
+
+  template <class T>
+  __device__ __forceinline__ explicit BlockPlace(const OnlineArgs<T>& a) {
+    const unsigned block = unsigned(computed_anew(int(blockIdx.x))), tiles = unsigned(a.tiles);
+    b = block / tiles;
+    row0 = int(block % tiles) * a.block_rows;
+  }
+};
+
 template <class T>
-__device__ void load_stage(const OnlineArgs<T>& a, const OnlineMemory<T>& memory, int buffer,
-                           View<const uint8_t> region, int64_t b, int key0, int col0) {
+__device__ void load_stage(const OnlineArgs<T>& a, const OnlineMemory<T>& memory, int buffer, int key0,
+                           int col0) {
   const auto& l = a.layer;
+  const int64_t b = BlockPlace(a).b;
   const int here = l.keys - key0 < kStaged ? l.keys - key0 : kStaged;
   const int padded = int(round_up(here, kGroup));
   const int cols = l.dim_v - col0 < LaneTile<T>::kColumns ? l.dim_v - col0 : LaneTile<T>::kColumns;
@@ -110,28 +124,29 @@ __device__ void load_stage(const OnlineArgs<T>& a, const OnlineMemory<T>& memory
                  l.k.head(b) + key0 * l.k.stride_row, l.k.stride_row, here, padded, l.dim_qk, l.k.aligned);
   stage_values<T>(memory.v + buffer * value_elements<T>(kStaged, l.dim_v), kStaged,
                   l.v.head(b) + key0 * l.v.stride_row, l.v.stride_row, here, padded, col0, cols, l.v.aligned);
-  stage_terms(memory.terms.from(2 * kStaged * buffer), l, region, key0, padded, l.keys);
+  stage_terms(memory.terms.from(2 * kStaged * buffer), l, region_of(l, b), key0, padded, l.keys);
 }
 
 template <class T>
-__device__ __forceinline__ void store_rows(const OnlineArgs<T>& a, OnlineRows<T>& rows, int64_t b, int i0,
-                                           int col0) {
+__device__ __forceinline__ void store_rows(const OnlineArgs<T>& a, OnlineRows<T>& rows, int col0) {
   const auto& l = a.layer;
+  const int row0 = computed_anew(int(threadIdx.x)) / 32 * LaneTile<T>::kRows;
+  const BlockPlace block(a);
   LaneSums<T> sums;
   rows.sums.join(sums);
 #pragma unroll
   for (int r = 0; r < LaneTile<T>::kLaneRows; ++r) {
-    const int i = i0 + LaneTile<T>::row(r);
+    const int i = block.row0 + row0 + computed_anew(LaneTile<T>::row(r));
     const float weight = LaneTile<T>::row_sum(rows.weight[r]), inverse = 1.f / weight;
     if (i >= l.queries) continue;
     if (col0 == 0 && LaneTile<T>::column(0) == 0) {
       const float sum = weight / kWeightScale<T>;
-      a.lse[b * l.queries + i] = rows.max[r] + (weight == 0.f ? NAN : logf(sum));  // zero: no finite logit
+      a.lse[block.b * l.queries + i] = rows.max[r] + (weight == 0.f ? NAN : logf(sum));  // zero: no finite logit
     }
-    const View<GlobalType<T>> out = a.out.head(b) + i * a.out.stride_row;
+    const View<GlobalType<T>> out = a.out.head(block.b) + i * a.out.stride_row;
 #pragma unroll
     for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) {
-      const int col = col0 + LaneTile<T>::column(c);
+      const int col = col0 + computed_anew(LaneTile<T>::column(c));
       if (col < l.dim_v && col < col0 + LaneTile<T>::kColumns)
         out[col] = from_float<GlobalType<T>>(LaneTile<T>::cell(sums, r, c) * inverse);
     }
@@ -141,32 +156,30 @@ __device__ __forceinline__ void store_rows(const OnlineArgs<T>& a, OnlineRows<T>
 template <class T>
 __device__ __forceinline__ void online_block(const OnlineArgs<T>& a) {
   const auto& l = a.layer;
-  const int warp = int(threadIdx.x) / 32;
-  const int64_t b = blockIdx.x / unsigned(a.tiles);
-  const int block0 = int(blockIdx.x % unsigned(a.tiles)) * a.block_rows, row0 = warp * LaneTile<T>::kRows,
-            i0 = block0 + row0;
-  const int block_rows = l.queries - block0 < a.block_rows ? l.queries - block0 : a.block_rows;
-  const View<const uint8_t> region = region_of(l, b);
+  const int row0 = int(threadIdx.x) / 32 * LaneTile<T>::kRows;
+  const BlockPlace block(a);
+  const int block_rows = l.queries - block.row0 < a.block_rows ? l.queries - block.row0 : a.block_rows;
   SharedMemory shared;
   const OnlineMemory<T> memory(shared, a);
-  const BiasSlice bias = bias_slice(l, memory.bias, b, block0, block_rows);
-  stage_terms(memory.row_terms, l, region, block0, a.block_rows, l.queries, row_code_offset(l, bias));
-  stage_lanes<T>(memory.q, a.block_rows, l.q.head(b) + block0 * l.q.stride_row, l.q.stride_row, block_rows,
-                 a.block_rows, l.dim_qk, l.q.aligned);  // finished by the first finish_staging()
+  const BiasSlice bias = bias_slice(l, memory.bias, block.b, block.row0, block_rows);
+  stage_terms(memory.row_terms, l, region_of(l, block.b), block.row0, a.block_rows, l.queries,
+              row_code_offset(l, bias));
+  stage_lanes<T>(memory.q, a.block_rows, l.q.head(block.b) + block.row0 * l.q.stride_row, l.q.stride_row,
+                 block_rows, a.block_rows, l.dim_qk, l.q.aligned);  // finished by the first finish_staging()
 
   int col0 = 0;
   do {
     OnlineRows<T> rows;
-    if (kBuffers<T> > 1) load_stage(a, memory, 0, region, b, 0, col0);
+    if (kBuffers<T> > 1) load_stage(a, memory, 0, 0, col0);
     for (int key0 = 0; key0 < l.keys; key0 += kStaged) {
       const int buffer = kBuffers<T> > 1 ? key0 / kStaged % 2 : 0;
       if (kBuffers<T> == 1) {
         __syncthreads();
-        load_stage(a, memory, 0, region, b, key0, col0);
+        load_stage(a, memory, 0, key0, col0);
       }
       finish_staging();
       if (kBuffers<T> > 1 && key0 + kStaged < l.keys)
-        load_stage(a, memory, 1 - buffer, region, b, key0 + kStaged, col0);
+        load_stage(a, memory, 1 - buffer, key0 + kStaged, col0);
       const int here = l.keys - key0 < kStaged ? l.keys - key0 : kStaged;
       for (int group = 0; group < here; group += kGroup) {
         LaneProducts<T> s;
@@ -187,7 +200,7 @@ __device__ __forceinline__ void online_block(const OnlineArgs<T>& a) {
         }
       }
     }
-    store_rows(a, rows, b, i0, col0);
+    store_rows(a, rows, col0);
     col0 += LaneTile<T>::kColumns;
     if (col0 < l.dim_v) __syncthreads();
   } while (col0 < l.dim_v);

@@ -80,7 +80,8 @@ __device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<Gl
   } else if (bias.shared) {
     scale_and_add([&](int at) { return float(bias.shared[at]); });
   } else {
-    scale_and_add([&](int at) { return float(bias.table[unsigned(at * bias.heads)]); });
+    const int heads = layer.heads;
+    scale_and_add([&](int at) { return float(bias.table[unsigned(at * heads)]); });
   }
   if (layer.region) {
     int label[kC];
