@@ -256,11 +256,11 @@ __device__ __forceinline__ void dense_block(const DenseArgs<T>& a) {
                  padded, l.dim_qk, l.q.aligned);  // finished by the first finish_staging()
 
   dense_logits(a, memory, place, bias, region, rows.b);
-  // Where a row lies and its lanes' places are worked out anew: registers are short.
+  // Where a row lies is worked out anew: registers are short.
   const NormalRank rank(l.keys, l.topk);
   for (int r = place.warp(); r < rows.count; r += a.halves * a.parts) {
     const View<float> z = memory.z + r * row_pitch(l.keys);
-    with_row(z, l.keys, computed_anew(int(threadIdx.x)) % 32, [&](const auto& row) {
+    with_row(z, l.keys, int(threadIdx.x) % 32, [&](const auto& row) {
       const BlockRows here(a, computed_anew(int(blockIdx.x)));
       finish_row(a, memory, row, rank, z, int64_t(here.b) * l.queries + here.first + r, r);
     });
