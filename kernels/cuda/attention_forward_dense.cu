@@ -76,7 +76,8 @@ struct BlockRows {
 
   template <class T>
   __device__ __forceinline__ BlockRows(const DenseArgs<T>& a, int block)
-      : b(unsigned(block) / unsigned(a.tiles)), first(int(unsigned(block) % unsigned(a.tiles)) * a.tile_rows) {
+      : b(unsigned(block) / unsigned(a.tiles)),
+        first(int(unsigned(block) % unsigned(a.tiles)) * a.tile_rows) {
     count = a.layer.queries - first < a.tile_rows ? a.layer.queries - first : a.tile_rows;
   }
 };
@@ -352,7 +353,7 @@ Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs
     const Status status = attention_forward_online(in, out, how, stream);
     if (status != Status::kUnsupported) return status;
   }
-  if (in.q.dtype == DType::kFloat32 && how != Float32::kFfma) {
+  if (splits(in.q.dtype, how)) {
     const Status status =
         run<Split>("attention_forward_dense_split", attention_forward_dense_split_kernel, in, out, stream);
     if (status != Status::kUnsupported || how == Float32::kSplit) return status;

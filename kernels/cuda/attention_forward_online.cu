@@ -11,7 +11,8 @@ namespace {
 constexpr int kBlockRows = 128, kStaged = 64;
 
 template <class T>
-constexpr int kBuffers = sizeof(GlobalType<T>) == 2 ? 2 : 1;  // what is copied as it is comes ahead of its use
+constexpr int kBuffers =
+    sizeof(GlobalType<T>) == 2 ? 2 : 1;  // what is copied as it is comes ahead of its use
 template <class T>
 struct OnlineArgs {
   Layer<GlobalType<T>> layer;
@@ -141,7 +142,8 @@ __device__ __forceinline__ void store_rows(const OnlineArgs<T>& a, OnlineRows<T>
     if (i >= l.queries) continue;
     if (col0 == 0 && LaneTile<T>::column(0) == 0) {
       const float sum = weight / kWeightScale<T>;
-      a.lse[block.b * l.queries + i] = rows.max[r] + (weight == 0.f ? NAN : logf(sum));  // zero: no finite logit
+      a.lse[block.b * l.queries + i] =
+          rows.max[r] + (weight == 0.f ? NAN : logf(sum));  // zero: no finite logit
     }
     const View<GlobalType<T>> out = a.out.head(block.b) + i * a.out.stride_row;
 #pragma unroll
@@ -178,8 +180,7 @@ __device__ __forceinline__ void online_block(const OnlineArgs<T>& a) {
         load_stage(a, memory, 0, key0, col0);
       }
       finish_staging();
-      if (kBuffers<T> > 1 && key0 + kStaged < l.keys)
-        load_stage(a, memory, 1 - buffer, key0 + kStaged, col0);
+      if (kBuffers<T> > 1 && key0 + kStaged < l.keys) load_stage(a, memory, 1 - buffer, key0 + kStaged, col0);
       const int here = l.keys - key0 < kStaged ? l.keys - key0 : kStaged;
       for (int group = 0; group < here; group += kGroup) {
         LaneProducts<T> s;
@@ -192,8 +193,8 @@ __device__ __forceinline__ void online_block(const OnlineArgs<T>& a) {
         if constexpr (kTensorCores<T>) {
           add_weighted<T>(
               rows.sums, s,
-              memory.v + (buffer * value_elements<T>(kStaged, l.dim_v) + group * value_pitch<T>(cols)), kStaged,
-              cols);
+              memory.v + (buffer * value_elements<T>(kStaged, l.dim_v) + group * value_pitch<T>(cols)),
+              kStaged, cols);
         } else {
           add_weighted(rows.sums, exchange_weights(s, memory.weights + row0 * kWeightsPitch),
                        memory.v + group, values_pitch(kStaged), cols);
@@ -247,9 +248,9 @@ Status run(const char* name, void (*kernel)(OnlineArgs<T>), const AttentionInput
 
 Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
                                 void* stream) {
-  if (in.q.dtype == DType::kFloat32 && how != Float32::kFfma) {
-    const Status status = run<Split>("attention_forward_online_split", attention_forward_online_split_kernel,
-                                     in, out, stream);
+  if (splits(in.q.dtype, how)) {
+    const Status status =
+        run<Split>("attention_forward_online_split", attention_forward_online_split_kernel, in, out, stream);
     if (status != Status::kUnsupported || how == Float32::kSplit) return status;
   }
   return with_type(in.q.dtype, [&](auto tag) {

@@ -294,8 +294,8 @@ __device__ __forceinline__ void add_weighted(WeightedSums<float>& sums, const La
   }
 }
 
-// Columns [col0, col0 + cols) of `rows` keys' values as add_weighted reads them; room for `room` keys, zeros up
-// to `padded`.
+// Columns [col0, col0 + cols) of `rows` keys' values as add_weighted reads them; room for `room` keys, zeros
+// up to `padded`.
 template <class T>
 __device__ __forceinline__ void stage_values(View<SharedType<T>> to, int room, View<const GlobalType<T>> from,
                                              int64_t stride_row, int rows, int padded, int col0, int cols,

@@ -2,8 +2,8 @@
 // numbers, high + middle + low: each is what remains rounded to nearest, eight bits at a time. bfloat16 has
 // float32's exponents, so nothing is scaled. Of the nine products of two such sums six are kept:
 //   high high, high middle, middle high, high low, low high, middle middle.
-// With 2^e <= |x| < 2^(e+1), |middle| <= 2^(e-8) and |low| <= 2^(e-17), so the three left out are no more than
-// 2^-24 |x y| together: one more rounding of a product. bounds.py (harness/check) has the whole bound.
+// With 2^e <= |x| < 2^(e+1), |middle| <= 2^(e-8) and |low| <= 2^(e-17), so the three left out are no more
+// than 2^-24 |x y| together: one more rounding of a product. bounds.py (harness/check) has the whole bound.
 //
 // Tensor cores align the addends of a product to the largest of them and cut off what lies below it (Fasi et
 // al. 2021, Khattak and Mikaitis 2025), which is why the five small products have an accumulator of their own
@@ -18,6 +18,12 @@
 namespace pft::cuda {
 
 struct Split {};
+
+// The rule: whether a dense layer is to be split; where that does not fit, kAuto falls back on FFMA.
+inline bool splits(DType dtype, Float32 how) {
+  if (dtype != DType::kFloat32 || how == Float32::kFfma) return false;
+  return how == Float32::kSplit || split_pays();
+}
 
 template <>
 struct TileTypes<Split> {
@@ -97,7 +103,8 @@ __device__ __forceinline__ void stage_split(View<bf16_t> to, int room, View<cons
                                             bool aligned) {
   constexpr int kUnits = kChunk / 4, kAtOnce = 3;
   const bool whole = aligned && cols % 4 == 0;
-  const int thread = computed_anew(int(threadIdx.x)), row0 = thread / kUnits, unit = thread % kUnits, col = unit * 4;
+  const int thread = computed_anew(int(threadIdx.x)), row0 = thread / kUnits, unit = thread % kUnits,
+            col = unit * 4;
   const int apart = int(blockDim.x) / kUnits, part = room * kChunk;  // a block has 32 threads or more
   if (row0 >= apart) return;
   View<const float> source = from + (row0 * stride_row + col0 + col);
@@ -169,7 +176,8 @@ __device__ __forceinline__ void split_products(float (&large)[2][2][4], float (&
       uint32_t b[kSplitParts][4];
 #pragma unroll
       for (int part = 0; part < kSplitParts; ++part)
-        ldmatrix_x4<false>(b[part], b_row + (pair * 16 * kChunk + part * other_part + step * 16 + b_half * 8));
+        ldmatrix_x4<false>(b[part],
+                           b_row + (pair * 16 * kChunk + part * other_part + step * 16 + b_half * 8));
       multiply_parts(large[pair], small[pair], a, b);
     }
   }
@@ -189,7 +197,8 @@ __device__ __forceinline__ void split_products(float (&large)[2][2][4], float (&
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const uint32_t high_zero[2] = {b[2 * n], 0}, middle_zero[2] = {b[2 * n + 1], 0},
-                       middle_high[2] = {b[2 * n + 1], b[2 * n]}, low_high[2] = {b_low[2 * pair + n], b[2 * n]};
+                       middle_high[2] = {b[2 * n + 1], b[2 * n]},
+                       low_high[2] = {b_low[2 * pair + n], b[2 * n]};
         if (product == 0) mma_m16n8k16<bf16_t>(large[pair][n], high, high_zero);
         if (product == 1) mma_m16n8k16<bf16_t>(small[pair][n], a, middle_high);
         if (product == 2) mma_m16n8k16<bf16_t>(small[pair][n], high_low, low_high);
@@ -221,7 +230,8 @@ __device__ __forceinline__ void lane_products<Split>(LaneProducts<Split>& s, Vie
   float large[2][2][4] = {}, small[2][2][4] = {};
   for (int col0 = 0; col0 < dim; col0 += kChunk) {
     split_products(large, small, rows + (col0 * kSplitParts * row_room + row0 * kChunk), row_room * kChunk,
-                   others + (col0 * kSplitParts * other_room + other0 * kChunk), other_room * kChunk, dim - col0);
+                   others + (col0 * kSplitParts * other_room + other0 * kChunk), other_room * kChunk,
+                   dim - col0);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -291,7 +301,7 @@ __device__ __forceinline__ void add_split(WeightedSums<Split>& sums, const LaneP
       for (int p = 0; p < 6; ++p) {
 #pragma unroll
         for (int n = 0; n < both; ++n) {
-          const uint32_t(&from)[4] = kRight[p] == 2 ? v_low : v[n];
+          const uint32_t (&from)[4] = kRight[p] == 2 ? v_low : v[n];
           const int first = kRight[p] == 2 ? 2 * n : 2 * kRight[p];
           const uint32_t right[2] = {from[first], from[first + 1]};
           mma_m16n8k16<bf16_t>(p ? sums.small[pair + n] : here[n], weights[step][kLeft[p]], right);

@@ -75,7 +75,7 @@ struct AttentionOutputs {
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
 // How the forward pass of a dense float32 layer multiplies: by FFMA, or by tensor cores, each number as the
-// sum of three of bfloat16. kAuto: the latter where it fits. kSplit: kUnsupported where it does not.
+// sum of three of bfloat16. kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
 enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
 
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
