@@ -322,11 +322,13 @@ def count(kernel: Kernel, mnemonic: str) -> int:
             if name.split(".")[0] == first and name.endswith(".128")
         )
     exact = (mnemonic, mnemonic + "S", mnemonic + "G") if mnemonic == "ATOM" else (mnemonic,)
-    return sum(n for name, n in kernel.instructions.items() if any(f"{name}.".startswith(f"{e}.") for e in exact))
+    return sum(
+        n for name, n in kernel.instructions.items() if any(f"{name}.".startswith(f"{e}.") for e in exact)
+    )
 
 
 def expected(kernel: Kernel) -> tuple[str, ...]:
-    """Instructions without which the kernel is not what it was written to be; float32 takes tensor cores in SPLIT alone."""
+    """Instructions without which a kernel is not what it was written to be; float32 has tensor cores in SPLIT alone."""
     names = _EXPECTED.get(kernel.name, ())
     return tuple(n for n in names if n not in ("LDSM", "HMMA")) if kernel.is_float32 else names
 
@@ -334,7 +336,8 @@ def expected(kernel: Kernel) -> tuple[str, ...]:
 def unwanted(kernel: Kernel) -> dict[str, int]:
     """Spills, atomics that leave the order of a sum to the hardware, tensor cores in float32, TF32: with their counts.
 
-    float32 may enter tensor cores in the kernels of SPLIT, and there as bfloat16 only. Bits that join a word in shared memory (ATOMS.OR) are the same in any order.
+    float32 may enter tensor cores in the kernels of SPLIT, and there as bfloat16 only. Bits that join a word in shared
+    memory (ATOMS.OR) are the same in any order.
     """
     found = {name: count(kernel, name) for name in ("LDL", "STL", "ATOM", "RED")}
     found["ATOM"] -= kernel.instructions["ATOMS.OR"]

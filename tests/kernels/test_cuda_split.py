@@ -1,4 +1,4 @@
-"""float32 on tensor cores, each number as the sum of three of bfloat16: as good as FFMA, on inputs that are hard for it.
+"""float32 on tensor cores, each number as the sum of three of bfloat16: as good as FFMA, on hard inputs too.
 
 The emulator cuts off what tensor cores cut off (kernels/emulator/mma.h), so the figures here include it.
 """
@@ -43,7 +43,9 @@ HARD = {
     "as drawn": lambda c: c,
     "one sign": lambda c: c.with_tensors(q=c.q.abs(), k=c.k.abs(), v=c.v.abs()),
     "wide range": lambda c: c.with_tensors(
-        q=c.q * powers(c.q.shape, -20, 8), k=c.k * powers(c.k.shape, -21, 8), v=c.v * powers(c.v.shape, -60, 60)
+        q=c.q * powers(c.q.shape, -20, 8),
+        k=c.k * powers(c.k.shape, -21, 8),
+        v=c.v * powers(c.v.shape, -60, 60),
     ),
     "cancelling": cancelling,
     "values of 2^+-100": lambda c: c.with_tensors(v=c.v * powers(c.v.shape[:-1], -100, 100).unsqueeze(-1)),
@@ -93,7 +95,9 @@ def test_numbers_that_round_to_infinity_do_not() -> None:
     q, k = torch.zeros_like(case.q), torch.zeros_like(case.k)
     q[..., 0], k[..., 0] = LARGEST, torch.linspace(-1, 1, 16) / LARGEST
     out = get("cuda-emu-split").attention_forward(case.with_tensors(q=q, k=k))[0]
-    assert torch.allclose(out, get("cuda-emu-ffma").attention_forward(case.with_tensors(q=q, k=k))[0], rtol=1e-6)
+    assert torch.allclose(
+        out, get("cuda-emu-ffma").attention_forward(case.with_tensors(q=q, k=k))[0], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("topk", [16, 5])
@@ -111,9 +115,11 @@ def test_what_is_not_finite_comes_out_as_by_ffma(topk: int) -> None:
         split, ffma = (get(f"cuda-emu-{rung}").attention_forward(bad) for rung in ("split", "ffma"))
         assert split[0].isfinite().any()
         for x, y in zip(split, ffma, strict=True):
-            assert torch.equal(x.float().nan_to_num(7.0, 8.0, 9.0) if x is split[1] else x.isnan(), (
-                y.float().nan_to_num(7.0, 8.0, 9.0) if y is ffma[1] else y.isnan()))
-            assert torch.equal(x.isinf(), y.isinf())
+            if x.is_floating_point():
+                assert torch.equal(x.isnan(), y.isnan())
+                assert torch.equal(x.isinf(), y.isinf())
+            else:
+                assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("dim", [1, 8, 9, 16, 24, 33, 72])
@@ -126,7 +132,7 @@ def test_every_number_of_channels(dim: int) -> None:
 
 
 def test_mma_cuts_off_what_lies_below_the_largest_addend() -> None:
-    """Products are exact; a 25th bit below the largest survives alignment, a 26th does not, and a sum is cut off too."""
+    """Products are exact; 2^-24 of the largest survives alignment, 2^-25 does not, and a sum is cut off too."""
     a, b = torch.zeros(16, 16), torch.zeros(16, 8)
     b[:4, 0] = 1.0
     a[0, :3] = torch.tensor([1.0, 2.0**-24, 2.0**-24])  # both survive: 1 + 2^-23

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,11 +66,12 @@ def test_dense_float32_layers_take_tensor_cores_and_a_rung_does_not(
     launched: Callable[..., list[str]], topk: int
 ) -> None:
     kernel = "attention_forward_online" if topk == 25 else "attention_forward_dense"
+    whole, half = (
+        layer(tokens=25, dim=8, topk=topk, dtype=dtype) for dtype in (torch.float32, torch.float16)
+    )
     for name, suffix in (("cuda-emu", "_split"), ("cuda-emu-split", "_split"), ("cuda-emu-ffma", "")):
-        given = layer(dim=8, topk=topk)
-        assert launched(lambda name=name: get(name).attention_forward(given)) == [kernel + suffix]  # type: ignore[misc]
-    half = layer(dim=8, topk=topk, dtype=torch.float16)
-    assert launched(lambda: get("cuda-emu").attention_forward(half)) == [kernel]
+        assert launched(partial(get(name).attention_forward, whole)) == [kernel + suffix]
+    assert launched(partial(get("cuda-emu").attention_forward, half)) == [kernel]
     assert get("cuda-emu-ffma").dtypes == {torch.float32}
 
 
@@ -91,7 +93,9 @@ def test_nobody_sets_a_rung_from_outside() -> None:
 
 
 def test_rungs_are_named_by_their_family_alone() -> None:
-    assert rungs("cuda-emu") == tuple(f"cuda-emu-{rung}" for rung in ("plain", "resident", "gather", "tiles", "ffma", "split"))
+    assert rungs("cuda-emu") == tuple(
+        f"cuda-emu-{rung}" for rung in ("plain", "resident", "gather", "tiles", "ffma", "split")
+    )
     assert rungs("cuda")[0] == "cuda-plain"
     assert rungs("dense") == ()
     every = {name for family in names() for name in rungs(family)}

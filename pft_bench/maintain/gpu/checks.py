@@ -59,7 +59,8 @@ def deciding_rungs(family: str, op: str, layers: str = "any") -> list[str]:
     return [
         f"{family}-{name}"
         for name, rung in known.items()
-        if op in rung.ops and (op != "attention_forward" or "any" in (layers, rung.layers) or layers == rung.layers)
+        if op in rung.ops
+        and (op != "attention_forward" or "any" in (layers, rung.layers) or layers == rung.layers)
     ]
 
 
