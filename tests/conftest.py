@@ -29,8 +29,7 @@ settings.load_profile("pft")
 
 TESTS = Path(__file__).parent
 ALONE = (
-    *("measure/test_timer.py", "measure/test_rounds.py", "measure/test_peak_memory.py"),
-    *("sweep/test_isolation.py", "sweep/test_sweep.py"),
+    *("measure/test_timer.py", "measure/test_peak_memory.py"),
     # a rehearsal of the GPU session audits its timer
     "maintain/test_gpu_session.py::test_a_rehearsal_goes_through_every_step_on_a_bare_machine",
     "maintain/test_gpu_session.py::test_verify_accepts_the_records_of_a_rehearsal",
@@ -43,7 +42,7 @@ ALONE = (
     "cli/test_start_time.py",
     "compare/test_design.py::test_real_calls_and_a_failed_check",
     "compare/test_versions.py::test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed",
-    *("ops/test_cost.py", "cases/test_memory.py"),
+    "ops/test_cost.py",
     # holds times against the roof of the same run, which another test's work lowers
     "cli/test_systems_command.py::test_mechanisms_alone",
 )

@@ -92,7 +92,7 @@ def test_one_module_decides_verdicts() -> None:
         path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if deciders(path.read_text())
     }
     # What the known answer of a planted comparison is, a trial looks up; it decides nothing.
-    assert found - {"harness/selftest/trials.py"} == {"harness/measure/verdicts.py"}
+    assert found - {"harness/selftest/known_answers.py"} == {"harness/measure/verdicts.py"}
     assert deciders("def f(x):\n    return Verdict.FASTER")
     assert deciders("word = Verdict.SAME if x < 1 else None")
     assert not deciders("found = word is Verdict.SAME")

@@ -30,9 +30,10 @@ Matrices<const void> matrices(const cpu::SparseOp& op, const cpu::SparseMatrix& 
   return {data, tensor.second[0], 0, tensor.second[1]};
 }
 
-void run(const cpu::SparseOp& op, const Tensor& left, const std::optional<Tensor>& right, uintptr_t index,
+// False where an index that is not `checked` has a fault.
+bool run(const cpu::SparseOp& op, const Tensor& left, const std::optional<Tensor>& right, uintptr_t index,
          int index_bytes, uintptr_t out, const Sizes& sizes, uintptr_t workspace, int64_t workspace_bytes,
-         int threads, int element) {
+         int threads, int element, bool checked) {
   cpu::SparseArgs args;
   args.element = element_of(op.name, element);
   args.shape = shape_of(op.name, sizes);
@@ -46,9 +47,11 @@ void run(const cpu::SparseOp& op, const Tensor& left, const std::optional<Tensor
   Status status;
   {
     py::gil_scoped_release release;
-    status = op.run(args, {reinterpret_cast<void*>(workspace), workspace_bytes}, threads);
+    status = op.run(args, {reinterpret_cast<void*>(workspace), workspace_bytes}, threads, checked);
   }
+  if (status == Status::kBadIndex) return false;
   raise_on_failure(status, op.name, sizes);
+  return true;
 }
 
 int64_t workspace_bytes(Sizes sizes, int threads, int element) {
@@ -63,11 +66,14 @@ void register_sparse(py::module_& m) {
     m.def(
         op->name,
         [op](Tensor left, std::optional<Tensor> right, uintptr_t index, int index_bytes, uintptr_t out,
-             Sizes sizes, uintptr_t workspace, int64_t workspace_bytes, int threads, int element) {
-          run(*op, left, right, index, index_bytes, out, sizes, workspace, workspace_bytes, threads, element);
+             Sizes sizes, uintptr_t workspace, int64_t workspace_bytes, int threads, int element,
+             bool checked) {
+          return run(*op, left, right, index, index_bytes, out, sizes, workspace, workspace_bytes, threads,
+                     element, checked);
         },
         arg(op->left.name), arg(op->right.name), arg("index"), arg("index_bytes"), arg(op->out.name),
-        arg("sizes"), arg("workspace"), arg("workspace_bytes"), arg("threads"), arg("element") = 0);
+        arg("sizes"), arg("workspace"), arg("workspace_bytes"), arg("threads"), arg("element") = 0,
+        arg("checked") = true);
   m.def("sparse_workspace_bytes", workspace_bytes, arg("sizes"), arg("threads"), arg("element") = 0);
 }
 

@@ -52,12 +52,16 @@ bool usable(const ConstIndex& index) {
   return index.data && (index.type == IndexType::kInt16 || index.type == IndexType::kInt32);
 }
 
-Status check(const SparseShape& s, const ConstIndex& index, Workspace workspace, int threads,
-             int64_t needed) {
+Status check(const SparseArgs& args, Workspace workspace, int threads, int64_t needed) {
+  const SparseShape& s = args.shape;
   if (s.batch < 0 || s.queries < 0 || s.keys < 0 || s.kept < 0 || s.head_dim < 1 || threads < 1)
     return Status::kBadShape;
   if (!offsets_fit(s.keys, s.head_dim)) return Status::kUnsupported;
-  if (s.batch * s.queries * s.kept > 0 && (!usable(index) || s.keys < 1)) return Status::kBadShape;
+  if (s.batch * s.queries * s.kept > 0) {
+    const bool any_type = args.bad_index && args.index.data && args.index.type == IndexType::kInt64;
+    if (!any_type && !usable(args.index)) return Status::kBadShape;
+    if (s.keys < 1) return args.bad_index ? Status::kBadIndex : Status::kBadShape;
+  }
   return workspace.bytes < needed || (needed > 0 && !workspace.data) ? Status::kBadShape : Status::kOk;
 }
 
@@ -107,17 +111,18 @@ char* aligned(void* data) {
 }
 
 template <auto Item>
-Status run_sparse(const SparseArgs& args, Workspace workspace, int threads) {
+Status run_sparse(SparseArgs args, Workspace workspace, int threads, bool checked) {
   const SparseShape& s = args.shape;
   const int64_t slice = slice_bytes(s, args.element);
-  const Status status =
-      check(s, args.index, workspace, threads, sparse_workspace_bytes(s, args.element, threads));
+  int bad_index = 0;
+  args.bad_index = checked ? nullptr : &bad_index;
+  const Status status = check(args, workspace, threads, sparse_workspace_bytes(s, args.element, threads));
   if (status != Status::kOk) return status;
   char* base = aligned(workspace.data);
   const auto item_function = kernels().*Item;
   for_each_item(s.batch, static_cast<int>(used_threads(s.batch, threads)),
                 [&](int64_t item, int thread) { item_function(args, item, base + thread * slice); });
-  return Status::kOk;
+  return bad_index ? Status::kBadIndex : Status::kOk;
 }
 
 Status check(const AttentionInputs& in, Workspace workspace, int threads, int64_t needed) {

@@ -1,6 +1,5 @@
-// Range and duplicates of an index. Blocks of strictly ascending rows, the usual case, need one pass
-// (index_rows.cpp); the rows of any other block mark their values in a bitmap of the thread that checks them,
-// and unmark them afterwards.
+// Range and duplicates of an index, block by block (index_rows.hpp); where a block has a fault, which comes
+// first.
 #include <cstring>
 
 #include "isas.hpp"
@@ -12,78 +11,63 @@
 namespace pft::cpu {
 namespace {
 
-// Entries of a block, about; and from how many on more than one thread is worth its start.
+// Entries of a block, about: rows enough to hide a block's start, fewer than an int16_t counts. And from how
+// many on more than one thread is worth its start.
 constexpr int64_t kBlockEntries = 1 << 14;
 constexpr int64_t kParallelEntries = 1 << 16;
 
-int64_t words(int64_t keys) { return (keys + 63) / 64; }
-
+// `last_row` as for rows_distinct in index_rows.hpp.
 template <typename Index>
-IndexError check_row(const Index* values, int64_t row, int64_t kept, int64_t keys, uint64_t* seen) {
-  IndexError error;
-  int64_t t = 0;
-  for (; t < kept; ++t) {
-    const int64_t value = values[t];
-    if (value < 0 || value >= keys) {
-      error = {IndexError::Kind::kOutOfRange, row, t, value};
-      break;
+IndexError first_fault(const IndexRowsArgs& args, int64_t first, int64_t end, int16_t* last_row) {
+  const Index* values = static_cast<const Index*>(args.index.data) + first * args.kept;
+  std::memset(last_row, 0, static_cast<size_t>(args.keys) * sizeof(int16_t));
+  for (int64_t row = first; row < end; ++row, values += args.kept) {
+    const int16_t own = static_cast<int16_t>(row - first + 1);
+    for (int64_t t = 0; t < args.kept; ++t) {
+      const int64_t value = values[t];
+      if (value < 0 || value >= args.keys) return {IndexError::Kind::kOutOfRange, row, t, value};
+      if (last_row[value] == own) return {IndexError::Kind::kDuplicate, row, t, value};
+      last_row[value] = own;
     }
-    const uint64_t bit = uint64_t{1} << (value % 64);
-    if (seen[value / 64] & bit) {
-      error = {IndexError::Kind::kDuplicate, row, t, value};
-      break;
-    }
-    seen[value / 64] |= bit;
   }
-  for (int64_t u = 0; u < t; ++u) seen[static_cast<int64_t>(values[u]) / 64] = 0;
-  return error;
+  return {};
 }
 
-template <typename Index>
-IndexError check_rows(const IndexRowsArgs& args, int64_t first, int64_t end, uint64_t* seen) {
-  const Index* values = static_cast<const Index*>(args.index.data);
-  IndexError error;
-  for (int64_t row = first; row < end && error.kind == IndexError::Kind::kNone; ++row)
-    error = check_row(values + row * args.kept, row, args.kept, args.keys, seen);
-  return error;
-}
-
-IndexError check_rows(const IndexRowsArgs& args, int64_t first, int64_t end, uint64_t* seen) {
+IndexError first_fault(const IndexRowsArgs& args, int64_t first, int64_t end, int16_t* last_row) {
   switch (args.index.type) {
     case IndexType::kInt16:
-      return check_rows<int16_t>(args, first, end, seen);
+      return first_fault<int16_t>(args, first, end, last_row);
     case IndexType::kInt32:
-      return check_rows<int32_t>(args, first, end, seen);
+      return first_fault<int32_t>(args, first, end, last_row);
     default:
-      return check_rows<int64_t>(args, first, end, seen);
+      return first_fault<int64_t>(args, first, end, last_row);
   }
 }
 
 }  // namespace
 
 int64_t index_scratch_bytes(int64_t keys, int threads) {
-  return words(keys) * (threads < 1 ? 1 : threads) * static_cast<int64_t>(sizeof(uint64_t)) + 8;
+  return keys * (threads < 1 ? 1 : threads) * static_cast<int64_t>(sizeof(int16_t)) + 1;
 }
 
 IndexError index_error(const IndexRowsArgs& args, Workspace scratch, int threads) {
   if (args.rows < 1 || args.kept < 1) return {};
-  uint64_t* seen = reinterpret_cast<uint64_t*>((reinterpret_cast<uintptr_t>(scratch.data) + 7) / 8 * 8);
-  std::memset(seen, 0, static_cast<size_t>(words(args.keys) * threads) * sizeof(uint64_t));
+  int16_t* last_rows = reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(scratch.data) + 1) / 2 * 2);
   const int64_t each = args.kept < kBlockEntries ? kBlockEntries / args.kept : 1;
   const int64_t blocks = (args.rows + each - 1) / each;
-  const auto rows_ascend = kernels().index_rows_item;
+  const auto rows_good = kernels().index_rows_item;
   IndexError found;
   int64_t found_block = blocks;
 #pragma omp parallel for num_threads(threads) schedule(static) if (args.rows * args.kept >= kParallelEntries)
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t first = block * each, end = first + each < args.rows ? first + each : args.rows;
-    if (rows_ascend(args, first, end - first)) continue;
 #ifdef _OPENMP
-    uint64_t* own = seen + words(args.keys) * omp_get_thread_num();
+    int16_t* last_row = last_rows + args.keys * omp_get_thread_num();
 #else
-    uint64_t* own = seen;
+    int16_t* last_row = last_rows;
 #endif
-    const IndexError error = check_rows(args, first, end, own);
+    const int64_t first = block * each, end = first + each < args.rows ? first + each : args.rows;
+    if (rows_good(args, first, end - first, last_row)) continue;
+    const IndexError error = first_fault(args, first, end, last_row);
     if (error.kind == IndexError::Kind::kNone) continue;
 #pragma omp critical(pft_cpu_index_error)
     if (block < found_block) {

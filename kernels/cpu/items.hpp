@@ -5,16 +5,16 @@
 
 // All entry points: SPARSE(name, ...) for each op over an index, ITEM(result, name, arguments...) for the
 // others.
-#define PFT_CPU_ITEMS(SPARSE, ITEM)                                                                     \
-  PFT_CPU_SPARSE_OPS(SPARSE)                                                                            \
-  ITEM(void, depthwise_item, const DepthwiseArgs& args, int64_t item, void* workspace)                  \
-  ITEM(void, attention_forward_item, const AttentionForwardArgs& args, int64_t item, void* workspace,   \
-       double* phase_seconds)                                                                           \
-  ITEM(void, attention_backward_item, const AttentionBackwardArgs& args, int64_t item, void* workspace, \
-       float* grad_bias)                                                                                \
-  ITEM(bool, index_rows_item, const IndexRowsArgs& args, int64_t first, int64_t rows)                   \
-  ITEM(int64_t, peak_fma_flops, int64_t rounds)                                                         \
-  ITEM(int64_t, peak_load_bytes, const float* block, int64_t floats, int64_t rounds)                    \
+#define PFT_CPU_ITEMS(SPARSE, ITEM)                                                                      \
+  PFT_CPU_SPARSE_OPS(SPARSE)                                                                             \
+  ITEM(void, depthwise_item, const DepthwiseArgs& args, int64_t item, void* workspace)                   \
+  ITEM(void, attention_forward_item, const AttentionForwardArgs& args, int64_t item, void* workspace,    \
+       double* phase_seconds)                                                                            \
+  ITEM(void, attention_backward_item, const AttentionBackwardArgs& args, int64_t item, void* workspace,  \
+       float* grad_bias)                                                                                 \
+  ITEM(bool, index_rows_item, const IndexRowsArgs& args, int64_t first, int64_t rows, int16_t* last_row) \
+  ITEM(int64_t, peak_fma_flops, int64_t rounds)                                                          \
+  ITEM(int64_t, peak_load_bytes, const float* block, int64_t floats, int64_t rounds)                     \
   ITEM(int64_t, peak_gather_bytes, const float* block, int64_t floats, int64_t rows)
 
 #define PFT_CPU_DECLARE_SPARSE(name, ...) \

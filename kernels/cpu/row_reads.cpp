@@ -50,7 +50,7 @@ void row_reads_item(const SparseArgs& args, int64_t item, void* workspace) {
       gatherable(item_rows(args.left, args.element, item, 0), s.keys, s.head_dim, buffers.rows);
   for (int64_t e = 0; e < row_stride(s.head_dim); ++e) buffers.block[e] = 0.0f;
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
-    const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
+    const Entries entries = stage_block(args, item, first, buffers);
     for (int64_t c = 0; c < row_vectors(s.head_dim); c += kMaxVectors) {
       const int64_t left = row_vectors(s.head_dim) - c;
       table[left < kMaxVectors ? left : kMaxVectors](entries, from.rows + c * row::kLanes, from.ld,

@@ -10,6 +10,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "index_rows.hpp"
 #include "pft/cpu.h"
 #include "simd.hpp"
 #include "workspace.hpp"
@@ -30,10 +31,13 @@ inline int64_t row_stride(int64_t dim) { return row_vectors(dim) * row::kLanes; 
 // Columns in use in the last vector: 1 to row::kLanes.
 inline int row_tail(int64_t dim) { return static_cast<int>(dim - (row_vectors(dim) - 1) * row::kLanes); }
 
-// `count` entries of each of `rows` rows; entry t of row r is key at[r * ld + t].
+// `count` entries of each of `rows` rows; entry t of row r is key at[r * ld + t]. `next`, unless null, is as
+// many entries again of `next_bytes` each, which will be read once these are done with.
 struct Entries {
   const int32_t* at;
   int64_t ld, rows, count;
+  const char* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 // dst[rows, ld] = src[rows, dim], zero-padded; ld is a whole number of row vectors.
@@ -114,20 +118,57 @@ inline void stage_positions(const ConstIndex& index, int64_t first, int64_t coun
   }
 }
 
+// The same for rows [row, row + rows) of an index that nobody has checked yet. Where they are bad, key 0
+// stands for all entries, so that work goes on in bounds, and args.bad_index says that it was for nothing.
+[[gnu::noinline]] void stage_unchecked(const SparseArgs& args, int64_t row, int64_t rows,
+                                       const SparseBuffers& buffers) {
+  const SparseShape& s = args.shape;
+  if (s.kept < 1) return;
+  const auto good = [&](auto* index) {
+    return rows_good(index + row * s.kept, rows, s.kept, s.keys, buffers.positions, buffers.last_row);
+  };
+  const void* data = args.index.data;
+  const bool all = args.index.type == IndexType::kInt16   ? good(static_cast<const int16_t*>(data))
+                   : args.index.type == IndexType::kInt32 ? good(static_cast<const int32_t*>(data))
+                                                          : good(static_cast<const int64_t*>(data));
+  if (all) return;
+  for (int64_t t = 0; t < rows * s.kept; ++t) buffers.positions[t] = 0;
+  __atomic_store_n(args.bad_index, 1, __ATOMIC_RELAXED);
+}
+
 // Up to kSparseBlockRows rows of a window-head's index, from row `first` on.
-inline Entries stage_block(const ConstIndex& index, const SparseShape& s, int64_t item, int64_t first,
-                           int32_t* positions) {
+inline Entries stage_block(const SparseArgs& args, int64_t item, int64_t first,
+                           const SparseBuffers& buffers) {
+  const SparseShape& s = args.shape;
   const int64_t rows = s.queries - first < kSparseBlockRows ? s.queries - first : kSparseBlockRows;
-  stage_positions(index, (item * s.queries + first) * s.kept, rows * s.kept, positions);
-  return {positions, s.kept, rows, s.kept};
+  const int64_t row = item * s.queries + first, bytes = static_cast<int64_t>(args.index.type);
+  if (args.bad_index)
+    stage_unchecked(args, row, rows, buffers);
+  else
+    stage_positions(args.index, row * s.kept, rows * s.kept, buffers.positions);
+  const char* next = nullptr;
+  if (args.bad_index && bytes > 2 && first + 2 * rows <= s.queries)
+    next = static_cast<const char*>(args.index.data) + (row + rows) * s.kept * bytes;
+  return {buffers.positions, s.kept, rows, s.kept, next, bytes};
 }
 
 // Chunk by chunk, a block's own rows of weights or results are read at a stride that no hardware prefetcher
 // follows. So while the first chunk of a row is worked on, the lines of the others are asked for.
 constexpr int64_t kRowsAhead = 4;
+constexpr int64_t kLineBytes = kPadFloats * static_cast<int64_t>(sizeof(float));
 inline void prefetch_row(const float* entries, int64_t ld, int64_t count) {
   __builtin_prefetch(entries + kRowsAhead * ld);
   for (int64_t t = kPadFloats; t < count; t += kPadFloats) __builtin_prefetch(entries + t);
+}
+
+// An unchecked index may have four times the bytes of a checked one. So while `rows` rows of a block are
+// worked on, entries [chunk, end) of each, the same share of the block that comes next is asked for, in its
+// own order.
+[[gnu::noinline, gnu::cold]] void ask_ahead(const Entries& entries, int64_t r, int64_t chunk, int64_t end) {
+  const char* from = entries.next + (chunk * entries.rows + r * (end - chunk)) * entries.next_bytes;
+  const char* to = from + (end - chunk) * entries.next_bytes;
+  for (; from < to; from += kLineBytes) __builtin_prefetch(from, 0, 2);
+  asm volatile("");  // or the compiler takes the call for one without effect, and leaves it out
 }
 
 // out[r, t] = sum_e q[r, e] keys[at[r, t], e], e < dim.
@@ -163,6 +204,7 @@ void gather_dot(const Entries& entries, const float* q, int64_t ldq, int64_t dim
   for (int64_t chunk = 0; chunk < entries.count; chunk += kDotChunk) {
     const int64_t end = entries.count < chunk + kDotChunk ? entries.count : chunk + kDotChunk;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const float* qr = q + r * ldq;
       row::F qv[kHeld];
       for (int c = 0; c + 1 < kHeld; ++c) qv[c] = row::load(qr + c * row::kLanes);
@@ -195,6 +237,7 @@ void gather_add(const Entries& entries, const float* a, int64_t lda, const float
   for (int64_t chunk = 0; chunk == 0 || chunk < entries.count; chunk += step) {
     const int64_t end = entries.count < chunk + step ? entries.count : chunk + step;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const int32_t* at = entries.at + r * entries.ld;
       const float* ar = a + r * lda;
       float* to = out + r * ld_out;
@@ -239,6 +282,7 @@ void scatter_add(const Entries& entries, const float* a, int64_t lda, const floa
   for (int64_t chunk = 0; chunk < entries.count; chunk += kScatterChunk) {
     const int64_t end = entries.count < chunk + kScatterChunk ? entries.count : chunk + kScatterChunk;
     for (int64_t r = 0; r < entries.rows; ++r) {
+      if (entries.next) ask_ahead(entries, r, chunk, end);
       const int32_t* at = entries.at + r * entries.ld;
       const float* ar = a + r * lda;
       if (chunk == 0) prefetch_row(ar, lda, entries.count);

@@ -15,7 +15,7 @@ void sddmm_item(const SparseArgs& args, int64_t item, void* workspace) {
   const Rows out = {args.out, s.kept, args.element};
   const bool in_place = args.element == Element::kFloat32;
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
-    const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
+    const Entries entries = stage_block(args, item, first, buffers);
     const Gathered q = readable(from_row(queries, first), entries.rows, s.head_dim, buffers.block);
     const Rows block = from_row(out, item * s.queries + first);
     float* logits = in_place ? static_cast<float*>(block.data) : buffers.entries;

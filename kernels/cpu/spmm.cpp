@@ -15,7 +15,7 @@ void spmm_item(const SparseArgs& args, int64_t item, void* workspace) {
   const ConstRows weights = item_rows(args.left, args.element, item, 0);
   const Rows out = {args.out, s.head_dim, args.element};
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
-    const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
+    const Entries entries = stage_block(args, item, first, buffers);
     const Gathered a = readable(from_row(weights, first), entries.rows, s.kept, buffers.entries);
     gather_add_rows(s.head_dim, entries, a.rows, a.ld, values, buffers.block, ld);
     for (int64_t r = 0; r < entries.rows; ++r)

@@ -16,7 +16,7 @@ void spmm_transpose_item(const SparseArgs& args, int64_t item, void* workspace) 
   const ConstRows x = item_rows(args.right, args.element, item, 0);
   const Rows out = {args.out, s.head_dim, args.element};
   for (int64_t first = 0; first < s.queries; first += kSparseBlockRows) {
-    const Entries entries = stage_block(args.index, s, item, first, buffers.positions);
+    const Entries entries = stage_block(args, item, first, buffers);
     const Gathered a = readable(from_row(weights, first), entries.rows, s.kept, buffers.entries);
     pack_rows(from_row(x, first), entries.rows, s.head_dim, buffers.block, ld);
     scatter_add_rows(s.head_dim, entries, a.rows, a.ld, buffers.block, ld, buffers.rows, ld);

@@ -40,7 +40,8 @@ struct SparseBuffers {
   float* rows;
   int32_t* positions;
   float* block;
-  float* entries;  // 16-bit elements: a block's weights or logits as float32
+  float* entries;     // 16-bit elements: a block's weights or logits as float32
+  int16_t* last_row;  // an unchecked index: see rows_distinct in index_rows.hpp
 };
 
 inline int64_t carve(const SparseShape& shape, Element element, void* base, SparseBuffers* out) {
@@ -49,6 +50,7 @@ inline int64_t carve(const SparseShape& shape, Element element, void* base, Spar
   out->positions = arena.take<int32_t>(kSparseBlockRows * shape.kept);
   out->block = arena.take<float>(kSparseBlockRows * padded(shape.head_dim));
   out->entries = arena.take<float>(element == Element::kFloat32 ? 0 : kSparseBlockRows * padded(shape.kept));
+  out->last_row = arena.take<int16_t>(shape.keys);
   return arena.used();
 }
 

@@ -18,8 +18,10 @@ from .base import (
     AttentionBackward,
     AttentionForward,
     Backend,
+    BadIndex,
     LayerShape,
     Maybe,
+    checks_index,
     empty,
     empty_gradients,
     empty_outputs,
@@ -65,7 +67,13 @@ def _workspace(bytes_needed: int) -> Tensor:
 
 
 def _over_index(
-    op: str, left: Tensor, right: Tensor | None, index: Tensor, matrix: Sequence[int], out: Tensor
+    op: str,
+    left: Tensor,
+    right: Tensor | None,
+    index: Tensor,
+    matrix: Sequence[int],
+    out: Tensor,
+    checked: bool = True,
 ) -> Tensor:
     """Run `op` of PFT_CPU_SPARSE_OPS (pft/cpu.h) over `index` [B, N, K]; `matrix` is (M, D) of what it points into."""
     batch, queries, kept = index.shape
@@ -74,10 +82,12 @@ def _over_index(
     threads = torch.get_num_threads()
     element = _ELEMENTS[left.dtype]
     workspace = _workspace(_cpu.sparse_workspace_bytes(sizes, threads, element))
-    getattr(_cpu, op)(
+    good = getattr(_cpu, op)(
         _strided(left), None if right is None else _strided(right), index.data_ptr(), index.element_size(),
-        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads, element,
+        out.data_ptr(), sizes, workspace.data_ptr(), workspace.numel(), threads, element, checked,
     )  # fmt: skip
+    if not good:
+        raise BadIndex
     return out
 
 
@@ -111,21 +121,26 @@ class CpuBackend(Backend):
         """None once the compiled module can be used."""
         return _reason
 
-    def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+    @checks_index
+    def sddmm(self, q: Tensor, k: Tensor, index: Tensor, checked: bool = True) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
         out = empty(index.shape, q.dtype, _CPU)
-        return _over_index("sddmm", q, k, index, k.shape[1:], out)
+        return _over_index("sddmm", q, k, index, k.shape[1:], out, checked)
 
-    def spmm(self, a: Tensor, v: Tensor, index: Tensor) -> Tensor:
+    @checks_index
+    def spmm(self, a: Tensor, v: Tensor, index: Tensor, checked: bool = True) -> Tensor:
         """[B, N, D] from a and index [B, N, K], v [B, M, D]."""
         out = empty((*a.shape[:2], v.shape[2]), a.dtype, _CPU)
-        return _over_index("spmm", a, v, index, v.shape[1:], out)
+        return _over_index("spmm", a, v, index, v.shape[1:], out, checked)
 
-    def spmm_transpose(self, a: Tensor, x: Tensor, index: Tensor, num_keys: int) -> Tensor:
+    @checks_index
+    def spmm_transpose(
+        self, a: Tensor, x: Tensor, index: Tensor, num_keys: int, checked: bool = True
+    ) -> Tensor:
         """[B, M, D] from a and index [B, N, K], x [B, N, D]."""
         matrix = (num_keys, x.shape[2])
         out = empty((a.shape[0], *matrix), a.dtype, _CPU)
-        return _over_index("spmm_transpose", a, x, index, matrix, out)
+        return _over_index("spmm_transpose", a, x, index, matrix, out, checked)
 
     def row_reads(self, rows: Tensor, index: Tensor) -> Tensor:
         """[B, D]: every row of `rows` [B, M, D] that `index` [B, N, K] names, added up.

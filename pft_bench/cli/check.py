@@ -23,11 +23,10 @@ if at_work(__name__):
     import torch
 
     from ..backends import backends, get, unavailable
-    from ..harness.cases.layer import problem_layer
     from ..harness.cases.settings import resolve_device
     from ..harness.check import CheckResult, check_layer, check_product, check_ties
-    from ..harness.measure.contender import rejection_of
-    from ..harness.measure.process import unchanged
+    from ..harness.measure.admission import rejection_of
+    from ..harness.measure.process_state import holding_functions, unchanged
     from ..harness.problem import Problem
     from ..harness.sweep import load_plugins
     from ..ops.progressive_attention import REGION_PENALTY
@@ -69,7 +68,7 @@ def problems(tokens: int, head_dim: int, dtype: str, seed: int) -> list[Problem]
 def check_problem(backend: str, problem: Problem, device: str, *, train: bool) -> list[CheckResult]:
     """One problem forward and, with `train`, backward."""
     if problem.op == "attention":
-        layer = problem_layer(problem, device)
+        layer = problem.layer(device)
         results = check_layer(get(backend), layer, train=train)
         if layer.index is None:  # dense layers of shifted windows have a mask as well
             labels = torch.arange(problem.tokens, device=device) * 3 // problem.tokens
@@ -116,26 +115,33 @@ def check(
                 if dtype:
                     raise ValueError(f"--dtype {kind} is not one that backend {name!r} takes")
                 continue
-            results: list[Found] = []
-            lacks: Counter[str] = Counter()
-            raised: Counter[str] = Counter()
-            for seed, dim in product(range(seeds), head_dim):
-                for problem in problems(tokens, dim, kind, seed):
-                    # without its gradients where the backend has none
-                    checks = [
-                        partial(check_problem, name, problem, device, train=train) for train in (True, False)
-                    ]
-                    what = f"{name}.{problem.op}"
-                    results += _attempt(checks, what, _describe(problem), lacks, raised)
-            if not get(name).composite:
-                ties = partial(check_ties, get(name), getattr(torch, kind), device)
-                results += _attempt([ties], f"{name}.attention", "ties", lacks, raised)
+            with holding_functions():
+                results, lacks, raised = _checked(name, kind, device, tokens, head_dim, seeds)
             for reason, cases in lacks.items():
                 console.print(f"{name} {kind}: skipped in {counted(cases, 'case')}: {reason}")
             if results or raised:
                 wrong += _print(console, f"{name} {kind}", results, raised, verbose=verbose)
     if wrong:
         raise typer.Exit(1)
+
+
+def _checked(
+    name: str, kind: str, device: str, tokens: int, head_dim: Sequence[int], seeds: int
+) -> tuple[list[Found], Counter[str], Counter[str]]:
+    """All checks of a backend in a dtype: their results, how often it lacked what, and what it raised how often."""
+    results: list[Found] = []
+    lacks: Counter[str] = Counter()
+    raised: Counter[str] = Counter()
+    for seed, dim in product(range(seeds), head_dim):
+        for problem in problems(tokens, dim, kind, seed):
+            # without its gradients where the backend has none
+            checks = [partial(check_problem, name, problem, device, train=train) for train in (True, False)]
+            what = f"{name}.{problem.op}"
+            results += _attempt(checks, what, _describe(problem), lacks, raised)
+    if not get(name).composite:
+        ties = partial(check_ties, get(name), getattr(torch, kind), device)
+        results += _attempt([ties], f"{name}.attention", "ties", lacks, raised)
+    return results, lacks, raised
 
 
 def _attempt(

@@ -221,10 +221,8 @@ def show(table: VerdictTable, console: Console) -> None:
     """Print the table, its summary and everything that speaks against it."""
     for reason in table.forced:
         console.print(f"FORCED, not comparable: {reason}", style="bold red")
-    grid = Table(title=f"{table.b} against {table.a}")
-    grid.add_column("case")
-    for name in ("A", "B", "B / A [95%]", "verdict", "p", "A/A'", "rounds"):
-        grid.add_column(name, justify="right")
+    names = ("A", "B", "B / A [95%]", "verdict", "p", "A/A'", "rounds")
+    grid = Table("case", numbers=names, title=f"{table.b} against {table.a}")
     for row in table.rows:
         grid.add_row(*cells(row))
     console.print(grid)

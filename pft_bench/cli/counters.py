@@ -19,7 +19,7 @@ if at_work(__name__):
     from ..insight.counters import chip_named, why_not
     from ..insight.counters.emulate import module_path
     from ..insight.counters.gates import gate_of
-    from ..insight.counters.sass import why_no_instructions
+    from ..insight.counters.instructions import why_no_instructions
     from ..insight.counters.study import PREDICTED, Study, layer_works, product_works, study
     from ..insight.counters.table import (
         COUNT_HEAD,
@@ -130,7 +130,7 @@ def _print(console: Console, found: Study, title: str, sites: bool) -> None:
 
 
 def _table(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title)
     for name in head:
         left = name in ("step", "dtype", "kernel", "bound by", "what", "where")
         table.add_column(name, justify="left" if left else "right")

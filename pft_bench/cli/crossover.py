@@ -101,9 +101,7 @@ def _find(sweep: Sweep, names: Sequence[str], resolution: float, console: Consol
 
 
 def _print(console: Console, name: str, found: Crossover) -> None:
-    table = Table(title=name)
-    for heading in ("K", "sparse / dense", "95% interval", "faster"):
-        table.add_column(heading, justify="right")
+    table = Table(numbers=("K", "sparse / dense", "95% interval", "faster"), title=name)
     for comparison in found.comparisons:
         table.add_row(
             str(comparison.k),

@@ -37,9 +37,7 @@ def doctor() -> None:
     console.print(
         "libraries: " + ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
     )
-    table = Table(title="Backends")
-    for name in ("backend", "available", "what it is, or why not and what to do"):
-        table.add_column(name)
+    table = Table("backend", "available", "what it is, or why not and what to do", title="Backends")
     for row in backends():
         table.add_row(row.name, line(("yes", "green") if row.available else ("no", "red")), row.reason)
     console.print(table)

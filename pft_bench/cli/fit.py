@@ -128,9 +128,7 @@ def _size(size_hw: tuple[int, int]) -> str:
 
 def _table(what: str, found: Footprint, total: int) -> Table:
     """What is in memory at the worst moment."""
-    table = Table(title=f"{what}: peak at {found.moment}")
-    table.add_column("part")
-    table.add_column("MB", justify="right")
+    table = Table("part", numbers=["MB"], title=f"{what}: peak at {found.moment}")
     table.add_row("process with weights", f"{(total - found.bytes) / 1e6:.0f}")
     for name, size_bytes in found.parts.items():
         table.add_row(name, f"{size_bytes / 1e6:.0f}")

@@ -50,11 +50,8 @@ def flops(
 
 
 def _published(console: Console) -> None:
-    table = Table(title="PFT as published")
-    for name in ("preset", "low-resolution input", "output"):
-        table.add_column(name)
-    table.add_column("parameters", justify="right")
-    table.add_column("GMAC", justify="right")
+    names = ("preset", "low-resolution input", "output")
+    table = Table(*names, numbers=("parameters", "GMAC"), title="PFT as published")
     for name, config in PRESETS.items():
         width, height = PUBLISHED_LR[config.upscale]
         table.add_row(
@@ -97,11 +94,7 @@ def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> 
     counts = formula_counts(case)
     assert counts is not None
     assert counts.paper_macs is not None
-    table = Table(
-        title=f"{preset}, schedule {sched}, {size[0]}x{size[1]} input",
-    )
-    table.add_column("count")
-    table.add_column("GFLOP", justify="right")
+    table = Table("count", numbers=["GFLOP"], title=f"{preset}, schedule {sched}, {size[0]}x{size[1]} input")
     table.add_row("published (2 x MAC)", f"{2 * counts.paper_macs / 1e9:.3f}")
     for backend in ("dense", "cpu"):
         found = recount(_case(preset, sched, size, backend))
@@ -113,11 +106,8 @@ def _audit(console: Console, preset: str, sched: str, size: tuple[int, int]) -> 
 
 
 def _limits(console: Console) -> None:
-    table = Table(title="Limits of the published CUDA extension")
-    for heading in ("preset", "what overflows"):
-        table.add_column(heading)
-    for heading in ("window-heads", "input from", "published input has"):
-        table.add_column(heading, justify="right")
+    names = ("window-heads", "input from", "published input has")
+    table = Table("preset", "what overflows", numbers=names, title="Limits of the published CUDA extension")
     for name, config in PRESETS.items():
         width, height = PUBLISHED_LR[config.upscale]
         side = config.window_size

@@ -22,7 +22,7 @@ if at_work(__name__):
     from ..harness.cases import Settings, check_inputs
     from ..harness.cases.group import thread_count
     from ..harness.cases.image import image_notes, low_resolution
-    from ..harness.cases.model import make_model
+    from ..harness.cases.model import make_model, twin
     from ..harness.measure.profile import Profile, marked, profiled, write_memory
     from ..harness.measure.roof import Roof, measure_roof
     from ..harness.measure.shares import StageShare, stage_shares
@@ -62,9 +62,7 @@ def profile(
         levels=["model"],
     )
     check_inputs(settings)
-    made = make_model(settings, settings.schedules[0])
-    model = PFT.from_config(made.config, backend=backend).to(settings.device, settings.torch_dtype).eval()
-    model.load_state_dict(made.state_dict())
+    model = twin(make_model(settings, settings.schedules[0]), backend)
     x = low_resolution(settings.lr_hw, settings.image).to(settings.device, image_dtype(settings.torch_dtype))
     console = Console()
     for note in image_notes(settings.image):
@@ -99,10 +97,9 @@ def _write_shares(shares: Sequence[StageShare], roof: Roof, path: Path) -> None:
 
 def _stages(shares: Sequence[StageShare], roof: Roof, dtype: str) -> Table:
     total_s, total = sum(share.seconds for share in shares), sum(share.flops for share in shares)
-    table = Table(title=f"Stages; measured peak {roof.flops_per_s / 1e9:.0f} GFLOP/s in {dtype}")
-    table.add_column("stage")
-    for heading in ("ms", "of the time", "GFLOP", "GFLOP/s", "of the peak"):
-        table.add_column(heading, justify="right")
+    names = ("ms", "of the time", "GFLOP", "GFLOP/s", "of the peak")
+    title = f"Stages; measured peak {roof.flops_per_s / 1e9:.0f} GFLOP/s in {dtype}"
+    table = Table("stage", numbers=names, title=title)
     for share in (*shares, StageShare("all", total_s, total)):
         rate = (
             f"{share.flops / 1e9:.2f}",
@@ -123,10 +120,7 @@ def _print(console: Console, found: Profile, out: Path) -> None:
     console.print(f"{out / 'trace.json'}: open it in ui.perfetto.dev or chrome://tracing")
     console.print(f"{out / 'memory.csv'}: {len(found.memory)} events, peak {size(found.peak_bytes)}")
     if found.kernels:
-        table = Table(title="Kernels (CUPTI)")
-        table.add_column("kernel")
-        for heading in ("launches", "total us"):
-            table.add_column(heading, justify="right")
+        table = Table("kernel", numbers=("launches", "total us"), title="Kernels (CUPTI)")
         for kernel in found.kernels[:20]:
             table.add_row(kernel.name[:70], str(kernel.launches), f"{kernel.total_us:.1f}")
         console.print(table)

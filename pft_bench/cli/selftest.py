@@ -20,8 +20,9 @@ if at_work(__name__):
     from ..harness.measure.verdicts import Verdict
     from ..harness.record import begin_run
     from ..harness.selftest.builds import run_builds
+    from ..harness.selftest.known_answers import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials
     from ..harness.selftest.mutation import false_alarms, run_mutants
-    from ..harness.selftest.trials import BUILDS, KINDS, TRIALS, Rates, Trial, rates, read_trials, run_trials
+    from ..harness.selftest.trials import run_trials
 
 WORDS = {"A/A": "identical code", "+5%": "5% more work", "A/A builds": "two builds of a commit"}
 
@@ -70,9 +71,7 @@ def selftest(
 
 def plant(console: Console) -> bool:
     """Plant everything that is wrong, and look for alarms where nothing is."""
-    table = Table(title="Planted on purpose")
-    for name in ("wrong kernel or timer", "", "killed by"):
-        table.add_column(name)
+    table = Table("wrong kernel or timer", "", "killed by", title="Planted on purpose")
     outcomes = list(run_mutants())
     for item in outcomes:
         mark = (
@@ -139,9 +138,8 @@ def holds(item: Rates) -> bool:
 
 def rates_table(found: list[Rates]) -> Table:
     """Counts of verdicts by kind."""
-    table = Table(title="Verdicts on known answers")
-    for name in ("B against A", "comparisons", *(word.value for word in Verdict), "right", "wrong"):
-        table.add_column(name, justify="left" if name == "B against A" else "right")
+    names = ("comparisons", *(word.value for word in Verdict), "right", "wrong")
+    table = Table("B against A", numbers=names, title="Verdicts on known answers")
     for item in found:
         share = [f"{part / max(item.trials, 1):.1%}" for part in (item.right, item.wrong)]
         counts = [str(item.counts[word]) for word in Verdict]

@@ -20,9 +20,8 @@ if at_work(__name__):
     from ..harness.cases import Settings, check_inputs
     from ..harness.cases.group import thread_count
     from ..harness.cases.image import image_notes, low_resolution
-    from ..harness.cases.model import make_model
+    from ..harness.cases.model import make_model, twin
     from ..insight.statistics import LayerStatistics, collect
-    from ..model import PFT
     from ..model.strips import strips
     from ..report.tables import write_csv
 
@@ -60,9 +59,7 @@ def statistics(
     check_inputs(settings)
     if out is not None:
         require_writable(out)
-    made = make_model(settings, settings.schedules[0])
-    model = PFT.from_config(made.config, backend="auto").eval()
-    model.load_state_dict(made.state_dict())
+    model = twin(make_model(settings, settings.schedules[0]), "auto")
     x = low_resolution(settings.lr_hw, settings.image)
     area = model.config.window_size
     height, width = (-(-side // area) * area for side in settings.lr_hw)
@@ -91,10 +88,8 @@ def statistics(
 
 
 def _table(found: list[LayerStatistics]) -> Table:
-    table = Table(title="Attention by layer")
-    table.add_column("layer")
-    for heading in ("step", "kept mass", "missed", "came back", "overlap", "by chance"):
-        table.add_column(heading, justify="right")
+    names = ("step", "kept mass", "missed", "came back", "overlap", "by chance")
+    table = Table("layer", numbers=names, title="Attention by layer")
     for row in found:
         table.add_row(
             f"{row.layer} {'shifted' if row.chain else ''}",

@@ -144,7 +144,9 @@ def _print_sizes(console: Console) -> tuple[System, ...]:
 
 def size_table() -> Table:
     """The head of the first table."""
-    table = Table(
+    return Table(
+        "system",
+        numbers=("params, published", "here", "MACs, published", "here", "difference", "counted", "PSNR"),
         title="x2, output 1280x720: published numbers and ours",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -153,10 +155,6 @@ def size_table() -> Table:
         "products and convolutions that PyTorch counts in one pass, padding and repeated products included. PSNR: "
         f"published, Urban100. Published: {PFT_PAPER}, unless another source is named below; - where none was found.",
     )
-    table.add_column("system")
-    for name in ("params, published", "here", "MACs, published", "here", "difference", "counted", "PSNR"):
-        table.add_column(name, justify="right")
-    return table
 
 
 def size_row(system: System, size: Size | None) -> list[str]:
@@ -177,11 +175,8 @@ def size_row(system: System, size: Size | None) -> list[str]:
 
 def time_table(records: list[Record], title: str) -> Table:
     """Latency, the ratio to PFT with its interval, and memory."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("system", "code", "check"):
-        table.add_column(name)
-    for name in ("latency", "speed-up over PFT [95%]", "memory"):
-        table.add_column(name, justify="right")
+    names = ("latency", "speed-up over PFT [95%]", "memory")
+    table = Table("system", "code", "check", numbers=names, title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for record in records:
         derived = record.derived
         table.add_row(
@@ -198,13 +193,12 @@ def time_table(records: list[Record], title: str) -> Table:
 def mechanism_table(records: list[Record]) -> Table:
     """Seconds to decide and to use, a row for each mechanism and number of kept tokens."""
     table = Table(
+        "mechanism",
+        numbers=("kept", "decide", "use", "both", "of dense"),
         title="Attention alone: deciding which tokens matter, and using them",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("mechanism")
-    for name in ("kept", "decide", "use", "both", "of dense"):
-        table.add_column(name, justify="right")
     for row in mechanism_rows(records):
         seconds = [seconds_text(value) for value in (row.decide_s, row.use_s, row.both_s)]
         table.add_row(row.name, str(row.k), *seconds, f"{row.both_s / row.dense_s:.0%}")

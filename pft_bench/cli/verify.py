@@ -21,9 +21,7 @@ if at_work(__name__):
         known_environments,
         record_files,
     )
-    from ..harness.selftest.trials import TRIALS, Trial
-    from ..insight.counts import formula_counts, recount
-    from ..insight.crossover import CROSSOVER, answers_that_differ
+    from ..harness.selftest.known_answers import TRIALS, Trial
     from ..report.folder import QUALITY
     from ..report.verification import Mismatch, Verification
     from ..report.verify import hold_environments, verify_folder
@@ -54,13 +52,14 @@ def verify(
             f"`pft-bench selftest`), got {folder}"
         )
     else:
+        from ..insight.counts import formula_counts, recount  # here: they need PyTorch, comparisons do not
+
         found = verify_folder(
             folder,
             formula=formula_counts,
             recount=recount if count else None,
             processor=processor(),
         )
-    if (folder / CROSSOVER).is_file():
         hold_crossover(found, folder)
     if found.unfinished:
         console.print(found.unfinished, style="bold yellow")
@@ -81,7 +80,11 @@ def verify(
 
 
 def hold_crossover(result: Verification, folder: Path) -> None:
-    """The answers of `pft-bench crossover`, by the same bisection over the folder's records."""
+    """The answers of `pft-bench crossover`, if there are any, by the same bisection over the folder's records."""
+    from ..insight.crossover import CROSSOVER, answers_that_differ
+
+    if not (folder / CROSSOVER).is_file():
+        return
     try:
         records = RunFolder.read(folder).records
     except RecordError:
@@ -95,12 +98,10 @@ def hold_crossover(result: Verification, folder: Path) -> None:
 def verify_trials(folder: Path) -> Verification:
     """Each verdict of a folder of `pft-bench selftest --verdicts`, judged again from its raw samples."""
     result, seen, bare, count = Verification(files=[TRIALS]), set(), 0, 0
-    try:
+    known = {}
+    with result.reading(ENVIRONMENTS, "environments"):
         known = known_environments(folder)
         hold_environments(result, known)
-    except RecordError as error:
-        known = {}
-        result.mismatches.append(Mismatch(ENVIRONMENTS, "the file", str(error), "environments"))
     for number, line in enumerate((folder / TRIALS).read_text().splitlines(), start=1):
         where = f"line {number}"
         try:

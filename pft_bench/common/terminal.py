@@ -100,9 +100,19 @@ def _spinner(console: rich.console.Console) -> str:
 
 
 class Table(rich.table.Table):
-    """A table whose texts are shown as they are, each on one line of its own unless it is too long."""
+    """A table whose texts are shown as they are, each on one line of its own unless it is too long.
 
-    def __init__(self, *, title: str | None = None, caption: str | None = None, **options: Any) -> None:
+    Its columns are those of `texts`, then those of `numbers`, which stand to the right.
+    """
+
+    def __init__(
+        self,
+        *texts: str,
+        numbers: Iterable[str | Text] = (),
+        title: str | None = None,
+        caption: str | None = None,
+        **options: Any,
+    ) -> None:
         options.setdefault("title_justify", "left")
         options.setdefault("caption_justify", "left")
         options.setdefault("header_style", "bold")
@@ -111,6 +121,10 @@ class Table(rich.table.Table):
             caption=None if caption is None else line(caption),
             **options,
         )
+        for name in texts:
+            self.add_column(name)
+        for header in numbers:
+            self.add_column(header, justify="right")
 
     def add_column(self, header: str | Text = "", *more: Any, **options: Any) -> None:  # type: ignore[override]
         """As rich's; a `Text` may have several lines."""

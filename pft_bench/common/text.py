@@ -13,6 +13,7 @@ import unicodedata
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"
 """Invisible, and part of how Persian, Hindi and emoji are written."""
+_UNUSUAL = re.compile("[^ -~]")
 _DANGEROUS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, invisible marks, halves of surrogate pairs, separators of lines."""
 
@@ -22,10 +23,7 @@ def plain(text: object, *, lines: bool = False) -> str:
 
     A byte that is no UTF-8, as the names of files may hold, becomes `\xe9`. With `lines`, line ends stay.
     """
-    found = str(text)
-    if found.isascii() and found.isprintable():
-        return found
-    return "".join(_written(character, lines) for character in found)
+    return _UNUSUAL.sub(lambda one: _written(one[0], lines), str(text))
 
 
 def _written(character: str, lines: bool) -> str:

@@ -10,9 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import ops
 from ..backends import get, unavailable
-from ..common.schedule import FocusSchedule
-from ..harness.cases.layer import problem_layer, run_layer
-from ..harness.cases.settings import layer_candidates
+from ..harness.cases.layer import run_layer
 from ..harness.measure.flops import counted_flops
 from ..harness.problem import OPS, Problem, parse_dtype
 from ..harness.record import Case, Flops
@@ -47,8 +45,7 @@ def problems(case: Case) -> list[Problem]:
         "tokens": config.window_size**2,
         "head_dim": config.embed_dim // config.num_heads,
     }
-    schedule = FocusSchedule("", config.num_topk)
-    return [_problem(case, "attention", sizes, c, k) for c, k in layer_candidates(config, schedule)]
+    return [_problem(case, "attention", sizes, c, k) for c, k in config.along_chains(config.num_topk)]
 
 
 def _problem(case: Case, op: str, sizes: dict[str, int], candidates: int, kept: int) -> Problem:
@@ -62,15 +59,10 @@ def formula_counts(case: Case) -> Flops | None:
     found = problems(case)
     if not found:
         return None
-    macs = None
     config = model_config(case) if case.work == "model" else None
-    if config is not None:
-        macs = published_macs(config, case.shapes["height"], case.shapes["width"])
-    return Flops(
-        paper_macs=macs,
-        kernel_flops=sum(problem.kernel_flops() for problem in found),
-        kernel_bytes=sum(problem.kernel_bytes() for problem in found),
-    )
+    if config is None:
+        return Flops.of(found)
+    return Flops.of(found, published_macs(config, case.shapes["height"], case.shapes["width"]))
 
 
 def recount(case: Case) -> int | str:
@@ -101,7 +93,7 @@ def recount(case: Case) -> int | str:
 def _product_or_layer(case: Case) -> object:
     problem = problems(case)[0]
     if case.work == "layer":
-        return run_layer(problem_layer(problem), case.backend)
+        return run_layer(problem.layer(), case.backend)
     return getattr(ops, problem.op)(*problem.inputs().values(), backend=case.backend)
 
 

@@ -15,6 +15,7 @@ from ..common.container import check_threads
 from ..common.drafts import make_folder
 from ..common.native import load_native
 from ..common.terminal import Console, Table
+from ..common.text import counted
 from ..harness.measure.environment import environment
 
 _cpu: Any = load_native("_cpu")
@@ -56,10 +57,8 @@ def measure_peaks(threads: tuple[int, ...] = (1, 2)) -> list[MachinePeak]:
 def table(peaks: list[MachinePeak]) -> Table:
     """A row for each job, a column for each number of threads, in 10^9 a second."""
     counts = sorted({peak.threads for peak in peaks})
-    shown = Table(title=f"Peaks, {_cpu.isa()}: GFLOP/s and GB/s")
-    shown.add_column("job")
-    for count in counts:
-        shown.add_column(f"{count} thread{'s' if count > 1 else ''}", justify="right")
+    names = [counted(count, "thread") for count in counts]
+    shown = Table("job", numbers=names, title=f"Peaks, {_cpu.isa()}: GFLOP/s and GB/s")
     for what, size, name in JOBS:
         rates = {p.threads: p.per_second for p in peaks if (p.what, p.block_bytes) == (what, size)}
         shown.add_row(name, *(f"{rates[count] / 1e9:.1f}" for count in counts))

@@ -26,8 +26,9 @@ except (ImportError, RuntimeError):  # not fit for use: the check below is the s
 class Index:
     """An index [..., N, K] that is known to be good: checked once, here, and never again. It cannot be changed.
 
-    Every op that takes an index takes one of these, and then costs what its kernel costs: checking and copying an index
-    takes a tenth to a third as long as a kernel that reads it.
+    Every op that takes an index takes one of these, and then costs what its kernel costs. A tensor is checked at
+    every call: on the way by the products of the `cpu` backend, in a pass of its own elsewhere and where gradients
+    are wanted.
 
     Args:
         index: kept keys [..., N, K], int16/int32/int64, distinct within a row. It is copied.
@@ -105,7 +106,7 @@ pytree.register_pytree_node(
 def places_of(
     index: Tensor | Index, num_keys: int, like_name: str, like: Tensor, shape: Sequence[int | None]
 ) -> Tensor:
-    """What kernels read of `index` [B, N, K] for `num_keys` keys, checked unless it is an `Index`.
+    """The tensor [B, N, K] of an `index` into `num_keys` keys; its entries are known to be good in an `Index` alone.
 
     It must be where `like` is and have `shape`, in which None is any K.
     """
@@ -120,9 +121,7 @@ def places_of(
         or held.device != like.device
     ):
         _refuse(held, like_name, like, shape)
-    if not isinstance(index, Index):
-        return checked_index(held, num_keys)
-    if index.num_keys != num_keys:
+    if isinstance(index, Index) and index.num_keys != num_keys:
         raise ValueError(f"index must be an Index of {num_keys} keys, got one of {index.num_keys}")
     return held
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..backends import Backend, get, require
+from ..backends import Backend, BadIndex, can_check_index, get, require
 from ._autograd import Grads, InDims, in_front, register_derivatives
 from ._library import define, dispatched, full_precision, is_plain, unit_last_stride
-from .index import Index, places_of
+from .index import Index, checked_index, places_of
 from .validate import require_count, require_nonempty, require_pair, require_shape
 
 
@@ -47,7 +47,7 @@ def sddmm(q: Tensor, k: Tensor, index: Tensor | Index, backend: str = "auto") ->
         require_nonempty("the head_dim D of q", dim, q)
     chosen = require(backend, q.device, q.dtype)
     places = places_of(index, keys, "q", q, (batch, queries, None))
-    return _product("sddmm", chosen, q, k, places)
+    return _product("sddmm", chosen, q, k, places, isinstance(index, Index))
 
 
 def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> Tensor:
@@ -72,7 +72,7 @@ def spmm(a: Tensor, v: Tensor, index: Tensor | Index, backend: str = "auto") -> 
         require_nonempty("the head_dim D of v", dim, v)
     chosen = require(backend, a.device, a.dtype)
     places = places_of(index, keys, "a", a, rows)
-    return _product("spmm", chosen, a, v, places)
+    return _product("spmm", chosen, a, v, places, isinstance(index, Index))
 
 
 def spmm_transpose(
@@ -102,12 +102,19 @@ def spmm_transpose(
         require_nonempty("the head_dim D of x", dim, x)
     chosen = require(backend, a.device, a.dtype)
     places = places_of(index, num_keys, "a", a, a.shape)
-    return _product("spmm_transpose", chosen, a, x, places, num_keys)
+    return _product("spmm_transpose", chosen, a, x, places, isinstance(index, Index), num_keys)
 
 
 def _product(
-    name: str, chosen: Backend, left: Tensor, right: Tensor, places: Tensor, *num_keys: int
+    name: str, chosen: Backend, left: Tensor, right: Tensor, places: Tensor, known: bool, *num_keys: int
 ) -> Tensor:
+    """The product over `places`, which is `known` to hold distinct keys in range, or checked here."""
+    if not known:
+        if is_plain((left, right, places)):
+            checked = _checked_on_the_way(getattr(chosen, name), left, right, places, *num_keys)
+            if checked is not None:
+                return checked
+        places = checked_index(places, num_keys[0] if num_keys else right.shape[1])
     if chosen.composite:
         with full_precision(left):
             made: Tensor = getattr(chosen, name)(left, right, places, *num_keys)
@@ -116,6 +123,19 @@ def _product(
     else:
         made = dispatched(name, left, right, places, *num_keys, chosen.name)
     return made
+
+
+def _checked_on_the_way(
+    product: Callable[..., Tensor], left: Tensor, right: Tensor, places: Tensor, *num_keys: int
+) -> Tensor | None:
+    """The product if the kernel itself can check its index, and found no fault; the caller looks for it then."""
+    if not can_check_index(product):
+        return None
+    operands = (unit_last_stride(left), unit_last_stride(right), places.contiguous())
+    try:
+        return product(*operands, *num_keys, checked=False)
+    except BadIndex:
+        return None
 
 
 def _run_sddmm(q: Tensor, k: Tensor, index: Tensor, backend: str) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -44,7 +44,7 @@ SIGNS = {
 """Verdicts as the page writes them: a sign and a word, so that colour only repeats them."""
 
 
-@lru_cache(maxsize=1)
+@cache
 def generator() -> str:
     """Which renderer made a page: a digest of everything in this folder, and of matplotlib's version."""
     digest = hashlib.sha256(version("matplotlib").encode())
@@ -219,6 +219,7 @@ def title_of(records: Sequence[Record]) -> tuple[str, str]:
     return what, setting_text((models or list(records))[0])
 
 
+@cache
 def _environment() -> jinja2.Environment:
     def read(name: str) -> str:
         return (resources.files(__package__) / name).read_text(encoding="utf-8")

@@ -58,17 +58,16 @@ def by_variant(records: Iterable[Record]) -> dict[Variant, Record]:
 
 def means_table(rows: Sequence[QualityRow], records: Sequence[Record]) -> Table:
     """One line a variant: PSNR and SSIM of each data set; latency, speed-up over the baseline row, memory."""
-    table = Table(title="Quality on Y, borders cropped (PSNR in dB / SSIM)", box=None)
-    table.add_column("schedule")
-    table.add_column("backend")
-    averages = means(rows)
-    for dataset, mean in next(iter(averages.values()), {}).items():
-        without = f", {mean.missing} without" if mean.missing else ""
-        table.add_column(f"{dataset} ({mean.images}{without})", justify="right")
-    measured = by_variant(records)
+    averages, measured = means(rows), by_variant(records)
+    names = [
+        f"{dataset} ({mean.images}{f', {mean.missing} without' if mean.missing else ''})"
+        for dataset, mean in next(iter(averages.values()), {}).items()
+    ]
     if measured:
-        for name in ("latency", "speed-up [95%]", "memory"):
-            table.add_column(name, justify="right")
+        names += ["latency", "speed-up [95%]", "memory"]
+    title = "Quality on Y, borders cropped (PSNR in dB / SSIM)"
+    table = Table("schedule", "backend", numbers=names, title=title, box=None)
+    if measured:
         bases = dict.fromkeys(r.timing.baseline.name for r in records if r.timing and r.timing.baseline)
         table.caption = f"speed-up over {' or '.join(bases)}, in the same rounds" if bases else None
     for variant, sets in averages.items():
@@ -94,12 +93,9 @@ def _cost(record: Record | None) -> list[str]:
 
 def images_table(rows: Sequence[QualityRow]) -> Table:
     """One line an image: PSNR and SSIM of each variant."""
-    table = Table(title="Images (PSNR in dB / SSIM)", box=None)
     variants = list(dict.fromkeys(row.variant for row in rows))
-    for name in ("set", "image", "input"):
-        table.add_column(name)
-    for variant in variants:
-        table.add_column(variant.name, justify="right")
+    names = [variant.name for variant in variants]
+    table = Table("set", "image", "input", numbers=names, title="Images (PSNR in dB / SSIM)", box=None)
     cells = {(row.dataset, row.image, row.variant): row for row in rows}
     for dataset, image in dict.fromkeys((row.dataset, row.image) for row in rows):
         own = [cells[dataset, image, variant] for variant in variants]

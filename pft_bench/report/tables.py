@@ -180,11 +180,8 @@ def stage_table(records: Sequence[Record]) -> Table | None:
     chosen = [record for record in records if record.stages_s]
     if not chosen:
         return None
-    table = Table(title="Where the model's time goes", box=box.SIMPLE_HEAD)
-    table.add_column("stage")
-    for record in chosen:
-        heading = Text(f"{plain(contender_text(record))}\n{plain(step_text(record))}")
-        table.add_column(heading, justify="right")
+    headings = [Text(f"{plain(contender_text(record))}\n{plain(step_text(record))}") for record in chosen]
+    table = Table("stage", numbers=headings, title="Where the model's time goes", box=box.SIMPLE_HEAD)
     totals = [sum((record.stages_s or {}).values()) for record in chosen]
     for stage in ordered_stages(chosen):
         cells = []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..harness.record import RECORDS
+from ..harness.record import RECORDS, RecordError
 
 ULPS = 4
 """How far the logarithms and exponentials of two processors may part: numpy has its own for AVX-512."""
@@ -49,6 +50,14 @@ class Verification:
     """What was not computed again, with the reason in words -> ids of the records."""
     unfinished: str | None = None
     """What of the folder's plan has no record."""
+
+    @contextmanager
+    def reading(self, file: str, expected: str) -> Iterator[None]:
+        """A file that cannot be read is a mismatch, and ends what is done inside."""
+        try:
+            yield
+        except RecordError as error:
+            self.mismatches.append(Mismatch(file, "the file", str(error), expected))
 
     def leave_out(self, what: str, reason: str, of: str) -> None:
         """Remember that a number of a record is not computed again, and why."""

@@ -96,10 +96,8 @@ def _hold_evaluation_alone(result: Verification, path: Path) -> None:
     """A folder of `pft-bench evaluate --rounds 0`: nothing was timed, so there are no records."""
     _hold_files(result, path)
     _hold_settings(result, path)
-    try:
+    with result.reading(ENVIRONMENTS, "environments"):
         hold_environments(result, known_environments(path))
-    except RecordError as error:
-        result.mismatches.append(Mismatch(ENVIRONMENTS, "the file", str(error), "environments"))
     _hold_quality(result, path)
 
 
@@ -140,20 +138,17 @@ def _hold_quality(result: Verification, path: Path) -> bool:
 
 def _hold_files(result: Verification, path: Path) -> None:
     """Every file that was written is still there; older versions kept no list."""
-    try:
+    with result.reading(WRITTEN, "the list that was written"):
         listed = known_files(path)
-    except RecordError as error:
-        result.mismatches.append(Mismatch(WRITTEN, "the file", str(error), "the list that was written"))
-        return
-    if listed is None:
-        result.notes.append(
-            f"no {WRITTEN}: a file that was deleted would not be missed (older versions wrote no list)"
-        )
-        return
-    result.files.append(WRITTEN)
-    result.values += len(listed)
-    missing = [name for name in listed if not (path / name).is_file()]
-    result.mismatches += [Mismatch(name, "the file", "not there", "what was written") for name in missing]
+        if listed is None:
+            result.notes.append(
+                f"no {WRITTEN}: a file that was deleted would not be missed (older versions wrote no list)"
+            )
+            return
+        result.files.append(WRITTEN)
+        result.values += len(listed)
+        missing = [name for name in listed if not (path / name).is_file()]
+        result.mismatches += [Mismatch(name, "the file", "not there", "what was written") for name in missing]
 
 
 def _hold_roof(result: Verification, folder: RunFolder, record: Record) -> None:
@@ -183,16 +178,13 @@ def _hold_seals(result: Verification, folder: RunFolder) -> None:
 
 
 def _hold_settings(result: Verification, path: Path) -> None:
-    try:
+    with result.reading(SETTINGS, "the settings that were written"):
         known = known_settings(path)
-    except RecordError as error:
-        result.mismatches.append(Mismatch(SETTINGS, "the file", str(error), "the settings that were written"))
-        return
-    if known is not None:
-        result.files.append(SETTINGS)
-        result.values += known[1]
-        if not known[1]:
-            result.notes.append(f"{SETTINGS} carries no digest (older versions wrote none)")
+        if known is not None:
+            result.files.append(SETTINGS)
+            result.values += known[1]
+            if not known[1]:
+                result.notes.append(f"{SETTINGS} carries no digest (older versions wrote none)")
 
 
 def hold_environments(result: Verification, environments: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,7 +12,6 @@ import torch
 from made import BACKENDS
 
 from pft_bench.backends import get
-from pft_bench.harness.cases.layer import problem_layer
 from pft_bench.harness.check import exact_product, within
 from pft_bench.harness.problem import Problem
 
@@ -49,7 +48,7 @@ def test_transposed_product(benchmark: Any, backend: str) -> None:
 )
 @pytest.mark.parametrize("backend", TIMED)
 def test_layer(benchmark: Any, backend: str, candidates: int, kept: int) -> None:
-    layer = problem_layer(problem("attention", candidates, kept))
+    layer = problem("attention", candidates, kept).layer()
     wide = layer.map(lambda x: x.double() if x.is_floating_point() else x)
     with torch.no_grad():
         out, index, _, lse = benchmark(get(backend).attention_forward, layer)

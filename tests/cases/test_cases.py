@@ -11,9 +11,7 @@ import torch
 from pft_bench.common.schedule import parse_schedule
 from pft_bench.harness.cases import Settings, check_inputs, left_out, plan_groups
 from pft_bench.harness.cases.image import low_resolution
-from pft_bench.harness.cases.layer import problem_layer
 from pft_bench.harness.cases.op import CALLED
-from pft_bench.harness.cases.settings import layer_candidates
 from pft_bench.harness.measure.rounds import Plan, measure
 from pft_bench.harness.measure.timer import CpuTimer
 from pft_bench.harness.problem import Problem
@@ -23,7 +21,7 @@ from pft_bench.model import PRESETS
 def test_steps_of_the_published_schedule_follow_its_two_chains() -> None:
     """Layers 0 to 3 are dense, 4 and 5 select from dense logits, later ones are sparse (unshifted and shifted)."""
     config = PRESETS["classical_x4"]
-    steps = layer_candidates(config, parse_schedule("paper", config.depths, 1024))
+    steps = config.along_chains(parse_schedule("paper", config.depths, 1024).num_topk)
     assert steps[:10] == [(1024, 1024)] * 4 + [(1024, 256)] * 2 + [(256, 256)] * 2 + [(256, 128)] * 2
     assert steps[-6:] == [(32, 16)] * 2 + [(16, 16)] * 4
     assert len(steps) == sum(config.depths)
@@ -33,7 +31,7 @@ def test_chains_do_not_inherit_from_each_other() -> None:
     config = PRESETS["light_x4"]
     values = [1024, *[64] * (sum(config.depths) - 1)]
     text = "layers:" + ",".join(map(str, values))
-    steps = layer_candidates(config, parse_schedule(text, config.depths, 1024))
+    steps = config.along_chains(parse_schedule(text, config.depths, 1024).num_topk)
     assert steps[:4] == [(1024, 1024), (1024, 64), (1024, 64), (64, 64)]
 
 
@@ -58,7 +56,7 @@ def test_windows_count_the_padded_input() -> None:
 
 def test_a_problem_is_the_same_layer_for_every_backend() -> None:
     problem = Problem("attention", 2, 3, 16, 5, 9, 4)
-    first, again = problem_layer(problem), problem_layer(problem)
+    first, again = problem.layer(), problem.layer()
     for name in ("q", "k", "v", "bias", "index", "logits"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert first.scale == 5**-0.5

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pft_bench.harness.cases import composed
-from pft_bench.harness.cases.layer import LayerGroup, output_gradient, problem_layer
-from pft_bench.harness.measure.contender import Verified, verify
+from pft_bench.harness.cases.layer import LayerGroup, output_gradient
+from pft_bench.harness.measure.admission import verify
+from pft_bench.harness.measure.verified import Verified
 from pft_bench.harness.problem import Problem
 from pft_bench.harness.selftest.cheating import tiny_settings
 
@@ -16,7 +17,7 @@ STEPS = [(20, 9), (16, 16)]
 
 def layer(candidates, kept):
     problem = Problem("attention", 2, 3, 36, 8, candidates, kept)
-    return problem_layer(problem)
+    return problem.layer()
 
 
 @pytest.mark.parametrize("step", STEPS)

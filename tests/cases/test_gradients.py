@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pft_bench.harness.cases.gradients import GradientCall
-from pft_bench.harness.cases.layer import LayerGradients, output_gradient, problem_layer
+from pft_bench.harness.cases.layer import LayerGradients, output_gradient
 from pft_bench.harness.cases.settings import Settings
 from pft_bench.harness.problem import Problem
 
@@ -34,7 +34,7 @@ def test_backward_alone_runs_the_forward_once():
 
 @pytest.mark.parametrize("step", [(36, 36), (36, 9), (20, 9), (16, 16)])
 def test_a_layers_backward_alone_gives_the_gradients_of_both(step):
-    layer = problem_layer(Problem("attention", 2, 3, 36, 8, *step))
+    layer = Problem("attention", 2, 3, 36, 8, *step).layer()
     grad_out = output_gradient(layer)
     for one, other in zip(
         LayerGradients(layer, "cpu", "backward", grad_out)(),

@@ -11,7 +11,7 @@ from made import tiny_config
 from pft_bench.harness.cases import Settings
 from pft_bench.harness.cases import mechanisms as module
 from pft_bench.harness.cases.mechanisms import MechanismsGroup
-from pft_bench.harness.measure.contender import verify
+from pft_bench.harness.measure.admission import verify
 from pft_bench.harness.measure.rounds import Plan
 from pft_bench.harness.record import Memory, Record, Status
 from pft_bench.harness.record.yardsticks import MECHANISMS, YARDSTICKS

@@ -17,9 +17,10 @@ from pft_bench.harness.cases import Settings, plan_groups
 from pft_bench.harness.cases import group as group_module
 from pft_bench.harness.cases import settings as settings_module
 from pft_bench.harness.cases.threads import ThreadsGroup, thread_counts, unlike, use_threads
-from pft_bench.harness.measure.contender import Refused, Verified, verify
+from pft_bench.harness.measure.admission import Refused, verify
 from pft_bench.harness.measure.rounds import Plan
 from pft_bench.harness.measure.timer import CpuTimer
+from pft_bench.harness.measure.verified import Verified
 from pft_bench.harness.record import Status
 from pft_bench.insight.counts import formula_counts
 from pft_bench.model import PFT, PRESETS

@@ -48,7 +48,7 @@ class Interrupts(MetaPathFinder):
             raise KeyboardInterrupt
 
 
-def start(run: str) -> None:
+def start(run: str, trials: str) -> None:
     import pft_bench
 
     tell("import pft_bench", 0)
@@ -72,6 +72,8 @@ def start(run: str) -> None:
     ):  # fmt: skip
         tell(" ".join(arguments), answer(*arguments)[0])
     complete()
+    code, said = answer("verify", trials)
+    tell("verify comparisons", code, said=said)
     for arguments in (["compare", run, run, "--ci"], ["history", run], ["report", run]):
         code, said = answer(*arguments)
         tell(arguments[0], code, said=said)
@@ -103,4 +105,4 @@ def complete() -> None:
 
 
 if __name__ == "__main__":
-    start(sys.argv[1])
+    start(*sys.argv[1:])

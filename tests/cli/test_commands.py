@@ -17,7 +17,7 @@ from PIL import Image
 import pft_bench
 from pft_bench.backends import empty, get
 from pft_bench.harness.record import read_records, seal
-from pft_bench.harness.selftest.trials import Trial
+from pft_bench.harness.selftest.known_answers import Trial
 from pft_bench.insight.crossover import answers_that_differ
 
 Command = Callable[..., Any]
@@ -231,26 +231,14 @@ def test_fit_says_its_answer_as_lr_takes_it(pft_bench_command: Command) -> None:
     assert "Height x width" in pft_bench_command("fit", "--help").out
 
 
+CROSSOVER = ("crossover", "--preset", "tiny_x2", "--lr", "8x8", "--backend", "cpu", "--threads", 1, "--rounds", 6,
+             "--no-isolate")  # fmt: skip
+
+
 def test_crossover_leaves_records_that_verify_finds_its_answer_in(
-    pft_bench_command: Command, tmp_path: Path
+    pft_bench_command: Command, copy_of_kept: Command
 ) -> None:
-    folder = tmp_path / "found"
-    arguments = (
-        "crossover",
-        "--preset",
-        "tiny_x2",
-        "--lr",
-        "8x8",
-        "--backend",
-        "cpu",
-        "--threads",
-        1,
-        "--rounds",
-        6,
-        "--no-isolate",
-    )
-    ended = pft_bench_command(*arguments, "--out", folder)
-    assert ended.code == 0, ended
+    folder = copy_of_kept(lambda out: pft_bench_command(*CROSSOVER, "--out", out))
     assert {path.name for path in folder.iterdir()} >= {"records.jsonl", "environment.json", "crossover.json"}
     records = read_records(folder / "records.jsonl").records
     dense, sparse = records[::2], records[1::2]
@@ -266,7 +254,7 @@ def test_crossover_leaves_records_that_verify_finds_its_answer_in(
     ended = pft_bench_command("verify", folder)
     assert (ended.code, "crossover.json read" in ended.out) == (0, True)
     assert pft_bench_command("report", folder).code == 0
-    ended = pft_bench_command(*arguments, "--out", folder)
+    ended = pft_bench_command(*CROSSOVER, "--out", folder)
     assert (ended.code, "--out must be a new folder" in ended.err) == (2, True)
 
     path = folder / "crossover.json"
@@ -282,12 +270,11 @@ def test_crossover_leaves_records_that_verify_finds_its_answer_in(
 
 
 def test_a_crossover_goes_on_after_a_kill_and_is_shown_again(
-    pft_bench_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pft_bench_command: Command, copy_of_kept: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("crossover", "--preset", "tiny_x2", "--lr", "8x8", "--backend", "cpu", "--threads", 1,
-                 "--rounds", 6, "--no-isolate", "--out", tmp_path)  # fmt: skip
-    assert pft_bench_command(*arguments).code == 0
-    records, answers = tmp_path / "records.jsonl", tmp_path / "crossover.json"
+    folder = copy_of_kept(lambda out: pft_bench_command(*CROSSOVER, "--out", out))
+    arguments = (*CROSSOVER, "--out", folder)
+    records, answers = folder / "records.jsonl", folder / "crossover.json"
     lines = records.read_bytes().splitlines(keepends=True)
     records.write_bytes(
         b"".join(lines[:3]) + lines[3][:200]
@@ -298,7 +285,7 @@ def test_a_crossover_goes_on_after_a_kill_and_is_shown_again(
     assert "truncated line" in ended.out
     assert records.read_bytes().startswith(b"".join(lines[:3]))
     assert len({record.case_id for record in read_records(records).records}) % 2 == 0
-    assert pft_bench_command("verify", tmp_path).code == 0
+    assert pft_bench_command("verify", folder).code == 0
 
     from pft_bench.harness.cases import StepsGroup
 
@@ -308,7 +295,7 @@ def test_a_crossover_goes_on_after_a_kill_and_is_shown_again(
     table = ended.out[ended.out.index("┏") : ended.out.index("┘")]
     assert "sparse / dense" in table
     assert table in again.out
-    other = pft_bench_command(*arguments[:-4], 7, *arguments[-3:], "--resume")
+    other = pft_bench_command(*CROSSOVER[:-2], 7, *CROSSOVER[-1:], "--out", folder, "--resume")
     assert (other.code, "--rounds: stored 6, now 7" in other.err) == (2, True)
 
 

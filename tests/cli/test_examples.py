@@ -65,7 +65,7 @@ def test_a_sweep_and_its_records(
             "--preset",
             "tiny_x2",
             "--lr",
-            "16x16",
+            "8x8",
             "--sched",
             "16",
             "--sched",
@@ -73,7 +73,7 @@ def test_a_sweep_and_its_records(
             "--level",
             "model",
         ),
-        *("--rounds", 6, "--budget", 1, "--no-isolate", "--out", tmp_path / "run"),
+        *("--rounds", 6, "--budget", 0.01, "--threads", 1, "--no-isolate", "--out", tmp_path / "run"),
     )
     assert code == 0, err
     sweep = example("sweep")

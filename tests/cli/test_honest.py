@@ -165,10 +165,11 @@ def test_a_busy_machine_is_told_in_the_first_line(
 ) -> None:
     monkeypatch.setattr(sweeping, "busy_machine", lambda: "this machine is busy")
     monkeypatch.setattr(compare_command, "busy_machine", lambda: "this machine is busy")
-    ended = tiny_run("--sched", "16,5", "--level", "op", "--backend", "cpu", "--out", tmp_path / "run")
+    one_case = ("--sched", "16", "--level", "layer")
+    ended = tiny_run(*one_case, "--backend", "cpu", "--out", tmp_path / "run")
     assert ended.out.startswith("this machine is busy")
-    given = ("--sched", "16,5", "--preset", "tiny_x2", "--lr", "8x8", "--threads", 1, "--budget", 0.01)
-    ended = pft_bench_command("compare", "--backends", "dense,cpu", "--level", "op", *given)
+    given = ("--preset", "tiny_x2", "--lr", "8x8", "--threads", 1, "--budget", 0.01)
+    ended = pft_bench_command("compare", "--backends", "dense,cpu", *one_case, *given)
     assert ended.out.startswith("this machine is busy")
 
 

@@ -15,7 +15,8 @@ import pytest
 from pft_bench.cli.app import NAMES
 
 HERE = Path(__file__).parent
-RECORDED = HERE.parents[1] / "reports" / "data" / "2026-11-22_light_x4_64x64"
+DATA = HERE.parents[1] / "reports" / "data"
+RECORDED, TRIALS = DATA / "2026-11-22_light_x4_64x64", DATA / "2026-11-23_verdicts"
 Steps = dict[str, dict[str, Any]]
 
 
@@ -27,7 +28,11 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
     for name in ("records.jsonl", "environment.json"):
         shutil.copy(RECORDED / name, run)
     done = subprocess.run(
-        [sys.executable, HERE / "starting.py", run], capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, HERE / "starting.py", run, TRIALS],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -61,7 +66,8 @@ def test_completion_loads_nothing(steps: Steps) -> None:
 def test_what_reads_records_does_without_torch(steps: Steps) -> None:
     assert "geometric mean of B / A" in steps["compare"]["said"]
     assert "comparable steps changed" in steps["history"]["said"]
-    for name in ("compare", "history"):
+    assert "everything agrees with the raw samples" in steps["verify comparisons"]["said"]
+    for name in ("verify comparisons", "compare", "history"):
         assert (steps[name]["code"], steps[name]["loaded"]) == (0, ["numpy"]), steps[name]
     assert steps["report"]["code"] == 0
     assert "report.html" in steps["report"]["said"]

@@ -61,7 +61,7 @@ def spmm(self, a, v, index):
 CpuBackend.spmm = spmm
 """
 OLDER = """
-from pft_bench.harness.measure.contender import Verified
+from pft_bench.harness.measure.verified import Verified
 Verified.changes = False
 del Verified.sample
 """

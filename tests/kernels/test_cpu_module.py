@@ -124,6 +124,27 @@ def test_the_first_fault_of_many_rows_for_any_number_of_threads(threads):
     assert _cpu.index_error(rows.data_ptr(), 8, 5000, 9, 70, threads) == expected
 
 
+def test_a_product_says_whether_an_unchecked_index_is_good():
+    x, sizes = torch.ones(1, 2, 4), (1, 2, 2, 4, 1)
+    out, workspace = torch.empty(2), torch.empty(1 << 16, dtype=torch.uint8)
+    rows = (x.data_ptr(), x.stride())
+
+    def sddmm(index, sizes=sizes, **options):
+        return _cpu.sddmm(
+            rows, rows, index.data_ptr(), index.element_size(), out.data_ptr(), sizes, workspace.data_ptr(), 1 << 16, 1,
+            **options,
+        )  # fmt: skip
+
+    good, bad = torch.tensor([[[1], [0]]]), torch.tensor([[[1], [2]]])
+    assert sddmm(good, checked=False) is True
+    assert out.tolist() == [4, 4]
+    assert sddmm(bad, checked=False) is False
+    assert sddmm(good, (1, 2, 0, 4, 1), checked=False) is False  # there is no key to name
+    assert sddmm(good.short()) is True
+    with pytest.raises(RuntimeError, match="shape, index type or workspace is not acceptable"):
+        sddmm(good)
+
+
 def test_refuses_null_pointers_strided_columns_and_small_workspaces():
     sizes = (1, 2, 2, 4, 1)
     x = torch.zeros(64)

@@ -7,7 +7,7 @@ import torch
 from cpu_cases import close, random_index
 
 from pft_bench import reference
-from pft_bench.backends import get
+from pft_bench.backends import BadIndex, get
 from pft_bench.backends.base import poisoned
 
 CPU = get("cpu")
@@ -126,3 +126,71 @@ def test_row_reads_are_the_sum_of_all_rows_named(dim, index_dtype):
     expected = rows.gather(1, index.long().flatten(1).unsqueeze(-1).expand(-1, -1, dim)).sum(1)
     with poisoned():
         assert torch.equal(CPU.row_reads(rows, index), expected)
+
+
+@pytest.mark.parametrize("ascending", [True, False], ids=["ascending", "not"])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_an_unchecked_index_gives_the_same_bits(shape, dtype, ascending):
+    batch, queries, keys, dim, kept = shape
+    g = torch.Generator().manual_seed(5)
+    q, k, a = rows(g, batch, queries, dim), rows(g, batch, keys, dim), rows(g, batch, queries, kept)
+    known = random_index(g, (batch, queries), keys, kept)
+    if not ascending:
+        known = known[..., torch.randperm(kept, generator=g)].contiguous()
+    for op, *operands in (
+        (CPU.sddmm, q, k, known),
+        (CPU.spmm, a, k, known),
+        (CPU.spmm_transpose, a, q, known, keys),
+    ):
+        expected = op(*operands)
+        operands[2] = known.to(dtype)
+        with poisoned():
+            assert torch.equal(op(*operands, checked=False), expected)
+
+
+FAULTS = {  # what the entry becomes
+    "negative": -1,
+    "the number of keys": 300,
+    "smallest": None,
+    "largest": None,
+    "that of its neighbour": "next",
+    "that of the row's other end": "far",
+}
+
+
+@pytest.mark.parametrize("ascending", [True, False], ids=["ascending", "not"])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_bad_entry_of_an_unchecked_index_is_an_error(fault, dtype, ascending):
+    """Anywhere: first and last entry, rows at both ends of a block, a block of all rows that are left."""
+    batch, queries, keys, kept = 2, 130, 300, 9
+    g = torch.Generator().manual_seed(6)
+    q, k, a = rows(g, batch, queries, 8), rows(g, batch, keys, 8), rows(g, batch, queries, kept)
+    good = random_index(g, (batch, queries), keys, kept).to(dtype)
+    if not ascending:
+        good = good.flip(-1).contiguous()
+    limits = {"smallest": torch.iinfo(dtype).min, "largest": torch.iinfo(dtype).max}
+    for item, row, place in ((0, 0, 0), (0, 63, 8), (0, 64, 0), (1, 100, 4), (1, 128, 8), (1, 129, 0)):
+        other = {"next": place - 1 if place else 1, "far": 8 - place if place != 4 else 0}
+        index, value = good.clone(), FAULTS[fault]
+        index[item, row, place] = (
+            index[item, row, other[value]] if value in other else limits.get(fault, value)
+        )
+        for call in (
+            lambda index: CPU.sddmm(q, k, index, checked=False),
+            lambda index: CPU.spmm(a, k, index, checked=False),
+            lambda index: CPU.spmm_transpose(a, q, index, keys, checked=False),
+        ):
+            call(good)
+            with pytest.raises(BadIndex):
+                call(index)
+
+
+@pytest.mark.parametrize("value", [2**16 + 1, 2**31, 2**32 + 1, 2**63 - 1, -(2**32) + 1])
+def test_an_unchecked_entry_does_not_wrap_to_a_key(value):
+    """A row of its own that ascends where the value does, and that would where the value is cut to 16 or 32 bits."""
+    q, k = torch.ones(1, 1, 8), torch.ones(1, 9, 8)
+    for index in ([0, value], [value, 2], [2, 0, value]):
+        with pytest.raises(BadIndex):
+            CPU.sddmm(q, k, torch.tensor([[index]]), checked=False)

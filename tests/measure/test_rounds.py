@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from pft_bench.harness.measure import disturbance
-from pft_bench.harness.measure.contender import Call, Contender, Verified
+from pft_bench.harness.measure.contender import Call, Contender
 from pft_bench.harness.measure.disturbance import ForeignLoad, Reading
 from pft_bench.harness.measure.order import CONTROL, order_of_rounds
 from pft_bench.harness.measure.results import RoundsResult
 from pft_bench.harness.measure.rounds import Plan, Progress, measure
 from pft_bench.harness.measure.verdicts import single_look
+from pft_bench.harness.measure.verified import Verified
 from pft_bench.harness.record import CheckEntry
 
 PASSED = CheckEntry("planted", True)
@@ -47,6 +48,11 @@ class ScriptedTimer:
         time.sleep(self.wait_s)
         self.asked.append(subject.name)
         return self.seconds(subject.name, len(self.asked))
+
+
+@pytest.fixture(autouse=True)
+def _no_collections(no_collections: None) -> None:
+    """Every measurement here is made up."""
 
 
 def contender(name: str, call: Call = lambda: None, checks: Sequence[CheckEntry] = (PASSED,)) -> Contender:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pft_bench.harness.measure import timer as timer_module
-from pft_bench.harness.measure.contender import Call, Contender, Refused, Verified, verify
+from pft_bench.harness.measure.admission import Refused, verify
+from pft_bench.harness.measure.contender import Call, Contender
 from pft_bench.harness.measure.timer import CpuTimer, CudaEventTimer, timer_for, untimed
+from pft_bench.harness.measure.verified import Verified
 from pft_bench.harness.record import CheckEntry
 
 

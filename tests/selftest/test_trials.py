@@ -14,7 +14,8 @@ from pft_bench.cli.selftest import holds
 from pft_bench.harness.compare.design import Samples
 from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.selftest import trials
-from pft_bench.harness.selftest.trials import KINDS, Kind, Trial, rates, read_trials, run_trial, run_trials
+from pft_bench.harness.selftest.known_answers import KINDS, Kind, Trial, rates, read_trials
+from pft_bench.harness.selftest.trials import run_trial, run_trials
 
 
 def trial(kind: Kind, number: int, effect: float = 1.0, scale: float = 0.003) -> Trial:

@@ -28,6 +28,6 @@ def start_program() -> Callable[..., BaseProcess]:
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
-    """Workers that wait for two seconds; they start in seconds, so all tests share them."""
-    with Workers(timeout_s=2.0) as made:
+    """Workers that wait for three seconds; they start in seconds, so all tests share them."""
+    with Workers(timeout_s=3.0) as made:
         yield made

@@ -51,14 +51,14 @@ def hang(board):
 
 def end_late(board):
     board.turn(2, "check")
-    time.sleep(2.6)
+    time.sleep(3.6)
 
 
 def hang_after_progress(board):
-    """Eight turns, each well inside a time-out that all of them together exceed."""
-    for turn in range(8):
+    """Twelve turns, each well inside a time-out that all of them together exceed."""
+    for turn in range(12):
         board.turn(turn % 2, "timing")
-        time.sleep(0.4)
+        time.sleep(0.3)
     return "done"
 
 

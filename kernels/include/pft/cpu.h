@@ -38,8 +38,11 @@ struct SparseArgs {
   SparseShape shape;
   Element element = Element::kFloat32;  // of left, right and out
   Matrices<const void> left, right;
-  ConstIndex index;
+  ConstIndex index;     // also kInt64 where it is unchecked
   void* out = nullptr;  // contiguous
+  // Null: `index` is known to hold keys in [0, keys), each once in a row. Else each block of rows is checked
+  // before it is used, and *bad_index becomes 1 where one is not so; `out` is of no use then.
+  int* bad_index = nullptr;
 };
 
 // A window-head's matrix of such an op: its name for callers, and its sizes (null: 1).
@@ -128,7 +131,9 @@ Status attention_backward(const AttentionBackwardArgs& args, Workspace workspace
 
 struct SparseOp {
   const char* name;
-  Status (*run)(const SparseArgs& args, Workspace workspace, int threads);
+  // `checked`: whether the index is known to be good. kBadIndex where it is not, and has a fault; which one,
+  // index_error tells.
+  Status (*run)(SparseArgs args, Workspace workspace, int threads, bool checked);
   SparseMatrix left, right, out;
 };
 // PFT_CPU_SPARSE_OPS as a table; a null name ends it.

@@ -5,7 +5,7 @@
 namespace pft {
 
 // Result of a launcher. Anything but kOk becomes a Python error that names the kernel and its shape.
-enum class Status : int { kOk = 0, kBadShape = 1, kUnsupported = 2, kBadDType = 3 };
+enum class Status : int { kOk = 0, kBadShape = 1, kUnsupported = 2, kBadDType = 3, kBadIndex = 4 };
 
 // [windows, heads, rows, cols] with unit stride along cols; strides in elements, zero or negative allowed.
 // A plain [batch, rows, cols] tensor is described with heads = 1.

@@ -13,7 +13,7 @@ from ..check import ModelOracle
 from ..measure.contender import Call, Contender
 from ..record import Case, Flops
 from .image import low_resolution
-from .model import Images, ModelGroup, forward, make_model
+from .model import Images, ModelGroup, forward, make_model, twin
 from .settings import BASELINE, Settings
 
 
@@ -52,9 +52,7 @@ class AttentionGroup(ModelGroup):
         target = functional.interpolate(x, scale_factor=full.config.output_scale, mode="bicubic").clamp(0, 1)
         found = []
         for name in settings.attentions:
-            model = PFT.from_config(replace(full.config, attention=name), self.backend)
-            model.load_state_dict(full.state_dict())
-            model.to(settings.device, settings.torch_dtype).train(full.training)
+            model = twin(full, self.backend, attention=name)
             call = self._train_step(model, x, target) if full.training else forward(model, x)
 
             def check(call: Call, model: PFT = model):  # type: ignore[no-untyped-def]
@@ -68,11 +66,7 @@ class AttentionGroup(ModelGroup):
         settings = self.settings
         config = replace(settings.config.with_topk(self.schedule.num_topk), attention=name)
         problems = [settings.problem("attention", *products) for products in layer_products(config)]
-        return Flops(
-            paper_macs=published_macs(config, *settings.lr_hw),
-            kernel_flops=sum(problem.kernel_flops() for problem in problems),
-            kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
-        )
+        return Flops.of(problems, published_macs(config, *settings.lr_hw))
 
 
 def attention_groups(settings: Settings) -> list[AttentionGroup]:

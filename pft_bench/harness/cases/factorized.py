@@ -16,7 +16,8 @@ from ...reference import Layer
 from ..check.model import relative_error
 from ..check.result import CheckResult
 from ..measure.contender import Contender
-from .inputs import ChangingWork, Inputs
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork
 
 
 def factorized_contender(name: str, layer: Layer, *, changes: bool = False) -> Contender:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork, Judge
+
 
 class GradientCall:
     """Gradients of `leaves`, given those of what `forward` returns.
@@ -50,6 +53,18 @@ class GradientCall:
     def forget(self) -> None:
         """Let go of the graph, and of what was made."""
         self._kept, self.made = None, []
+
+    def work(self, inputs: Inputs, judge: Judge, *, own: bool) -> ChangingWork:
+        """Its inputs change before each call, and those of the backward pass once more after `renew`."""
+        return ChangingWork(
+            inputs,
+            judge,
+            after=self.renew,
+            at_rest=self.forget,
+            late=("grad_out",),
+            costly=True,
+            own=own,
+        )
 
     def _both(self) -> tuple[list[Tensor], list[Tensor]]:
         made = self._forward()

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..measure.contender import Call, Contender, WrongResult, rejection_of
+from ..measure.admission import rejection_of
+from ..measure.contender import Call, Contender
 from ..measure.disturbance import ForeignLoad
 from ..measure.flops import counted_flops
 from ..measure.guards import active
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
-from ..measure.process import unchanged
+from ..measure.process_state import holding_functions, unchanged
 from ..measure.results import Rejection, RoundsResult, failures
 from ..measure.rounds import OnTurn, Progress, measure, nobody
 from ..measure.timer import timer_for
+from ..measure.verified import WrongResult
 from ..record import Case, Flops, Memory, Record, Status
 from .settings import Settings
 
@@ -89,21 +91,25 @@ class Group(ABC):
         device = torch.device(self.settings.device)
         with thread_count(self.settings.threads), _grad(self.settings.mode != "infer"):
             contenders = self.contenders()
-            result = measure(
-                contenders,
-                self.baseline,
-                self.settings.plan,
-                timer=timer_for(device),
-                disturbance=ForeignLoad(),
-                on_progress=listener.on_progress,
-                on_turn=listener.on_turn,
-                lost=lost,
-            )
-            sealed = pickle.dumps(result)  # what kernels still to be called find cannot be written to
-            del result
-            return GroupResult(
-                [self._record(contender, environment, sealed, listener.on_turn) for contender in contenders]
-            )
+            with holding_functions():  # one yardstick for what is timed and for what is counted afterwards
+                result = measure(
+                    contenders,
+                    self.baseline,
+                    self.settings.plan,
+                    timer=timer_for(device),
+                    disturbance=ForeignLoad(),
+                    on_progress=listener.on_progress,
+                    on_turn=listener.on_turn,
+                    lost=lost,
+                )
+                sealed = pickle.dumps(result)  # what kernels still to be called find cannot be written to
+                del result
+                return GroupResult(
+                    [
+                        self._record(contender, environment, sealed, listener.on_turn)
+                        for contender in contenders
+                    ]
+                )
 
     def besides(
         self, contender: Contender, samples_s: Sequence[float]

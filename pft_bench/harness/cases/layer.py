@@ -14,20 +14,15 @@ from ..check.operator import check_layer
 from ..check.result import CheckResult
 from ..check.spot import spot_gradients, spot_layer, spot_output
 from ..measure.contender import Call, Contender
-from ..problem import Problem
 from ..record import Case, Flops
 from ..record.yardsticks import FACTORIZED
 from . import composed
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork
 from .factorized import factorized_contender
 from .gradients import GradientCall, ones_like_index
 from .group import Group
-from .inputs import ChangingWork, Inputs
-from .settings import BASELINE, Settings, layer_candidates
-
-
-def problem_layer(problem: Problem, device: str = "cpu") -> Layer:
-    """The layer that an attention problem describes, on its own inputs."""
-    return problem.layer(device)
+from .settings import BASELINE, Settings
 
 
 class LayerGroup(Group):
@@ -61,7 +56,7 @@ class LayerGroup(Group):
 
     def contenders(self) -> list[Contender]:
         """Raw launchers for inference; the differentiable op where gradients are wanted."""
-        layer = problem_layer(self.problem, self.settings.device)
+        layer = self.problem.layer(self.settings.device)
         given, infer = layer.tensors(), self.settings.mode == "infer"
         if not infer:
             given["grad_out"] = output_gradient(layer)
@@ -89,15 +84,7 @@ class LayerGroup(Group):
             name,
             call,
             lambda _: check_layer(backend, layer, train=True),
-            work=ChangingWork(
-                changing,
-                call.judge,
-                after=call.renew,
-                at_rest=call.forget,
-                late=("grad_out",),
-                costly=True,
-                own=name == BASELINE,
-            ),
+            work=call.work(changing, call.judge, own=name == BASELINE),
         )
 
     def _peer(self, name: str, layer: Layer) -> Contender:
@@ -111,15 +98,7 @@ class LayerGroup(Group):
                 name,
                 call,
                 lambda c: composed.check_training(own, c, grad_out),
-                work=ChangingWork(
-                    Inputs(given, mixed=["logits"]),
-                    call.judge,
-                    after=call.renew,
-                    at_rest=call.forget,
-                    late=("grad_out",),
-                    costly=True,
-                    own=True,
-                ),
+                work=call.work(Inputs(given, mixed=["logits"]), call.judge, own=True),
             )
         own = composed.with_what_it_prepares(name, layer)
         return Contender(
@@ -137,12 +116,12 @@ class LayerGroup(Group):
         """A raw launcher is invisible to the counter: count the op around it."""
         if contender.name in self.peers or self.settings.mode != "infer":
             return contender.call
-        layer = problem_layer(self.problem, self.settings.device)
+        layer = self.problem.layer(self.settings.device)
         return partial(run_layer, layer, contender.name)
 
     def flops(self, name: str) -> Flops:
         """The roofline's counts of the problem."""
-        return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+        return Flops.of([self.problem])
 
 
 def run_layer(layer: Layer, backend: str) -> tuple[Tensor, ops.ChainState]:
@@ -209,5 +188,7 @@ class LayerGradients(GradientCall):
 
 def layer_groups(settings: Settings) -> list[Group]:
     """Every distinct step (candidates -> kept) of the schedules, densest first."""
-    steps = {step for schedule in settings.schedules for step in layer_candidates(settings.config, schedule)}
+    steps = {
+        step for schedule in settings.schedules for step in settings.config.along_chains(schedule.num_topk)
+    }
     return [LayerGroup(settings, *step) for step in sorted(steps, reverse=True)]

@@ -37,7 +37,6 @@ from ..record import Case, Flops
 from ..record.yardsticks import BASELINE, FACTORIZED
 from .factorized import factorized_contender
 from .group import Group
-from .layer import problem_layer
 from .settings import Settings
 
 KEPT = (16, 32, 64, 128, 256, 512)
@@ -138,7 +137,7 @@ class MechanismsGroup(Group):
 
     def _layer(self, candidates: int, kept: int) -> Layer:
         problem = self.settings.problem("attention", candidates, kept)
-        return problem_layer(problem, self.settings.device)
+        return problem.layer(self.settings.device)
 
     def _dense(self) -> dict[str, Contender]:
         layer, backend = self._layer(self.tokens, self.tokens), get(self.backend)

@@ -20,10 +20,11 @@ from ..check.result import CheckResult, within
 from ..measure.contender import Call, Contender
 from ..measure.statistics import median
 from ..record import Case, Flops
+from .changing_inputs import Draw, Inputs
+from .changing_work import SharedWork
 from .group import Group
 from .image import BUNDLED, low_resolution
-from .inputs import Draw, Inputs, SharedWork
-from .settings import BASELINE, Settings, layer_candidates
+from .settings import BASELINE, Settings
 
 STAGE_RUNS = 3
 """Instrumented runs at most, until the total of one lies within the timed samples."""
@@ -37,6 +38,17 @@ def make_model(settings: Settings, schedule: FocusSchedule) -> PFT:
         model = PFT.from_config(settings.config.with_topk(schedule.num_topk))
         model.load_state_dict(generated_weights(model))
     return model.to(settings.device, settings.torch_dtype).train(settings.mode == "train")
+
+
+def twin(model: PFT, backend: str, dtype: torch.dtype | None = None, **keywords: object) -> PFT:
+    """The same model on a backend: its weights, device, mode and, unless another one is given, its dtype.
+
+    `keywords` are those of its configuration that differ.
+    """
+    weight = next(model.parameters())
+    made = PFT.from_config(replace(model.config, **keywords), backend)  # type: ignore[arg-type]
+    made.to(weight.device, dtype or weight.dtype).load_state_dict(model.state_dict())
+    return made.train(model.training)
 
 
 class ModelGroup(Group):
@@ -79,9 +91,7 @@ class ModelGroup(Group):
         images = Images(model, x, target)
         found = []
         for name in settings.backends:
-            variant = PFT.from_config(model.config, backend=name).to(settings.device, settings.torch_dtype)
-            variant.load_state_dict(model.state_dict())
-            variant.train(settings.mode == "train")
+            variant = twin(model, name)
             call = self._train_step(variant, x, target) if settings.mode == "train" else forward(variant, x)
             found.append(
                 Contender(
@@ -124,16 +134,8 @@ class ModelGroup(Group):
         """The published count, and the attention core's roofline counts over all layers."""
         settings = self.settings
         config = settings.config.with_topk(self.schedule.num_topk)
-        height, width = settings.lr_hw
-        problems = [
-            settings.problem("attention", candidates, kept)
-            for candidates, kept in layer_candidates(config, self.schedule)
-        ]
-        return Flops(
-            paper_macs=published_macs(config, height, width),
-            kernel_flops=sum(problem.kernel_flops() for problem in problems),
-            kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
-        )
+        problems = [settings.problem("attention", *step) for step in config.along_chains(config.num_topk)]
+        return Flops.of(problems, published_macs(config, *settings.lr_hw))
 
     def predicted_bytes(self, name: str) -> int | None:
         """The forward pass's footprint, on a CPU; beside float32 that of the `cpu` backend alone is known."""
@@ -194,7 +196,7 @@ class Images:
         self.x, self.target, self.training = x, target, model.training
         self.changing = Inputs({"x": x}, mixed=["x"])
         self.shared: dict[object, Draw] = {}
-        self._dense = _on_dense(model)
+        self._dense = twin(model, BASELINE)
         self._known: dict[bytes, tuple[Tensor, dict[str, Tensor] | None]] = {}
         self._answers: list[_Answer] = []
 
@@ -262,7 +264,7 @@ class _Answer(NamedTuple):
 
 
 class _Answers(NamedTuple):
-    """The baseline's results as one contender's are held against them (`inputs.Answers`)."""
+    """The baseline's results as one contender's are held against them (`changing_work.Answers`)."""
 
     images: Images
     model: PFT
@@ -308,13 +310,6 @@ def _hold_gradients(
     )
 
 
-def _on_dense(model: PFT) -> PFT:
-    weight = next(model.parameters())
-    dense = PFT.from_config(model.config, backend=BASELINE).to(weight.device, weight.dtype)
-    dense.load_state_dict(model.state_dict())
-    return dense.train(model.training)
-
-
 def _gradients_of(model: PFT, *, wide: bool = True) -> dict[str, Tensor]:
     found = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -355,7 +350,7 @@ def _check_step(model: PFT, x: Tensor, target: Tensor) -> list[CheckResult]:
     results = []
     steps = []
     grad_out: Tensor | None = None
-    for variant in (model, _double_dense(model)):
+    for variant in (model, twin(model, BASELINE, torch.float64)):
         inputs, wanted = (x, target) if variant is model else (x.double(), target.double())
         variant.zero_grad(set_to_none=True)
         out = variant(inputs)
@@ -371,12 +366,6 @@ def _check_step(model: PFT, x: Tensor, target: Tensor) -> list[CheckResult]:
     results.append(CheckResult("model gradients", error / 1e-4, f"relative error {error:.2g}"))
     model.zero_grad(set_to_none=True)
     return results
-
-
-def _double_dense(model: PFT) -> PFT:
-    copied = PFT.from_config(model.config, backend="dense").to(next(model.parameters()).device).double()
-    copied.load_state_dict(model.state_dict())
-    return copied.train(model.training)
 
 
 def check_inputs(settings: Settings) -> None:

@@ -20,10 +20,11 @@ from ..measure.contender import Call, Contender
 from ..problem import Problem
 from ..record import Case, Flops
 from ..record.yardsticks import PEERS, ROW_READS
+from .changing_inputs import Inputs
+from .changing_work import ChangingWork
 from .gradients import GradientCall
 from .group import Group
-from .inputs import ChangingWork, Inputs
-from .settings import BASELINE, Settings, layer_candidates
+from .settings import BASELINE, Settings
 
 CALLED = ("cpu-op", "cpu-op-tensor")
 """The `cpu` kernel as a caller of `pft_bench.sddmm` and `spmm` sees it: on an `Index`, and on a tensor to check.
@@ -105,15 +106,7 @@ class OpGroup(Group):
             name,
             call,
             lambda _: check_product(backend, op, inputs, train=True),
-            work=ChangingWork(
-                changing,
-                judge,
-                after=call.renew,
-                at_rest=call.forget,
-                late=("grad_out",),
-                costly=True,
-                own=name == BASELINE,
-            ),
+            work=call.work(changing, judge, own=name == BASELINE),
         )
 
     def counted(self, contender: Contender) -> Call:
@@ -126,7 +119,7 @@ class OpGroup(Group):
 
     def flops(self, name: str) -> Flops:
         """The roofline's counts of the problem; `row_reads` has those of the problem whose reads it makes."""
-        return Flops(kernel_flops=self.problem.kernel_flops(), kernel_bytes=self.problem.kernel_bytes())
+        return Flops.of([self.problem])
 
 
 def output_gradient(problem: Problem, left: Tensor, right: Tensor, index: Tensor) -> Tensor:
@@ -247,6 +240,6 @@ def _row_reads(rows: Tensor, index: Tensor) -> Contender:
 def op_groups(settings: Settings) -> list[Group]:
     """sddmm and spmm at every K that the schedules keep."""
     kept = {
-        pair[1] for schedule in settings.schedules for pair in layer_candidates(settings.config, schedule)
+        pair[1] for schedule in settings.schedules for pair in settings.config.along_chains(schedule.num_topk)
     }
     return [OpGroup(settings, op, k) for k in sorted(kept, reverse=True) for op in ("sddmm", "spmm")]

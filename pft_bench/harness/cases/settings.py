@@ -282,8 +282,3 @@ def _default_backends(device: str, dtype: torch.dtype) -> list[str]:
         if backend.timed:
             found.append(name)
     return found
-
-
-def layer_candidates(config: PFTConfig, schedule: FocusSchedule) -> list[tuple[int, int]]:
-    """`PFTConfig.along_chains` of this schedule."""
-    return config.along_chains(schedule.num_topk)

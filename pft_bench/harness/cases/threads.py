@@ -23,7 +23,7 @@ from .group import Group, thread_count
 from .joined import JoinedGroup
 from .layer import LayerGroup
 from .model import ModelGroup
-from .settings import BASELINE, Settings, layer_candidates
+from .settings import BASELINE, Settings
 
 EVERY_COUNT_UP_TO = 8
 GRAIN = 1 << 15
@@ -190,7 +190,7 @@ def _layer_alone(settings: Settings, step: tuple[int, int]) -> LayerGroup:
 def usual_steps(settings: Settings, schedule: FocusSchedule) -> list[tuple[int, int]]:
     """The dense and the sparse step (candidates, kept) that most layers of the schedule are."""
     area = settings.config.window_size**2
-    steps = Counter(layer_candidates(settings.config, schedule)).most_common()
+    steps = Counter(settings.config.along_chains(schedule.num_topk)).most_common()
     kinds = ([step for step, _ in steps if (step[0] == area) is dense] for dense in (True, False))
     return [kind[0] for kind in kinds if kind]
 

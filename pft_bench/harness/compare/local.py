@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
+from ..measure.admission import Refused, rejection_of, verify
 from ..measure.audit import require_sound
-from ..measure.contender import Contender, Refused, Verified, rejection_of, verify
-from ..measure.process import holding_functions
+from ..measure.contender import Contender
+from ..measure.process_state import holding_functions
 from ..measure.results import Rejection
 from ..measure.rounds import quiet_collector
 from ..measure.timer import CpuTimer, Timer, untimed
+from ..measure.verified import Verified
 from .design import BLOCK_S, Sampler
 
 

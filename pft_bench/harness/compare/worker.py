@@ -21,6 +21,9 @@ import sys
 import traceback
 from typing import Any
 
+OLDER_ADMISSION = ("measure.contender", "measure.candidate")
+"""Where older versions have what admits a contender to the timer, and what it is then."""
+
 
 def part(*names: str) -> Any:
     """A module of the harness: the first that this version of the package has, in whichever folder it keeps it."""
@@ -56,7 +59,7 @@ class Side:
 
     def changes(self) -> bool:
         """Whether this version changes inputs between timed calls and judges their results."""
-        return hasattr(part("measure.contender", "measure.candidate").Verified, "sample")
+        return hasattr(part("measure.verified", *OLDER_ADMISSION).Verified, "sample")
 
     def plan(self, settings: dict[str, Any]) -> Any:
         """All cases of the settings: id, title and backend."""
@@ -78,14 +81,15 @@ class Side:
         """
         import torch
 
-        checked = part("measure.contender", "measure.candidate")
+        checked = part("measure.admission", *OLDER_ADMISSION)
         torch.set_num_threads(self.settings.threads)
         torch.set_grad_enabled(self.settings.mode != "infer")
         group, name = self.groups[case_id]
         build = getattr(group, "contenders", None) or group.candidates  # as older versions call it
         contender = next(item for item in build() if item.name == name)
         if self.changes():
-            self.held.enter_context(part("measure.process").holding_functions())  # until this process ends
+            holding = part("measure.process_state", "measure.process").holding_functions
+            self.held.enter_context(holding())  # until this process ends
             keeps = part("measure.guards").without_guards(*(() if fresh else ("fresh inputs",)))
         else:
             keeps = contextlib.nullcontext()
@@ -134,7 +138,7 @@ class Side:
         try:
             return do()
         except Exception as error:
-            found = part("measure.contender").rejection_of(error)
+            found = part("measure.admission", *OLDER_ADMISSION).rejection_of(error)
             return {"rejected": [found.status, found.reason]}
 
 

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from .contender import Call, Contender, Verified, verify
+from .admission import verify
+from .contender import Call, Contender
 from .timer import Timer
+from .verified import Verified
 
 COST_S = 0.001
 REPEATS = 16

@@ -13,20 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pft_bench.harness.measure.contender import (
-    Contender,
-    Refused,
-    Verified,
-    WrongResult,
-    rejection_of,
-    verify,
-)
+from pft_bench.harness.measure.admission import Refused, rejection_of, verify
+from pft_bench.harness.measure.contender import Contender
 from pft_bench.harness.measure.guards import active
 from pft_bench.harness.measure.order import CONTROL, order_of_rounds
-from pft_bench.harness.measure.process import holding_functions, unchanged
+from pft_bench.harness.measure.process_state import holding_functions, unchanged
 from pft_bench.harness.measure.results import ContenderResult, DroppedRound, Rejection, RoundsResult
 from pft_bench.harness.measure.statistics import hodges_lehmann, log_ratios
 from pft_bench.harness.measure.timer import CpuTimer, Timer
+from pft_bench.harness.measure.verified import Verified, WrongResult
 
 Disturbance = Callable[[], str | None]
 """Called before a round (answer ignored, it sets the mark) and after it: evidence against it, or None."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     # Nothing of this package is imported at run time: `compare` runs this file beside older versions of it.
-    from .contender import Verified
+    from .verified import Verified
 
 MIN_BLOCK_S = 0.005
 """A shorter CPU block says more about the clock and the scheduler than about the call."""

@@ -39,6 +39,19 @@ def _object(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
+def _sealed(path: Path, what: str, name: str, kind: type) -> Any:
+    """The one value of a file of this kind, which has a seal.
+
+    Raises:
+        RecordError: it is not the one that the seal was made of.
+    """
+    found = _object(path, what)
+    value = found.get(name)
+    if not isinstance(value, kind) or found.get("seal") != seal({name: value}):
+        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
+    return value
+
+
 def _write_whole(path: Path, values: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     with draft(path) as made:
@@ -117,10 +130,7 @@ def known_plan(folder: Path | str) -> dict[str, str]:
     path = Path(folder) / PLAN
     if not path.is_file():
         return {}
-    found = _object(path, "the plan of a run")
-    cases = found.get("cases")
-    if not isinstance(cases, dict) or found.get("seal") != seal({"cases": cases}):
-        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
+    cases = _sealed(path, "the plan of a run", "cases", dict)
     return {str(case_id): str(title) for case_id, title in cases.items()}
 
 
@@ -158,8 +168,4 @@ def known_files(folder: Path | str, *, new: bool = False) -> tuple[str, ...] | N
         if (Path(folder) / LOCK_OF_FILES).exists() and not new:
             raise RecordError(f"{path} is not there, but it was written")
         return None
-    found = _object(path, "the list of the files of a run")
-    listed = found.get("files")
-    if not isinstance(listed, list) or found.get("seal") != seal({"files": listed}):
-        raise RecordError(f"{path} was changed after it was written: its seal is not that of its content")
-    return tuple(map(str, listed))
+    return tuple(map(str, _sealed(path, "the list of the files of a run", "files", list)))

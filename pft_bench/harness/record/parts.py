@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pft_bench.common.text import counted
 from pft_bench.harness.measure.results import CheckOutcome, DroppedRound
 from pft_bench.harness.measure.statistics import mad, median
 from pft_bench.harness.measure.verdicts import ALPHA, Verdict, single_look
+
+if TYPE_CHECKING:
+    from pft_bench.harness.problem import Problem
 
 Level = Literal["op", "layer", "model", "threads"]
 Mode = Literal["infer", "train", "backward"]
@@ -99,7 +103,7 @@ class Case:
             return self.level
         return "layer" if self.preset is None else "model"
 
-    @property
+    @cached_property
     def case_id(self) -> str:
         """Stable name for `--resume`: equal parameters, equal id, in any process and on any machine.
 
@@ -192,6 +196,15 @@ class Flops:
     counted_flops: int | None = None
     kernel_flops: int | None = None
     kernel_bytes: int | None = None
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], paper_macs: int | None = None) -> Flops:
+        """What these problems must do, all together."""
+        return cls(
+            paper_macs=paper_macs,
+            kernel_flops=sum(problem.kernel_flops() for problem in problems),
+            kernel_bytes=sum(problem.kernel_bytes() for problem in problems),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..compare.live import Terms, compare_versions
 from ..compare.remote import Version
 from ..compare.revision import build, cache_folder
 from ..measure.verdicts import MARGIN
-from .trials import BUILDS, Trial, read_trials
+from .known_answers import BUILDS, Trial, read_trials
 
 CASES = {
     "schedules": ["64", "16"],

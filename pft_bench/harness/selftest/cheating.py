@@ -12,7 +12,8 @@ from ...common.schedule import parse_schedule
 from ...model import PFTConfig
 from ..cases import Group, Settings, plan_groups
 from ..check.result import without_checks
-from ..measure.contender import Contender, rejection_of
+from ..measure.admission import rejection_of
+from ..measure.contender import Contender
 from ..measure.guards import GUARDS, without_guards
 from ..measure.results import Rejection
 from ..measure.rounds import Plan, measure

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from ..measure.audit import COST_S, CpuProbe, Probe
-from ..measure.contender import Call, Verified
+from ..measure.contender import Call
 from ..measure.timer import CpuTimer, Timer
+from ..measure.verified import Verified
 
 WARM_S, COLD_S = 0.002, 0.008
 

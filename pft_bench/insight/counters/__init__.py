@@ -3,8 +3,8 @@
 from .chips import CHIPS, Chip, chip_named
 from .counted import CountedLaunch, Site
 from .emulate import PRODUCTS, Work, count_launches, why_not
+from .instructions import instructions_of
 from .model import Prediction, predict
-from .sass import instructions_of
 
 __all__ = [
     "CHIPS",

@@ -21,7 +21,7 @@ from .compiled import Instructions
 from .counted import CountedLaunch
 from .emulate import Work
 from .gates import gate_counts
-from .sass import sources_digest, why_no_instructions
+from .instructions import sources_digest, why_no_instructions
 from .study import PREDICTED, Counts, Study, count_work, layer_works, product_works, study
 from .table import COUNT_HEAD, TIME_HEAD, TOTAL_HEAD, count_cells, markdown, time_cells, total_cells
 

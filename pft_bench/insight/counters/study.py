@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...common.schedule import FocusSchedule
-from ...harness.cases.settings import layer_candidates
 from ...model import PFTConfig
 from .chips import Chip
 from .compiled import Instructions
 from .counted import CountedLaunch
 from .emulate import PRODUCTS, Work, count_launches
+from .instructions import instructions_of
 from .model import Prediction, Total, floor_of, predict
-from .sass import instructions_of
 
 PREDICTED = "Predicted from counts; nothing was measured."
 
@@ -57,7 +56,7 @@ def layer_works(
     sizes = (windows, config.num_heads, side * side, config.embed_dim // config.num_heads)
     found: Counter[Work] = Counter()
     for one in ("infer", "backward") if mode == "train" else (mode,):
-        for candidates, kept in layer_candidates(config, schedule):
+        for candidates, kept in config.along_chains(schedule.num_topk):
             found[Work("attention", *sizes, candidates, kept, dtype, one)] += 1
     return found
 

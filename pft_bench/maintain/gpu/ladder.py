@@ -17,10 +17,11 @@ from ...backends import get
 from ...common.drafts import make_folder
 from ...common.schedule import parse_schedule
 from ...harness.cases import Group, Settings
-from ...harness.cases.inputs import ChangingWork, Inputs
+from ...harness.cases.changing_inputs import Inputs
+from ...harness.cases.changing_work import ChangingWork
 from ...harness.cases.layer import LayerGroup
 from ...harness.cases.op import OpGroup
-from ...harness.cases.settings import BASELINE, layer_candidates
+from ...harness.cases.settings import BASELINE
 from ...harness.check import check_product
 from ...harness.check.spot import spot_transposed
 from ...harness.measure.contender import Call, Contender
@@ -160,7 +161,7 @@ def ladder_parts(session: Session) -> list[LadderPart]:
     for dtype in DTYPES:
         settings, backward = (ladder_settings(session, dtype, mode) for mode in ("infer", "backward"))
         tokens = settings.config.window_size**2
-        steps = layer_candidates(settings.config, settings.schedules[0])
+        steps = settings.config.along_chains(settings.schedules[0].num_topk)
         telling, others = telling_first(steps, tokens)
         telling = telling[:2] if session.rehearse else telling
         kept = sorted({k for c, k in steps if c == k < tokens}, reverse=True)

@@ -23,7 +23,6 @@ import argparse
 import math
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -231,7 +230,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(lock_folder(session.out))
         workers = stack.enter_context(Workers(device=session.device))
         return run_session(session, options.steps, 60 * options.budget, workers)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

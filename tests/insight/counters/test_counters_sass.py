@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pft_bench.insight.counters import sass
+from pft_bench.insight.counters import instructions
 from pft_bench.insight.counters.compiled import COMPILED, compiled
 from pft_bench.insight.counters.executions import executions
 from pft_bench.insight.counters.listing import SassBlock, access_of, read_listing, unit_of
@@ -118,15 +118,15 @@ def test_the_committed_listing_is_whole() -> None:
     kernels = compiled()["kernels"]
     assert {"sddmm_resident<float16, float16>", "attention_forward_tiled<float16>"} <= set(kernels)
     packed = kernels["sddmm_resident<float32, float32>"]
-    assert json.loads(json.dumps(sass.pack(sass.unpack(packed)))) == packed
+    assert json.loads(json.dumps(instructions.pack(instructions.unpack(packed)))) == packed
     assert COMPILED.stat().st_size < 1 << 20
 
 
 def test_instructions_of_another_source_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Lines of the committed SASS mean nothing in changed code: no figure rather than a wrong one."""
     (tmp_path / "a.cu").write_text("changed")
-    changed = sass.sources_digest(tmp_path)
-    monkeypatch.setattr(sass, "sources_digest", lambda: changed)
-    assert sass.is_stale()
-    monkeypatch.setattr(sass, "sources_digest", lambda: None)  # an installed package has no sources
-    assert not sass.is_stale()
+    changed = instructions.sources_digest(tmp_path)
+    monkeypatch.setattr(instructions, "sources_digest", lambda: changed)
+    assert instructions.is_stale()
+    monkeypatch.setattr(instructions, "sources_digest", lambda: None)  # an installed package has no sources
+    assert not instructions.is_stale()

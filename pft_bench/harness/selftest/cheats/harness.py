@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cases.inputs import _copied as copied
+from ...cases.changing_inputs import FirstValues
 from ...check import Layer
 from .base import Products, RightUntilTimed, callers, cheat
 
@@ -176,5 +176,5 @@ class ZeroesCopies(RightUntilTimed):
             for name, tensor in inputs.given.items():
                 if tensor.is_floating_point():
                     tensor.data.zero_()
-                    inputs._first[name] = copied(tensor)
+                    inputs._first[name] = FirstValues.of(tensor)
         return torch.zeros_like(made)

@@ -21,7 +21,7 @@ from ....backends import base, get
 from ...check import Layer
 from ...check import spot as spot_module
 from ...check.result import CheckResult
-from ...measure import process
+from ...measure import process_state
 from .base import Products, RightUntilTimed, callers, cheat
 
 
@@ -316,12 +316,12 @@ def switches_off() -> None:
     result.DISABLED.set(("",))
 
 
-@disturbance("changes a constant of the harness", "functions", "contender.JUDGED")
+@disturbance("changes a constant of the harness", "functions", "verified.JUDGED")
 def judges_less() -> None:
     """No sample is judged any more."""
-    from ...measure import contender
+    from ...measure import verified
 
-    contender.JUDGED = 0.0
+    verified.JUDGED = 0.0
 
 
 @disturbance("gives a check of the harness other code", "functions", "the code of")
@@ -371,7 +371,7 @@ def replaces_a_module() -> None:
 @disturbance("replaces what a decorated function of the harness runs", "functions", "the code of")
 def replaces_what_is_wrapped() -> None:
     """In the closure that the decorator made."""
-    wrapper = process.unchanged
+    wrapper = process_state.unchanged
     for cell in wrapper.__closure__ or ():
         cell.cell_contents = lambda *_, **__: iter([None])
 
@@ -391,7 +391,7 @@ def inference_mode() -> None:
 _modes: list[Any] = []
 
 
-@disturbance("changes how the harness reads a flag", "functions", "process.FLAGS")
+@disturbance("changes how the harness reads a flag", "functions", "process_state.snapshot.FLAGS")
 def changes_flags() -> None:
     """What is not read is not compared."""
-    _replace(process, "FLAGS", ())
+    _replace(process_state.snapshot, "FLAGS", ())

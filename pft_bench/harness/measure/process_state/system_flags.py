@@ -1,0 +1,134 @@
+"""State of Python and of the operating system that belongs to the whole process: how each piece is read, and how it is
+brought back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import gc
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from .. import environment
+
+VARIABLES = (*environment.VARIABLES, "OPENBLAS_", "LD_")
+"""Beginnings of the environment variables that can change a time: those that are recorded, and more."""
+
+ALARMS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+
+def variables() -> dict[str, str]:
+    """Environment variables that can change a time."""
+    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+
+
+def set_variables(state: dict[str, str]) -> None:
+    """These, and no others of the kind."""
+    for name in variables():
+        if name not in state:
+            del os.environ[name]
+    os.environ.update(state)
+
+
+def affinity() -> tuple[int, ...]:
+    """Processors that the process may use; nothing where the system does not tell."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def set_affinity(cores: tuple[int, ...]) -> None:
+    """The same, where the system can do that."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def policy() -> tuple[int, ...]:
+    """How the system schedules this process, and how nice it is."""
+    kind = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
+    return kind, os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def handlers() -> dict[str, Any]:
+    """Of signals, by name."""
+    return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+def set_handlers(state: dict[str, Any]) -> None:
+    """Those that are others now."""
+    for name, handler in state.items():
+        number = signal.Signals[name]
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def alarms() -> tuple[bool, ...]:
+    """Which of them are set."""
+    return tuple(signal.getitimer(kind)[0] > 0 for kind in ALARMS)
+
+
+def stop_alarms(state: tuple[bool, ...]) -> None:
+    """Those that were not set."""
+    for kind, running in zip(ALARMS, state, strict=True):
+        if not running:
+            signal.setitimer(kind, 0)
+
+
+def collector() -> tuple[Any, ...]:
+    """The collector of garbage."""
+    return gc.isenabled(), gc.get_threshold(), tuple(gc.callbacks), gc.get_debug()
+
+
+def set_collector(state: tuple[Any, ...]) -> None:
+    """All of it."""
+    enabled, threshold, callbacks, debug = state
+    (gc.enable if enabled else gc.disable)()
+    gc.set_threshold(*threshold)
+    gc.callbacks[:] = callbacks
+    gc.set_debug(debug)
+
+
+def trace_functions() -> tuple[Any, ...]:
+    """What runs at each call or line of Python, in this thread and in new ones."""
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
+
+
+def set_trace_functions(state: tuple[Any, ...]) -> None:
+    """All of them."""
+    for write, value in zip(
+        (sys.settrace, sys.setprofile, threading.settrace, threading.setprofile), state, strict=True
+    ):
+        write(value)
+
+
+def audited() -> bool | None:
+    """Whether an audit hook listens: then `sys.audit` looks at its arguments. None where this Python always does."""
+    try:
+        sys.audit(0)  # type: ignore[arg-type]
+    except TypeError:
+        return True
+    return False
+
+
+def exit_functions() -> int:
+    """Functions that run when the process ends; a worker ends without them, so they are not taken back."""
+    return int(atexit._ncallbacks())
+
+
+def rounding() -> int:
+    """How the processor rounds."""
+    return int(library().fegetround())
+
+
+def set_rounding(mode: int) -> None:
+    """How the processor rounds."""
+    library().fesetround(mode)
+
+
+@functools.cache
+def library() -> Any:
+    """The C library."""
+    return ctypes.CDLL(None)

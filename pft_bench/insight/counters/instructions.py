@@ -1,0 +1,121 @@
+"""Instructions of a launch by unit: the kernel's SASS (committed, of sm_90) times how often each of its blocks ran."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .compiled import Instructions, compiled
+from .counted import CountedLaunch, places
+from .emulate import module_path
+from .executions import executions
+from .listing import SassBlock
+
+SOURCES = Path(__file__).resolve().parents[3] / "kernels" / "cuda"
+UNITS = ("issue", "alu", "fma", "imad", "mufu")
+
+
+def sources_digest(folder: Path = SOURCES) -> str | None:
+    """Digest of the kernels' sources, None where they are not here."""
+    files = sorted(folder.glob("*.cu*"))
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(path.name.encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()
+
+
+def is_stale() -> bool:
+    """Whether the kernels have changed since their SASS was committed: its lines would be those of other code."""
+    now = sources_digest()
+    return now is not None and now != compiled().get("sources")
+
+
+def why_no_instructions() -> str | None:
+    """Why issue, ALU and FMA can only be bounded from below here; None where the SASS says them."""
+    if is_stale():
+        return "the kernels have changed since their SASS was committed (make counters-sass, with nvcc)"
+    if shutil.which("addr2line") is None:
+        return "addr2line (of binutils) is not installed, so that places in the SASS cannot be found"
+    return None
+
+
+def instructions_of(launch: CountedLaunch) -> Instructions | None:
+    """Warp instructions of the emulated blocks; None where the kernel's SASS is not known or not that of its source.
+
+    Of several instances of a kernel (output types), the one that agrees best with the counts is taken.
+    """
+    kernels = {} if is_stale() else compiled().get("kernels", {})
+    labels = [
+        label
+        for label in kernels
+        if label.split("<")[0] == launch.kernel and (launch.dtype in label or "<" not in label)
+    ]
+    counted, steps = anchors(launch)
+    if not labels or not counted:
+        return None
+    found = []
+    for label in labels:
+        blocks = unpack(kernels[label])
+        ran, explained = executions(blocks, counted, steps, launch.warps)
+        sums = {
+            unit: sum(b.units[unit] * times for b, times in zip(blocks, ran, strict=True)) for unit in UNITS
+        }
+        found.append(Instructions(**sums, explained=explained))
+    return max(found, key=lambda one: one.explained)
+
+
+def anchors(launch: CountedLaunch) -> tuple[Counter[tuple[str, int, tuple[str, ...]]], Counter[str]]:
+    """What was counted, as the listing names it: requests by kind, width and place, and steps of whole warps."""
+    where = places(module_path(), [site.offset for site in launch.sites])
+    requests: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
+    for site in launch.sites:
+        if (site.kind, site.space) != ("async", "global") and where.get(site.offset):
+            requests[f"{site.kind} {site.space}", site.bytes, where[site.offset]] += site.requests
+    steps: Counter[str] = Counter()
+    for _, step, count in launch.steps:
+        if step != "syncwarp":  # most of them leave nothing in the SASS
+            steps[step] += count
+    steps["exp"] = launch.ops["exp"]
+    return requests, steps
+
+
+def pack(blocks: list[SassBlock]) -> dict[str, Any]:
+    """A listing as the committed file holds it: places by number, units in the order of UNITS."""
+    chains = sorted({key[2] for block in blocks for key in block.accesses})
+    number = {chain: n for n, chain in enumerate(chains)}
+    rows = [
+        [
+            [block.units[unit] for unit in UNITS],
+            [
+                [kind, size, number[chain], times, int((kind, size, chain) in block.optional)]
+                for (kind, size, chain), times in sorted(block.accesses.items())
+            ],
+            dict(sorted(block.steps.items())),
+            block.after,
+        ]
+        for block in blocks
+    ]
+    return {"places": [" < ".join(chain) for chain in chains], "blocks": rows}
+
+
+def unpack(packed: dict[str, Any]) -> list[SassBlock]:
+    """The opposite of `pack`."""
+    chains = [tuple(place.split(" < ")) if place else () for place in packed["places"]]
+    blocks = []
+    for units, accesses, steps, after in packed["blocks"]:
+        keys = [((kind, size, chains[n]), times, optional) for kind, size, n, times, optional in accesses]
+        blocks.append(
+            SassBlock(
+                Counter(dict(zip(UNITS, units, strict=True))),
+                Counter({key: times for key, times, _ in keys}),
+                Counter(steps),
+                {key for key, _, optional in keys if optional},
+                list(after),
+            )
+        )
+    return blocks
