@@ -33,7 +33,7 @@ cuda::AttentionInputs inputs_of(Arguments& args, const AttentionShape& s, const 
 }
 
 void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg new_index,
-             uintptr_t new_logits, uintptr_t lse, int candidates, Place place) {
+             uintptr_t new_logits, uintptr_t lse, int candidates, int float32, Place place) {
   const char* kernel = "attention_forward";
   const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
@@ -49,7 +49,7 @@ void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg
       [&](void* stream) {
         return in.index.data
                    ? cuda::attention_forward_sparse(in, to, static_cast<cuda::Candidates>(candidates), stream)
-                   : cuda::attention_forward_dense(in, to, stream);
+                   : cuda::attention_forward_dense(in, to, static_cast<cuda::Float32>(float32), stream);
       });
 }
 
@@ -141,7 +141,7 @@ void bias_sum(int64_t groups, int64_t heads, int64_t entries, uintptr_t partial,
 void register_attention(py::module_& m) {
   using py::arg;
   m.def("attention_forward", forward, arg("sizes"), arg("scales"), arg("layer"), arg("out"), arg("new_index"),
-        arg("new_logits"), arg("lse"), arg("candidates"), arg("place"));
+        arg("new_logits"), arg("lse"), arg("candidates"), arg("float32"), arg("place"));
   m.def("attention_row_delta", row_delta, arg("sizes"), arg("grad_out"), arg("out"), arg("delta"),
         arg("place"));
   m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"),

@@ -141,6 +141,20 @@ struct Threshold {
   bool separates;
 };
 
+// Of rows of `count` logits of which `topk` are kept, taken for normally distributed: logf(count), how many
+// standard deviations the topk-th largest lies above the mean, and what one entry more or less moves it, in
+// standard deviations too.
+struct NormalRank {
+  float log_count, quantile, per_entry;
+
+  __device__ __forceinline__ NormalRank(int count, int topk) {
+    const float n = float(count);
+    log_count = logf(n);
+    quantile = 0.6f * logf((n - float(topk)) / float(topk));  // near the normal distribution's
+    per_entry = 1.f / (0.4f * n * exp_of_unit(-0.5f * quantile * quantile));
+  }
+};
+
 // The topk-th largest of the row, 0 < topk < count, or any value that separates topk entries from the rest:
 // by counting what reaches a guess. The first guess takes the logits for normally distributed, by their mean
 // and logsumexp; the next follow the counts, and from the seventh on every other one halves the ordered keys
@@ -148,15 +162,15 @@ struct Threshold {
 // NaN or plus infinity in it, or with nothing but minus infinity, has a NaN logsumexp, and with it a NaN
 // result; its positions must still be valid, as the next layer follows them.
 template <class Row>
-__device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowStatistics stats) {
+__device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowStatistics stats,
+                                                  const NormalRank& rank) {
   if (is_nan(stats.lse)) return {stats.lse, topk, false};
   float sum = 0.f;
   row.each([&](int t, float z) { sum += t < row.count ? z : 0.f; });
-  const float n = float(row.count), mean = warp_sum(sum) / n;
-  const float spread = sqrtf(fmaxf(2.f * (stats.lse - logf(n) - mean), 1e-6f));
-  const float quantile = 0.6f * logf((n - float(topk)) / float(topk));  // near the normal distribution's
-  const float per_entry = spread / (0.4f * n * exp_of_unit(-0.5f * quantile * quantile));
-  float guess = fmaf(spread, quantile, mean);
+  const float mean = warp_sum(sum) / float(row.count);
+  const float spread = sqrtf(fmaxf(2.f * (stats.lse - rank.log_count - mean), 1e-6f));
+  const float per_entry = spread * rank.per_entry;
+  float guess = fmaf(spread, rank.quantile, mean);
   // at least topk entries are >= low, fewer than topk are > high; so many are
   uint32_t low = ordered_key(-INFINITY), high = ordered_key(stats.max);
   int at_low = 0, above_high = 0;
@@ -188,6 +202,10 @@ __device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowS
   return {value, topk - warp_sum(above), false};
 }
 
+template <class Row>
+__device__ __forceinline__ Threshold threshold_of(const Row& row, int topk, RowStatistics stats) {
+  return threshold_of(row, topk, stats, NormalRank(row.count, topk));
+}
 __device__ __forceinline__ Threshold find_threshold(View<const float> z, int count, int topk,
                                                     RowStatistics stats, int lane) {
   return threshold_of(RowInMemory<>{z, count, lane}, topk, stats);
@@ -246,10 +264,11 @@ struct IndexOut {
 
   __device__ IndexOut from(int64_t i) const { return {data + (wide ? 2 * i : i), wide}; }
   __device__ void store(int64_t i, int value) const {
+    const View<int16_t> at = data + (wide ? 2 * i : i);
     if (wide) {
-      store_as(data + 2 * i, int32_t(value));
+      store_as(at, int32_t(value));
     } else {
-      data[i] = int16_t(value);
+      *at = int16_t(value);
     }
   }
 };

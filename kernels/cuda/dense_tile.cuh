@@ -1,10 +1,5 @@
 // Products of a tile of 16 rows with 32 others, by one warp: on tensor cores for 16-bit types, FFMA for
-// float32.
-//
-// Why FFMA for float32: TF32 keeps 11 bits, so a float32 result needs three products of split operands. By
-// analysis that would be some 2.5 times faster on an H100, but its error is that of 22-bit operands, and
-// selection compares logits of different layers and kernels with each other. Few layers are dense; the split
-// is the next rung, to be measured.
+// float32. What the forward pass of dense float32 layers does instead is in split_tile.cuh.
 #pragma once
 #include "attention_row.cuh"
 
@@ -14,8 +9,19 @@ constexpr int kTileRows = 16;
 constexpr int kGroup = 32;        // others that a warp takes at a time
 constexpr int kColumnBlock = 64;  // output columns a block accumulates at a time
 
+// How a kernel multiplies is named by a type: that of the elements, or Split (split_tile.cuh).
 template <class T>
 constexpr bool kTensorCores = sizeof(T) == 2;
+// Elements as they lie in device memory, and as a tile holds them in shared memory.
+template <class T>
+struct TileTypes {
+  using Global = T;
+  using Shared = T;
+};
+template <class T>
+using GlobalType = typename TileTypes<T>::Global;
+template <class T>
+using SharedType = typename TileTypes<T>::Shared;
 
 // 16-byte units of a row as the products read it: whole 16-element steps for the 16-bit types.
 template <class T>

@@ -27,6 +27,10 @@ int attribute(cudaDeviceAttr which, int otherwise) {
 
 int64_t shared_memory_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 * 1024); }
 int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount, 1); }
+bool split_pays() {
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, 8);
+  return attribute(cudaDevAttrComputeCapabilityMinor, 6) == 0 && major < 12;
+}
 
 namespace cuda {
 

@@ -18,7 +18,10 @@ struct LaneTile {
   __device__ static int row(int r) { return lane() / 4 + 8 * r; }
   __device__ static int other(int c) { return c / 2 * 8 + lane() % 4 * 2 + c % 2; }
   __device__ static int column(int c) { return other(c); }
-  __device__ static float& cell(float (&sum)[8][4], int r, int c) { return sum[c / 2][2 * r + c % 2]; }
+  template <int kTiles>
+  __device__ static float& cell(float (&sum)[kTiles][4], int r, int c) {
+    return sum[c / 2][2 * r + c % 2];
+  }
   // Over the lanes that share a row, the same bits in all of them.
   __device__ static float row_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, 1));
@@ -120,8 +123,8 @@ struct LaneRows {
 // Rows of T in shared memory as lane_products reads them; see kChunk for float32. Room for `room` rows, of
 // which `padded` are written, those from `rows` on with zeros.
 template <class T>
-__device__ __forceinline__ void stage_lanes(View<T> to, int room, View<const T> from, int64_t stride_row,
-                                            int rows, int padded, int dim, bool aligned) {
+__device__ __forceinline__ void stage_lanes(View<SharedType<T>> to, int room, View<const GlobalType<T>> from,
+                                            int64_t stride_row, int rows, int padded, int dim, bool aligned) {
   if constexpr (kTensorCores<T>) {
     stage_tile<T>(to, tile_pitch<T>(dim), from, stride_row, rows, padded, 0, dim, tile_units<T>(dim),
                   aligned);
@@ -137,8 +140,9 @@ __device__ __forceinline__ void stage_lanes(View<T> to, int room, View<const T> 
 // Products of LaneTile<T>::kRows rows, from `row0` on, with kGroup others, from `other0` on; each array has
 // room for so many rows.
 template <class T>
-__device__ __forceinline__ void lane_products(LaneProducts<T>& s, View<const T> rows, int row0, int row_room,
-                                              View<const T> others, int other0, int other_room, int dim) {
+__device__ __forceinline__ void lane_products(LaneProducts<T>& s, View<const SharedType<T>> rows, int row0,
+                                              int row_room, View<const SharedType<T>> others, int other0,
+                                              int other_room, int dim) {
   if constexpr (kTensorCores<T>) {
     const int pitch = tile_pitch<T>(dim);
     float d[4][4] = {};
@@ -177,11 +181,38 @@ __device__ __forceinline__ void weight_parts(uint32_t (&high)[4], uint32_t (&low
   }
 }
 
-// sum += weights * values[kGroup x 8 tiles], values zero-padded to whole pairs of tiles.
+// Weighted sums of values that a warp's lanes hold.
 template <class T>
-__device__ __forceinline__ void add_weighted(LaneSums<T>& sum, const LaneProducts<T>& w, View<const T> values,
-                                             int pitch, int tiles) {
-  const int lane = int(threadIdx.x) % 32;
+struct WeightedSums {
+  LaneSums<T> sum = {};
+
+  __device__ __forceinline__ void scale(int r, float factor) {
+#pragma unroll
+    for (int c = 0; c < LaneTile<T>::kLaneColumns; ++c) LaneTile<T>::cell(sum, r, c) *= factor;
+  }
+  __device__ __forceinline__ void join(LaneSums<T>& to) const {
+#pragma unroll
+    for (int n = 0; n < LaneTile<T>::kSumRows; ++n) {
+#pragma unroll
+      for (int i = 0; i < LaneTile<T>::kSumCells; ++i) to[n][i] = sum[n][i];
+    }
+  }
+};
+
+// Elements from one key's values to the next one's in shared memory, tensor cores only.
+template <class T>
+__device__ __forceinline__ int value_pitch(int cols) {
+  return tile_pitch<T>(cols);
+}
+
+// sums += weights * values[kGroup x cols], values zero-padded to whole pairs of tiles of eight columns. Their
+// array has room for `room` keys.
+template <class T>
+__device__ __forceinline__ void add_weighted(WeightedSums<T>& sums, const LaneProducts<T>& w,
+                                             View<const SharedType<T>> values, int room, int cols) {
+  (void)room;
+  const int lane = int(threadIdx.x) % 32, pitch = value_pitch<T>(cols), tiles = int(ceil_div(cols, 8));
+  LaneSums<T>& sum = sums.sum;
 #pragma unroll
   for (int step = 0; step < kGroup / 16; ++step) {
     uint32_t high[4], low[4];
@@ -253,13 +284,27 @@ __device__ __forceinline__ void stage_transposed(View<float> to, int pitch, View
   }
 }
 
-// sum += weights * transposed values of `cols` columns.
-__device__ __forceinline__ void add_weighted(LaneSums<float>& sum, const LaneRows& weights,
+// sums += weights * transposed values of `cols` columns.
+__device__ __forceinline__ void add_weighted(WeightedSums<float>& sums, const LaneRows& weights,
                                              View<const float> values, int pitch, int cols) {
   if (cols <= 16) {
-    register_tile<2>(sum, weights.at, values, pitch, kGroup / 4);
+    register_tile<2>(sums.sum, weights.at, values, pitch, kGroup / 4);
   } else {
-    register_tile<5>(sum, weights.at, values, pitch, kGroup / 4);
+    register_tile<5>(sums.sum, weights.at, values, pitch, kGroup / 4);
+  }
+}
+
+// Columns [col0, col0 + cols) of `rows` keys' values as add_weighted reads them; room for `room` keys, zeros
+// up to `padded`.
+template <class T>
+__device__ __forceinline__ void stage_values(View<SharedType<T>> to, int room, View<const GlobalType<T>> from,
+                                             int64_t stride_row, int rows, int padded, int col0, int cols,
+                                             bool aligned) {
+  if constexpr (kTensorCores<T>) {
+    stage_tile<T>(to, value_pitch<T>(cols), from, stride_row, rows, padded, col0, cols, tile_units<T>(cols),
+                  aligned);
+  } else {
+    stage_transposed(to, values_pitch(room), from, stride_row, rows, padded, col0, cols, aligned);
   }
 }
 

@@ -1,6 +1,6 @@
 // What a dense layer adds to the products of a lane tile: bias and region penalty, from shared memory.
 #pragma once
-#include "lane_tile.cuh"
+#include "split_tile.cuh"
 
 namespace pft::cuda {
 
@@ -60,7 +60,7 @@ __device__ void stage_terms(const Terms<kRoom>& to, const Layer<T>& layer, View<
 
 // Products become logits; those of the keys from `here` on are minus infinity. The terms are the group's.
 template <class T, int kRows, int kKeys>
-__device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<T>& layer,
+__device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<GlobalType<T>>& layer,
                                               const Terms<kRows>& rows, const BiasSlice& bias,
                                               const Terms<kKeys>& keys, int here) {
   constexpr int kR = LaneTile<T>::kLaneRows, kC = LaneTile<T>::kLaneOthers;
@@ -80,7 +80,8 @@ __device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<T>
   } else if (bias.shared) {
     scale_and_add([&](int at) { return float(bias.shared[at]); });
   } else {
-    scale_and_add([&](int at) { return float(bias.table[unsigned(at * bias.heads)]); });
+    const int heads = layer.heads;
+    scale_and_add([&](int at) { return float(bias.table[unsigned(at * heads)]); });
   }
   if (layer.region) {
     int label[kC];

@@ -30,6 +30,7 @@ uint32_t pack_pair(float low, float high, T) {  // one instruction: from_float h
 inline int computed_anew(int x) { return x; }
 inline int64_t shared_memory_limit() { return int64_t(emu::config().shared_limit); }
 inline int multiprocessors() { return emu::config().multiprocessors; }
+inline bool split_pays() { return true; }
 
 template <class... P, class... A>
 Status launch(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes,
@@ -187,6 +188,9 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const T* row) {
 // Of the current device: what a block may have at most, and how many blocks make a full wave.
 int64_t shared_memory_limit();
 int multiprocessors();
+// Whether six bfloat16 products on tensor cores cost less than one of FFMA: by their rates on 8.0, 9.0 and
+// 10.x (16 and 15 times FFMA's and more), not on 8.6, 8.9 and 12.x, which have half of that or less.
+bool split_pays();
 
 // Throws LaunchError with CUDA's own words, which are not left behind for the next call to find.
 inline void require_success(cudaError_t error, const char* what) {

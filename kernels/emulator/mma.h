@@ -4,6 +4,11 @@
 //             16-bit B (2 registers of 2): rows (k) 2t,2t+1 then 2t+8,2t+9, column g
 //   m16n8k8,  tf32 A: (g,t) (g+8,t) (g,t+4) (g+8,t+4); B: (t,g) (t+4,g)
 //   C and D:  (g,2t) (g,2t+1) (g+8,2t) (g+8,2t+1), float32
+//
+// How they round is in no document. Measured on A100 and H100 (Fasi et al. 2021; Khattak and Mikaitis 2025;
+// Xie et al. 2025): products are exact; eight or sixteen of them and the accumulator are aligned to the
+// largest, cut off one or two bits below float32's last, added, and the sum is cut off to float32. Here it is
+// eight at a time with one bit, the coarser of each, so that what holds here holds there.
 #pragma once
 #include "vocabulary.h"
 
@@ -20,21 +25,53 @@ PFT_EMU_PART inline float half_of(uint32_t pair, int which, bf16_t) {
   return bf16_bits_to_float(uint16_t(pair >> (16 * which)));
 }
 
+PFT_EMU_PART inline double power_of_two(int exponent) {
+  const uint64_t u = uint64_t(exponent + 1023) << 52;
+  double x;
+  std::memcpy(&x, &u, 8);
+  return x;
+}
+
+// d + the sum of eight products, as the unit rounds it.
+PFT_EMU_PART inline float add_aligned(float d, const float (&products)[8]) {
+  uint32_t largest = float_bits(d) & 0x7fffffffu;
+  for (const float p : products) {
+    const uint32_t u = float_bits(p) & 0x7fffffffu;
+    largest = largest < u ? u : largest;
+  }
+  if (largest >= 0x7f800000u) {  // infinity or NaN: as in any sum
+    for (const float p : products) d += p;
+    return d;
+  }
+  constexpr int kFraction = 24;
+  const int exponent = largest < 0x00800000u ? -126 : int(largest >> 23) - 127;
+  const double scale = power_of_two(kFraction - exponent);
+  int32_t sum = int32_t(double(d) * scale);  // towards zero
+  for (const float p : products) sum += int32_t(double(p) * scale);
+  const uint32_t size = uint32_t(sum < 0 ? -sum : sum);
+  const int beyond = size ? 8 - __builtin_clz(size) : 0;  // bits that float32 has no room for
+  if (beyond > 0) sum = int32_t(size >> beyond << beyond) * (sum < 0 ? -1 : 1);
+  return float(double(sum) * power_of_two(exponent - kFraction));
+}
+
 template <class T>
 PFT_EMU_OPAQUE void add_products_k16(float (&d)[4], emu::Exchanged<MmaOperands> all) {
   const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
-    for (unsigned k = 0; k < 16; ++k) {
-      const uint32_t pair_a = all[(row % 8) * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)];
-      const uint32_t pair_b = all[column * 4 + k % 8 / 2].b[k / 8];
-      d[i] += half_of(pair_a, int(k % 2), T{}) * half_of(pair_b, int(k % 2), T{});
+    for (unsigned half = 0; half < 2; ++half) {
+      float products[8];
+      for (unsigned k = 0; k < 8; ++k) {
+        const uint32_t pair_a = all[(row % 8) * 4 + k / 2].a[row / 8 + 2 * half];
+        const uint32_t pair_b = all[column * 4 + k / 2].b[half];
+        products[k] = half_of(pair_a, int(k % 2), T{}) * half_of(pair_b, int(k % 2), T{});
+      }
+      d[i] = add_aligned(d[i], products);
     }
   }
 }
 
-// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t. Products are exact in float32; they
-// are summed in ascending k, the hardware's order is unspecified.
+// d += A B, A row-major 16x16, B column-major 16x8, T = half_t or bf16_t.
 template <class T>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const MmaOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
@@ -50,11 +87,13 @@ PFT_EMU_OPAQUE inline void add_products_tf32(float (&d)[4], emu::Exchanged<MmaOp
   const unsigned g = emu::thread->lane / 4, t = emu::thread->lane % 4;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    float products[8];
     for (unsigned k = 0; k < 8; ++k) {
       const uint32_t x = all[(row % 8) * 4 + k % 4].a[row / 8 + 2 * (k / 4)];
       const uint32_t y = all[column * 4 + k % 4].b[k / 4];
-      d[i] += bits_float(x & ~0x1fffu) * bits_float(y & ~0x1fffu);  // the unit ignores the low 13 bits
+      products[k] = bits_float(x & ~0x1fffu) * bits_float(y & ~0x1fffu);  // the unit ignores the low 13 bits
     }
+    d[i] = add_aligned(d[i], products);
   }
 }
 

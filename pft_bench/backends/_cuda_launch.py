@@ -28,17 +28,25 @@ from .base import (
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
-# candidates: one by one, or picked from tensor-core tiles.
+# candidates: one by one, or picked from tensor-core tiles; and of how a dense float32 layer multiplies: by FFMA, or by
+# tensor cores, each number as the sum of three of bfloat16.
 VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
 CANDIDATES = {"gather": 0, "tiles": 1}
+FLOAT32 = {"ffma": 0, "split": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
+_FORWARD = frozenset({"attention_forward"})
 RUNGS = {
     "plain": Rung("a thread per output of each sparse product, as published", _PRODUCTS),
     "resident": Rung("sparse products out of shared memory", _PRODUCTS),
-    "gather": Rung("sparse layers gather their candidates one by one", frozenset({"attention_forward"})),
+    "gather": Rung("sparse layers gather their candidates one by one", _FORWARD, "sparse"),
     "tiles": Rung(
         "sparse products and layers by tensor-core tiles, float16 and bfloat16",
-        frozenset({"attention_forward", *_PRODUCTS}),
+        _FORWARD | _PRODUCTS,
+        "sparse",
+    ),
+    "ffma": Rung("dense float32 layers without tensor cores", _FORWARD, "dense"),
+    "split": Rung(
+        "dense float32 layers on tensor cores, each number as the sum of three of bfloat16", _FORWARD, "dense"
     ),
 }
 _NOWHERE = (0, 0, (0, 0, 0))
@@ -99,11 +107,14 @@ class CudaLaunches(Backend):
         self._native = _loaded(self.module)
         self._version = VERSIONS.get(rung or "", CHOOSE)
         self._candidates = CANDIDATES.get(rung or "", CHOOSE)
+        self._float32 = FLOAT32.get(rung or "", CHOOSE)
         if rung is not None:
             self.name, self.rungs = f"{self.name}-{rung}", {}
             self.summary = f"{type(self).name}, always: {RUNGS[rung].summary}"
         if rung == "tiles":
             self.dtypes = self.dtypes - {torch.float32}
+        if rung in FLOAT32:
+            self.dtypes = frozenset({torch.float32})
 
     @property
     def version(self) -> int:
@@ -114,6 +125,11 @@ class CudaLaunches(Backend):
     def candidates(self) -> int:
         """The launchers' number of how a sparse layer meets its candidates."""
         return self._candidates
+
+    @property
+    def float32(self) -> int:
+        """The launchers' number of how a dense float32 layer multiplies."""
+        return self._float32
 
     def on_rung(self, rung: str) -> CudaLaunches:
         """The same kernels' family on one rung."""
@@ -158,6 +174,7 @@ class CudaLaunches(Backend):
                 new_logits.data_ptr() if new_logits.shape[-1] else 0,
                 lse.data_ptr(),
                 self.candidates,
+                self.float32,
                 self.place(out.device),
             )
         return out, new_index, new_logits, lse

@@ -46,6 +46,8 @@ class Rung(NamedTuple):
     summary: str
     ops: frozenset[str]
     """What it decides: names of `Backend`'s ops. All others are the family's own."""
+    layers: str = "any"
+    """Of attention_forward: which layers it decides, `dense`, `sparse` or `any`."""
 
 
 class Backend:

@@ -234,7 +234,7 @@ def launch_geometry(arch: int, kept: int = 256) -> dict[tuple[str, str], tuple[i
         emulator.configure(dry=True, shared_limit=ARCHITECTURES[arch].shared_limit)
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             emulator.take_dry_launches()
-            for rung in ("plain", "resident", "gather"):
+            for rung in ("plain", "resident", "gather", *(("ffma",) if dtype == torch.float32 else ())):
                 _launch_everything(CudaEmulatorBackend(rung), dtype, kept)
             for name, _, threads, shared in emulator.take_dry_launches():
                 geometry[name, str(dtype).removeprefix("torch.")] = (threads, shared)
@@ -288,6 +288,7 @@ _SHOWN = ("LDS.128", "STS.128", "LDG.E.128", "LDGSTS", "LDSM", "HMMA", "FFMA", "
 
 _GATHER = ("LDGSTS", "LDS.128")  # rows arrive asynchronously and are read 16 bytes at a time
 _TENSOR = ("LDGSTS", "LDSM", "HMMA")
+_SPLIT = ("LDG.E.128", "LDSM", "HMMA.16816.F32.BF16")
 _EXPECTED: dict[str, tuple[str, ...]] = {
     "sddmm_resident": _GATHER,
     "sddmm_tiles": _TENSOR,
@@ -301,9 +302,14 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_backward_tiled": _TENSOR,
     "attention_forward_dense": _TENSOR,
     "attention_forward_online": _TENSOR,
+    "attention_forward_dense_split": _SPLIT,
+    "attention_forward_online_split": _SPLIT,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
 }
+
+SPLIT = frozenset(name for name, wanted in _EXPECTED.items() if wanted is _SPLIT)
+"""Kernels of float32 that multiply it as sums of three bfloat16 numbers: the only ones with tensor cores."""
 
 
 def count(kernel: Kernel, mnemonic: str) -> int:
@@ -316,25 +322,31 @@ def count(kernel: Kernel, mnemonic: str) -> int:
             if name.split(".")[0] == first and name.endswith(".128")
         )
     exact = (mnemonic, mnemonic + "S", mnemonic + "G") if mnemonic == "ATOM" else (mnemonic,)
-    return sum(n for name, n in kernel.instructions.items() if name.split(".")[0] in exact)
+    return sum(
+        n for name, n in kernel.instructions.items() if any(f"{name}.".startswith(f"{e}.") for e in exact)
+    )
 
 
 def expected(kernel: Kernel) -> tuple[str, ...]:
-    """Instructions without which the kernel is not what it was written to be; float32 has no tensor-core path."""
+    """Instructions without which a kernel is not what it was written to be; float32 has tensor cores in SPLIT alone."""
     names = _EXPECTED.get(kernel.name, ())
     return tuple(n for n in names if n not in ("LDSM", "HMMA")) if kernel.is_float32 else names
 
 
 def unwanted(kernel: Kernel) -> dict[str, int]:
-    """Spills, atomics that leave the order of a sum to the hardware, tensor cores in float32: with their counts.
+    """Spills, atomics that leave the order of a sum to the hardware, tensor cores in float32, TF32: with their counts.
 
-    Bits that join a word in shared memory (ATOMS.OR) are the same in any order.
+    float32 may enter tensor cores in the kernels of SPLIT, and there as bfloat16 only. Bits that join a word in shared
+    memory (ATOMS.OR) are the same in any order.
     """
     found = {name: count(kernel, name) for name in ("LDL", "STL", "ATOM", "RED")}
     found["ATOM"] -= kernel.instructions["ATOMS.OR"]
     found["stack"] = kernel.stack_bytes + kernel.local_bytes
+    found["TF32"] = sum(n for name, n in kernel.instructions.items() if "TF32" in name)
     if kernel.is_float32:
         found["HMMA"] = count(kernel, "HMMA")
+    if kernel.name in SPLIT:
+        found["HMMA"] = count(kernel, "HMMA") - count(kernel, "HMMA.16816.F32.BF16")
     return {name: n for name, n in found.items() if n}
 
 

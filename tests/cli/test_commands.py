@@ -109,7 +109,10 @@ def test_check_passes_right_kernels(pft_bench_command: Command) -> None:
 
 def test_doctor_names_rungs_in_a_line_a_family_and_check_takes_one(pft_bench_command: Command) -> None:
     said = pft_bench_command("doctor").out
-    assert "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-gather, cuda-tiles\n" in said
+    assert (
+        "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-gather, cuda-tiles, cuda-ffma, cuda-split\n"
+        in said
+    )
     assert said.count("cuda-tiles") == 1
     if get("cuda-emu").available() is None:
         arguments = ("--backend", "cuda-emu-plain", "--tokens", 4, "--head-dim", 3, "--seeds", 1)

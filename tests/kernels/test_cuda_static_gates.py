@@ -23,6 +23,7 @@ WAYS = ("forward", "backward")
 DENSE = (
     "attention_forward_dense",
     "attention_forward_online",
+    *table.SPLIT,
     "attention_backward_dense_keys",
     "attention_backward_dense_queries",
 )
@@ -80,9 +81,11 @@ def test_expected_instructions(kernels: list[table.Kernel]) -> None:
         if any(not table.count(k, name) for name in table.expected(k))
     }
     assert not bad
-    half = [k for k in kernels if "HMMA" in table.expected(k)]
+    half = [k for k in kernels if any(name.startswith("HMMA") for name in table.expected(k))]
     # 16-bit rows, whatever the type of the weights that stand beside them
-    assert all({"float16", "bfloat16"} & {*k.types} for k in half), labels(half)
+    whole = [k for k in kernels if k.name in table.SPLIT]
+    assert whole
+    assert all({"float16", "bfloat16"} & {*k.types} for k in half if k not in whole), labels(half)
     assert {kind for k in half for kind in k.types} >= {"float16", "bfloat16"}
     if len({k.arch for k in kernels}) > 1:
         tiles = {"sddmm_tiles", "spmm_tiles", "spmm_transpose_tiles", *(f"attention_{w}_tiled" for w in WAYS)}
@@ -180,9 +183,9 @@ def test_bits_may_join_in_any_order_but_sums_may_not() -> None:
     assert table.unwanted(kernel) == {}
     kernel.instructions.update(["ATOMS.ADD", "HMMA.1684.F32.TF32"])
     kernel.stack_bytes = 8
-    assert table.unwanted(kernel) == {"ATOM": 1, "HMMA": 1, "stack": 8}
+    assert table.unwanted(kernel) == {"ATOM": 1, "HMMA": 1, "TF32": 1, "stack": 8}
     text = table.render([kernel])
-    assert "no LDGSTS, ATOM 1, stack 8, HMMA 1" in text
+    assert "no LDGSTS, ATOM 1, stack 8, TF32 1, HMMA 1" in text
 
 
 def test_float32_weights_of_16_bit_rows_may_take_tensor_cores() -> None:
@@ -194,6 +197,20 @@ def test_float32_weights_of_16_bit_rows_may_take_tensor_cores() -> None:
     assert table.expected(plain) == ()
     assert table.unwanted(mixed) == {}
     assert table.unwanted(plain) == {"HMMA": 1}
+
+
+def test_float32_takes_tensor_cores_as_bfloat16_in_named_kernels_only() -> None:
+    split = table.Kernel("attention_forward_online_split", (), 90, 32, 0, 0, 0)
+    other = table.Kernel("attention_forward_online", ("float32",), 90, 32, 0, 0, 0)
+    for kernel in (split, other):
+        kernel.instructions.update(["LDG.E.128", "LDSM.16.M88.4", "HMMA.16816.F32.BF16"])
+    assert not [name for name in table.expected(split) if not table.count(split, name)]
+    assert table.unwanted(split) == {}
+    assert table.unwanted(other) == {"HMMA": 1}
+    split.instructions.update(["HMMA.1688.F32.TF32", "HMMA.16816.F32"])
+    assert table.unwanted(split) == {"HMMA": 2, "TF32": 1}
+    del split.instructions["HMMA.16816.F32.BF16"]
+    assert "no HMMA.16816.F32.BF16" in table.render([split])
 
 
 def test_a_spill_or_an_atomic_would_be_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,6 +61,20 @@ def test_a_rung_of_the_layers_takes_its_kernel(
     assert launched(lambda: get(f"cuda-emu-{rung}").attention_forward(given)) == [kernel]
 
 
+@pytest.mark.parametrize("topk", [25, 6])
+def test_dense_float32_layers_take_tensor_cores_and_a_rung_does_not(
+    launched: Callable[..., list[str]], topk: int
+) -> None:
+    kernel = "attention_forward_online" if topk == 25 else "attention_forward_dense"
+    whole, half = (
+        layer(tokens=25, dim=8, topk=topk, dtype=dtype) for dtype in (torch.float32, torch.float16)
+    )
+    for name, suffix in (("cuda-emu", "_split"), ("cuda-emu-split", "_split"), ("cuda-emu-ffma", "")):
+        assert launched(partial(get(name).attention_forward, whole)) == [kernel + suffix]
+    assert launched(partial(get("cuda-emu").attention_forward, half)) == [kernel]
+    assert get("cuda-emu-ffma").dtypes == {torch.float32}
+
+
 def test_the_public_ops_take_rungs(launched: Callable[..., list[str]]) -> None:
     given = product("sddmm", 2, 9, 9, 8, 3, index_dtype=torch.int16)
     for rung, kernel in (("plain", "sddmm_plain"), ("resident", "sddmm_resident")):
@@ -69,7 +84,7 @@ def test_the_public_ops_take_rungs(launched: Callable[..., list[str]]) -> None:
 
 def test_nobody_sets_a_rung_from_outside() -> None:
     backend: Any = get("cuda-emu")
-    for attribute in ("version", "candidates"):
+    for attribute in ("version", "candidates", "float32"):
         with pytest.raises(AttributeError):
             setattr(backend, attribute, "plain")
     assert get("cuda-emu-plain") is get("cuda-emu-plain")
@@ -78,7 +93,9 @@ def test_nobody_sets_a_rung_from_outside() -> None:
 
 
 def test_rungs_are_named_by_their_family_alone() -> None:
-    assert rungs("cuda-emu") == tuple(f"cuda-emu-{rung}" for rung in ("plain", "resident", "gather", "tiles"))
+    assert rungs("cuda-emu") == tuple(
+        f"cuda-emu-{rung}" for rung in ("plain", "resident", "gather", "tiles", "ffma", "split")
+    )
     assert rungs("cuda")[0] == "cuda-plain"
     assert rungs("dense") == ()
     every = {name for family in names() for name in rungs(family)}

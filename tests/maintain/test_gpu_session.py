@@ -375,6 +375,8 @@ def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.L
             assert {"dense", "cuda", "triton"} <= set(names)
             assert ("official" in names) == (dtype == "float32")
             assert ({"cuda-gather", "cuda-tiles"} <= set(names)) == (dtype == "float16" and c < 1024)
+            rungs = {"cuda-ffma", "cuda-split"} if dtype == "float32" and c == 1024 else set()
+            assert {"cuda-ffma", "cuda-split"} & set(names) == rungs
         for kept in (256, 128, 64, 32, 16):
             for op in ("sddmm", "spmm", "spmm_transpose"):
                 names = groups[f"{dtype} {op} K={kept}"]

@@ -74,9 +74,15 @@ struct AttentionOutputs {
 // How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
-Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+// How the forward pass of a dense float32 layer multiplies: by FFMA, or by tensor cores, each number as the
+// sum of three of bfloat16. kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
+enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
+
+Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
+                               void* stream);
 // What a dense layer that keeps everything runs: kUnsupported where not even one warp's rows fit.
-Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
+                                void* stream);
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
                                 void* stream);
 // What kTiles runs: float16 and bfloat16 only (else kBadDType); kUnsupported beyond 1024 keys or 40 channels

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...reference import Layer, accumulation_dtype, relative_position
-from .bounds import EXP_ULPS, arithmetic_roundoff, gamma, output_rounding, unit_roundoff
+from .bounds import EXP_ULPS, arithmetic_roundoff, gamma, output_rounding, split_loss, unit_roundoff
 
 
 @dataclass
@@ -54,7 +54,7 @@ def logits(layer: Layer, queries: Tensor | None = None) -> Bounded:
     `queries` [N] are the tokens whose rows the layer holds, where it holds a few only; None: all, in their order.
 
     ``gamma_(D+3)``: D products, and the additions of bias, region penalty and earlier logit, each bounded by the
-    magnitudes that were added.
+    magnitudes that were added. float32 may be multiplied in parts (`split_loss`).
     """
     u = arithmetic_roundoff(layer.q.dtype)
     q, k = layer.q.double(), layer.k.double()
@@ -76,7 +76,10 @@ def logits(layer: Layer, queries: Tensor | None = None) -> Bounded:
         earlier.scatter_(-1, places, given)
         z = z + earlier
         magnitude = magnitude + earlier.abs().nan_to_num(posinf=0.0)
-    return Bounded(z, gamma(layer.q.shape[-1] + 3, u) * magnitude)
+    bound = gamma(layer.q.shape[-1] + 3, u) * magnitude
+    if layer.q.dtype == torch.float32:
+        bound = bound + abs(layer.scale) * split_loss(q, k)
+    return Bounded(z, bound)
 
 
 @dataclass

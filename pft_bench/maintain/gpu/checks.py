@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...backends import Backend, backends, get, rungs
+from ...backends import Backend, backends, get
 from ...harness.check import CheckResult, check_layer, check_product, failures
 from ...harness.inputs import layer, product
 from ...harness.measure.environment import environment
@@ -53,16 +53,22 @@ def unavailable(name: str) -> str | None:
     return get(name).available()
 
 
-def deciding_rungs(family: str, op: str) -> list[str]:
-    """The family's rungs that decide an op."""
-    return [name for name in rungs(family) if op in get(family).rungs[name.removeprefix(f"{family}-")].ops]
+def deciding_rungs(family: str, op: str, layers: str = "any") -> list[str]:
+    """The family's rungs that decide an op; of attention_forward, for `dense`, `sparse` or `any` layers."""
+    known = get(family).rungs
+    return [
+        f"{family}-{name}"
+        for name, rung in known.items()
+        if op in rung.ops
+        and (op != "attention_forward" or "any" in (layers, rung.layers) or layers == rung.layers)
+    ]
 
 
-def own(session: Session, op: str, rungs_too: bool = True) -> list[str]:
-    """The family and its rungs that decide the op; nobody where its kernels cannot run here."""
+def own(session: Session, op: str, layers: str = "any", *, rungs_too: bool = True) -> list[str]:
+    """The family and its rungs that decide the op, as `deciding_rungs`; nobody where its kernels cannot run here."""
     if unavailable(session.family) is not None:
         return []
-    return [session.family, *(deciding_rungs(session.family, op) if rungs_too else ())]
+    return [session.family, *(deciding_rungs(session.family, op, layers) if rungs_too else ())]
 
 
 def family_item(session: Session) -> Iterator[Item]:
@@ -109,7 +115,8 @@ class LayerCase(NamedTuple):
 
     label: str
     dtype: torch.dtype
-    sparse: bool
+    kind: str
+    """`dense` or `sparse`."""
     make: Callable[[], Layer]
 
 
@@ -129,7 +136,7 @@ def layers(sizes: Sizes, device: str) -> Iterator[LayerCase]:
                 device=device,
             )  # fmt: skip
             label = f"{str(dtype)[6:]} {candidates or sizes.tokens} -> {topk}"
-            yield LayerCase(label, dtype, candidates is not None, make)
+            yield LayerCase(label, dtype, "dense" if candidates is None else "sparse", make)
 
 
 def correctness_items(sizes: Sizes, session: Session) -> Iterator[Item]:
@@ -138,7 +145,7 @@ def correctness_items(sizes: Sizes, session: Session) -> Iterator[Item]:
     others = session.others("triton")
     for ours in (True, False):
         for case in layers(sizes, session.device):
-            names = own(session, "attention_forward", case.sparse) if ours else others
+            names = own(session, "attention_forward", case.kind) if ours else others
             for name in able(names, case.dtype):
                 yield Item(f"{name} layer {case.label}", partial(_check_layer, name, case.make))
         for dtype in sizes.dtypes:
@@ -173,7 +180,7 @@ def sanitized_items(session: Session) -> Iterator[Item]:
     sizes = SMALL_REHEARSED if session.rehearse else SANITIZED
     yield from family_item(session)
     for case in layers(sizes, session.device):
-        for name in able(own(session, "attention_forward", case.sparse), case.dtype):
+        for name in able(own(session, "attention_forward", case.kind), case.dtype):
             yield Item(f"{name} layer {case.label}", partial(_finite_layer, name, case.make))
     for dtype in sizes.dtypes:
         for name in able(own(session, "sddmm"), dtype):

@@ -180,28 +180,29 @@ def _groups(
 ) -> tuple[Group, ...]:
     tokens = settings.config.window_size**2
     layers = (
-        LadderLayer(settings, step, ladder_names(session, settings, "attention_forward", step[0] < tokens))
+        LadderLayer(settings, step, ladder_names(session, settings, "attention_forward", kind))
         for step in steps
+        for kind in ("sparse" if step[0] < tokens else "dense",)
     )
     return *layers, *(LadderProduct(settings, op, k, ladder_names(session, settings, op)) for op, k in ops)
 
 
-def ladder_names(session: Session, settings: Settings, op: str, rungs_too: bool = True) -> list[str]:
+def ladder_names(session: Session, settings: Settings, op: str, layers: str = "any") -> list[str]:
     """Who is measured beside the baseline; rungs where there are several to choose from."""
     others = session.others("triton", "official")
     found = list(others)
     if unavailable(session.family) is None:
-        rungs = rungs_of(session, settings, op) if rungs_too and settings.mode == "infer" else []
+        rungs = rungs_of(session, settings, op, layers) if settings.mode == "infer" else []
         found = [session.family, *rungs, *others]
     return [name for name in found if settings.torch_dtype in get(name).dtypes]
 
 
-def rungs_of(session: Session, settings: Settings, op: str) -> list[str]:
+def rungs_of(session: Session, settings: Settings, op: str, layers: str) -> list[str]:
     """Rungs of the family that decide an op, where there are several to choose from."""
     slow = {f"{session.family}-{rung}" for slow_op, rung in TOO_SLOW if slow_op == op}
     found = [
         name
-        for name in deciding_rungs(session.family, op)
+        for name in deciding_rungs(session.family, op, layers)
         if name not in slow and settings.torch_dtype in get(name).dtypes
     ]
     return found if len(found) > 1 else []

@@ -1,0 +1,148 @@
+"""float32 on tensor cores, each number as the sum of three of bfloat16: as good as FFMA, on hard inputs too.
+
+The emulator cuts off what tensor cores cut off (kernels/emulator/mma.h), so the figures here include it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from made import layer
+
+from pft_bench.backends import Layer, get
+from pft_bench.harness.check.operator import check_layer
+from pft_bench.harness.check.oracle import forward
+
+emu = pytest.importorskip("pft_bench._cuda_emu")
+LARGEST = torch.finfo(torch.float32).max
+
+
+@pytest.fixture(autouse=True)
+def _emulator_defaults() -> Iterator[None]:
+    emu.configure()
+    yield
+    emu.configure()
+
+
+def powers(shape: torch.Size, low: int, high: int) -> torch.Tensor:
+    return 2.0 ** torch.randint(low, high, shape, generator=torch.Generator().manual_seed(low))
+
+
+def cancelling(case: Layer) -> Layer:
+    """Logits that are small differences of large products: neighbours in k have opposite signs, those in q agree."""
+    q, k = 30 * case.q, 30 * case.k
+    q[..., 1::2] = q[..., ::2]
+    k[..., 1::2] = -k[..., ::2] * (1 + 2e-5 * case.k[..., 1::2])
+    return case.with_tensors(q=q, k=k)
+
+
+HARD = {
+    "as drawn": lambda c: c,
+    "one sign": lambda c: c.with_tensors(q=c.q.abs(), k=c.k.abs(), v=c.v.abs()),
+    "wide range": lambda c: c.with_tensors(
+        q=c.q * powers(c.q.shape, -20, 8),
+        k=c.k * powers(c.k.shape, -21, 8),
+        v=c.v * powers(c.v.shape, -60, 60),
+    ),
+    "cancelling": cancelling,
+    "values of 2^+-100": lambda c: c.with_tensors(v=c.v * powers(c.v.shape[:-1], -100, 100).unsqueeze(-1)),
+    "1e38": lambda c: c.with_tensors(v=(c.v / 5).clamp(-1, 1) * LARGEST),
+    "tiny queries, huge keys": lambda c: c.with_tensors(q=c.q * 1e-30, k=c.k * 1e30),
+}
+
+
+@pytest.mark.parametrize("topk", [64, 16])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_inputs_are_as_exact_as_by_ffma(name: str, topk: int) -> None:
+    """Every check that FFMA passes, and the mean and largest error relative to what was added beside FFMA's."""
+    case = HARD[name](layer(windows=1, heads=1, tokens=64, dim=40, topk=topk, patterns=1, seed=3))
+    errors, failures = {}, {}
+    for rung in ("ffma", "split"):
+        backend = get(f"cuda-emu-{rung}")
+        failures[rung] = {
+            str(r).split(":")[0] for r in check_layer(backend, case, train=False) if not r.passed
+        }
+        out, index, _, _ = backend.attention_forward(case)
+        exact = forward(case, index if index.numel() else None)
+        added = exact.attn.value @ case.v.double().abs()
+        errors[rung] = ((out.double() - exact.out.value).abs() / added.clamp_min(1e-300)).flatten()
+    assert failures["split"] <= failures["ffma"]
+    assert errors["split"].mean() <= 1.2 * errors["ffma"].mean()
+    assert errors["split"].max() <= 2 * errors["ffma"].max()
+
+
+@pytest.mark.parametrize("topk", [64, 16])
+def test_subnormal_operands_stay_within_what_parts_may_lose(topk: int) -> None:
+    """Here alone FFMA, and with it PyTorch, is more exact: its error is no measure."""
+    case = layer(windows=1, heads=1, tokens=64, dim=40, topk=topk, seed=3)
+    for hard in (
+        case.with_tensors(q=case.q * 1e-39, k=case.k * 1e37),
+        case.with_tensors(v=case.v * 1e-39),
+        case.with_tensors(q=case.q * 1e-39, k=case.k * 1e-39),
+    ):
+        failed = [str(r) for r in check_layer(get("cuda-emu-split"), hard, train=False) if not r.passed]
+        assert all(one.startswith("attention against PyTorch") for one in failed), "\n".join(failed)
+
+
+def test_numbers_that_round_to_infinity_do_not() -> None:
+    """The largest float32 numbers have no high part by rounding: 3.4e38 would be infinite in bfloat16."""
+    case = layer(windows=1, heads=1, tokens=16, dim=8, topk=16, bias=False)
+    case = case.with_tensors(q=torch.zeros_like(case.q), v=torch.full_like(case.v, LARGEST) / 2)
+    case.v[..., 1] = -LARGEST
+    case.v[..., 0, 0], case.v[..., 1:, 0] = LARGEST, 0.0
+    out = get("cuda-emu-split").attention_forward(case)[0]
+    assert torch.allclose(out, get("cuda-emu-ffma").attention_forward(case)[0], rtol=1e-6, atol=0)
+    q, k = torch.zeros_like(case.q), torch.zeros_like(case.k)
+    q[..., 0], k[..., 0] = LARGEST, 1e-30 * torch.linspace(-1, 1, 16)
+    out = get("cuda-emu-split").attention_forward(case.with_tensors(q=q, k=k))[0]
+    assert torch.allclose(
+        out, get("cuda-emu-ffma").attention_forward(case.with_tensors(q=q, k=k))[0], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("topk", [16, 5])
+def test_what_is_not_finite_comes_out_as_by_ffma(topk: int) -> None:
+    """Infinity times a part that is zero is NaN in the small products; it must not reach the result."""
+    case = layer(windows=1, heads=1, tokens=16, dim=8, topk=topk, bias=False)
+    q, k, v = case.q.clone(), case.k.clone(), case.v.clone()
+    q[..., 0], k[..., 0] = 1.0, 1.0
+    k[..., 3, 0] = -math.inf  # one logit of minus infinity: weight zero, the others stay
+    minus = case.with_tensors(q=q, k=k)
+    v[..., 2, 1], v[..., 5, 2], v[..., 6, 3] = math.inf, -math.inf, math.nan
+    both = case.with_tensors(q=q, k=k, v=v)
+    plus = case.with_tensors(q=torch.where(torch.arange(16).view(16, 1) == 4, math.inf, q), k=k)
+    for bad in (minus, both, plus):
+        split, ffma = (get(f"cuda-emu-{rung}").attention_forward(bad) for rung in ("split", "ffma"))
+        assert split[0].isfinite().any()
+        for x, y in zip(split, ffma, strict=True):
+            if x.is_floating_point():
+                assert torch.equal(x.isnan(), y.isnan())
+                assert torch.equal(x.isinf(), y.isinf())
+            else:
+                assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("dim", [1, 8, 9, 16, 24, 33, 72])
+def test_every_number_of_channels(dim: int) -> None:
+    """Steps of sixteen channels, a last one of eight, and more than one chunk, for logits and values."""
+    for topk in (25, 6):
+        case = layer(windows=1, heads=2, tokens=25, dim=dim, dim_v=max(1, 73 - dim), topk=topk, patterns=1)
+        failed = [str(r) for r in check_layer(get("cuda-emu-split"), case, train=False) if not r.passed]
+        assert not failed, "\n".join(failed)
+
+
+def test_mma_cuts_off_what_lies_below_the_largest_addend() -> None:
+    """Products are exact; 2^-24 of the largest survives alignment, 2^-25 does not, and a sum is cut off too."""
+    a, b = torch.zeros(16, 16), torch.zeros(16, 8)
+    b[:4, 0] = 1.0
+    a[0, :3] = torch.tensor([1.0, 2.0**-24, 2.0**-24])  # both survive: 1 + 2^-23
+    a[1, :3] = torch.tensor([1.0, 2.0**-25, 2.0**-25])  # neither
+    a[2, :2] = torch.tensor([1.0, 2.0**-24])  # survives, and is cut off the sum
+    a[3, :3] = torch.tensor([-1.0, -(2.0**-24), -(2.0**-25)])  # towards zero
+    a[4, :3] = torch.tensor([1.0, -1.0, 2.0**-30])  # too small beside what cancels
+    a[5, :1] = torch.tensor([2.0**-130])  # bfloat16's subnormal numbers are numbers
+    got = torch.tensor(emu.mma(1, a.flatten().tolist(), b.flatten().tolist())).view(16, 8)[:6, 0]
+    assert got.tolist() == [1 + 2.0**-23, 1.0, 1.0, -1.0, 0.0, 2.0**-130]
