@@ -75,8 +75,8 @@ def test_available_that_raises_names_its_backend(
     ("does", "told"),
     [
         (
-            "from pft_bench.harness.measure import contender\ncontender.Verified._require = staticmethod(lambda *a: 0)",
-            "replaced pft_bench.harness.measure.contender.Verified._require",
+            "from pft_bench.harness.measure import verified\nverified.Verified._require = staticmethod(lambda *a: 0)",
+            "replaced pft_bench.harness.measure.verified.Verified._require",
         ),
         ("import time\ntime.perf_counter_ns = lambda: 0", "replaced time.perf_counter_ns"),
         ("import sys\nsys.setprofile(lambda *a: None)", "changed trace or profile function"),
