@@ -121,12 +121,14 @@ def replaces_an_import() -> None:
     sys.modules["pft_bench.backends.base"] = ModuleType("pft_bench.backends.base")
 
 
-@disturbance("registers an operator of torch anew", "process state", "aten/allclose/CPU", "model infer")
+@disturbance("registers an operator of torch anew", "process state", "aten/special_erfcx/CPU", "model infer")
 def registers_an_operator() -> None:
-    """For everybody, below Python's names."""
-    if not any(key == "aten/allclose/CPU" for key in torch.library._impls):
+    """For everybody, below Python's names: of one that nobody here uses, since torch sometimes keeps what it was told
+    to forget.
+    """
+    if not any(key == "aten/special_erfcx/CPU" for key in torch.library._impls):
         made = torch.library.Library("aten", "IMPL")
-        made.impl("allclose", lambda *_, **__: True, "CPU")
+        made.impl("special_erfcx", lambda given: given, "CPU")
         _libraries.append(made)
 
 
