@@ -144,8 +144,14 @@ def _dram_bytes(launch: CountedLaunch) -> float:
     return launch.bytes_read_by_many + own * launch.blocks / launch.blocks_run
 
 
+SPLIT_PRODUCTS = 6
+"""Products of bfloat16 parts that make one of float32 (kernels/cuda/split_tile.cuh)."""
+
+
 def floor_of(work: Work, launches: Sequence[CountedLaunch], chip: Chip) -> tuple[float, float]:
     """Seconds that the problem's bytes and its FLOPs take at least, by the units that its kernels use."""
     tensor = any(launch.totals().get("mma", 0) for launch in launches)
-    rate = chip.tensor_flops if tensor else chip.float32_flops
-    return work.kernel_bytes() / chip.dram.value, work.kernel_flops() / rate.value
+    rate = (chip.tensor_flops if tensor else chip.float32_flops).value
+    if tensor and work.dtype == "float32":
+        rate /= SPLIT_PRODUCTS
+    return work.kernel_bytes() / chip.dram.value, work.kernel_flops() / rate
