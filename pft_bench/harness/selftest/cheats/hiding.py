@@ -112,7 +112,7 @@ def replaces_pickling() -> None:
 @disturbance("has results written its own way", "process state", "how objects are pickled")
 def registers_a_reducer() -> None:
     """The function that writes is what it was."""
-    copyreg.pickle(RoundsResult, lambda result: (RoundsResult, tuple(vars(result).values())))  # type: ignore[arg-type]
+    copyreg.pickle(RoundsResult, lambda result: (RoundsResult, tuple(vars(result).values())))
 
 
 @disturbance("puts another module in a module's place", "functions", "the module pft_bench.backends.base")
