@@ -282,7 +282,7 @@ def test_a_tool_that_is_not_there_is_a_failure_and_in_a_rehearsal_said(
 
 
 KERNELS = ["sddmm_resident", "spmm_resident", "spmm_transpose_tiles", "attention_forward_dense",
-           "attention_forward_tiled", "attention_forward_online", "attention_forward_sparse"]  # fmt: skip
+           "attention_forward_tiled", "attention_forward_online_split", "attention_forward_sparse"]  # fmt: skip
 
 
 def made_up_profile() -> str:

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 import jobs
 import pytest
 
-from pft_bench.harness.sweep import Workers
+from pft_bench.harness.sweep import Workers, isolation
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +29,6 @@ def start_program() -> Callable[..., BaseProcess]:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
     """Workers that wait for three seconds; they start in seconds, so all tests share them."""
-    with Workers(timeout_s=3.0) as made:
+    with pytest.MonkeyPatch.context() as patch, Workers(timeout_s=3.0) as made:
+        patch.setattr(isolation, "SERVER", jobs.QUICK_SERVER)
         yield made

@@ -20,6 +20,28 @@ TINY = (
 """`pft-bench run` on the sparse products of a model so small that a sweep of it takes seconds."""
 
 
+def quick():
+    """Measure in this process, and in the servers that it starts, for as short as tiny calls allow; not a plug-in's
+    to do, which may change nothing of the harness.
+    """
+    import gc
+
+    from pft_bench.harness.measure import roof, timer
+    from pft_bench.harness.sweep import isolation, sweep
+
+    roof.MATRIX_SIDE, roof.COPY_BYTES = 64, 1 << 20
+    timer.WARMUP_S = 0.01
+    # new inputs take ten times as long as a tiny call
+    timer.CpuTimer.__init__.__defaults__ = (timer.MIN_BLOCK_S / 10,)
+    # beside another test a right timer may fail its audit; tests/conftest.py has who tests that alone
+    sweep.audit = lambda *_: []
+    gc.collect = lambda *_: 0  # a tenth of a second in a full process, several times a case
+    isolation.SERVER = QUICK_SERVER
+
+
+QUICK_SERVER = "import jobs; jobs.quick(); from pft_bench.harness.sweep import server; server.main()"
+
+
 def touch(board):
     """Change this process for good; how often it was changed before, its threads' answer, its command."""
     TOUCHED.append(1)
@@ -95,5 +117,6 @@ def program(arguments):
     """`pft-bench` with these arguments, in this process."""
     from pft_bench.cli import main
 
+    quick()
     sys.argv = ["pft-bench", *arguments]
     main()

@@ -7,7 +7,6 @@ authors are planted where spandrel would have them.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import sys
 import time
@@ -20,19 +19,10 @@ from torch import Tensor, nn
 
 from pft_bench.backends import Layer, register
 from pft_bench.backends.cpu import CpuBackend
-from pft_bench.harness.measure import roof, timer
 from pft_bench.harness.selftest.cheating import TINY
-from pft_bench.harness.sweep import sweep
 from pft_bench.model import PRESETS
 
 PRESETS["tiny_x2"] = TINY
-roof.MATRIX_SIDE, roof.COPY_BYTES = 64, 1 << 20
-timer.WARMUP_S = 0.01
-# new inputs take ten times as long as a tiny call
-timer.CpuTimer.__init__.__defaults__ = (timer.MIN_BLOCK_S / 10,)
-# beside another test a right timer may fail its audit; tests/conftest.py has who tests that alone
-sweep.audit = lambda *_: []
-gc.collect = lambda *_: 0  # a tenth of a second in a full process, several times a case
 
 
 @register

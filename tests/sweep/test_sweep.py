@@ -129,7 +129,7 @@ def test_ten_kills_at_random_moments_lose_and_double_nothing(start_program: Star
 @pytest.mark.slow
 def test_torchrun_yields_the_same_set_of_records_as_one_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
-    program = [sys.executable, "-c", "from pft_bench.cli import main; main()"]
+    program = [sys.executable, "-c", "import jobs; jobs.quick(); from pft_bench.cli import main; main()"]
     arguments = [*TINY, "--sched", "16,5", "--backend", "cpu", "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_PORT": "0"}
     ended = subprocess.run(

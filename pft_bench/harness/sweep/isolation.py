@@ -27,6 +27,9 @@ from .server import DUMP_SIGNAL, Ended, Finished, Job, Started
 
 TICK_S = 0.5
 """How often the supervisor looks: rarely, because it shares the processors with what is being timed."""
+# Not `-m`: the module would exist twice, and what it sends would be of classes that are not ours.
+SERVER = f"from {__package__} import server; server.main()"
+"""What the process runs from which workers are forked."""
 LAST_WORDS_S = 1.0
 """Time for a worker to write its stacks before it is killed."""
 KILL_S = 60.0
@@ -93,8 +96,7 @@ class Workers:
     def _start_server(self) -> Connection:
         ours, theirs = Pipe()
         passed = (theirs.fileno(), self._board_file, self._output)
-        # not `-m`: the module would exist twice, and what it sends would be of classes that are not ours
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__} import server; server.main()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; {SERVER}"
         self._server = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, passed), str(os.getpid())],
             pass_fds=passed,
