@@ -77,3 +77,12 @@ def test_copies_that_were_written_to_are_named() -> None:
     inputs.restore()
     assert "the harness's copy of v" in inputs.untouched().detail
     assert "the harness's copy of v" in inputs.glance().detail
+
+
+def test_operators_are_told_by_name_not_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One registered and one forgotten leave as many as there were."""
+    monkeypatch.setattr(torch.library, "_impls", {"aten/planted/CPU", "other/planted/CPU"})
+    before = process_state.Snapshot()
+    torch.library._impls.clear()
+    torch.library._impls.update(("aten/another/CPU", "other/planted/CPU"))
+    assert any("aten/another/CPU" in told for told in before.restore())

@@ -93,7 +93,7 @@ class Inputs:
         return self._apply(Draw(tuple((name, self._draw(name, head)) for name in self.given), head))
 
     def recall(self, draw: Draw) -> Draw:
-        """The values of an earlier `renew`, whoever has written to the tensors since."""
+        """Write the values of an earlier `renew` to the tensors again, even if somebody has overwritten them."""
         self._now = Draw()
         return self._apply(draw)
 
@@ -106,7 +106,7 @@ class Inputs:
         return draw
 
     def rewrite(self) -> None:
-        """All values as they should be, whoever has written to them."""
+        """Write the present values again, in case somebody has overwritten them."""
         self.recall(self._now)
 
     def restore(self) -> None:

@@ -40,7 +40,8 @@ def arithmetic_roundoff(dtype: torch.dtype) -> float:
 
 
 SPLIT_LOST = 2.0**-134
-"""What a float32 number below 2^-110 may lose in three bfloat16 parts: the smallest of them ends at 2^-133."""
+"""Largest error of writing a float32 number below 2^-110 as three bfloat16 numbers: bfloat16 has no positive number
+below 2^-133, so that the third is rounded to a multiple of it."""
 
 
 def split_loss(x: Tensor, y: Tensor) -> Tensor:

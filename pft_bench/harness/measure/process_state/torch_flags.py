@@ -112,12 +112,12 @@ def set_modes(state: tuple[int, int]) -> None:
 
 def overridden() -> frozenset[str]:
     """Operators of torch and of this project for which Python has registered implementations."""
-    return _overridden_of(len(library._impls))
+    return _watched_of(frozenset(library._impls))
 
 
 @functools.lru_cache(2)
-def _overridden_of(count: int) -> frozenset[str]:
-    return frozenset(key for key in library._impls if key.startswith(("aten/", "pft_bench/")))
+def _watched_of(every: frozenset[str]) -> frozenset[str]:
+    return frozenset(key for key in every if key.startswith(("aten/", "pft_bench/")))
 
 
 def drop_overrides(state: frozenset[str]) -> None:
