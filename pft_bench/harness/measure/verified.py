@@ -7,6 +7,7 @@ it, both outside of what is timed (docs/method.md, A time belongs to outputs tha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from ...common import entropy
 from .contender import Contender, ContenderWork
 from .guards import active
 from .outcome import Remembered, broken_law, spoiled
-from .process_state import Snapshot, listeners, running_threads, started, unchanged
+from .process_state import Snapshot, end_if_forked, listeners, running_threads, started, unchanged
 from .results import CheckOutcome, failures
 
 JUDGED = 1.0
@@ -54,6 +55,7 @@ class State(NamedTuple):
     held: tuple[object, ...]
     threads: tuple[frozenset[int], int]
     listeners: tuple[object, ...]
+    process: int
     at_ns: int
 
 
@@ -74,8 +76,8 @@ def same(some: Sequence[object], others: Sequence[object]) -> bool:
 PASSED = object()
 """What `verify` gives to `Verified`, and nobody else."""
 
-_now_ns = time.perf_counter_ns
-"""This module's own reference, as the timer has one."""
+_now_ns, _getpid = time.perf_counter_ns, os.getpid
+"""This module's own references, as the timer has one."""
 
 
 class Verified:
@@ -143,7 +145,7 @@ class Verified:
         evidence = () if self._work is None else self._work.evidence()
         kept = () if self._process is None else self._process.parts()
         own = (*self.parts(), *flat(held), *flat(evidence), *kept)
-        return State(own, self._work, held, running_threads(), listeners(), _now_ns())
+        return State(own, self._work, held, running_threads(), listeners(), _getpid(), _now_ns())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -212,6 +214,7 @@ class Verified:
 
     def unreached(self, before: State) -> State:
         """The state now. WrongResult if a call reached for it, ProcessChanged if it left what runs between calls."""
+        end_if_forked(before.process)
         now = self.state()
         if active("harness state") and not same(now.own, before.own):
             if before.work is not None:

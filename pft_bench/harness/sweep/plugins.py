@@ -6,7 +6,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -71,9 +72,17 @@ def _instead(path: Path) -> str:
 
 def load_plugins(names: Sequence[str]) -> dict[str, str]:
     """Import all of them; name -> digest of its source, for the environment of the records."""
-    digests = {}
-    for name in names:
-        source = load_plugin(name).__file__
-        content = b"" if source is None else Path(source).read_bytes()
-        digests[name] = hashlib.sha256(content).hexdigest()[:12]
-    return digests
+    return {name: _digest(load_plugin(name).__file__) for name in names}
+
+
+def edited(plugins: Mapping[str, str]) -> list[str]:
+    """Those whose source is another one now than `load_plugins` found."""
+    return [name for name, digest in plugins.items() if _digest(load_plugin(name).__file__) != digest]
+
+
+def _digest(source: str | None) -> str:
+    content = b""
+    if source is not None:
+        with suppress(OSError):
+            content = Path(source).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import system_flags, torch_flags
+from . import files, system_flags, torch_flags
 from .watched import WATCHED
 
 
@@ -107,6 +107,8 @@ FLAGS = (
     Flag("inference mode", torch.is_inference_mode_enabled, torch_flags.set_inference),
     Flag("hooks on all modules of torch", torch_flags.hooks, torch_flags.drop_hooks),
     Flag("working folder", os.getcwd, os.chdir),
+    Flag("the run folder", files.watched_files, _stays),
+    Flag("limits of the process", system_flags.limits, system_flags.set_limits),
     Flag("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -11,9 +12,11 @@ from typing import Any
 from ....common.shortage import out_of_memory
 from ..guards import active
 from . import system_flags, torch_flags
+from .files import Marks
 from .flags import FLAGS
 from .functions import Functions, held_functions
-from .tasks import children, end_children, end_threads, running_threads
+from .tasks import adopt, children, end_children, end_if_forked, end_threads, running_threads
+from .watched import WRITING
 
 
 class ProcessChanged(Exception):
@@ -23,10 +26,10 @@ class ProcessChanged(Exception):
 class Snapshot:
     """The state of the process when this was made."""
 
-    __slots__ = ("_children", "_first_call", "_flags", "_functions", "_on", "_threads")
+    __slots__ = ("_children", "_first_call", "_flags", "_functions", "_on", "_process", "_threads")
 
     def __init__(self, *, first_call: bool = False) -> None:
-        self._first_call = first_call
+        self._first_call, self._process = first_call, os.getpid()
         self._functions = held_functions()
         self._functions.put_back()
         self._flags = tuple(flag.now() for flag in FLAGS)
@@ -39,7 +42,8 @@ class Snapshot:
         return *_KEPT(self), *self._functions.parts()
 
     def restore(self) -> list[str]:
-        """Bring the state back; what had changed, in words."""
+        """Bring the state back; what had changed, in words. A process that the contender forked ends here."""
+        end_if_forked(self._process)
         names = self._functions.put_back()
         found = [f"replaced {', '.join(names)}"] if names and "functions" in self._on else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
@@ -74,8 +78,10 @@ def _told(when: str, found: Sequence[str]) -> str:
 def _shown(before: Any, now: Any) -> str:
     if isinstance(before, frozenset) and isinstance(now, frozenset):
         return ", ".join(sorted(before ^ now))
-    if isinstance(before, dict) and isinstance(now, dict):  # of variables or signals
+    if isinstance(before, dict) and isinstance(now, dict):  # of variables, signals or files
         names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if isinstance(before, Marks):
+            return ", ".join(sorted(map(os.path.basename, names)))
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
     return f"{before} -> {now}"
 
@@ -109,23 +115,40 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """A user's module is imported: it must leave the harness and the clock as they are, and nothing that would run
-    between two calls. What it does to torch is its own affair, as many libraries do.
+    """A user's module is imported: it must leave the harness, the clock and what writes results as they are, and nothing
+    that would run between two calls or go on running. What it does to torch is its own affair, as many libraries do;
+    where its import fails, all of it is taken back.
 
     Raises:
         ProcessChanged: it has not.
     """
-    functions, before = Functions(("pft_bench", "time")), tuple(flag.now() for flag in _BETWEEN)
+    functions, flags = Functions(_LEFT_ALONE), tuple(flag.now() for flag in FLAGS)
     functions.put_back()
-    yield
-    found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
-    for flag, old in zip(_BETWEEN, before, strict=True):
-        if (now := flag.now()) != old:
-            found.append(f"changed {flag.name}: {_shown(old, now)}")
-            flag.write(old)
+    threads, processes, process = running_threads(), children(), os.getpid()
+    failed = True
+    adopt(True)
+    try:
+        yield
+        failed = False
+    finally:
+        end_if_forked(process)
+        found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
+        for flag, old in zip(FLAGS, flags, strict=True):
+            if (failed or flag in _BETWEEN) and (now := flag.now()) != old:
+                found.append(f"changed {flag.name}: {_shown(old, now)}")
+                with contextlib.suppress(Exception):
+                    flag.write(old)
+        if left := end_threads(threads):
+            found.append(f"left {left}")
+        if count := end_children(processes):
+            found.append(f"left {count} child processes running")
+        adopt(False)
     if found:
         raise ProcessChanged(f"while it was imported it {'; it '.join(found)}")
 
+
+_LEFT_ALONE = ("pft_bench", *(module.__name__ for module in WRITING))
+"""Beginnings of the names of owners that no import of a plug-in changes."""
 
 _BETWEEN = tuple(
     flag
@@ -134,6 +157,7 @@ _BETWEEN = tuple(
     in (
         *(system_flags.trace_functions, system_flags.monitors, system_flags.alarms, system_flags.audited),
         *(system_flags.collector, torch_flags.modes, torch_flags.hooks, torch_flags.saving_hooks),
+        *(system_flags.handlers, system_flags.limits),
     )
 )
-"""What could run between two calls."""
+"""What could run between two calls, or bound what others may have."""

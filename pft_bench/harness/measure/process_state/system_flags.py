@@ -5,11 +5,13 @@ brought back.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copyreg
 import ctypes
 import functools
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -51,6 +53,22 @@ def policy() -> tuple[int, ...]:
     """How the system schedules this process, and how nice it is."""
     kind = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
     return kind, os.getpriority(os.PRIO_PROCESS, 0)
+
+
+_LIMITS = tuple(number for name, number in sorted(vars(resource).items()) if name.startswith("RLIMIT_"))
+
+
+def limits() -> tuple[tuple[int, int], ...]:
+    """What the system lets the process have, such as memory."""
+    return tuple(map(resource.getrlimit, _LIMITS))
+
+
+def set_limits(state: tuple[tuple[int, int], ...]) -> None:
+    """Those that are others now; what is below a hard limit that was lowered cannot be had again."""
+    for number, pair in zip(_LIMITS, state, strict=True):
+        if resource.getrlimit(number) != pair:
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(number, pair)
 
 
 def handlers() -> dict[str, Any]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import _thread
 import builtins
+import fcntl
 import functools
 import gc
+import hashlib
+import io
+import json
+import json.encoder
 import math
 import os
+import pathlib
 import pickle
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -43,12 +50,17 @@ _CALLABLE = (
 _CONSTANT = (int, float, str, tuple, frozenset, ContextVar, ModuleType)
 
 
+WRITING: tuple[Any, ...] = (builtins, fcntl, hashlib, io, json, json.encoder, os, pickle, tempfile, time, zlib)
+"""Modules by which results are told and kept."""
+
 _MODULES: tuple[Any, ...] = (
-    *(builtins, gc, math, np, os, random, signal, sys, threading, time, _thread),
-    *(pickle, zlib, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides),
+    *WRITING,
+    *(gc, math, np, random, signal, sys, threading, _thread),
+    *(torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides),
 )
 
 _CLASSES = (
+    *(json.JSONEncoder, json.JSONDecoder, pathlib.Path),
     *(torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph),
     *(torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.PixelShuffle, torch.nn.Sequential),
     *(torch.Tensor, torch.nn.Module, np.random.Generator, random.Random, random.SystemRandom),
