@@ -64,7 +64,8 @@ def run_folder(out: Path | None, resume: bool, name: str = "{}") -> Path:
 
 @contextmanager
 def held_folder(folder: Path, share: Shard, plugins: Sequence[str]) -> Iterator[None]:
-    """Plug-ins are imported inside: what a folder that is to be continued holds is what it was afterwards.
+    """Plug-ins are imported, and asked what they can do, inside: what a folder that is to be continued holds is what it
+    was afterwards.
 
     Raises:
         ValueError: it was not; it is put back.
@@ -81,8 +82,8 @@ def held_folder(folder: Path, share: Shard, plugins: Sequence[str]) -> Iterator[
             names = held.changed()
         if names:
             raise ValueError(
-                f"--plugin {', '.join(plugins)}: while it was imported, it changed the run folder: {', '.join(names)} "
-                "(put back)"
+                f"--plugin {', '.join(plugins)}: before anything was measured it changed the run folder: "
+                f"{', '.join(names)} (put back)"
             )
 
 

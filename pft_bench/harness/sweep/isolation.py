@@ -330,14 +330,18 @@ def run_isolated(
 
     When the process dies in a contender's turn, the group runs again without that contender: the others are measured,
     interleaved as ever, and it becomes a row. When it dies before anybody's turn, all its cases do. A process that was
-    killed from outside is started again. What gives an answer that is none of the harness's has lost all contenders
-    that run a plug-in's code.
+    killed from outside is started again.
+
+    Whose turn it was is written where the code of a plug-in can write too. So where it was nobody's, or that of a
+    contender of this project, plug-ins are set aside first: if the others then live, they were not to blame. What gives
+    an answer that is none of the harness's has lost all plug-ins at once.
     """
     lost: dict[str, Rejection] = {}
+    aside: dict[str, Rejection] = {}
     names = list(group.cases)
     pardons = PARDONS
     while True:
-        call = partial(_in_worker, group, environment, lost, find)
+        call = partial(_in_worker, group, environment, lost | aside, find)
         ended = workers.run(call, watch, fresh=group.fresh)
         if not isinstance(ended, Death):
             if _are_of(ended, group, environment):
@@ -350,7 +354,12 @@ def run_isolated(
         if on_death is not None:
             on_death(name, ended)
         rejection = Rejection(ended.status, ended.reason)
-        suspects = group.foreign() - lost.keys() if ended.status == "failed" else frozenset()
-        if not suspects and (name is None or name in lost):
+        suspects = group.foreign() - lost.keys() - aside.keys()
+        if suspects and ended.status == "failed":
+            lost |= dict.fromkeys(suspects, rejection)
+        elif suspects and name not in suspects:
+            aside = dict.fromkeys(suspects, rejection)
+        elif name is None or name in lost or name in aside:
             return explained(group, environment, rejection, lost)
-        lost |= dict.fromkeys(suspects or {str(name)}, rejection)
+        else:
+            lost[name], aside = rejection, {}

@@ -23,17 +23,17 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import torch
 
 from ...common.processes import die_with_parent
 from .. import cases  # noqa: F401 - imported before the first fork, so that no worker has to
-from ..measure.process_state import adopt, end_children
+from ..measure.process_state import adopt, end_children, held_functions
 from .answer import leave_answer
 from .board import Board
 from .plugins import load_plugins
@@ -128,7 +128,7 @@ def serve(lines: Lines) -> None:
 
 def _work(job: Job, server: int | None, lines: Lines) -> NoReturn:
     """The worker's whole life; runs no exit handlers: they belong to the server, which it was forked from or is."""
-    code = 1
+    code, streams = 1, (sys.stdout, sys.stderr)
     try:
         lines.connection.close()
         if server is not None:
@@ -139,25 +139,25 @@ def _work(job: Job, server: int | None, lines: Lines) -> NoReturn:
         faulthandler.enable()
         faulthandler.register(DUMP_SIGNAL)
         sys.argv = list(job.argv)
-        load_plugins(job.plugins)
+        load_plugins(job.plugins, lasting=False)
         if job.memory_limit_bytes is not None:
             limit_memory(job.memory_limit_bytes, job.device)
         value = job.call(lines.board)
-        _flush()
+        _flush(streams)
         leave_answer(lines.answer, job.token, value)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        traceback.print_exc()
-        _flush()
+        traceback.print_exc(file=streams[1])
+        _flush(streams)
     finally:
         _exit(code)
 
 
-def _flush() -> None:
-    """What was printed; the streams may be anybody's by now."""
-    for stream in (sys.stdout, sys.stderr):
+def _flush(streams: Iterable[TextIO]) -> None:
+    """What was printed, to these: the names may stand for anything by now."""
+    for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()
 
@@ -179,6 +179,7 @@ def main() -> None:
     importlib.import_module(
         "torch._dynamo"
     )  # counting FLOPs needs it: more than a second, once instead of in each worker
+    held_functions()  # imports what they are in, for all workers
     gc.collect()
     gc.freeze()  # so that a worker's collector leaves the shared pages alone
     if torch.cuda.is_initialized():

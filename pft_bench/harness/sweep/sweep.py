@@ -41,7 +41,7 @@ from .resume import (
 )
 from .shard import Shard
 
-IMPORTED = "while it was imported,"
+IMPORTED = "before anything was measured"
 """When what has changed before the first group did so: no contender has run."""
 
 

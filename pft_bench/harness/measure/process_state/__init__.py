@@ -6,7 +6,7 @@ gets a time, and who comes next finds the process as it was.
 
 from .files import Find, Marks, marks, watching_files
 from .flags import listeners
-from .functions import holding_functions
+from .functions import held_functions, holding_functions
 from .snapshot import ProcessChanged, Snapshot, importing, unchanged
 from .tasks import adopt, children, end_children, end_if_forked, running_threads, started
 
@@ -19,6 +19,7 @@ __all__ = [
     "children",
     "end_children",
     "end_if_forked",
+    "held_functions",
     "holding_functions",
     "importing",
     "listeners",

@@ -108,6 +108,7 @@ FLAGS = (
     Flag("hooks on all modules of torch", torch_flags.hooks, torch_flags.drop_hooks),
     Flag("working folder", os.getcwd, os.chdir),
     Flag("the run folder", files.watched_files, _stays),
+    Flag("standard output or error", system_flags.streams, system_flags.set_streams),
     Flag("limits of the process", system_flags.limits, system_flags.set_limits),
     Flag("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),

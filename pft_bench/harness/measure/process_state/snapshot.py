@@ -16,7 +16,7 @@ from .files import Marks
 from .flags import FLAGS
 from .functions import Functions, held_functions
 from .tasks import adopt, children, end_children, end_if_forked, end_threads, running_threads
-from .watched import WRITING
+from .watched import WRITING, register_only, registry
 
 
 class ProcessChanged(Exception):
@@ -54,6 +54,9 @@ class Snapshot:
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             with contextlib.suppress(Exception):  # the others are brought back all the same
                 flag.write(before)
+            if flag.read is torch_flags.overridden and (kept := flag.now() - before):
+                _kept.update(kept)
+                found[-1:] = [f"{text}, of which torch keeps {', '.join(sorted(kept))}" for text in found[-1:]]
         threads, processes = end_threads(self._threads), end_children(self._children)
         if threads and "threads" in self._on:
             found.append(f"left {threads}")
@@ -66,6 +69,19 @@ class Snapshot:
         found = self.restore()
         if found:
             raise ProcessChanged(_told(when, found))
+
+
+_kept: set[str] = set()
+"""Operators that somebody has registered anew and that could not be brought back: all in this process compute with them."""
+
+
+def require_operators() -> None:
+    """ProcessChanged if operators of torch are not what they were: nobody's result counts then."""
+    if left := _kept & torch_flags.overridden():
+        raise ProcessChanged(
+            f"another contender of this process has registered {', '.join(sorted(left))} anew, and torch keeps it: "
+            "nothing that is computed here counts"
+        )
 
 
 _KEPT = attrgetter(*Snapshot.__slots__)
@@ -83,6 +99,8 @@ def _shown(before: Any, now: Any) -> str:
         if isinstance(before, Marks):
             return ", ".join(sorted(map(os.path.basename, names)))
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
+    if isinstance(before, system_flags.Streams):
+        return "another object is there"
     return f"{before} -> {now}"
 
 
@@ -99,6 +117,7 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
         ProcessChanged: something had changed; the message says what, and `when`. An exception that this brought about,
             or came with it, is told after it.
     """
+    require_operators()
     before = Snapshot(first_call=first_call)
     try:
         yield before
@@ -114,16 +133,18 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def importing(*, whole: bool = True) -> Iterator[None]:
     """A user's module is imported: it must leave the harness, the clock and what writes results as they are, and nothing
     that would run between two calls or go on running. What it does to torch is its own affair, as many libraries do;
-    where its import fails, all of it is taken back.
+    where its import fails, that is taken back as well (if `whole`), and so is what it has registered.
 
     Raises:
         ProcessChanged: it has not.
     """
     functions, flags = Functions(_LEFT_ALONE), tuple(flag.now() for flag in FLAGS)
     functions.put_back()
+    everything = Functions(("",)) if whole else None
+    known = registry()
     threads, processes, process = running_threads(), children(), os.getpid()
     failed = True
     adopt(True)
@@ -143,6 +164,10 @@ def importing() -> Iterator[None]:
         if count := end_children(processes):
             found.append(f"left {count} child processes running")
         adopt(False)
+        if failed or found:
+            register_only(known)
+            if everything is not None:
+                everything.put_back()
     if found:
         raise ProcessChanged(f"while it was imported it {'; it '.join(found)}")
 
@@ -157,7 +182,7 @@ _BETWEEN = tuple(
     in (
         *(system_flags.trace_functions, system_flags.monitors, system_flags.alarms, system_flags.audited),
         *(system_flags.collector, torch_flags.modes, torch_flags.hooks, torch_flags.saving_hooks),
-        *(system_flags.handlers, system_flags.limits),
+        *(system_flags.handlers, system_flags.limits, system_flags.streams),
     )
 )
 """What could run between two calls, or bound what others may have."""

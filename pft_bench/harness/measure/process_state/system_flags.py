@@ -55,20 +55,42 @@ def policy() -> tuple[int, ...]:
     return kind, os.getpriority(os.PRIO_PROCESS, 0)
 
 
-_LIMITS = tuple(number for name, number in sorted(vars(resource).items()) if name.startswith("RLIMIT_"))
+_LIMITS = {name: number for name, number in vars(resource).items() if name.startswith("RLIMIT_")}
 
 
-def limits() -> tuple[tuple[int, int], ...]:
+def limits() -> dict[str, tuple[int, int]]:
     """What the system lets the process have, such as memory."""
-    return tuple(map(resource.getrlimit, _LIMITS))
+    return {name: resource.getrlimit(number) for name, number in _LIMITS.items()}
 
 
-def set_limits(state: tuple[tuple[int, int], ...]) -> None:
+def set_limits(state: dict[str, tuple[int, int]]) -> None:
     """Those that are others now; what is below a hard limit that was lowered cannot be had again."""
-    for number, pair in zip(_LIMITS, state, strict=True):
-        if resource.getrlimit(number) != pair:
+    for name, pair in state.items():
+        if resource.getrlimit(_LIMITS[name]) != pair:
             with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(number, pair)
+                resource.setrlimit(_LIMITS[name], pair)
+
+
+class Streams(tuple[Any, ...]):
+    """Where Python writes what is printed; compared by which objects they are."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Streams) and [*map(id, self)] == [*map(id, other)]
+
+    def __hash__(self) -> int:
+        return hash((*map(id, self),))
+
+
+def streams() -> Streams:
+    """Standard output and error."""
+    return Streams((sys.stdout, sys.stderr))
+
+
+def set_streams(state: Streams) -> None:
+    """Both."""
+    sys.stdout, sys.stderr = state
 
 
 def handlers() -> dict[str, Any]:

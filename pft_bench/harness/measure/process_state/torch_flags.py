@@ -121,10 +121,17 @@ def _watched_of(every: frozenset[str]) -> frozenset[str]:
 
 
 def drop_overrides(state: frozenset[str]) -> None:
-    """Those that have come."""
-    for item in [item for item in gc.get_objects() if type(item) is library.Library]:
-        if getattr(item, "_op_impls", set()) & (overridden() - state):
-            item._destroy()
+    """Those that have come, as far as the library that registered them can be found."""
+    frozen = gc.get_freeze_count()
+    if frozen:
+        gc.unfreeze()  # what is frozen is not told
+    try:
+        for item in [item for item in gc.get_objects() if issubclass(type(item), library.Library)]:
+            if getattr(item, "_op_impls", set()) & (overridden() - state):
+                library.Library._destroy(item)
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 def saving_hooks() -> int:

@@ -52,7 +52,7 @@ class Disturbs(RightUntilTimed):
 
 
 def disturbance(
-    name: str, guard: str, says: str, *elsewhere: str
+    name: str, guard: str, says: str, *elsewhere: str, processors: int = 1
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
     """Plant a kernel that does what the decorated function does, besides its work: at level op, and `elsewhere`, each
     a level and its modes.
@@ -61,10 +61,10 @@ def disturbance(
     def planted(function: Callable[[], object]) -> Callable[[], object]:
         body = {"disturb": lambda self: function(), "__doc__": function.__doc__}
         kind = type(name.title().replace(" ", ""), (Disturbs,), body)
-        cheat(name, guard, says)(kind)
+        cheat(name, guard, says, processors=processors)(kind)
         for place in elsewhere:
             level, _, modes = place.partition(" ")
-            cheat(f"{name}, level {level}", guard, says, level, modes)(kind)
+            cheat(f"{name}, level {level}", guard, says, level, modes, processors=processors)(kind)
         return function
 
     return planted
@@ -121,7 +121,7 @@ def variable() -> None:
     os.environ["OMP_SCHEDULE"] = "static"
 
 
-@disturbance("pins the process to one processor", "process state", "processor affinity")
+@disturbance("pins the process to one processor", "process state", "processor affinity", processors=2)
 def pins() -> None:
     """All threads share it from now on."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
