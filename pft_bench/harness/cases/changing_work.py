@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ...common import entropy
-from ..measure.process_state import ProcessChanged, listeners
+from ..measure.process_state import ProcessChanged, listeners, running_threads, started
 from ..measure.results import CheckOutcome
 from .changing_inputs import Draw, Inputs
 
@@ -49,12 +49,13 @@ class ChangingWork:
 
     def renew(self, turn: object) -> object:
         """New values for all inputs."""
-        drawn, before = self.changing.renew(), listeners()
+        drawn, before, threads = self.changing.renew(), listeners(), running_threads()
         self.after()
-        if listeners() != before:  # what runs there is the kernel's, and the last values are not drawn yet
+        # what runs there is the kernel's, and the last values are not drawn yet
+        if listeners() != before or started(threads, running_threads()):
             raise ProcessChanged(
-                "in its forward pass, before a timed call, it changed what can run between calls: a trace or profile "
-                "function, a mode of torch, an alarm, an audit hook, the collector of garbage"
+                "in its forward pass, before a timed call, it changed what can run between calls: a thread, a trace or "
+                "profile function, a mode of torch, an alarm, a signal handler, an audit hook, the collector of garbage"
             )
         return self.changing.renew_late(self.late) if self.late else drawn
 

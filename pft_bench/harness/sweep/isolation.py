@@ -217,9 +217,7 @@ class Workers:
         data = os.pread(self._output, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT))
         return data.decode(errors="replace")
 
-    def _death(
-        self, status: DeathStatus, cause: str, *, from_outside: bool = False
-    ) -> Death:
+    def _death(self, status: DeathStatus, cause: str, *, from_outside: bool = False) -> Death:
         sight, output = self._board.look(), self.output()
         where = "" if (frame := innermost_frame(output)) is None else f" at {frame}"
         words = "" if (last := last_words(output)) is None else f": {last}"
@@ -346,7 +344,9 @@ def run_isolated(
         if not isinstance(ended, Death):
             if _are_of(ended, group, environment):
                 return list(ended)
-            ended = Death("failed", FORGED.format("other rows than those of its group"), None, workers.output())
+            ended = Death(
+                "failed", FORGED.format("other rows than those of its group"), None, workers.output()
+            )
         if ended.from_outside and pardons:
             pardons -= 1
             continue

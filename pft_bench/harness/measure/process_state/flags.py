@@ -36,13 +36,34 @@ class Flag(NamedTuple):
 def listeners() -> tuple[Any, ...]:
     """Who could run between two calls, when inputs have changed and no clock runs; cheap enough to be asked there."""
     return (
-        *system_flags.trace_functions(),
+        *map(id, system_flags.trace_functions()),  # an object may say that it equals None
+        *map(id, system_flags.every_handler()),
         *system_flags.monitors(),
         *torch_flags.modes(),
         system_flags.alarms(),
         system_flags.audited(),
+        torch_flags.overridden_count(),
         gc.isenabled(),
+        len(gc.callbacks),
     )
+
+
+_PLAIN = (bool, int, float, str, bytes, frozenset, torch.dtype, torch.device)
+
+
+def same_state(now: Any, before: Any) -> bool:
+    """Whether a flag is what it was. Only values of plain types are asked whether they are equal; other objects are the
+    same or not, for one could say that it equals any other.
+    """
+    if now is before:
+        return True
+    if type(now) is not type(before):
+        return False
+    if isinstance(now, dict):
+        return now.keys() == before.keys() and all(same_state(now[key], before[key]) for key in before)
+    if isinstance(now, tuple | list):
+        return len(now) == len(before) and all(map(same_state, now, before))
+    return type(now) in _PLAIN and bool(now == before)
 
 
 @functools.cache

@@ -13,9 +13,9 @@ from ....common.shortage import out_of_memory
 from ..guards import active
 from . import system_flags, torch_flags
 from .files import Marks
-from .flags import FLAGS
+from .flags import FLAGS, same_state
 from .functions import Functions, held_functions
-from .tasks import adopt, children, end_children, end_if_forked, end_threads, running_threads
+from .tasks import Threads, adopt, children, end_children, end_if_forked, end_threads, running_threads
 from .watched import WRITING, register_only, registry
 
 
@@ -48,7 +48,7 @@ class Snapshot:
         found = [f"replaced {', '.join(names)}"] if names and "functions" in self._on else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
             now = flag.now()
-            if now == before:
+            if same_state(now, before):
                 continue
             if "process state" in self._on and not (self._first_call and flag.by_imports):
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
@@ -56,13 +56,20 @@ class Snapshot:
                 flag.write(before)
             if flag.read is torch_flags.overridden and (kept := flag.now() - before):
                 _kept.update(kept)
-                found[-1:] = [f"{text}, of which torch keeps {', '.join(sorted(kept))}" for text in found[-1:]]
+                found[-1:] = [
+                    f"{text}, of which torch keeps {', '.join(sorted(kept))}" for text in found[-1:]
+                ]
         threads, processes = end_threads(self._threads), end_children(self._children)
         if threads and "threads" in self._on:
             found.append(f"left {threads}")
         if processes and "children" in self._on:
             found.append(f"left {processes} child processes running")
         return found
+
+    @property
+    def threads(self) -> Threads:
+        """Those that ran."""
+        return self._threads
 
     def require(self, when: str) -> None:
         """ProcessChanged if the state is another one now; it is brought back."""
@@ -155,7 +162,7 @@ def importing(*, whole: bool = True) -> Iterator[None]:
         end_if_forked(process)
         found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
         for flag, old in zip(FLAGS, flags, strict=True):
-            if (failed or flag in _BETWEEN) and (now := flag.now()) != old:
+            if (failed or flag in _BETWEEN) and not same_state(now := flag.now(), old):
                 found.append(f"changed {flag.name}: {_shown(old, now)}")
                 with contextlib.suppress(Exception):
                     flag.write(old)

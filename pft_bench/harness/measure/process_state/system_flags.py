@@ -4,6 +4,7 @@ brought back.
 
 from __future__ import annotations
 
+import _signal
 import atexit
 import contextlib
 import copyreg
@@ -72,15 +73,9 @@ def set_limits(state: dict[str, tuple[int, int]]) -> None:
 
 
 class Streams(tuple[Any, ...]):
-    """Where Python writes what is printed; compared by which objects they are."""
+    """Where Python writes what is printed."""
 
     __slots__ = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Streams) and [*map(id, self)] == [*map(id, other)]
-
-    def __hash__(self) -> int:
-        return hash((*map(id, self),))
 
 
 def streams() -> Streams:
@@ -91,6 +86,14 @@ def streams() -> Streams:
 def set_streams(state: Streams) -> None:
     """Both."""
     sys.stdout, sys.stderr = state
+
+
+_NUMBERS = sorted(signal.valid_signals())
+
+
+def every_handler() -> tuple[Any, ...]:
+    """Of all signals, below the names that `signal` gives them: in a few microseconds."""
+    return tuple(map(_signal.getsignal, _NUMBERS))
 
 
 def handlers() -> dict[str, Any]:

@@ -115,6 +115,11 @@ def overridden() -> frozenset[str]:
     return _watched_of(frozenset(library._impls))
 
 
+def overridden_count() -> int:
+    """How many implementations Python has registered, of any operators."""
+    return len(library._impls)
+
+
 @functools.lru_cache(2)
 def _watched_of(every: frozenset[str]) -> frozenset[str]:
     return frozenset(key for key in every if key.startswith(("aten/", "pft_bench/")))

@@ -52,7 +52,19 @@ _CALLABLE = (
 _CONSTANT = (int, float, str, tuple, frozenset, ContextVar, ModuleType)
 
 
-WRITING: tuple[Any, ...] = (builtins, fcntl, hashlib, io, json, json.encoder, os, pickle, tempfile, time, zlib)
+WRITING: tuple[Any, ...] = (
+    builtins,
+    fcntl,
+    hashlib,
+    io,
+    json,
+    json.encoder,
+    os,
+    pickle,
+    tempfile,
+    time,
+    zlib,
+)
 """Modules by which results are told and kept."""
 
 _MODULES: tuple[Any, ...] = (

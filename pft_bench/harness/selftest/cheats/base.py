@@ -58,7 +58,9 @@ def cheat(
     def planted(kind: type[Mutant]) -> type[Mutant]:
         kind.name = "cheat"
         CHEATS.append(
-            Cheat(name, tuple(guards.split(", ")), says, kind, level, tuple(modes.split()), besides, processors)
+            Cheat(
+                name, tuple(guards.split(", ")), says, kind, level, tuple(modes.split()), besides, processors
+            )
         )
         return kind
 
