@@ -38,14 +38,14 @@ class RunFiles:
         locks = {str(self.folder / LOCK)}
         if self.shard is None:
             locks |= {*map(str, self.folder.glob(f"{LOCK}-*of*"))}
-            others = (ENVIRONMENTS, SETTINGS, PLAN)
+            others = [ENVIRONMENTS, SETTINGS, PLAN]
         else:  # the other shares of the same division write files of their own, and add to what they share
             records = {
                 name for name in records if not name.endswith(f"of{self.shard.partition('of')[2]}.jsonl")
             }
             records |= {str(record_file(self.folder, self.shard))}
             locks |= {str(self.folder / f"{LOCK}-{self.shard}")}
-            others = (SETTINGS,)
+            others = [SETTINGS]
         return sorted({*records, *locks, *(str(self.folder / name) for name in others)})
 
     def growing(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""What a worker answers, in memory that it shares with its supervisor. The supervisor reads it when the worker has ended.
+"""What a worker answers, in memory that it shares with its supervisor, who reads it when the worker has ended.
 
-Foreign code ran in the worker, so the answer is read with care: it must carry the token that the supervisor drew for the
-job, and may hold nothing but plain data and objects of this project's classes. Whoever looks for the token in the memory
-of the worker finds it; who merely writes an answer of his own has none.
+Foreign code ran in the worker, so the answer is read with care: it must carry the token that the supervisor drew for
+the job, and may hold nothing but plain data and objects of this project's classes. Whoever looks for the token in the
+memory of the worker finds it; who merely writes an answer of his own has none.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ crash, a leak or a corrupted heap ends with its job.
 
 Server and worker are killed by the kernel when their parent dies, however it dies.
 
-A worker runs foreign code, so it has no connection to the supervisor: what its call returned it leaves in memory that it
-shares with it, and the server alone says when a worker has begun and how it has ended. What a worker leaves running is
+A worker runs foreign code, so it has no connection to the supervisor: what its call returned it leaves in memory that
+both share, and the server alone says when a worker has begun and how it has ended. What a worker leaves running is
 ended before that.
 """
 

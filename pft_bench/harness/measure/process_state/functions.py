@@ -138,7 +138,7 @@ class Functions:
         """
         known, found = dict(self._backends), []
         for key, value in list(backends().items()):
-            if key in known or not type(value).__module__.startswith(COMPUTING) and key not in self._own:
+            if key in known or not (type(value).__module__.startswith(COMPUTING) or key in self._own):
                 continue
             right = made_anew(key)
             added = vars(value).keys() - vars(right).keys()
@@ -209,6 +209,22 @@ class _Owner:
         if not isinstance(self.owner, ModuleType) and any(key in vars(kind) for kind in owner.__mro__):
             return owner is not self.owner or any(key in vars(kind) for kind in owner.__mro__[1:])
         return self._closed and callable(value) and not isinstance(value, type)
+
+
+class Members:
+    """Which members the owners have whose names begin with none of `apart`; not what these run. Made in a moment."""
+
+    def __init__(self, apart: tuple[str, ...]) -> None:
+        self._known = [
+            _Owner(name, owner, members(name, owner))
+            for name, owner in watched()
+            if not name.startswith(apart)
+        ]
+
+    def put_back(self) -> None:
+        """Those that are others now."""
+        for known in self._known:
+            known.put_back()
 
 
 _BUILT_IN = frozenset(vars(builtins))

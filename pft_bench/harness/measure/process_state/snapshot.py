@@ -14,7 +14,7 @@ from ..guards import active
 from . import system_flags, torch_flags
 from .files import Marks
 from .flags import FLAGS, same_state
-from .functions import Functions, held_functions
+from .functions import Functions, Members, held_functions
 from .tasks import Threads, adopt, children, end_children, end_if_forked, end_threads, running_threads
 from .watched import WRITING, register_only, registry
 
@@ -79,7 +79,7 @@ class Snapshot:
 
 
 _kept: set[str] = set()
-"""Operators that somebody has registered anew and that could not be brought back: all in this process compute with them."""
+"""Operators that somebody has registered anew and that could not be brought back: all here compute with them."""
 
 
 def require_operators() -> None:
@@ -141,16 +141,16 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
 
 @contextmanager
 def importing(*, whole: bool = True) -> Iterator[None]:
-    """A user's module is imported: it must leave the harness, the clock and what writes results as they are, and nothing
-    that would run between two calls or go on running. What it does to torch is its own affair, as many libraries do;
-    where its import fails, that is taken back as well (if `whole`), and so is what it has registered.
+    """A user's module is imported: it must leave the harness, the clock and what writes results as they are, and
+    nothing that would run between two calls or go on running. What it does to torch is its own affair, as many
+    libraries do; where its import fails, that is taken back as well (if `whole`), and so is what it has registered.
 
     Raises:
         ProcessChanged: it has not.
     """
     functions, flags = Functions(_LEFT_ALONE), tuple(flag.now() for flag in FLAGS)
     functions.put_back()
-    everything = Functions(("",)) if whole else None
+    others = Members(_LEFT_ALONE) if whole else None
     known = registry()
     threads, processes, process = running_threads(), children(), os.getpid()
     failed = True
@@ -173,8 +173,8 @@ def importing(*, whole: bool = True) -> Iterator[None]:
         adopt(False)
         if failed or found:
             register_only(known)
-            if everything is not None:
-                everything.put_back()
+            if others is not None:
+                others.put_back()
     if found:
         raise ProcessChanged(f"while it was imported it {'; it '.join(found)}")
 

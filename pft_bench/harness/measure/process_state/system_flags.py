@@ -4,13 +4,13 @@ brought back.
 
 from __future__ import annotations
 
-import _signal
 import atexit
 import contextlib
 import copyreg
 import ctypes
 import functools
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -93,7 +93,10 @@ _NUMBERS = sorted(signal.valid_signals())
 
 def every_handler() -> tuple[Any, ...]:
     """Of all signals, below the names that `signal` gives them: in a few microseconds."""
-    return tuple(map(_signal.getsignal, _NUMBERS))
+    return tuple(map(_getsignal, _NUMBERS))
+
+
+_getsignal: Any = importlib.import_module("_signal").getsignal
 
 
 def handlers() -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -395,3 +397,50 @@ _modes: list[Any] = []
 def changes_flags() -> None:
     """What is not read is not compared."""
     _replace(process_state.snapshot, "FLAGS", ())
+
+
+@disturbance("forks, and returns in the child too", "children", "child processes", "layer infer")
+def forks() -> None:
+    """The child would go on with the run as if it were the only one."""
+    os.fork()
+
+
+@disturbance("lowers a limit of the process", "process state", "limits of the process: RLIMIT_CORE")
+def lowers_a_limit() -> None:
+    """Who comes next runs out of what it had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    soft = 4096 if hard in (resource.RLIM_INFINITY, 0) or hard > 4096 else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (min(soft, hard) if hard >= 0 else soft, hard))
+
+
+@disturbance(
+    "puts another object in the place of standard output", "process state", "standard output or error"
+)
+def replaces_output() -> None:
+    """What is printed goes through it, and whoever empties it waits for it."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is put back
+
+
+@disturbance("writes results as it likes", "functions", "replaced json.dumps")
+def replaces_json() -> None:
+    """Every record is the same."""
+    _replace(json, "dumps", lambda *_, **__: "{}")
+
+
+@disturbance("writes nothing to files", "functions", "replaced os.write")
+def replaces_write() -> None:
+    """And says that it has."""
+    _replace(os, "write", lambda _, data: len(data))
+
+
+@disturbance("changes a backend that is loaded late", "functions", "the backend cuda-emu")
+def changes_a_late_backend() -> None:
+    """Nobody has asked for it before."""
+    base._loaded.pop("cuda-emu", None)
+    _replace(get("cuda-emu"), "sddmm", lambda *_: None)
+
+
+@disturbance("registers another class under a name of this project's", "functions", "the backend reference")
+def registers_another_class() -> None:
+    """For whoever asks for it first."""
+    base._BACKENDS["reference"] = ("dense", "DenseBackend")
