@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pft_bench.backends import base
 from pft_bench.cli import compare as compare_command
 from pft_bench.cli import sweeping
 from pft_bench.harness.measure import roof
 from pft_bench.harness.record import read_records
+from pft_bench.harness.sweep import load_plugins
 
 Command = Callable[..., Any]
 
@@ -93,6 +97,7 @@ def test_available_that_raises_names_its_backend(
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # how it is ended
 def test_a_plugin_that_changes_the_harness_while_it_is_imported_is_refused(
     pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], does: str, told: str
 ) -> None:
@@ -101,6 +106,23 @@ def test_a_plugin_that_changes_the_harness_while_it_is_imported_is_refused(
     assert "while it was imported it" in ended.err
     assert told in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+def test_a_plugin_whose_import_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fails.py"
+    path.write_text(
+        "import time\nimport torch\n" + PLUGIN + "torch.relu = time.sleep = abs\n"
+        "torch.set_default_dtype(torch.float64)\nraise OSError('no such chip')\n"
+    )
+    relu, sleep, known = torch.relu, time.sleep, base.names()
+    with pytest.raises(ValueError, match="OSError: no such chip"):
+        load_plugins([str(path)])
+    assert (torch.relu, time.sleep, torch.get_default_dtype(), base.names()) == (
+        relu,
+        sleep,
+        torch.float32,
+        known,
+    )
 
 
 REACHING = """
