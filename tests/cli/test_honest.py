@@ -227,8 +227,11 @@ def test_a_plugin_that_edits_plugins_or_this_package_has_no_time(
 ) -> None:  # fmt: skip
     from pft_bench.harness.sweep import foreign
 
-    (tmp_path / "package").mkdir()
-    monkeypatch.setattr(foreign, "PACKAGE", tmp_path / "package")
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(
+        foreign, "code_files", lambda: [(path, Path(path.name)) for path in package.iterdir()]
+    )
     text = (
         REACHING.partition("@reaching\ndef appends")[0]
         + """

@@ -16,6 +16,11 @@ from .changing_inputs import Draw, Inputs
 DRAWS_REMEMBERED = 64
 """Draws of shared values that are kept: more than a round has slots, or calls of a tiny model in a sample."""
 
+
+def _nothing() -> None:
+    """Nothing has to be prepared."""
+
+
 Judge = Callable[[object, int | None], Sequence[CheckOutcome]]
 """A result, and the window-head to look at (None: any) -> what holds of it."""
 
@@ -32,7 +37,7 @@ class ChangingWork:
 
     changing: Inputs
     judge_output: Judge
-    after: Callable[[], object] = lambda: None
+    after: Callable[[], object] = _nothing
     at_rest: Callable[[], object] = lambda: None
     late: tuple[str, ...] = ()
     own: bool = False
@@ -49,7 +54,10 @@ class ChangingWork:
 
     def renew(self, turn: object) -> object:
         """New values for all inputs."""
-        drawn, before, threads = self.changing.renew(), listeners(), running_threads()
+        drawn = self.changing.renew()
+        if self.after is _nothing and not self.late:
+            return drawn
+        before, threads = listeners(), running_threads()
         self.after()
         # what runs there is the kernel's, and the last values are not drawn yet
         if listeners() != before or started(threads, running_threads()):

@@ -18,7 +18,15 @@ from ...common import entropy
 from .contender import Contender, ContenderWork
 from .guards import active
 from .outcome import Remembered, broken_law, spoiled
-from .process_state import Snapshot, end_if_forked, listeners, running_threads, started, unchanged
+from .process_state import (
+    Snapshot,
+    end_if_forked,
+    listeners,
+    running_threads,
+    signal_handlers,
+    started,
+    unchanged,
+)
 from .results import CheckOutcome, failures
 
 JUDGED = 1.0
@@ -181,7 +189,7 @@ class Verified:
             self._work.begin()
         self._looks_next = False
         with unchanged("during a timed sample") as self._process:
-            self._quiet = listeners()
+            self._quiet = *listeners(), *signal_handlers()
             yield
         self._process = None
         self._calls = 0
@@ -202,7 +210,8 @@ class Verified:
         if self._process is None:
             return  # a warm-up
         looks, self._looks_next = self._looks_next, False
-        if looks or listeners() != self._quiet or started(self._process.threads, running_threads()):
+        quiet = (*listeners(), *signal_handlers()) == self._quiet
+        if looks or not quiet or started(self._process.threads, running_threads()):
             self._process.require(BETWEEN)
 
     def returned(self, output: object, before: State) -> None:

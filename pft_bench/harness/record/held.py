@@ -87,9 +87,11 @@ class HeldFolder:
     def writing(self) -> Iterator[None]:
         """The run itself writes: what others have done before is taken back first, and told by `changed` later."""
         self._pending += self._put_back()
-        yield
-        if self._marks is not None:
-            self.retake()
+        try:
+            yield
+        finally:
+            if self._marks is not None:
+                self.retake()
 
     def _all_paths(self) -> list[str]:
         return [*self.files(), *self.files.growing()]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ...common.text import counted
 from ..cases import Group
+from ..measure.environment import code_files
 from ..measure.process_state import Find, marks
 from ..record import HeldFolder, Record, RunFiles, Status
 from .plugins import edited
 
-PACKAGE = Path(__file__).parents[2]
 SHOWN = 3
 CHANGED_FOLDER = "changed the run folder"
 """What the guard around a call and this one both say."""
@@ -32,7 +32,7 @@ class Foreign:
 
     def __post_init__(self) -> None:
         self.held = HeldFolder(RunFiles(self.folder, self.shard))
-        self._package = marks(_sources()) if self.plugins else marks(())
+        self._package = self._code() if self.plugins else {}
 
     @property
     def find(self) -> Find | None:
@@ -57,11 +57,16 @@ class Foreign:
             found.append(f"changed this package's own files: {_some(names)}")
         return found
 
+    @staticmethod
+    def _code() -> dict[str, object]:
+        """The package's files by their names in it."""
+        files = {str(path): str(name) for path, name in code_files()}
+        return {files[path]: mark for path, mark in marks(files).items()}
+
     def _edited_package(self) -> list[str]:
-        now, before = marks(_sources()), self._package
-        self._package = now
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return sorted(str(Path(name).relative_to(PACKAGE)) for name in names)
+        before, self._package = self._package, self._code()
+        now = self._package
+        return sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
 
     def require(self, when: str) -> None:
         """ValueError if anything has changed, which is put back: no row is to blame."""
@@ -86,11 +91,6 @@ class Foreign:
         if len(names) > 1:
             told += f" (or another of {counted(len(names), 'contender')} of plug-ins did)"
         return [r.rejected(Status.FAILED, told) if r.case_id in cases else r for r in records], ""
-
-
-def _sources() -> list[str]:
-    """The package's modules, compiled ones too."""
-    return [str(path) for pattern in ("*.py", "*.so") for path in PACKAGE.rglob(pattern)]
 
 
 def _some(names: Sequence[str]) -> str:

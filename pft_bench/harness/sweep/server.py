@@ -96,7 +96,7 @@ def limit_memory(limit_bytes: int, device: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the hard one too, or the case could lift it
 
 
-class Lines(NamedTuple):
+class Shared(NamedTuple):
     """What the server was started with: the connection to its supervisor, and the descriptors of memory that they share
     (what a worker prints, what it answers).
     """
@@ -107,44 +107,44 @@ class Lines(NamedTuple):
     answer: int
 
 
-def serve(lines: Lines) -> None:
+def serve(shared: Shared) -> None:
     """Run one job after the other until the supervisor hangs up."""
     while True:
         try:
-            job: Job = lines.connection.recv()
+            job: Job = shared.connection.recv()
         except EOFError:
             return
         server = os.getpid()
         pid = server if job.fresh else os.fork()
         if pid == 0 or job.fresh:
             if job.fresh:
-                lines.connection.send(Started(pid))
-            _work(job, None if job.fresh else server, lines)
-        lines.connection.send(Started(pid))
+                shared.connection.send(Started(pid))
+            _work(job, None if job.fresh else server, shared)
+        shared.connection.send(Started(pid))
         _, status = os.waitpid(pid, 0)
         end_children(frozenset())
-        lines.connection.send(Ended(os.waitstatus_to_exitcode(status)))
+        shared.connection.send(Ended(os.waitstatus_to_exitcode(status)))
 
 
-def _work(job: Job, server: int | None, lines: Lines) -> NoReturn:
+def _work(job: Job, server: int | None, shared: Shared) -> NoReturn:
     """The worker's whole life; runs no exit handlers: they belong to the server, which it was forked from or is."""
     code, streams = 1, (sys.stdout, sys.stderr)
     try:
-        lines.connection.close()
+        shared.connection.close()
         if server is not None:
             die_with_parent(server)
         _first_to_go()
-        os.dup2(lines.output, 1)
-        os.dup2(lines.output, 2)
+        os.dup2(shared.output, 1)
+        os.dup2(shared.output, 2)
         faulthandler.enable()
         faulthandler.register(DUMP_SIGNAL)
         sys.argv = list(job.argv)
         load_plugins(job.plugins, lasting=False)
         if job.memory_limit_bytes is not None:
             limit_memory(job.memory_limit_bytes, job.device)
-        value = job.call(lines.board)
+        value = job.call(shared.board)
         _flush(streams)
-        leave_answer(lines.answer, job.token, value)
+        leave_answer(shared.answer, job.token, value)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -184,4 +184,4 @@ def main() -> None:
     gc.freeze()  # so that a worker's collector leaves the shared pages alone
     if torch.cuda.is_initialized():
         raise RuntimeError("something imported has initialised CUDA: no worker could use it after a fork")
-    serve(Lines(Connection(connection), Board(board), output, answer))
+    serve(Shared(Connection(connection), Board(board), output, answer))

@@ -5,7 +5,7 @@ gets a time, and who comes next finds the process as it was.
 """
 
 from .files import Find, Marks, marks, watching_files
-from .flags import listeners
+from .flags import listeners, signal_handlers
 from .functions import held_functions, holding_functions
 from .snapshot import ProcessChanged, Snapshot, importing, unchanged
 from .tasks import adopt, children, end_children, end_if_forked, running_threads, started
@@ -25,6 +25,7 @@ __all__ = [
     "listeners",
     "marks",
     "running_threads",
+    "signal_handlers",
     "started",
     "unchanged",
     "watching_files",

@@ -37,7 +37,6 @@ def listeners() -> tuple[Any, ...]:
     """Who could run between two calls, when inputs have changed and no clock runs; cheap enough to be asked there."""
     return (
         *map(id, system_flags.trace_functions()),  # an object may say that it equals None
-        *map(id, system_flags.every_handler()),
         *system_flags.monitors(),
         *torch_flags.modes(),
         system_flags.alarms(),
@@ -46,6 +45,11 @@ def listeners() -> tuple[Any, ...]:
         gc.isenabled(),
         len(gc.callbacks),
     )
+
+
+def signal_handlers() -> tuple[int, ...]:
+    """Which objects handle signals; asked for once a call, for there are many."""
+    return (*map(id, system_flags.every_handler()),)
 
 
 _PLAIN = (bool, int, float, str, bytes, frozenset, torch.dtype, torch.device)
