@@ -3,7 +3,7 @@
 # PFT_CUDA (environment or -D) says whether:
 #   off   never
 #   auto  where there is a CUDA compiler and a GPU, for that GPU (the default)
-#   all   one fat binary for sm_80 86 89 90 100 120 and PTX: the release wheel, and what the static gates read
+#   all   one fat binary for sm_80 86 90 100 120 and PTX: the release wheel, and what the static gates read
 #   pypi  like auto, with the compiler from the PyPI packages nvidia-cuda-nvcc, -runtime, -crt, -cccl and nvidia-nvvm;
 #         `all` with these: PFT_CUDA=pypi-all
 set(PFT_CUDA_ARCHITECTURES "")
@@ -68,7 +68,8 @@ if(PFT_CUDA MATCHES "^(auto|pypi)$")
   string(REPLACE "." "" PFT_CUDA_ARCHITECTURES "${capabilities}")
   list(TRANSFORM PFT_CUDA_ARCHITECTURES APPEND -real)
 else()
-  set(PFT_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120)
+  # No 8.9: it runs what is compiled for 8.6, and compiled for itself it would be the same instructions.
+  set(PFT_CUDA_ARCHITECTURES 80-real 86-real 90-real 100-real 120)
 endif()
 
 include(CheckLanguage)

@@ -91,10 +91,11 @@ def build_items(session: Session) -> Iterator[Item]:
 
 def _built(family: str) -> ItemResult:
     major, minor = torch.cuda.get_device_capability()
-    mine = f"{major}{minor}"
     info = getattr(get(family), "native")().build_info()  # noqa: B009 - no part of `Backend`
-    known = info["architectures"].replace("-real", "").split(",")
-    wrong = () if mine in known else (f"built for {info['architectures']}, the GPU is {mine}",)
+    known = [divmod(int(name), 10) for name in info["architectures"].replace("-real", "").split(",")]
+    # a GPU runs what was compiled for its major number and a minor one that is not higher than its own
+    runs = any(major == its_major and minor >= its_minor for its_major, its_minor in known)
+    wrong = () if runs else (f"built for {info['architectures']}, the GPU is {major}{minor}",)
     return ItemResult(wrong, {"architectures": info["architectures"], "capability": f"{major}.{minor}"})
 
 
