@@ -154,3 +154,6 @@ def test_a_lock_that_was_deleted_locks_again(folder: Path) -> None:
         assert held.changed() == [".lock"]
         with pytest.raises(FolderLocked), lock_folder(folder):
             pass
+        held.release()
+    with lock_folder(folder):
+        pass

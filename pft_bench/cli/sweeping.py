@@ -80,6 +80,7 @@ def held_folder(folder: Path, share: Shard, plugins: Sequence[str]) -> Iterator[
             yield
         finally:
             names = held.changed()
+            held.release()
         if names:
             raise ValueError(
                 f"--plugin {', '.join(plugins)}: before anything was measured it changed the run folder: "

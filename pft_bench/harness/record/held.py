@@ -83,6 +83,12 @@ class HeldFolder:
         found, self._pending = [*self._pending, *self._put_back()], []
         return list(dict.fromkeys(found))
 
+    def release(self) -> None:
+        """The run has written its last line: nothing is held any more."""
+        self._marks = None
+        while self._locks:
+            self._locks.pop().close()
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The run itself writes: what others have done before is taken back first, and told by `changed` later."""
@@ -134,12 +140,13 @@ class HeldFolder:
             os.chmod(folder, self._mode)
 
     def _write_lock(self, path: str, content: bytes) -> None:
-        """The same file where it is there still; another one is locked too."""
+        """The same file where it is there still; another one is locked too, until the `release`."""
         _remove(path, unless_file=True)
+        shared = self.files.shard is not None and os.path.basename(path) == LOCK
         lock = open(path, "a+b")  # noqa: SIM115 - held as long as this is
         self._locks.append(lock)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:  # this run's own lock is on it
             self._locks.remove(lock)
         lock.truncate(0)

@@ -213,6 +213,7 @@ class Sweep:
         finally:
             if names := held.changed():
                 watcher.say(f"the run folder was changed and is put back: {', '.join(names)}")
+            held.release()
 
     def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
         if self.workers is None:
