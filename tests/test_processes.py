@@ -97,3 +97,21 @@ def test_nothing_else_starts_a_process_that_could_be_left_behind() -> None:
         "harness/sweep/isolation.py",
         "harness/selftest/cheats/process.py",
     }
+
+
+@pytest.mark.parametrize(("name", "foreign", "said"), [
+    ("pft-bench", True, ""), ("pft-bench", False, "at exit"), ("their_program.py", True, "at exit"),
+])  # fmt: skip
+def test_a_program_in_which_foreign_code_ran_ends_without_what_that_left(
+    tmp_path: Path, name: str, foreign: bool, said: str
+) -> None:
+    program = tmp_path / name
+    program.write_text(
+        "import atexit, runpy, sys\n"
+        f"processes = runpy.run_path({processes.__file__!r})\n"
+        "atexit.register(print, 'at exit')\n"
+        + "processes['foreign_code_ran']()\n" * foreign
+        + "sys.stdout.write('the end ')\nprocesses['end_program'](3)\n"
+    )
+    ended = subprocess.run([sys.executable, "-S", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split(" ", 2)[2].strip()) == (3, said)

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..common.messages import UserError, UserNote
-from ..common.processes import stoppable
+from ..common.processes import end_program, stoppable
 from ..common.shortage import out_of_memory
 from ..common.terminal import Console, outlets
 from ..common.text import in_short, told
@@ -130,7 +130,7 @@ def main() -> None:
             if outlet.lost is not None:
                 Console(stderr=True).error(f"standard {name} could not be written: {outlet.lost.strerror}")
                 code = code or USAGE
-    sys.exit(code)
+    end_program(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -36,7 +36,7 @@ if at_work(__name__):
     from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
     from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
     from .progress import Display
-    from .sweeping import Limits, going_on_later, opened, run_folder
+    from .sweeping import Limits, going_on_later, held_folder, opened, run_folder
 
 
 def run(
@@ -100,24 +100,26 @@ def run(
     if ranks is not None:
         ranks.join()
         share = ranks.shard
-    plugins = load_plugins(plugin)
-    settings = Settings.make(
-        schedules=sched,
-        **model.settings(),
-        **machine.settings(),
-        backends=backend,
-        levels=level,
-        mode=mode,
-        seed=seed,
-        attentions=() if attention is None else [name.strip() for name in attention.split(",")],
-        plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
-    )
-    check_inputs(settings)
+    with held_folder(folder, share, plugin if not list_cases else ()):
+        plugins = load_plugins(plugin)
+        settings = Settings.make(
+            schedules=sched,
+            **model.settings(),
+            **machine.settings(),
+            backends=backend,
+            levels=level,
+            mode=mode,
+            seed=seed,
+            attentions=() if attention is None else [name.strip() for name in attention.split(",")],
+            plan=Plan(rounds=rounds, max_rounds=max(60, rounds), budget_s=budget, seed=seed),
+        )
+        check_inputs(settings)
+        groups = plan_groups(settings)
     console = Console.wide(120, quiet=ranks is not None and not ranks.leads)
     for note in image_notes(settings.image):
         console.print(note, style="yellow")
     if list_cases:
-        print_plan(plan_groups(settings), share, out, console)
+        print_plan(groups, share, out, console)
         return
     if ranks is not None:
         folder = Path(ranks.agree(str(folder)))
@@ -125,7 +127,7 @@ def run(
             console.print("the ranks share cores: their times disturb one another", style="yellow")
     with limits.workers(settings.device, tuple(plugins)) as workers, going_on_later(folder, console):
         sweep = Sweep(settings, folder, share, workers, plugins)
-        mine, order = execute(sweep, console, resume=supervision.resume, ranks=ranks)
+        mine, order = execute(sweep, groups, console, resume=supervision.resume, ranks=ranks)
     records = collect(sweep, mine, order, console, ranks)
     if ranks is None or ranks.leads:
         report(records, settings, folder, console)
@@ -148,14 +150,14 @@ def print_plan(groups: Sequence[Group], share: Shard, folder: Path | None, conso
 
 
 def execute(
-    sweep: Sweep, console: Console, *, resume: bool, ranks: Ranks | None = None
+    sweep: Sweep, groups: Sequence[Group], console: Console, *, resume: bool, ranks: Ranks | None = None
 ) -> tuple[list[Record], list[str]]:
     """Run this share, appending each record as it comes; with `resume`, what the folder holds is kept.
 
     Its records, old ones included, and the case ids of the whole plan.
     """
     settings = sweep.settings
-    with opened(sweep, plan_groups(settings), console, resume=resume, ranks=ranks) as plan:
+    with opened(sweep, groups, console, resume=resume, ranks=ranks) as plan:
         console.print(
             line(
                 (settings.preset, "bold"),

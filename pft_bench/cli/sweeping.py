@@ -15,8 +15,8 @@ from ..common.terminal import Console
 from ..common.text import counted, parse_bytes
 from ..harness.cases import Group, Settings
 from ..harness.measure.disturbance import busy_machine
-from ..harness.record import Record, lock_folder, merge_shares
-from ..harness.sweep import Ranks, Sweep, SweepPlan, Workers, plan_sweep
+from ..harness.record import HeldFolder, Record, RunFiles, lock_folder, merge_shares, record_files
+from ..harness.sweep import Ranks, Shard, Sweep, SweepPlan, Workers, plan_sweep
 from . import options
 from .exits import INTERRUPTED
 from .progress import Display
@@ -63,6 +63,32 @@ def run_folder(out: Path | None, resume: bool, name: str = "{}") -> Path:
 
 
 @contextmanager
+def held_folder(folder: Path, share: Shard, plugins: Sequence[str]) -> Iterator[None]:
+    """Plug-ins are imported, and asked what they can do, inside: what a folder that is to be continued holds is what it
+    was afterwards.
+
+    Raises:
+        ValueError: it was not; it is put back.
+    """
+    if not plugins or not record_files(folder):
+        yield
+        return
+    with lock_folder(folder, share.name):
+        held = HeldFolder(RunFiles(folder, share.name))
+        held.retake()
+        try:
+            yield
+        finally:
+            names = held.changed()
+            held.release()
+        if names:
+            raise ValueError(
+                f"--plugin {', '.join(plugins)}: before anything was measured it changed the run folder: "
+                f"{', '.join(names)} (put back)"
+            )
+
+
+@contextmanager
 def going_on_later(folder: Path, console: Console, what: str = "") -> Iterator[None]:
     """Ctrl-C inside says how to go on, and where what is there already, and ends the command."""
     try:
@@ -84,6 +110,7 @@ def opened(
     """
     folder = sweep.folder
     with lock_folder(folder, sweep.shard.name):
+        sweep.foreign.begin()
         plan = plan_sweep(groups, folder, sweep.shard)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         found = plan.done.keys() if sweep.shard.name is None else plan.done.keys() & own
@@ -94,7 +121,8 @@ def opened(
         if ranks is not None:
             ranks.meet()  # nobody writes before everybody has looked
         elif sweep.shard.name is None:
-            merge_shares(folder)
+            with sweep.foreign.held.writing():
+                merge_shares(folder)
         busy = busy_machine() if plan.left and sweep.settings.device == "cpu" else None
         for warning in (busy, *plan.warnings, unsure):
             if warning:

@@ -51,6 +51,33 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+_foreign: list[bool] = []
+
+
+def foreign_code_ran() -> None:
+    """Say that what others have written ran in this process, and may have left functions that run at its end."""
+    _foreign[:] = [True]
+
+
+def end_program(code: int) -> NoReturn:
+    """End the program. Where foreign code ran in it, none of what that has left for the end runs: functions at exit,
+    finalisers, threads. Only where this process is the program's own, and not one that calls it.
+    """
+    main = sys.modules.get("__main__")
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
+    own = os.path.basename(file) == "pft-bench" or getattr(spec, "name", "") == "pft_bench.__main__"
+    if _foreign and own:
+        for stream in (sys.__stdout__, sys.__stderr__):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()  # type: ignore[union-attr]
+        _exit(code)
+    sys.exit(code)
+
+
+_exit = os._exit
+"""This module's own: the name may have been replaced."""
+
+
 @contextmanager
 def started(command: Sequence[str | os.PathLike[str]], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """A command under a guard, in a process group of its own; where it still runs, the group ends with the block.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pft_bench.backends import base
 from pft_bench.cli import compare as compare_command
 from pft_bench.cli import sweeping
 from pft_bench.harness.measure import roof
 from pft_bench.harness.record import read_records
+from pft_bench.harness.sweep import load_plugins
 
 Command = Callable[..., Any]
 
@@ -81,8 +85,19 @@ def test_available_that_raises_names_its_backend(
         ("import time\ntime.perf_counter_ns = lambda: 0", "replaced time.perf_counter_ns"),
         ("import sys\nsys.setprofile(lambda *a: None)", "changed trace or profile function"),
         ("import gc\ngc.callbacks.append(lambda *a: None)", "changed garbage collection"),
+        ("import os\nos.write = lambda fd, data: len(data)", "replaced os.write"),
+        ("import json\njson.dumps = lambda *a, **b: '{}'", "replaced json.dumps"),
+        ("import signal\nsignal.signal(signal.SIGUSR2, lambda *a: None)", "changed signal handlers: SIGUSR2"),
+        ("import sys\nsys.stdout = open('/dev/null', 'w')", "changed standard output or error"),
+        ("import os, time\nif not os.fork():\n    time.sleep(60)", "left 1 child processes running"),
+        ("import os\nos.fork()", "left 1 child processes running"),
+        (
+            "import threading, time\nthreading.Thread(target=lambda: [time.sleep(0.01) for _ in range(999)]).start()",
+            "left 1 threads running",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # how it is ended
 def test_a_plugin_that_changes_the_harness_while_it_is_imported_is_refused(
     pft_bench_command: Command, plugin: Callable[[str], tuple[Any, ...]], does: str, told: str
 ) -> None:
@@ -91,6 +106,194 @@ def test_a_plugin_that_changes_the_harness_while_it_is_imported_is_refused(
     assert "while it was imported it" in ended.err
     assert told in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+def test_a_plugin_whose_import_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fails.py"
+    path.write_text(
+        "import time\nimport torch\n" + PLUGIN + "torch.relu = time.sleep = abs\n"
+        "torch.set_default_dtype(torch.float64)\nraise OSError('no such chip')\n"
+    )
+    relu, sleep, known = torch.relu, time.sleep, base.names()
+    with pytest.raises(ValueError, match="OSError: no such chip"):
+        load_plugins([str(path)])
+    assert (torch.relu, time.sleep, torch.get_default_dtype(), base.names()) == (
+        relu,
+        sleep,
+        torch.float32,
+        known,
+    )
+
+
+REACHING = """
+import os, shutil, sys
+from pathlib import Path
+from pft_bench.backends import get, register
+from pft_bench.harness.selftest.mutant import Mutant
+
+FOLDER = Path(sys.argv[sys.argv.index("--out") + 1])
+RECORDS = FOLDER / "records.jsonl"
+
+class Reaching(Mutant):
+    calls = 0
+
+    def sddmm(self, q, k, index):
+        raise NotImplementedError("no sddmm")
+
+    def spmm(self, a, v, index):
+        self.calls += 1
+        if self.calls == 2:
+            self.reach()
+        return get("cpu").spmm(a, v, index)
+
+def reaching(does):
+    kind = type(does.__name__, (Reaching,), {"name": does.__name__, "reach": lambda self: does()})
+    return register(kind)
+
+@reaching
+def appends():
+    RECORDS.open("a").write(RECORDS.read_text().splitlines()[0].replace("dense", "dense2") + chr(10))
+
+@reaching
+def adds():
+    shutil.copy(RECORDS, FOLDER / "records-2of3.jsonl")
+
+@reaching
+def rewrites():
+    (FOLDER / "environment.json").write_text("{}")
+
+@reaching
+def cuts():
+    os.truncate(RECORDS, 10)
+
+@reaching
+def links():
+    RECORDS.rename(FOLDER / "elsewhere")
+    RECORDS.symlink_to("elsewhere")
+
+@reaching
+def honest():
+    pass
+
+@reaching
+def removes():
+    shutil.rmtree(FOLDER)
+"""
+REACHES = {
+    "appends": "records.jsonl",
+    "adds": "records-2of3.jsonl",
+    "rewrites": "environment.json",
+    "cuts": "records.jsonl",
+    "links": "records.jsonl",
+    "removes": ".lock, environment.json, plan.json, records-2of3.jsonl, records.jsonl, settings.json",
+}
+"""Backend of `REACHING` -> the files that its row names; in the order in which they do so."""
+
+
+@pytest.fixture
+def plugin_of(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "reaching.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_who_changes_the_run_folder_is_named_and_what_was_measured_stays(
+    tiny_run: Command, pft_bench_command: Command, plugin_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    backends = [word for name in (*REACHES, "honest") for word in ("--backend", name)]
+    given = ("--sched", "16", "--level", "op", "--out", folder, "--plugin", plugin_of(REACHING))
+    ended = tiny_run(*given, *backends)
+    assert ended.code == 1
+    found = read_records(folder / "records.jsonl").records
+    rows = {r.case.backend: r for r in found if r.case.op == "spmm"}
+    for name, files in REACHES.items():
+        assert rows[name].timing is None
+        assert f"it changed the run folder: {files} (restored)" in str(rows[name].reason), name
+    assert all(rows[name].timing is not None for name in ("dense", "honest", "embedding_bag"))
+    assert {r.case.backend for r in found if r.case.op == "sddmm"} >= {"dense", "sampled_addmm", *REACHES}
+    assert len({record.case_id for record in found}) == len(found)
+    assert not (folder / "records-2of3.jsonl").exists()
+    ended = pft_bench_command("verify", folder, "--no-recount")
+    assert ended.code == 0, ended
+
+
+def test_a_plugin_that_edits_plugins_or_this_package_has_no_time(
+    tiny_run: Command, pft_bench_command: Command, plugin_of: Callable[[str], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from pft_bench.harness.sweep import foreign
+
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(
+        foreign, "code_files", lambda: [(path, Path(path.name)) for path in package.iterdir()]
+    )
+    text = (
+        REACHING.partition("@reaching\ndef appends")[0]
+        + """
+@reaching
+def edits():
+    Path(__file__).open("a").write("# edited")
+    (Path(__file__).parent / "package" / "new.py").touch()
+"""
+    )
+    folder = tmp_path / "run"
+    plugin = plugin_of(text)
+    ended = tiny_run(
+        "--sched", "16", "--level", "op", "--out", folder, "--plugin", plugin, "--backend", "edits"
+    )
+    assert ended.code == 1
+    rows = {(r.case.op, r.case.backend): r for r in read_records(folder / "records.jsonl").records}
+    reason = str(rows["spmm", "edits"].reason)
+    assert f"changed the file of a plug-in: {plugin}" in reason
+    assert "changed this package's own files: new.py" in reason
+    assert rows["spmm", "dense"].timing is not None
+    assert plugin.read_text().endswith("# edited"), "it may be its author who works on it"
+    assert pft_bench_command("verify", folder, "--no-recount").code == 0
+
+
+def test_a_folder_that_is_to_be_continued_is_held_before_anything_is_measured(
+    tiny_run: Command, pft_bench_command: Command, plugin_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text = (
+        REACHING.partition("@reaching\ndef appends")[0]
+        + """
+from pft_bench.harness.selftest.mutant import Mutant
+
+@register
+class Waits(Mutant):
+    name = "waits"
+
+    def available(self):
+        if (FOLDER.parent / "now").exists():
+            RECORDS.write_text("")
+"""
+    )
+    folder = tmp_path / "run"
+    given = (
+        "--sched",
+        "16",
+        "--level",
+        "op",
+        "--out",
+        folder,
+        "--plugin",
+        plugin_of(text),
+        "--backend",
+        "waits",
+    )
+    assert tiny_run(*given).code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "now").touch()
+    ended = tiny_run(*given, "--resume", "--sched", "5")
+    assert ended.code == 2
+    assert "before anything was measured it changed the run folder: records.jsonl (put back)" in ended.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert pft_bench_command("verify", folder, "--no-recount").code == 0
 
 
 def test_a_cheat_is_a_row_without_a_time_and_the_others_have_theirs(

@@ -37,6 +37,8 @@ def quick() -> Iterator[None]:
 
 @pytest.mark.parametrize(("cheat", "mode"), list(tried()), ids=lambda item: getattr(item, "name", item))
 def test_a_cheat_gets_no_time_and_without_its_guards_it_does(cheat: Cheat, mode: str) -> None:
+    if cheat.lacks:
+        pytest.skip(cheat.lacks)
     state = process_state.Snapshot(first_call=True)
     found = rejections(cheat, mode)
     assert found[HONEST] is None
@@ -86,3 +88,44 @@ def test_operators_are_told_by_name_not_by_number(monkeypatch: pytest.MonkeyPatc
     torch.library._impls.clear()
     torch.library._impls.update(("aten/another/CPU", "other/planted/CPU"))
     assert any("aten/another/CPU" in told for told in before.restore())
+
+
+@pytest.fixture
+def planted_library() -> Iterator[torch.library.Library]:
+    """One of a derived class, which the collector of garbage has frozen."""
+
+    class Derived(torch.library.Library):
+        def _destroy(self) -> None:
+            """Stays."""
+
+    made = Derived("aten", "IMPL")
+    gc.freeze()
+    yield made
+    gc.unfreeze()
+    torch.library.Library._destroy(made)
+
+
+def test_an_operator_is_what_it_was_whoever_registered_it(planted_library: torch.library.Library) -> None:
+    right = torch.special.entr(torch.full((2,), 3.0))
+    before = process_state.Snapshot()
+    planted_library.impl("special_entr", lambda given: given, "CPU", with_keyset=False)
+    assert not torch.equal(torch.special.entr(torch.full((2,), 3.0)), right)
+    assert any("aten/special_entr/CPU" in told for told in before.restore())
+    assert torch.equal(torch.special.entr(torch.full((2,), 3.0)), right)
+
+
+def test_nothing_counts_where_torch_keeps_an_operator(planted_library: torch.library.Library) -> None:
+    before = process_state.Snapshot()
+    planted_library.impl("special_entr", lambda given: given, "CPU")
+    known, planted_library._op_impls = planted_library._op_impls, set()
+    (told,) = before.restore()
+    assert "of which torch keeps aten/special_entr/CPU" in told
+    with (
+        pytest.raises(process_state.ProcessChanged, match="nothing that is computed here counts"),
+        process_state.unchanged("for somebody else"),
+    ):
+        pass
+    planted_library._op_impls = known
+    torch.library.Library._destroy(planted_library)
+    with process_state.unchanged("for somebody else"):
+        pass

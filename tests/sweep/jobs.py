@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
+import pickle
 import signal
 import sys
 import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -24,8 +29,6 @@ def quick():
     """Measure in this process, and in the servers that it starts, for as short as tiny calls allow; not a plug-in's
     to do, which may change nothing of the harness.
     """
-    import gc
-
     from pft_bench.harness.measure import roof, timer
     from pft_bench.harness.sweep import isolation, sweep
 
@@ -96,6 +99,70 @@ def kill_server(board):
 
 def allocate(size, board):
     return torch.empty(size, dtype=torch.uint8).numel()
+
+
+def forge_answer(board):
+    """In the memory that the answer is read from, and end as one who has given it."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if "pft_bench-answer" in os.readlink(f"/proc/self/fd/{name}"):
+                os.pwrite(int(name), pickle.dumps("forged"), 0)
+    os._exit(0)
+
+
+def say_to_supervisor(board):
+    """Through any connection there is; how many took it."""
+    said = 0
+    for item in gc.get_objects():
+        if isinstance(item, Connection):
+            with suppress(OSError):
+                item.send("forged")
+                said += 1
+    return said
+
+
+class MakesFolder:
+    """What is unpickled by making a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def answer_with_a_call(path, board):
+    return MakesFolder(path)
+
+
+def leave_a_process(path, board):
+    """Its parent has ended, and its session is another one."""
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            path.write_text(str(os.getpid()))
+            time.sleep(60)
+        os._exit(0)
+    while not (path.exists() and path.read_text()):
+        time.sleep(0.01)
+    return "done"
+
+
+class HangingOutput:
+    """Never empties."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        time.sleep(60)
+
+
+def hang_at_the_end(board):
+    """By what stands for standard output, and by what runs at exit."""
+    sys.stdout = HangingOutput()
+    atexit.register(time.sleep, 60)
+    return "done"
 
 
 def sleep_long(path, board):

@@ -124,6 +124,31 @@ def test_a_killed_server_is_replaced(workers: Workers) -> None:
     assert workers.run(jobs.touch)[1] == 1
 
 
+def test_an_answer_that_the_harness_did_not_write_is_none(workers: Workers, tmp_path: Path) -> None:
+    ended = workers.run(jobs.forge_answer)
+    assert isinstance(ended, Death)
+    assert ended.status == "failed"
+    assert "gave an answer that the harness did not write (it does not carry the token" in ended.reason
+    ended = workers.run(partial(jobs.answer_with_a_call, tmp_path / "made"))
+    assert isinstance(ended, Death)
+    assert "(it holds posix.mkdir)" in ended.reason
+    assert not (tmp_path / "made").exists()
+    assert workers.run(jobs.touch)[1] == 1, "the next job runs"
+
+
+def test_a_worker_has_no_connection_to_its_supervisor(workers: Workers) -> None:
+    assert workers.run(jobs.say_to_supervisor) == 0
+
+
+def test_what_a_worker_leaves_running_ends_with_it(workers: Workers, tmp_path: Path) -> None:
+    assert workers.run(partial(jobs.leave_a_process, tmp_path / "pid")) == "done"
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_worker_that_would_hang_at_its_end_ends(workers: Workers) -> None:
+    assert workers.run(jobs.hang_at_the_end) == "done"
+
+
 def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 

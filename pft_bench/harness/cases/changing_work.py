@@ -9,12 +9,17 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ...common import entropy
-from ..measure.process_state import ProcessChanged, listeners
+from ..measure.process_state import ProcessChanged, listeners, running_threads, started
 from ..measure.results import CheckOutcome
 from .changing_inputs import Draw, Inputs
 
 DRAWS_REMEMBERED = 64
 """Draws of shared values that are kept: more than a round has slots, or calls of a tiny model in a sample."""
+
+
+def _nothing() -> None:
+    """Nothing has to be prepared."""
+
 
 Judge = Callable[[object, int | None], Sequence[CheckOutcome]]
 """A result, and the window-head to look at (None: any) -> what holds of it."""
@@ -32,7 +37,7 @@ class ChangingWork:
 
     changing: Inputs
     judge_output: Judge
-    after: Callable[[], object] = lambda: None
+    after: Callable[[], object] = _nothing
     at_rest: Callable[[], object] = lambda: None
     late: tuple[str, ...] = ()
     own: bool = False
@@ -49,12 +54,16 @@ class ChangingWork:
 
     def renew(self, turn: object) -> object:
         """New values for all inputs."""
-        drawn, before = self.changing.renew(), listeners()
+        drawn = self.changing.renew()
+        if self.after is _nothing and not self.late:
+            return drawn
+        before, threads = listeners(), running_threads()
         self.after()
-        if listeners() != before:  # what runs there is the kernel's, and the last values are not drawn yet
+        # what runs there is the kernel's, and the last values are not drawn yet
+        if listeners() != before or started(threads, running_threads()):
             raise ProcessChanged(
-                "in its forward pass, before a timed call, it changed what can run between calls: a trace or profile "
-                "function, a mode of torch, an alarm, an audit hook, the collector of garbage"
+                "in its forward pass, before a timed call, it changed what can run between calls: a thread, a trace or "
+                "profile function, a mode of torch, an alarm, a signal handler, an audit hook, the collector of garbage"
             )
         return self.changing.renew_late(self.late) if self.late else drawn
 

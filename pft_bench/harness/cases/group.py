@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ...backends import registered
 from ..measure.admission import rejection_of
 from ..measure.contender import Call, Contender
 from ..measure.disturbance import ForeignLoad
@@ -62,6 +63,15 @@ class Group(ABC):
     @abstractmethod
     def cases(self) -> dict[str, Case]:
         """Contender name -> its case."""
+
+    def foreign(self) -> frozenset[str]:
+        """Names of the contenders that run the code of a plug-in."""
+        plugged = registered()
+        return frozenset(
+            name
+            for name, case in self.cases.items()
+            if any(case.backend == own or case.backend.startswith(f"{own}-") for own in plugged)
+        )
 
     @abstractmethod
     def contenders(self) -> list[Contender]:

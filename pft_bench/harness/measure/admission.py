@@ -12,7 +12,7 @@ from .guards import active
 from .outcome import broken_law, size_bytes
 from .process_state import ProcessChanged, unchanged
 from .results import CheckOutcome, Rejection, failures
-from .verified import PASSED, REACHED, Verified, WrongResult, flat, same
+from .verified import PASSED, REACHED, Verified, WrongResult, flat, retype, same, typed
 
 HELD_BYTES = 256 << 20
 """Earlier results that are held while inputs change one by one, so that memory that is handed out again shows."""
@@ -63,9 +63,11 @@ def verify(contender: Contender) -> Verified | Refused:
 def _unreached(work: ContenderWork | None) -> Iterator[None]:
     """WrongResult if what only the harness changes is something else afterwards, the present values left aside."""
     held = () if work is None else work.holds()
+    own = typed((work, *flat(held[:-1])))
     yield
     now = () if work is None else work.holds()
-    if active("harness state") and not same([*flat(now[:-1])], [*flat(held[:-1])]):
+    if active("harness state") and not same(typed((work, *flat(now[:-1]))), own):
+        retype(own)
         assert work is not None
         work.put_back(held)
         raise WrongResult(REACHED)

@@ -166,14 +166,12 @@ def _commit() -> dict[str, Any] | None:
     }
 
 
-def _code() -> str:
-    """Digest of what can decide a number: this package's sources, wherever they lie, and its compiled modules."""
+def code_files() -> list[tuple[Path, Path]]:
+    """This package's sources, wherever they lie, and its compiled modules: each with its name inside of the package."""
     package = Path(__file__).parents[2]
     sources = [(path, path.relative_to(package)) for path in package.rglob("*.py")]
     sources = [
-        (path, name)
-        for path, name in sources
-        if not any(map(name.is_relative_to, (*READERS, "reference", "kernels")))
+        (path, name) for path, name in sources if not any(map(name.is_relative_to, ("reference", "kernels")))
     ]
     for part in ("reference", "kernels/triton"):  # a checkout has them beside the package
         found = importlib.util.find_spec(f"pft_bench.{part.replace('/', '.')}")
@@ -183,9 +181,15 @@ def _code() -> str:
         built = _attempt(partial(importlib.util.find_spec, module))
         if built is not None and built.origin:
             sources.append((Path(built.origin), Path(module)))
+    return sorted(sources, key=lambda source: str(source[1]))
+
+
+def _code() -> str:
+    """Digest of what can decide a number."""
     digest = hashlib.sha256()
-    for path, name in sorted(sources, key=lambda source: str(source[1])):
-        digest.update(f"{name}\n".encode() + path.read_bytes())
+    for path, name in code_files():
+        if not any(map(name.is_relative_to, READERS)):
+            digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

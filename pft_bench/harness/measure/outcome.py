@@ -23,6 +23,13 @@ def tensors_of(output: object) -> Iterator[object]:
         yield output
 
 
+def _tells_its_own(kind: type) -> bool:
+    """Whether a tuple or list of this kind could hand out something else each time, or do something when it goes."""
+    plain = tuple if issubclass(kind, tuple) else list
+    names = ("__iter__", "__getitem__", "__len__", "__del__")
+    return any(getattr(kind, name, None) is not getattr(plain, name, None) for name in names)
+
+
 def _is_wrapped(tensor: Tensor) -> bool:
     """Whether it is of the right type and a transform of `torch.func`, a zero without memory or such all the same."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor())
@@ -57,6 +64,8 @@ def broken_law(output: object, inputs: Sequence[Tensor], held: Sequence[object])
         inputs: the tensors that it was given.
         held: results of earlier calls that somebody still holds.
     """
+    if isinstance(output, tuple | list) and active("result kind") and _tells_its_own(type(output)):
+        return f"the result must be a tensor or a plain tuple of tensors, got {type(output).__name__}"
     parts = list(tensors_of(output))
     if not parts:
         return "the result is empty"

@@ -7,17 +7,26 @@ it, both outside of what is timed (docs/method.md, A time belongs to outputs tha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter, is_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...common import entropy
 from .contender import Contender, ContenderWork
 from .guards import active
 from .outcome import Remembered, broken_law, spoiled
-from .process_state import Snapshot, listeners, running_threads, started, unchanged
+from .process_state import (
+    Snapshot,
+    end_if_forked,
+    listeners,
+    running_threads,
+    signal_handlers,
+    started,
+    unchanged,
+)
 from .results import CheckOutcome, failures
 
 JUDGED = 1.0
@@ -37,6 +46,8 @@ LEAST_TIMED = 0.9
 
 REACHED = "the call reached into the harness: its state is not what it was before (restored)"
 
+BETWEEN = "between the calls of a timed sample"
+
 CHANGED = "the result changed after the call had returned it"
 
 
@@ -54,6 +65,7 @@ class State(NamedTuple):
     held: tuple[object, ...]
     threads: tuple[frozenset[int], int]
     listeners: tuple[object, ...]
+    process: int
     at_ns: int
 
 
@@ -71,11 +83,26 @@ def same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(is_, some, others))
 
 
+def typed(items: tuple[object, ...]) -> tuple[object, ...]:
+    """With their types, which may change while the objects stay the same."""
+    return *items, *map(type, items)
+
+
+def retype(own: tuple[object, ...]) -> None:
+    """Make what `typed` gave of the types that it was of."""
+    half = len(own) // 2
+    for item, kind in zip(own[:half], own[half:], strict=True):
+        if type(item) is not kind:
+            _set_type(item, kind)
+
+
+_set_type: Any = vars(object)["__class__"].__set__  # an object's own `__class__` may lie
+
 PASSED = object()
 """What `verify` gives to `Verified`, and nobody else."""
 
-_now_ns = time.perf_counter_ns
-"""This module's own reference, as the timer has one."""
+_now_ns, _getpid = time.perf_counter_ns, os.getpid
+"""This module's own references, as the timer has one."""
 
 
 class Verified:
@@ -92,7 +119,9 @@ class Verified:
         "_draws",
         "_held",
         "_looked",
+        "_looks_next",
         "_process",
+        "_quiet",
         "_seen",
         "_shortest_ns",
         "_timed_ns",
@@ -116,7 +145,8 @@ class Verified:
         self._drawn: object = None
         self._turn: object = None
         self._calls = self._done = self._draws = 0
-        self._looked = False
+        self._looked = self._looks_next = False
+        self._quiet: tuple[object, ...] = ()
         self._shortest_ns = self._timed_ns = self._seen = 0
         self._held: tuple[object, Remembered, object] | None = None
         self._process: Snapshot | None = None
@@ -142,8 +172,8 @@ class Verified:
         held = () if self._work is None else self._work.holds()
         evidence = () if self._work is None else self._work.evidence()
         kept = () if self._process is None else self._process.parts()
-        own = (*self.parts(), *flat(held), *flat(evidence), *kept)
-        return State(own, self._work, held, running_threads(), listeners(), _now_ns())
+        own = typed((*self.parts(), *flat(held), *flat(evidence), *kept))
+        return State(own, self._work, held, running_threads(), listeners(), _getpid(), _now_ns())
 
     @contextmanager
     def sample(self, turn: object, calls: int) -> Iterator[None]:
@@ -157,7 +187,9 @@ class Verified:
         self._turn, self._calls, self._done, self._draws, self._looked = turn, calls, 0, 0, False
         if self._work is not None:
             self._work.begin()
+        self._looks_next = False
         with unchanged("during a timed sample") as self._process:
+            self._quiet = *listeners(), *signal_handlers()
             yield
         self._process = None
         self._calls = 0
@@ -166,9 +198,21 @@ class Verified:
         """New values for the inputs, before a call."""
         if self._work is not None:
             self._held = None  # its memory may be had again
+            self._require_quiet()
             self._draws += 1
             last = self._calls - self._done == 1
             self._drawn = self._work.renew((self._turn, "last" if last else self._draws))
+
+    def _require_quiet(self) -> None:
+        """ProcessChanged if something of the kernel's is left that could run while inputs change: what it returned is
+        gone by now, and with it whatever was to happen then.
+        """
+        if self._process is None:
+            return  # a warm-up
+        looks, self._looks_next = self._looks_next, False
+        quiet = (*listeners(), *signal_handlers()) == self._quiet
+        if looks or not quiet or started(self._process.threads, running_threads()):
+            self._process.require(BETWEEN)
 
     def returned(self, output: object, before: State) -> None:
         """A timed call returned, `before` it the `state` was that; outside of what is timed.
@@ -201,7 +245,10 @@ class Verified:
             self._judge(work, output, "right after a timed call", whole=first)
             self._require(seen.same(), CHANGED)
             if left > 1 and self._process is not None:
-                self._process.require("between the calls of a timed sample")
+                now_too = first or entropy.chance(0.5)
+                self._looks_next = first or not now_too
+                if now_too:
+                    self._process.require(BETWEEN)
         if left > 1 or first:
             self._call_again(work, output, seen)
         if left > 1:
@@ -212,13 +259,15 @@ class Verified:
 
     def unreached(self, before: State) -> State:
         """The state now. WrongResult if a call reached for it, ProcessChanged if it left what runs between calls."""
+        end_if_forked(before.process)
         now = self.state()
         if active("harness state") and not same(now.own, before.own):
+            retype(before.own)
             if before.work is not None:
                 before.work.put_back(before.held)
             raise WrongResult(REACHED)
         if now.listeners != before.listeners and active("process state") and self._process is not None:
-            self._process.require("between the calls of a timed sample")
+            self._process.require(BETWEEN)
         return now
 
     def _drawn_to_be_judged(self, work: ContenderWork) -> bool:

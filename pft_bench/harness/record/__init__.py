@@ -33,6 +33,7 @@ from .folder import (
     scan_records,
 )
 from .frame import shown, to_frame
+from .held import HeldFolder, RunFiles
 from .parts import (
     Baseline,
     Case,
@@ -67,12 +68,14 @@ __all__ = [
     "Derived",
     "Flops",
     "FolderLocked",
+    "HeldFolder",
     "Level",
     "Memory",
     "Mode",
     "Record",
     "RecordError",
     "RecordWriter",
+    "RunFiles",
     "RunFolder",
     "RunWriter",
     "Scalar",

@@ -118,29 +118,17 @@ class RunWriter:
     def __init__(self, path: Path | str, shard: str | None = None) -> None:
         self.path = Path(path)
         self._shard = shard
-        self._records: RecordWriter | None = None
 
     def remember(self, found: Mapping[str, Any]) -> str:
         """Add an environment to the folder's; its fingerprint, to which records point."""
         return remember_environment(self.path, found)
 
     def append(self, record: Record) -> None:
-        """Write a record; it is on the disk before this returns. The first one begins the file."""
-        if self._records is None:
-            self._records = RecordWriter(record_file(self.path, self._shard))
-        self._records.append(record)
-
-    def close(self) -> None:
-        """Close the file of records, if it was begun."""
-        if self._records is not None:
-            self._records.close()
-            self._records = None
-
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        """Write a record; it is on the disk before this returns. The first one begins the file, which stays closed in
+        between: it is found by its name each time.
+        """
+        with RecordWriter(record_file(self.path, self._shard)) as records:
+            records.append(record)
 
 
 @contextmanager
@@ -150,5 +138,5 @@ def begin_run(path: Path | str) -> Iterator[RunWriter]:
     Raises:
         FolderLocked: somebody else writes there.
     """
-    with lock_folder(path) as folder, RunWriter(folder) as run:
-        yield run
+    with lock_folder(path) as folder:
+        yield RunWriter(folder)

@@ -167,10 +167,14 @@ class Record:
         if reason is None:
             return self
         assert self.derived is not None
+        return self.rejected(Status.IMPLAUSIBLE, f"{self.derived.median_s:.3g} s: {reason}")
+
+    def rejected(self, status: Status, reason: str) -> Self:
+        """The same without what was measured; a reason that it has already comes first."""
         return replace(
             self,
-            status=Status.IMPLAUSIBLE,
-            reason=f"{self.derived.median_s:.3g} s: {reason}",
+            status=status if self.status is Status.OK else self.status,
+            reason=reason if self.reason is None else f"{self.reason}; {reason}",
             timing=None,
             derived=None,
             stages_s=None,

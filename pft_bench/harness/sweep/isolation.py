@@ -20,10 +20,12 @@ from typing import Any, Literal, Self
 
 from ...common.messages import UserError
 from ..cases import Group, Listener, explained, run_or_explain
+from ..measure.process_state import Find, watching_files
 from ..measure.results import Rejection
 from ..record import Record
+from .answer import ForgedAnswer, clear_answer, read_answer
 from .board import Board, Sight
-from .server import DUMP_SIGNAL, Ended, Finished, Job, Started
+from .server import DUMP_SIGNAL, Ended, Job, Started
 
 TICK_S = 0.5
 """How often the supervisor looks: rarely, because it shares the processors with what is being timed."""
@@ -37,9 +39,11 @@ KILL_S = 60.0
 OUTPUT_KEPT = 1 << 16
 PARDONS = 2
 """Times that a group runs again because somebody else killed its process, before the case becomes a row after all."""
+FORGED = "its process gave an answer that the harness did not write ({})"
 FROM_OUTSIDE = "killed from outside (SIGKILL, and memory had not run out)"
 
 Watch = Callable[[Sight], None]
+DeathStatus = Literal["oom", "crashed", "timeout", "failed"]
 
 
 class WorkersFailed(UserError, RuntimeError):
@@ -50,7 +54,7 @@ class WorkersFailed(UserError, RuntimeError):
 class Death:
     """How a worker ended that gave no result, and whose turn it was (None: the set-up's)."""
 
-    status: Literal["oom", "crashed", "timeout"]
+    status: DeathStatus
     reason: str
     contender: int | None
     output: str
@@ -82,6 +86,7 @@ class Workers:
         self._connection: Connection | None = None
         self._board_file = Board.make()
         self._board = Board(self._board_file)
+        self._answer = os.memfd_create("pft_bench-answer", 0)
         self._output = os.memfd_create("pft_bench-output", 0)
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)  # a worker starts where the file was cut
 
@@ -90,12 +95,12 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         self._stop_server()
-        os.close(self._output)
-        os.close(self._board_file)
+        for descriptor in (self._output, self._answer, self._board_file):
+            os.close(descriptor)
 
     def _start_server(self) -> Connection:
         ours, theirs = Pipe()
-        passed = (theirs.fileno(), self._board_file, self._output)
+        passed = (theirs.fileno(), self._board_file, self._output, self._answer)
         code = f"import sys; sys.path[:] = {sys.path!r}; {SERVER}"
         self._server = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, passed), str(os.getpid())],
@@ -130,11 +135,14 @@ class Workers:
         limit = self.memory_limit_bytes if limited else None
         self._board.clear()
         os.ftruncate(self._output, 0)
+        clear_answer(self._answer)
+        token = os.urandom(16)
         connection = self._connection or self._start_server()
         oom_kills = _oom_kills()
         try:
-            connection.send(Job(call, self.plugins, limit, self.device, tuple(sys.argv), fresh))
-            return self._wait(partial(self._receive, connection, fresh), watch, oom_kills)
+            connection.send(Job(call, token, self.plugins, limit, self.device, tuple(sys.argv), fresh))
+            ended = self._wait(partial(self._receive, connection, fresh), watch)
+            return self._answered(ended, token, oom_kills) if isinstance(ended, Ended) else ended
         except (EOFError, ConnectionError):
             self._stop_server()
             return self._death("crashed", "the process that starts workers died", from_outside=True)
@@ -144,6 +152,8 @@ class Workers:
 
     def _receive(self, connection: Connection, fresh: bool) -> Any:
         """The next message, None if there is none for a while. Where the server itself works, its end is the last."""
+        if fresh and self._server is not None and connection.closed:
+            return self._end_of_server()
         if not connection.poll(TICK_S):
             return None
         try:
@@ -151,26 +161,44 @@ class Workers:
         except (EOFError, ConnectionError):
             if not fresh or self._server is None:
                 raise
-            ended = Ended(self._server.wait())
-            self._stop_server()
-            return ended
+            connection.close()
+            return self._end_of_server()
 
-    def _wait(self, receive: Callable[[], Any], watch: Watch | None, oom_kills: int | None) -> Any | Death:
-        pid, value, finished, patience = 0, None, False, _Patience(self.timeout_s)
+    def _end_of_server(self) -> Ended | None:
+        """How the server ended that worked itself, None if it works still."""
+        assert self._server is not None
+        try:
+            ended = Ended(self._server.wait(TICK_S))
+        except subprocess.TimeoutExpired:
+            return None
+        self._stop_server()
+        return ended
+
+    def _wait(self, receive: Callable[[], Any], watch: Watch | None) -> Ended | Death:
+        pid, patience = 0, _Patience(self.timeout_s)
         while True:
             message = receive()
             if isinstance(message, Started):
                 pid = message.pid
-            elif isinstance(message, Finished):
-                value, finished = message.value, True
             elif isinstance(message, Ended):
-                return value if finished else self._death(*cause_of_death(message.exit_code, oom_kills))
+                return message
             sight = self._board.look()
             if watch is not None:
                 watch(sight)
-            if not finished and pid and patience.lost(sight):
+            if pid and patience.lost(sight):
                 self._kill(receive, pid)
                 return self._death("timeout", f"no progress for {self.timeout_s:g} s")
+
+    def _answered(self, ended: Ended, token: bytes, oom_kills: int | None) -> Any | Death:
+        """What a worker that has ended left behind."""
+        if ended.exit_code == 0:
+            try:
+                return read_answer(self._answer, token)
+            except EOFError:
+                pass
+            except ForgedAnswer as error:
+                return self._death("failed", FORGED.format(error))
+        return self._death(*cause_of_death(ended.exit_code, oom_kills))
 
     def _kill(self, receive: Callable[[], Any], pid: int) -> None:
         with suppress(ProcessLookupError):  # it may end by itself meanwhile, and its `Ended` be on the way
@@ -189,9 +217,7 @@ class Workers:
         data = os.pread(self._output, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT))
         return data.decode(errors="replace")
 
-    def _death(
-        self, status: Literal["oom", "crashed", "timeout"], cause: str, *, from_outside: bool = False
-    ) -> Death:
+    def _death(self, status: DeathStatus, cause: str, *, from_outside: bool = False) -> Death:
         sight, output = self._board.look(), self.output()
         where = "" if (frame := innermost_frame(output)) is None else f" at {frame}"
         words = "" if (last := last_words(output)) is None else f": {last}"
@@ -268,14 +294,26 @@ def last_words(output: str) -> str | None:
     return lines[-1][:200] if lines else None
 
 
-def _in_worker(group: Group, environment: str, lost: dict[str, Rejection], board: Board) -> list[Record]:
+def _in_worker(
+    group: Group, environment: str, lost: dict[str, Rejection], find: Find | None, board: Board
+) -> list[Record]:
     """Runs in the worker: the group's records. They cross as they are, and become lines where they are written."""
     names = list(group.cases)
     listener = Listener(
         on_progress=lambda progress: board.progress(progress.rounds, progress.planned),
         on_turn=lambda name, doing: board.turn(names.index(name), doing),
     )
-    return run_or_explain(group, environment, listener, lost)
+    with watching_files(find):
+        return run_or_explain(group, environment, listener, lost)
+
+
+def _are_of(records: object, group: Group, environment: str) -> bool:
+    """Whether these are the group's records, each case once and no other."""
+    return (
+        isinstance(records, list)
+        and all(isinstance(one, Record) and one.environment == environment for one in records)
+        and [one.case for one in records] == [*group.cases.values()]
+    )
 
 
 def run_isolated(
@@ -284,20 +322,31 @@ def run_isolated(
     environment: str,
     watch: Watch | None = None,
     on_death: Callable[[str | None, Death], None] | None = None,
+    find: Find | None = None,
 ) -> list[Record]:
-    """The records of a group that ran in a process of its own.
+    """The records of a group that ran in a process of its own; `find` are the files that must stay meanwhile.
 
     When the process dies in a contender's turn, the group runs again without that contender: the others are measured,
     interleaved as ever, and it becomes a row. When it dies before anybody's turn, all its cases do. A process that was
     killed from outside is started again.
+
+    Whose turn it was is written where the code of a plug-in can write too. So where it was nobody's, or that of a
+    contender of this project, plug-ins are set aside first: if the others then live, they were not to blame. What gives
+    an answer that is none of the harness's has lost all plug-ins at once.
     """
     lost: dict[str, Rejection] = {}
+    aside: dict[str, Rejection] = {}
     names = list(group.cases)
     pardons = PARDONS
     while True:
-        ended = workers.run(partial(_in_worker, group, environment, lost), watch, fresh=group.fresh)
+        call = partial(_in_worker, group, environment, lost | aside, find)
+        ended = workers.run(call, watch, fresh=group.fresh)
         if not isinstance(ended, Death):
-            return list(ended)
+            if _are_of(ended, group, environment):
+                return list(ended)
+            ended = Death(
+                "failed", FORGED.format("other rows than those of its group"), None, workers.output()
+            )
         if ended.from_outside and pardons:
             pardons -= 1
             continue
@@ -305,6 +354,12 @@ def run_isolated(
         if on_death is not None:
             on_death(name, ended)
         rejection = Rejection(ended.status, ended.reason)
-        if name is None:
+        suspects = group.foreign() - lost.keys() - aside.keys()
+        if suspects and ended.status == "failed":
+            lost |= dict.fromkeys(suspects, rejection)
+        elif suspects and name not in suspects:
+            aside = dict.fromkeys(suspects, rejection)
+        elif name is None or name in lost or name in aside:
             return explained(group, environment, rejection, lost)
-        lost[name] = rejection
+        else:
+            lost[name], aside = rejection, {}

@@ -6,17 +6,20 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from ...common.processes import foreign_code_ran
 from ..measure.process_state import ProcessChanged, importing
 
 _MUST = "--plugin must be a module or a .py file that can be imported"
 
 
-def load_plugin(name: str) -> ModuleType:
-    """Import a plug-in, given as a dotted module name or as the path of a .py file; once a process.
+def load_plugin(name: str, *, lasting: bool = True) -> ModuleType:
+    """Import a plug-in, given as a dotted module name or as the path of a .py file; once a process. Unless the process
+    is `lasting`, what a failed import has replaced in torch need not be taken back: it ends with it.
 
     Raises:
         ValueError: there is no such module or file, or importing it fails, or changes the harness.
@@ -25,7 +28,7 @@ def load_plugin(name: str) -> ModuleType:
         raise ValueError(f"{_MUST}, got {name!r}: {wrong}")
     try:
         if not name.endswith(".py"):
-            with importing():
+            with importing(whole=lasting):
                 return importlib.import_module(name)
         path = Path(name).resolve()
         module_name = f"pft_bench_plugin_{path.stem}"
@@ -38,7 +41,7 @@ def load_plugin(name: str) -> ModuleType:
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module
         try:
-            with importing():
+            with importing(whole=lasting):
                 found.loader.exec_module(module)
         except BaseException:
             del sys.modules[module_name]
@@ -69,11 +72,24 @@ def _instead(path: Path) -> str:
     return "that is a folder" if path.name and path.is_dir() else "there is no such module or file"
 
 
-def load_plugins(names: Sequence[str]) -> dict[str, str]:
+def load_plugins(names: Sequence[str], *, lasting: bool = True) -> dict[str, str]:
     """Import all of them; name -> digest of its source, for the environment of the records."""
-    digests = {}
+    if names:
+        foreign_code_ran()
     for name in names:
-        source = load_plugin(name).__file__
-        content = b"" if source is None else Path(source).read_bytes()
-        digests[name] = hashlib.sha256(content).hexdigest()[:12]
-    return digests
+        load_plugin(name, lasting=lasting)
+    return {name: _digest(name) for name in names}
+
+
+def edited(plugins: Mapping[str, str]) -> list[str]:
+    """Those whose source is another one now than `load_plugins` found."""
+    return [name for name, digest in plugins.items() if _digest(name) != digest]
+
+
+def _digest(name: str) -> str:
+    source = name if name.endswith(".py") else getattr(sys.modules.get(name), "__file__", None)
+    content = b""
+    if source is not None:
+        with suppress(OSError):
+            content = Path(source).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]

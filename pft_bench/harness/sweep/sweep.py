@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from ..cases.group import thread_count
 from ..measure import roof
 from ..measure.audit import CpuProbe, CudaProbe, audit
 from ..measure.environment import environment, fingerprint
+from ..measure.process_state import watching_files
 from ..measure.rounds import Progress
 from ..measure.timer import timer_for
 from ..record import (
@@ -30,6 +31,7 @@ from ..record import (
     roof_of,
 )
 from .board import Board, Sight
+from .foreign import Foreign
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .resume import (
     decisive,
@@ -38,6 +40,9 @@ from .resume import (
     refuse,
 )
 from .shard import Shard
+
+IMPORTED = "before anything was measured"
+"""When what has changed before the first group did so: no contender has run."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,11 @@ class Sweep:
     inputs: Mapping[str, str] = field(default_factory=dict)
     beside: str = ""
 
+    @cached_property
+    def foreign(self) -> Foreign:
+        """What the plug-ins must leave as it is."""
+        return Foreign(self.folder, self.shard.name, self.plugins)
+
     @property
     def has_rows_beside(self) -> bool:
         """Whether the folder holds such a file."""
@@ -113,23 +123,27 @@ class Sweep:
             ValueError: its rows depend on settings, inputs, code or a machine that are different now; all are named.
         """
         now = {**decisive(self.settings, self.workers), **self.inputs}
+        held = self.foreign.held
         records, beside = list(plan.done.values()), self.has_rows_beside
         begin = not records and not beside and self.shard.name is None
         found, unsure = [], None
         if (records or beside) and known_settings(self.folder) is None:
             unsure = f"the rows in {self.folder} do not say with which --rounds, --budget and inputs"
         else:
-            stored = remember_settings(self.folder, now, begin=begin)
+            with held.writing():
+                stored = remember_settings(self.folder, now, begin=begin)
             found += differences_of_settings(stored, now, records)
         own = {case.case_id for group in plan.mine for case in group.cases.values()}
         mine = records if self.shard.name is None else [r for r in records if r.case_id in own]
         if mine or beside:
             known, here = known_environments(self.folder), self._in_worker(_software, self.plugins)
+            self.foreign.require(IMPORTED)
             for name in dict.fromkeys([*(record.environment for record in mine), *(known if beside else ())]):
                 found += differences_of_environments(known[name], here) if name in known else []
         refuse(self.folder, found)
         titles = {case.case_id: group.title for group in plan.groups for case in group.cases.values()}
-        remember_plan(self.folder, titles, begin=begin)
+        with held.writing():
+            remember_plan(self.folder, titles, begin=begin)
         return unsure
 
     def describe_machine(self) -> dict[str, Any]:
@@ -168,26 +182,38 @@ class Sweep:
 
         For groups that are chosen one after the other, by what those before have shown.
         """
-        with RunWriter(self.folder, self.shard.name) as run:
-            environment, roof = "", None
+        run, held = RunWriter(self.folder, self.shard.name), self.foreign.held
+        environment, roof = "", None
 
-            def measured(group: Group) -> list[Record]:
-                nonlocal environment, roof
-                cases = [case.case_id for case in group.cases.values()]
-                if all(name in done for name in cases):
-                    return [done[name] for name in cases]
-                if not environment:
-                    environment = run.remember(self.describe_machine())
-                    roof = roof_of(known_environments(self.folder)[environment])
-                watcher.start(group)
-                found = [record.under(roof) for record in self._run(group, environment, watcher)]
-                fresh = [record for record in found if record.case_id not in done]
+        def measured(group: Group) -> list[Record]:
+            nonlocal environment, roof
+            cases = [case.case_id for case in group.cases.values()]
+            if all(name in done for name in cases):
+                return [done[name] for name in cases]
+            if not environment:
+                machine = self.describe_machine()
+                self.foreign.require(IMPORTED)
+                with held.writing():
+                    environment = run.remember(machine)
+                roof = roof_of(known_environments(self.folder)[environment])
+            watcher.start(group)
+            found, said = self.foreign.judged(group, self._run(group, environment, watcher))
+            if said:
+                watcher.say(said)
+            found = [record.under(roof) for record in found]
+            fresh = [record for record in found if record.case_id not in done]
+            with held.writing():
                 for record in fresh:
                     run.append(record)
-                watcher.finish(group, fresh)
-                return [done.get(record.case_id, record) for record in found]
+            watcher.finish(group, fresh)
+            return [done.get(record.case_id, record) for record in found]
 
+        try:
             yield measured
+        finally:
+            if names := held.changed():
+                watcher.say(f"the run folder was changed and is put back: {', '.join(names)}")
+            held.release()
 
     def _run(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
         if self.workers is None:
@@ -198,10 +224,11 @@ class Sweep:
             contender = names[sight.contender] if sight.contender >= 0 else ""
             watcher.progress(sight.rounds, sight.planned, sight.doing, contender)
 
-        records = run_isolated(self.workers, group, environment, watch, self._keep_output(group))
+        keep = self._keep_output(group)
+        records = run_isolated(self.workers, group, environment, watch, keep, self.foreign.find)
         said = self.workers.output().strip()
         if said:
-            watcher.say(said)
+            watcher.say(f"printed while {group.title} was measured: {said}")
         return records
 
     def _run_here(self, group: Group, environment: str, watcher: Watcher) -> list[Record]:
@@ -217,7 +244,8 @@ class Sweep:
             if doing != "timing":
                 watcher.progress(*at, doing, name)
 
-        return run_or_explain(group, environment, Listener(progress, turn))
+        with watching_files(self.foreign.find):
+            return run_or_explain(group, environment, Listener(progress, turn))
 
     def _keep_output(self, group: Group) -> Callable[[str | None, Death], None]:
         """What a worker that died had written, stacks included, is worth a file: `logs/<case id>.txt`."""

@@ -4,18 +4,29 @@ A kernel that leaves torch on one thread slows its rivals down; one that replace
 gets a time, and who comes next finds the process as it was.
 """
 
-from .flags import listeners
-from .functions import holding_functions
+from .files import Find, Marks, marks, watching_files
+from .flags import listeners, signal_handlers
+from .functions import held_functions, holding_functions
 from .snapshot import ProcessChanged, Snapshot, importing, unchanged
-from .tasks import running_threads, started
+from .tasks import adopt, children, end_children, end_if_forked, running_threads, started
 
 __all__ = [
+    "Find",
+    "Marks",
     "ProcessChanged",
     "Snapshot",
+    "adopt",
+    "children",
+    "end_children",
+    "end_if_forked",
+    "held_functions",
     "holding_functions",
     "importing",
     "listeners",
+    "marks",
     "running_threads",
+    "signal_handlers",
     "started",
     "unchanged",
+    "watching_files",
 ]

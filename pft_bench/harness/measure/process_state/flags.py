@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import system_flags, torch_flags
+from . import files, system_flags, torch_flags
 from .watched import WATCHED
 
 
@@ -36,13 +36,38 @@ class Flag(NamedTuple):
 def listeners() -> tuple[Any, ...]:
     """Who could run between two calls, when inputs have changed and no clock runs; cheap enough to be asked there."""
     return (
-        *system_flags.trace_functions(),
+        *map(id, system_flags.trace_functions()),  # an object may say that it equals None
         *system_flags.monitors(),
         *torch_flags.modes(),
         system_flags.alarms(),
         system_flags.audited(),
+        torch_flags.overridden_count(),
         gc.isenabled(),
+        len(gc.callbacks),
     )
+
+
+def signal_handlers() -> tuple[int, ...]:
+    """Which objects handle signals; asked for once a call, for there are many."""
+    return (*map(id, system_flags.every_handler()),)
+
+
+_PLAIN = (bool, int, float, str, bytes, frozenset, torch.dtype, torch.device)
+
+
+def same_state(now: Any, before: Any) -> bool:
+    """Whether a flag is what it was. Only values of plain types are asked whether they are equal; other objects are the
+    same or not, for one could say that it equals any other.
+    """
+    if now is before:
+        return True
+    if type(now) is not type(before):
+        return False
+    if isinstance(now, dict):
+        return now.keys() == before.keys() and all(same_state(now[key], before[key]) for key in before)
+    if isinstance(now, tuple | list):
+        return len(now) == len(before) and all(map(same_state, now, before))
+    return type(now) in _PLAIN and bool(now == before)
 
 
 @functools.cache
@@ -107,6 +132,9 @@ FLAGS = (
     Flag("inference mode", torch.is_inference_mode_enabled, torch_flags.set_inference),
     Flag("hooks on all modules of torch", torch_flags.hooks, torch_flags.drop_hooks),
     Flag("working folder", os.getcwd, os.chdir),
+    Flag("the run folder", files.watched_files, _stays),
+    Flag("standard output or error", system_flags.streams, system_flags.set_streams),
+    Flag("limits of the process", system_flags.limits, system_flags.set_limits),
     Flag("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
 )

@@ -16,7 +16,7 @@ import torch
 
 from .bodies import Bodies, functions_in, reached
 from .tasks import adopt
-from .watched import COMPUTING, backends, members, watched
+from .watched import COMPUTING, backends, made_anew, members, own_backends, put_back_own, watched
 
 
 class Functions:
@@ -37,6 +37,7 @@ class Functions:
         "_known",
         "_lent",
         "_modules",
+        "_own",
         "_scopes",
         "_seen",
         "_views",
@@ -47,6 +48,7 @@ class Functions:
         if not beginnings:
             # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
             importlib.import_module("torch._dynamo")
+        self._own = {} if beginnings else own_backends()  # theirs too, though some are loaded later
         self._known = tuple(
             _Owner(name, owner, members(name, owner))
             for name, owner in watched()
@@ -125,6 +127,28 @@ class Functions:
             if backends().get(key) is not value:
                 found.append(f"the backend {key}")
                 backends()[key] = value
+        found += [f"the backend {key}" for key in put_back_own(self._own)]
+        if self._own and len(backends()) != len(self._backends):
+            found += self._take_in()
+        return found
+
+    def _take_in(self) -> list[str]:
+        """Backends of this project that were loaded since: whoever did it may have changed them, so they are made anew,
+        and held from now on. Names of those that are not what is made.
+        """
+        known, found = dict(self._backends), []
+        for key, value in list(backends().items()):
+            if key in known or not (type(value).__module__.startswith(COMPUTING) or key in self._own):
+                continue
+            right = made_anew(key)
+            added = vars(value).keys() - vars(right).keys()
+            if type(right) is not type(value) or any(hasattr(type(right), name) for name in added):
+                found.append(f"the backend {key}")
+            known[key] = right
+            self._instances += (_Owner(f"backend {key}", right, {}),)
+        self._backends = tuple(known.items())
+        owners = (*(one.owner for one in self._known), *(one.owner for one in self._instances))
+        self._kinds = owners, tuple(map(type, owners))
         return found
 
     def _put_kinds_back(self) -> list[str]:
@@ -185,6 +209,22 @@ class _Owner:
         if not isinstance(self.owner, ModuleType) and any(key in vars(kind) for kind in owner.__mro__):
             return owner is not self.owner or any(key in vars(kind) for kind in owner.__mro__[1:])
         return self._closed and callable(value) and not isinstance(value, type)
+
+
+class Members:
+    """Which members the owners have whose names begin with none of `apart`; not what these run. Made in a moment."""
+
+    def __init__(self, apart: tuple[str, ...]) -> None:
+        self._known = [
+            _Owner(name, owner, members(name, owner))
+            for name, owner in watched()
+            if not name.startswith(apart)
+        ]
+
+    def put_back(self) -> None:
+        """Those that are others now."""
+        for known in self._known:
+            known.put_back()
 
 
 _BUILT_IN = frozenset(vars(builtins))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -11,9 +12,11 @@ from typing import Any
 from ....common.shortage import out_of_memory
 from ..guards import active
 from . import system_flags, torch_flags
-from .flags import FLAGS
-from .functions import Functions, held_functions
-from .tasks import children, end_children, end_threads, running_threads
+from .files import Marks
+from .flags import FLAGS, same_state
+from .functions import Functions, Members, held_functions
+from .tasks import Threads, adopt, children, end_children, end_if_forked, end_threads, running_threads
+from .watched import WRITING, register_only, registry
 
 
 class ProcessChanged(Exception):
@@ -23,10 +26,10 @@ class ProcessChanged(Exception):
 class Snapshot:
     """The state of the process when this was made."""
 
-    __slots__ = ("_children", "_first_call", "_flags", "_functions", "_on", "_threads")
+    __slots__ = ("_children", "_first_call", "_flags", "_functions", "_on", "_process", "_threads")
 
     def __init__(self, *, first_call: bool = False) -> None:
-        self._first_call = first_call
+        self._first_call, self._process = first_call, os.getpid()
         self._functions = held_functions()
         self._functions.put_back()
         self._flags = tuple(flag.now() for flag in FLAGS)
@@ -39,17 +42,23 @@ class Snapshot:
         return *_KEPT(self), *self._functions.parts()
 
     def restore(self) -> list[str]:
-        """Bring the state back; what had changed, in words."""
+        """Bring the state back; what had changed, in words. A process that the contender forked ends here."""
+        end_if_forked(self._process)
         names = self._functions.put_back()
         found = [f"replaced {', '.join(names)}"] if names and "functions" in self._on else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
             now = flag.now()
-            if now == before:
+            if same_state(now, before):
                 continue
             if "process state" in self._on and not (self._first_call and flag.by_imports):
                 found.append(f"changed {flag.name}: {_shown(before, now)}")
             with contextlib.suppress(Exception):  # the others are brought back all the same
                 flag.write(before)
+            if flag.read is torch_flags.overridden and (kept := flag.now() - before):
+                _kept.update(kept)
+                found[-1:] = [
+                    f"{text}, of which torch keeps {', '.join(sorted(kept))}" for text in found[-1:]
+                ]
         threads, processes = end_threads(self._threads), end_children(self._children)
         if threads and "threads" in self._on:
             found.append(f"left {threads}")
@@ -57,11 +66,29 @@ class Snapshot:
             found.append(f"left {processes} child processes running")
         return found
 
+    @property
+    def threads(self) -> Threads:
+        """Those that ran."""
+        return self._threads
+
     def require(self, when: str) -> None:
         """ProcessChanged if the state is another one now; it is brought back."""
         found = self.restore()
         if found:
             raise ProcessChanged(_told(when, found))
+
+
+_kept: set[str] = set()
+"""Operators that somebody has registered anew and that could not be brought back: all here compute with them."""
+
+
+def require_operators() -> None:
+    """ProcessChanged if operators of torch are not what they were: nobody's result counts then."""
+    if left := _kept & torch_flags.overridden():
+        raise ProcessChanged(
+            f"another contender of this process has registered {', '.join(sorted(left))} anew, and torch keeps it: "
+            "nothing that is computed here counts"
+        )
 
 
 _KEPT = attrgetter(*Snapshot.__slots__)
@@ -74,9 +101,13 @@ def _told(when: str, found: Sequence[str]) -> str:
 def _shown(before: Any, now: Any) -> str:
     if isinstance(before, frozenset) and isinstance(now, frozenset):
         return ", ".join(sorted(before ^ now))
-    if isinstance(before, dict) and isinstance(now, dict):  # of variables or signals
+    if isinstance(before, dict) and isinstance(now, dict):  # of variables, signals or files
         names = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if isinstance(before, Marks):
+            return ", ".join(sorted(map(os.path.basename, names)))
         return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
+    if isinstance(before, system_flags.Streams):
+        return "another object is there"
     return f"{before} -> {now}"
 
 
@@ -93,6 +124,7 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
         ProcessChanged: something had changed; the message says what, and `when`. An exception that this brought about,
             or came with it, is told after it.
     """
+    require_operators()
     before = Snapshot(first_call=first_call)
     try:
         yield before
@@ -108,24 +140,47 @@ def unchanged(when: str, *, first_call: bool = False) -> Iterator[Snapshot]:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """A user's module is imported: it must leave the harness and the clock as they are, and nothing that would run
-    between two calls. What it does to torch is its own affair, as many libraries do.
+def importing(*, whole: bool = True) -> Iterator[None]:
+    """A user's module is imported: it must leave the harness, the clock and what writes results as they are, and
+    nothing that would run between two calls or go on running. What it does to torch is its own affair, as many
+    libraries do; where its import fails, that is taken back as well (if `whole`), and so is what it has registered.
 
     Raises:
         ProcessChanged: it has not.
     """
-    functions, before = Functions(("pft_bench", "time")), tuple(flag.now() for flag in _BETWEEN)
+    functions, flags = Functions(_LEFT_ALONE), tuple(flag.now() for flag in FLAGS)
     functions.put_back()
-    yield
-    found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
-    for flag, old in zip(_BETWEEN, before, strict=True):
-        if (now := flag.now()) != old:
-            found.append(f"changed {flag.name}: {_shown(old, now)}")
-            flag.write(old)
+    others = Members(_LEFT_ALONE) if whole else None
+    known = registry()
+    threads, processes, process = running_threads(), children(), os.getpid()
+    failed = True
+    adopt(True)
+    try:
+        yield
+        failed = False
+    finally:
+        end_if_forked(process)
+        found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
+        for flag, old in zip(FLAGS, flags, strict=True):
+            if (failed or flag in _BETWEEN) and not same_state(now := flag.now(), old):
+                found.append(f"changed {flag.name}: {_shown(old, now)}")
+                with contextlib.suppress(Exception):
+                    flag.write(old)
+        if left := end_threads(threads):
+            found.append(f"left {left}")
+        if count := end_children(processes):
+            found.append(f"left {count} child processes running")
+        adopt(False)
+        if failed or found:
+            register_only(known)
+            if others is not None:
+                others.put_back()
     if found:
         raise ProcessChanged(f"while it was imported it {'; it '.join(found)}")
 
+
+_LEFT_ALONE = ("pft_bench", *(module.__name__ for module in WRITING))
+"""Beginnings of the names of owners that no import of a plug-in changes."""
 
 _BETWEEN = tuple(
     flag
@@ -134,6 +189,7 @@ _BETWEEN = tuple(
     in (
         *(system_flags.trace_functions, system_flags.monitors, system_flags.alarms, system_flags.audited),
         *(system_flags.collector, torch_flags.modes, torch_flags.hooks, torch_flags.saving_hooks),
+        *(system_flags.handlers, system_flags.limits, system_flags.streams),
     )
 )
-"""What could run between two calls."""
+"""What could run between two calls, or bound what others may have."""

@@ -40,14 +40,33 @@ def children() -> set[int]:
     return found
 
 
+GENERATIONS = 100
+"""Of processes that are ended: those whose parent has just ended are this one's children then (`adopt`)."""
+
+
 def end_children(before: Set[int]) -> int:
-    """End those that are new; how many there were."""
-    left = children() - before
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    return len(left)
+    """End those that are new, and theirs; how many there were."""
+    ended = 0
+    for _ in range(GENERATIONS):
+        left = children() - before
+        if not left:
+            break
+        ended += len(left)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    return ended
+
+
+def end_if_forked(process: int) -> None:
+    """End this process at once if it is not that one: a call forked, and returned in the child too."""
+    if _getpid() != process:
+        _exit(1)
+
+
+_getpid, _exit = os.getpid, os._exit
+"""This module's own: the names may have been replaced."""
 
 
 Threads = tuple[frozenset[int], int]

@@ -115,16 +115,28 @@ def overridden() -> frozenset[str]:
     return _watched_of(frozenset(library._impls))
 
 
+def overridden_count() -> int:
+    """How many implementations Python has registered, of any operators."""
+    return len(library._impls)
+
+
 @functools.lru_cache(2)
 def _watched_of(every: frozenset[str]) -> frozenset[str]:
     return frozenset(key for key in every if key.startswith(("aten/", "pft_bench/")))
 
 
 def drop_overrides(state: frozenset[str]) -> None:
-    """Those that have come."""
-    for item in [item for item in gc.get_objects() if type(item) is library.Library]:
-        if getattr(item, "_op_impls", set()) & (overridden() - state):
-            item._destroy()
+    """Those that have come, as far as the library that registered them can be found."""
+    frozen = gc.get_freeze_count()
+    if frozen:
+        gc.unfreeze()  # what is frozen is not told
+    try:
+        for item in [item for item in gc.get_objects() if issubclass(type(item), library.Library)]:
+            if getattr(item, "_op_impls", set()) & (overridden() - state):
+                library.Library._destroy(item)
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 def saving_hooks() -> int:

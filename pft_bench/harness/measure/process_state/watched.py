@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import _thread
 import builtins
+import contextlib
+import fcntl
 import functools
 import gc
+import hashlib
+import importlib
+import io
+import json
+import json.encoder
 import math
 import os
+import pathlib
 import pickle
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -43,12 +52,29 @@ _CALLABLE = (
 _CONSTANT = (int, float, str, tuple, frozenset, ContextVar, ModuleType)
 
 
+WRITING: tuple[Any, ...] = (
+    builtins,
+    fcntl,
+    hashlib,
+    io,
+    json,
+    json.encoder,
+    os,
+    pickle,
+    tempfile,
+    time,
+    zlib,
+)
+"""Modules by which results are told and kept."""
+
 _MODULES: tuple[Any, ...] = (
-    *(builtins, gc, math, np, os, random, signal, sys, threading, time, _thread),
-    *(pickle, zlib, torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides),
+    *WRITING,
+    *(gc, math, np, random, signal, sys, threading, _thread),
+    *(torch, torch.autograd, torch.cuda, torch.nn.functional, torch.overrides),
 )
 
 _CLASSES = (
+    *(json.JSONEncoder, json.JSONDecoder, pathlib.Path),
     *(torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph),
     *(torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.PixelShuffle, torch.nn.Sequential),
     *(torch.Tensor, torch.nn.Module, np.random.Generator, random.Random, random.SystemRandom),
@@ -79,8 +105,58 @@ def members(name: str, owner: Any) -> dict[str, Any]:
     }
 
 
+_BASE = "pft_bench.backends.base"
+"""Where backends are registered; nobody has asked for one before it is imported."""
+
+
 def backends() -> dict[str, Any]:
     """All backends that have been asked for; none where nobody has loaded any."""
-    module = sys.modules.get("pft_bench.backends.base")
-    loaded: dict[str, Any] = {} if module is None else module._loaded
+    loaded: dict[str, Any] = {} if _BASE not in sys.modules else sys.modules[_BASE]._loaded
     return loaded
+
+
+def own_backends() -> dict[str, Any]:
+    """This project's, by name: module and class of each, imported if it can be."""
+    base = sys.modules.get(_BASE)
+    own: dict[str, Any] = {} if base is None else {name: base._BACKENDS.get(name) for name in base._OWN}
+    for module, _ in filter(None, own.values()):
+        with contextlib.suppress(Exception):  # an optional part that is broken hurts nobody
+            importlib.import_module(f"pft_bench.backends.{module}")
+    return own
+
+
+def put_back_own(own: dict[str, Any]) -> list[str]:
+    """Names of those that are registered as something else now."""
+    if not own:
+        return []
+    known = sys.modules[_BASE]._BACKENDS
+    found = [name for name, path in own.items() if known.get(name) is not path]
+    known.update({name: own[name] for name in found})
+    return found
+
+
+def made_anew(name: str) -> Any:
+    """A backend that was loaded a while ago, as `get` makes it."""
+    del backends()[name]
+    return sys.modules[_BASE].get(name)
+
+
+Registry = tuple[dict[str, Any], dict[str, Any]] | None
+
+
+def registry() -> Registry:
+    """Which backends are registered, and which of them are loaded."""
+    base = sys.modules.get(_BASE)
+    return None if base is None else (dict(base._BACKENDS), dict(base._loaded))
+
+
+def register_only(known: Registry) -> None:
+    """Those that were."""
+    base: Any = sys.modules.get(_BASE)
+    if base is None:
+        return
+    for table, before in zip((base._BACKENDS, base._loaded), known or ({}, {}), strict=True):
+        for name in [name for name in table if name not in before]:
+            if known is not None or name not in base._OWN:
+                del table[name]
+        table.update(before)

@@ -4,7 +4,7 @@ have found them, kernels that disturb who runs beside them, and kernels that rea
 
 from collections.abc import Iterator
 
-from . import harness, hiding, looking, process, remembering, results  # noqa: F401 - each plants its own
+from . import between, harness, hiding, looking, process, remembering, results  # noqa: F401 - each plants its own
 from .base import CHEATS, Cheat
 
 __all__ = ["CHEATS", "Cheat", "tried"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,20 +30,37 @@ class Cheat:
     modes: tuple[str, ...] = ("infer",)
     besides: bool = False
     """Whether it shows only in what is measured after the times: FLOPs and memory."""
+    processors: int = 1
+    """How many it takes for it to change anything."""
+
+    @property
+    def lacks(self) -> str:
+        """What this process lacks for it to be tried; empty where nothing."""
+        there = len(os.sched_getaffinity(0))
+        return f"needs {self.processors} processors, this process may use {there}" * (there < self.processors)
 
 
 CHEATS: list[Cheat] = []
 
 
 def cheat(
-    name: str, guards: str, says: str, level: str = "op", modes: str = "infer", *, besides: bool = False
+    name: str,
+    guards: str,
+    says: str,
+    level: str = "op",
+    modes: str = "infer",
+    *,
+    besides: bool = False,
+    processors: int = 1,
 ) -> Callable[[type[Mutant]], type[Mutant]]:
     """Plant the decorated kernel; `guards` with commas between them, `modes` with spaces."""
 
     def planted(kind: type[Mutant]) -> type[Mutant]:
         kind.name = "cheat"
         CHEATS.append(
-            Cheat(name, tuple(guards.split(", ")), says, kind, level, tuple(modes.split()), besides)
+            Cheat(
+                name, tuple(guards.split(", ")), says, kind, level, tuple(modes.split()), besides, processors
+            )
         )
         return kind
 

@@ -135,6 +135,23 @@ def registers_an_operator() -> None:
 _libraries: list[Any] = []
 
 
+@cheat("registers an operator with a library that it made long before", "process state", "special_entr/CPU")
+class RegistersLater(RightUntilTimed):
+    """The collector of garbage no longer knows the library: what exists before a round is frozen."""
+
+    def product(self, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        if not self.known:
+            self.known[""] = torch.library.Library("aten", "IMPL")
+        return super().product(op, *given)
+
+    def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
+        """Right."""
+        if self.round() > 0 and len(self.known) == 1:
+            self.known["done"] = self.known[""].impl("special_entr", lambda given: given, "CPU")
+        return made
+
+
 @disturbance(
     "hooks what others save for their gradients", "process state", "saved for gradients", "layer train"
 )

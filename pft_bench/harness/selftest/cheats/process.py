@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,7 +54,7 @@ class Disturbs(RightUntilTimed):
 
 
 def disturbance(
-    name: str, guard: str, says: str, *elsewhere: str
+    name: str, guard: str, says: str, *elsewhere: str, processors: int = 1
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
     """Plant a kernel that does what the decorated function does, besides its work: at level op, and `elsewhere`, each
     a level and its modes.
@@ -61,10 +63,10 @@ def disturbance(
     def planted(function: Callable[[], object]) -> Callable[[], object]:
         body = {"disturb": lambda self: function(), "__doc__": function.__doc__}
         kind = type(name.title().replace(" ", ""), (Disturbs,), body)
-        cheat(name, guard, says)(kind)
+        cheat(name, guard, says, processors=processors)(kind)
         for place in elsewhere:
             level, _, modes = place.partition(" ")
-            cheat(f"{name}, level {level}", guard, says, level, modes)(kind)
+            cheat(f"{name}, level {level}", guard, says, level, modes, processors=processors)(kind)
         return function
 
     return planted
@@ -121,7 +123,7 @@ def variable() -> None:
     os.environ["OMP_SCHEDULE"] = "static"
 
 
-@disturbance("pins the process to one processor", "process state", "processor affinity")
+@disturbance("pins the process to one processor", "process state", "processor affinity", processors=2)
 def pins() -> None:
     """All threads share it from now on."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -395,3 +397,50 @@ _modes: list[Any] = []
 def changes_flags() -> None:
     """What is not read is not compared."""
     _replace(process_state.snapshot, "FLAGS", ())
+
+
+@disturbance("forks, and returns in the child too", "children", "child processes", "layer infer")
+def forks() -> None:
+    """The child would go on with the run as if it were the only one."""
+    os.fork()
+
+
+@disturbance("lowers a limit of the process", "process state", "limits of the process: RLIMIT_CORE")
+def lowers_a_limit() -> None:
+    """Who comes next runs out of what it had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    soft = 4096 if hard in (resource.RLIM_INFINITY, 0) or hard > 4096 else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (min(soft, hard) if hard >= 0 else soft, hard))
+
+
+@disturbance(
+    "puts another object in the place of standard output", "process state", "standard output or error"
+)
+def replaces_output() -> None:
+    """What is printed goes through it, and whoever empties it waits for it."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is put back
+
+
+@disturbance("writes results as it likes", "functions", "replaced json.dumps")
+def replaces_json() -> None:
+    """Every record is the same."""
+    _replace(json, "dumps", lambda *_, **__: "{}")
+
+
+@disturbance("writes nothing to files", "functions", "replaced os.write")
+def replaces_write() -> None:
+    """And says that it has."""
+    _replace(os, "write", lambda _, data: len(data))
+
+
+@disturbance("changes a backend that is loaded late", "functions", "the backend cuda-emu")
+def changes_a_late_backend() -> None:
+    """Nobody has asked for it before."""
+    base._loaded.pop("cuda-emu", None)
+    _replace(get("cuda-emu"), "sddmm", lambda *_: None)
+
+
+@disturbance("registers another class under a name of this project's", "functions", "the backend reference")
+def registers_another_class() -> None:
+    """For whoever asks for it first."""
+    base._BACKENDS["reference"] = ("dense", "DenseBackend")

@@ -1,0 +1,51 @@
+"""Files that contenders must leave as they are: seen to change without being read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+
+class Marks(dict[str, tuple[int, ...]]):
+    """Path -> what the system says of a file, which changes with it; its times are those of the system's own clock."""
+
+
+Find = Callable[[], Iterable[str]]
+"""Which files there are now that must stay."""
+
+
+def marks(paths: Iterable[str]) -> Marks:
+    """Of those that are there."""
+    return Marks((path, mark) for path in paths if (mark := _mark(path)))
+
+
+def _mark(path: str) -> tuple[int, ...]:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _none() -> tuple[str, ...]:
+    return ()
+
+
+_find: Find = _none
+
+
+def watched_files() -> Marks:
+    """Those that must stay while contenders run."""
+    return marks(_find())
+
+
+@contextmanager
+def watching_files(find: Find | None) -> Iterator[None]:
+    """Within it, these files must stay what they are. None: no foreign code runs."""
+    global _find
+    outer, _find = _find, find or _none
+    try:
+        yield
+    finally:
+        _find = outer
