@@ -91,7 +91,7 @@ void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_
 // The address of grad_out or grad_v may be 0: not there.
 void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_out, uintptr_t lse,
                     uintptr_t delta, TensorArg grad_q, TensorArg grad_k, TensorArg grad_v,
-                    uintptr_t bias_partial, int64_t row_blocks, Place place) {
+                    uintptr_t bias_partial, int64_t row_blocks, int float32, Place place) {
   const char* kernel = "attention_backward_dense";
   const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
@@ -108,8 +108,9 @@ void backward_dense(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_o
   grads.bias_partial = args.array<float>("bias_partial", bias_partial,
                                          s.windows * row_blocks * s.heads * table_entries(s), 4, true);
   grads.row_blocks = row_blocks;
-  run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v}, place,
-      [&](void* stream) { return cuda::attention_backward_dense(in, grads, stream); });
+  run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v}, place, [&](void* stream) {
+    return cuda::attention_backward_dense(in, grads, static_cast<cuda::Float32>(float32), stream);
+  });
 }
 
 void bias_sparse(Sizes sizes, IndexArg index, uintptr_t g, int64_t groups, uintptr_t partial, Place place) {
@@ -149,7 +150,7 @@ void register_attention(py::module_& m) {
         arg("a_kept"), arg("candidates"), arg("place"));
   m.def("attention_backward_dense", backward_dense, arg("sizes"), arg("scales"), arg("layer"),
         arg("grad_out"), arg("lse"), arg("delta"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
-        arg("bias_partial"), arg("row_blocks"), arg("place"));
+        arg("bias_partial"), arg("row_blocks"), arg("float32"), arg("place"));
   m.def("bias_gradient_sparse", bias_sparse, arg("sizes"), arg("index"), arg("g"), arg("groups"),
         arg("partial"), arg("place"));
   m.def("bias_gradient_sum", bias_sum, arg("groups"), arg("heads"), arg("entries"), arg("partial"),

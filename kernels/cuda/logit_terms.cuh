@@ -67,7 +67,15 @@ __device__ __forceinline__ void finish_logits(LaneProducts<T>& s, const Layer<Gl
   const auto scale_and_add = [&](auto added) {
     int code[kC] = {};
 #pragma unroll
-    for (int c = 0; layer.bias && c < kC; ++c) code[c] = keys.code[LaneTile<T>::other(c)];
+    for (int c = 0; layer.bias && c < kC; ++c) {
+      if constexpr (kTensorCores<T>) {  // two neighbours at once
+        if (c % 2) continue;
+        const uint2 pair = load_as<uint2>(keys.code + LaneTile<T>::other(c));
+        code[c] = int(pair.x), code[c + 1] = int(pair.y);
+      } else {
+        code[c] = keys.code[LaneTile<T>::other(c)];
+      }
+    }
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
       const int row = layer.bias ? int(rows.code[LaneTile<T>::row(r)]) : 0;

@@ -273,6 +273,7 @@ class CudaLaunches(Backend):
             _NOWHERE if grad_v is None else _tensor(grad_v),
             0 if grad_bias is None else partial.data_ptr(),
             row_blocks,
+            self.float32,
             place,
         )
         if grad_bias is not None:

@@ -306,6 +306,8 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_forward_online_split": _SPLIT,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
+    "attention_backward_dense_split_keys": _SPLIT,
+    "attention_backward_dense_split_queries": _SPLIT,
 }
 
 SPLIT = frozenset(name for name, wanted in _EXPECTED.items() if wanted is _SPLIT)

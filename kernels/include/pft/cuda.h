@@ -74,7 +74,7 @@ struct AttentionOutputs {
 // How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
-// How the forward pass of a dense float32 layer multiplies: by FFMA, or by tensor cores, each number as the
+// How a dense float32 layer multiplies, forward and backward: by FFMA, or by tensor cores, each number as the
 // sum of three of bfloat16. kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
 enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
 
@@ -124,7 +124,10 @@ struct DenseGradients {
   float* bias_partial = nullptr;  // [windows * row_blocks, heads, (2 window_size - 1)^2], or null
   int64_t row_blocks = 1;
 };
-Status attention_backward_dense(const AttentionInputs& in, const DenseGradients& gradients, void* stream);
+Status attention_backward_dense(const AttentionInputs& in, const DenseGradients& gradients, Float32 how,
+                                void* stream);
+// What kFfma runs: float32 alone.
+Status attention_backward_ffma(const AttentionInputs& in, const DenseGradients& gradients, void* stream);
 
 // partial[group,h,rel] = sum of G over the windows of the group (window = group, group + groups, ...).
 Status bias_gradient_sparse(const AttentionShape& shape, Index index, const float* g, int64_t groups,

@@ -177,6 +177,9 @@ def backward(layer: Layer, done: Forward, grad_out: Tensor, grad_logits: Tensor 
         + attn * (gamma(g.shape[-1] + 2, u) * d_magnitude + delta_bound)
         + gamma(3, u) * magnitude
     )
+    in_parts = layer.q.dtype == torch.float32  # which a kernel may multiply so
+    if in_parts:
+        bound = bound + attn * split_loss(g, v)
     if grad_logits is not None:
         handed = grad_logits.double()
         highest = done.z.value.argmax(-1, keepdim=True)
@@ -195,7 +198,10 @@ def backward(layer: Layer, done: Forward, grad_out: Tensor, grad_logits: Tensor 
     def product(matrix: Tensor, error: Tensor, other: Tensor, factor: float) -> Bounded:
         value = factor * (matrix @ other)
         n = matrix.shape[-1]
-        limit = abs(factor) * (error @ other.abs() + gamma(n + 1, u) * (matrix.abs() @ other.abs()))
+        limit = error @ other.abs() + gamma(n + 1, u) * (matrix.abs() @ other.abs())
+        if in_parts:
+            limit = limit + split_loss(matrix, other.mT)
+        limit = abs(factor) * limit
         return Bounded(value, limit + output_rounding(value, layer.q.dtype))
 
     used, used_bound = attn * kept, done.attn.bound * kept
