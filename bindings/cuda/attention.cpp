@@ -48,7 +48,8 @@ void forward(Sizes sizes, Scales scales, LayerArg layer, TensorArg out, IndexArg
   run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, s.topk}, place,
       [&](void* stream) {
         return in.index.data
-                   ? cuda::attention_forward_sparse(in, to, static_cast<cuda::Candidates>(candidates), stream)
+                   ? cuda::attention_forward_sparse(in, to, static_cast<cuda::Candidates>(candidates),
+                                                    static_cast<cuda::Float32>(float32), stream)
                    : cuda::attention_forward_dense(in, to, static_cast<cuda::Float32>(float32), stream);
       });
 }

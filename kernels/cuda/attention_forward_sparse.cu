@@ -6,6 +6,7 @@
 // keys, and the entries just written (still in the cache) weigh its rows. One matrix at a time is resident,
 // so that two blocks share an SM.
 #include "sparse_forward.cuh"
+#include "split_tile.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -52,10 +53,18 @@ __global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
   }
 }
 
+// Whether tensor cores are to compute all of a float32 layer's products, six for one: by counts, not measured
+// (kernels/cuda/README.md), where what a gather reads one by one, candidates and kept entries, is a quarter
+// of the keys.
+bool split_tiles_pay(const AttentionShape& s) {
+  const int64_t kept = s.topk < s.candidates ? s.topk : s.candidates;
+  return (s.candidates + kept) * 4 >= s.keys;
+}
+
 }  // namespace
 
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
-                                void* stream) {
+                                Float32 multiply, void* stream) {
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!in.index.data || !s.candidates || !s.topk) return Status::kBadShape;
@@ -63,6 +72,11 @@ Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutput
   if (how == Candidates::kAuto && tiles_pay(s, in.q.dtype)) {
     const Status status = attention_forward_tiled(in, out, stream);
     if (status != Status::kUnsupported) return status;
+  }
+  if (how != Candidates::kGather && splits(in.q.dtype, multiply) &&
+      (multiply == Float32::kSplit || split_tiles_pay(s))) {
+    const Status status = attention_forward_tiled_split(in, out, stream);
+    if (status != Status::kUnsupported || multiply == Float32::kSplit) return status;
   }
   return with_type(in.q.dtype, [&](auto tag) {
     using T = decltype(tag);

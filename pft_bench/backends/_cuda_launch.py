@@ -28,8 +28,8 @@ from .base import (
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
-# candidates: one by one, or picked from tensor-core tiles; and of how a dense float32 layer multiplies: by FFMA, or by
-# tensor cores, each number as the sum of three of bfloat16.
+# candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer multiplies: by FFMA, or by tensor
+# cores, each number as the sum of three of bfloat16.
 VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
 CANDIDATES = {"gather": 0, "tiles": 1}
 FLOAT32 = {"ffma": 0, "split": 1}
@@ -44,10 +44,9 @@ RUNGS = {
         _FORWARD | _PRODUCTS,
         "sparse",
     ),
-    "ffma": Rung("dense float32 layers without tensor cores", _FORWARD, "dense"),
-    "split": Rung(
-        "dense float32 layers on tensor cores, each number as the sum of three of bfloat16", _FORWARD, "dense"
-    ),
+    # of sparse layers it is what gather is
+    "ffma": Rung("float32 layers without tensor cores; sparse ones gather", _FORWARD, "dense"),
+    "split": Rung("float32 layers on tensor cores, each number as the sum of three of bfloat16", _FORWARD),
 }
 _NOWHERE = (0, 0, (0, 0, 0))
 _NO_INDEX = (0, 0)
@@ -128,7 +127,7 @@ class CudaLaunches(Backend):
 
     @property
     def float32(self) -> int:
-        """The launchers' number of how a dense float32 layer multiplies."""
+        """The launchers' number of how a float32 layer multiplies."""
         return self._float32
 
     def on_rung(self, rung: str) -> CudaLaunches:

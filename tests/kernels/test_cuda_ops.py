@@ -234,12 +234,12 @@ def test_float32_weights_of_products_by_tiles(backend: Any, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("kernel", ["spmm", "layer"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_value_that_is_not_finite_spoils_the_rows_that_list_it_alone(
     backend: Any, dtype: torch.dtype, kernel: str
 ) -> None:
     """A tile multiplies every row by every value: zero times infinity must not reach a row that does not list it."""
-    backend = backend.on_rung("tiles")
+    backend = tiles_of(backend, dtype)
     side, dim, kept, key, col = 5, 8, 4, 17, 3
     case = layer(windows=1, heads=1, side=side, dim=dim, candidates=kept, topk=kept, dtype=dtype)
     assert case.index is not None
@@ -275,11 +275,13 @@ def test_tiles_are_the_same_in_every_order_of_execution(backend: Any) -> None:
     """Warps' sums join in one order: seeds change the order of blocks, warps and lanes, never a bit of the result."""
     inputs = product("spmm", 2, 40, 200, 40, 32, torch.float16, 3, torch.int16)
     case = layer(windows=1, heads=1, side=12, dim=40, candidates=40, topk=30, dtype=torch.float16)
+    float32 = case.map(lambda x: x.float() if x.is_floating_point() else x)
     results = []
     for seed in range(3):
         emu.configure(seed=seed)
         backend = backend.on_rung("tiles")
-        results.append((backend.spmm(*inputs.values()), *backend.attention_forward(case)))
+        split = backend.on_rung("split").attention_forward(float32)
+        results.append((backend.spmm(*inputs.values()), *backend.attention_forward(case), *split))
     for other in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
@@ -459,14 +461,44 @@ TILED = {
 }
 
 
+def tiles_of(backend: Any, dtype: torch.dtype) -> Any:
+    """The rung that picks a sparse layer's candidates from tiles."""
+    return backend.on_rung("split" if dtype == torch.float32 else "tiles")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", TILED)
 def test_sparse_layers_on_tensor_core_tiles(backend: Any, name: str, dtype: torch.dtype, seed: int) -> None:
-    """What long lists of candidates take, here at any length, forward and backward."""
+    """What long lists of candidates take, here at any length, forward and (16-bit types) backward."""
     emu.configure(seed=seed)
-    backend = backend.on_rung("tiles")
-    assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=True))
+    backend, train = tiles_of(backend, dtype), dtype != torch.float32
+    assert_passed(check_layer(backend, layer(**TILED[name], dtype=dtype, seed=seed), train=train))
+
+
+def listed_in_stretches(side: int = 12) -> Layer:
+    """A window whose lists have more entries in a stretch of keys than a warp has lanes, and some have none."""
+    n = side * side
+    case = layer(windows=1, heads=2, side=side, dim=33, dim_v=9, candidates=40, topk=17)
+    assert case.index is not None
+    index = case.index.clone()
+    index[0, 0, 1] = torch.arange(40)
+    index[0, 0, 2] = torch.arange(n - 40, n)
+    index[0, 1, 70] = torch.cat([torch.arange(33), torch.arange(n - 7, n)])
+    return case.with_tensors(index=index)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["int16", "int32"])
+@pytest.mark.parametrize("limit_kib", [40, 48, 99])
+def test_float32_tiles_in_stretches_of_keys(backend: Any, limit_kib: int, wide: bool) -> None:
+    """With little shared memory fewer rows and keys at a time, and the bias table where it lies; the same bits."""
+    case = listed_in_stretches()
+    assert case.index is not None
+    if wide:
+        case = case.with_tensors(index=case.index.int())
+    backend = backend.on_rung("split")
+    emu.configure(seed=limit_kib, shared_limit=limit_kib << 10)
+    assert_passed(check_layer(backend, case, train=False))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -498,23 +530,24 @@ def test_weights_keep_both_their_parts(backend: Any, dtype: torch.dtype, candida
     assert ((out[0, 0].double() - weights @ exact_v).abs() <= limit).all()
 
 
-def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
-    """A twentieth of the keys; float32 and shorter lists gather; too many keys and little shared memory gather too."""
+def test_long_lists_of_candidates_take_tiles(backend: Any) -> None:
+    """A twentieth of the keys; float32: what is listed and kept a quarter. Others gather, and too many 16-bit keys."""
     taken = {}
     for dtype in DTYPES:
-        for side, candidates in ((16, 12), (16, 13), (33, 200)):
+        for side, candidates in ((16, 12), (16, 13), (16, 54), (16, 55), (33, 264)):
             emu.configure(dry=True)
             emu.take_dry_launches()
             backend.attention_forward(
                 layer(side=side, windows=1, candidates=candidates, topk=9, dtype=dtype, dim=40)
             )
             (launch,) = emu.take_dry_launches()
-            taken[str(dtype)[6:], candidates] = launch[0]
-    gathers, tiles = "attention_forward_sparse", "attention_forward_tiled"
+            taken[str(dtype)[6:], candidates] = launch[0].removeprefix("attention_forward_")
+    half = {12: "sparse", 13: "tiled", 54: "tiled", 55: "tiled", 264: "sparse"}
+    whole = {12: "sparse", 13: "sparse", 54: "sparse", 55: "tiled_split", 264: "tiled_split"}
     assert taken == {
-        (str(dtype)[6:], candidates): tiles if candidates == 13 and dtype != torch.float32 else gathers
+        (str(dtype)[6:], candidates): kernel
         for dtype in DTYPES
-        for candidates in (12, 13, 200)
+        for candidates, kernel in (whole if dtype == torch.float32 else half).items()
     }
     case = layer(side=14, windows=1, heads=1, candidates=193, topk=9, dtype=torch.float16, dim=40)
     emu.configure(shared_limit=15 << 10)
@@ -536,17 +569,16 @@ def test_long_lists_of_16_bit_candidates_take_tiles(backend: Any) -> None:
 def test_a_bad_query_row_spoils_its_own_row_alone(
     backend: Any, kernel: str, topk: int, dtype: torch.dtype
 ) -> None:
-    if kernel == "tiles" and dtype == torch.float32:
-        return
     if kernel != "dense":
-        backend = backend.on_rung(kernel)
+        backend = tiles_of(backend, dtype) if kernel == "tiles" else backend.on_rung(kernel)
     candidates = None if kernel == "dense" else 9
     check_bad_rows(backend, layer(windows=1, side=4, dim=8, topk=topk, candidates=candidates, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["selection", "sparse"])
-def test_ties_keep_the_first_positions(backend: Any, name: str) -> None:
+@pytest.mark.parametrize(("name", "rung"), [("selection", "ffma"), ("sparse", "gather"), ("sparse", "split")])
+def test_ties_keep_the_first_positions(backend: Any, name: str, rung: str) -> None:
     case = layer(**{**LAYERS[name], "ties": True, "bias": False, "dim": 16})
+    backend = backend.on_rung(rung)
     _, new_index, new_logits, _ = backend.attention_forward(case)
     expected = torch.arange(25).expand(2, 2, 25, 25) if case.index is None else case.index
     assert torch.equal(new_index.long(), expected[..., : case.topk].long())
@@ -584,7 +616,8 @@ def test_selection_of_hard_rows(backend: Any, count: int) -> None:
         index = torch.arange(count, dtype=torch.int16).expand(1, 1, 7, count).contiguous()
         zero = torch.zeros_like(k)
         sparse = Layer(q, zero, v, None, None, index, logits.view(1, 1, 7, count), 1.0, 0.0, topk)
-        assert torch.equal(backend.attention_forward(sparse)[1][0, 0].long(), expected)
+        for rung in ("gather", "split")[: 1 + (count <= 300)]:  # 32 rows of 1100 candidates fit nowhere
+            assert torch.equal(backend.on_rung(rung).attention_forward(sparse)[1][0, 0].long(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -745,6 +778,21 @@ def test_what_a_device_refuses_is_an_error_that_names_op_shape_and_kernel(backen
         RuntimeError, match=r"^spmm \[1, 4, 8, 4, 2\]: spmm_resident: the emulator was told to"
     ):
         backend.spmm(a, v, torch.tensor([0, 1], dtype=torch.int16).expand(1, 4, 2).contiguous())
+
+
+def test_float32_tiles_that_do_not_fit_are_refused_by_their_rung_alone(backend: Any) -> None:
+    """More channels than registers hold, or more candidates than shared memory: `cuda` gathers."""
+    for case in (layer(candidates=20, topk=5, dim=41), layer(side=20, candidates=400, topk=5, dim=8)):
+        for rung, taken in (("split", None), (None, "attention_forward_sparse")):
+            emu.configure(dry=True, shared_limit=90 << 10)
+            emu.take_dry_launches()
+            if taken is None:
+                with pytest.raises(RuntimeError, match="shape is too large for this kernel"):
+                    backend.on_rung(rung).attention_forward(case)
+            else:
+                backend.attention_forward(case)
+                ((name, *_),) = emu.take_dry_launches()
+                assert name == taken
 
 
 def test_tiles_of_float32_are_refused_for_their_dtype(backend: Any) -> None:

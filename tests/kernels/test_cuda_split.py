@@ -54,11 +54,16 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("topk", [64, 16])
+# candidates of 64 keys (None: a dense layer), and how many of them are kept
+STEPS = [(None, 64), (None, 16), (48, 48), (48, 16)]
+
+
+@pytest.mark.parametrize(("candidates", "topk"), STEPS)
 @pytest.mark.parametrize("name", HARD)
-def test_hard_inputs_are_as_exact_as_by_ffma(name: str, topk: int) -> None:
+def test_hard_inputs_are_as_exact_as_by_ffma(name: str, candidates: int | None, topk: int) -> None:
     """Every check that FFMA passes, and the mean and largest error relative to what was added beside FFMA's."""
-    case = HARD[name](layer(windows=1, heads=1, tokens=64, dim=40, topk=topk, patterns=1, seed=3))
+    sizes = {"tokens": 64, "dim": 40, "patterns": int(candidates is None)}
+    case = HARD[name](layer(windows=1, heads=1, candidates=candidates, topk=topk, seed=3, **sizes))
     errors, failures = {}, {}
     for rung in ("ffma", "split"):
         backend = get(f"cuda-emu-{rung}")
@@ -74,10 +79,10 @@ def test_hard_inputs_are_as_exact_as_by_ffma(name: str, topk: int) -> None:
     assert errors["split"].max() <= 2 * errors["ffma"].max()
 
 
-@pytest.mark.parametrize("topk", [64, 16])
-def test_subnormal_operands_stay_within_what_parts_may_lose(topk: int) -> None:
+@pytest.mark.parametrize(("candidates", "topk"), STEPS)
+def test_subnormal_operands_stay_within_what_parts_may_lose(candidates: int | None, topk: int) -> None:
     """Here alone FFMA, and with it PyTorch, is more exact: its error is no measure."""
-    case = layer(windows=1, heads=1, tokens=64, dim=40, topk=topk, seed=3)
+    case = layer(windows=1, heads=1, tokens=64, dim=40, candidates=candidates, topk=topk, seed=3)
     for hard in (
         case.with_tensors(q=case.q * 1e-39, k=case.k * 1e37),
         case.with_tensors(v=case.v * 1e-39),
@@ -87,10 +92,13 @@ def test_subnormal_operands_stay_within_what_parts_may_lose(topk: int) -> None:
         assert all(one.startswith("attention against PyTorch") for one in failed), "\n".join(failed)
 
 
-def test_numbers_that_round_to_infinity_do_not() -> None:
+@pytest.mark.parametrize("candidates", [None, 16])
+def test_numbers_that_round_to_infinity_do_not(candidates: int | None) -> None:
     """The largest float32 numbers have no high part by rounding: 3.4e38 would be infinite in bfloat16."""
-    case = layer(windows=1, heads=1, tokens=16, dim=8, topk=16, bias=False)
+    case = layer(windows=1, heads=1, tokens=16, dim=8, candidates=candidates, topk=16, bias=False)
     case = case.with_tensors(q=torch.zeros_like(case.q), v=torch.full_like(case.v, LARGEST) / 2)
+    if case.logits is not None:  # all weights alike
+        case = case.with_tensors(logits=torch.zeros_like(case.logits))
     case.v[..., 1] = -LARGEST
     case.v[..., 0, 0], case.v[..., 1:, 0] = LARGEST, 0.0
     out = get("cuda-emu-split").attention_forward(case)[0]
@@ -103,10 +111,10 @@ def test_numbers_that_round_to_infinity_do_not() -> None:
     )
 
 
-@pytest.mark.parametrize("topk", [16, 5])
-def test_what_is_not_finite_comes_out_as_by_ffma(topk: int) -> None:
+@pytest.mark.parametrize(("candidates", "topk"), [(None, 16), (None, 5), (13, 13), (13, 5)])
+def test_what_is_not_finite_comes_out_as_by_ffma(candidates: int | None, topk: int) -> None:
     """Infinity times a part that is zero is NaN in the small products; it must not reach the result."""
-    case = layer(windows=1, heads=1, tokens=16, dim=8, topk=topk, bias=False)
+    case = layer(windows=1, heads=1, tokens=16, dim=8, candidates=candidates, topk=topk, bias=False)
     q, k, v = case.q.clone(), case.k.clone(), case.v.clone()
     q[..., 0], k[..., 0] = 1.0, 1.0
     k[..., 3, 0] = -math.inf  # one logit of minus infinity: weight zero, the others stay
@@ -127,9 +135,13 @@ def test_what_is_not_finite_comes_out_as_by_ffma(topk: int) -> None:
 
 @pytest.mark.parametrize("dim", [1, 8, 9, 16, 24, 33, 72])
 def test_every_number_of_channels(dim: int) -> None:
-    """Steps of sixteen channels, a last one of eight, and more than one chunk, for logits and values."""
-    for topk in (25, 6):
-        case = layer(windows=1, heads=2, tokens=25, dim=dim, dim_v=max(1, 73 - dim), topk=topk, patterns=1)
+    """Steps of sixteen channels, a last one of eight, and more than one chunk, for logits and values.
+
+    A sparse layer's queries are kept in registers, up to 40 channels.
+    """
+    for candidates, topk in ((None, 25), (None, 6), *(((14, 6),) if dim <= 40 else ())):
+        sizes = {"tokens": 25, "dim": dim, "dim_v": max(1, 73 - dim), "patterns": int(candidates is None)}
+        case = layer(windows=1, heads=2, candidates=candidates, topk=topk, **sizes)
         failed = [str(r) for r in check_layer(get("cuda-emu-split"), case, train=False) if not r.passed]
         assert not failed, "\n".join(failed)
 

@@ -21,7 +21,7 @@ PRODUCTS = {
     "spmm": ("spmm_plain", "spmm_resident", "spmm_tiles"),
     "spmm_transpose": ("spmm_transpose_plain", "spmm_transpose_owner", "spmm_transpose_tiles"),
 }
-SPARSE = ("attention_forward_sparse", "attention_forward_tiled")
+SPARSE = ("attention_forward_sparse", "attention_forward_tiled", "attention_forward_tiled_split")
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ def test_a_rung_of_the_layers_takes_its_kernel(
     launched: Callable[..., list[str]], rung: str, kernel: str
 ) -> None:
     given = layer(dim=8, candidates=5, topk=3, dtype=torch.float16)
+    assert launched(lambda: get(f"cuda-emu-{rung}").attention_forward(given)) == [kernel]
+
+
+@pytest.mark.parametrize(
+    ("rung", "kernel"),
+    [("gather", SPARSE[0]), ("ffma", SPARSE[0]), ("split", SPARSE[2]), ("plain", SPARSE[2])],
+)
+def test_a_rung_of_float32_layers_takes_its_kernel(
+    launched: Callable[..., list[str]], rung: str, kernel: str
+) -> None:
+    given = layer(dim=8, candidates=5, topk=3)
     assert launched(lambda: get(f"cuda-emu-{rung}").attention_forward(given)) == [kernel]
 
 

@@ -283,7 +283,8 @@ def test_a_tool_that_is_not_there_is_a_failure_and_in_a_rehearsal_said(
 
 
 KERNELS = ["sddmm_resident", "spmm_resident", "spmm_transpose_tiles", "attention_forward_dense",
-           "attention_forward_tiled", "attention_forward_online_split", "attention_forward_sparse"]  # fmt: skip
+           "attention_forward_tiled", "attention_forward_online_split", "attention_forward_sparse",
+           "attention_forward_tiled_split"]  # fmt: skip
 
 
 def made_up_profile() -> str:
@@ -376,8 +377,11 @@ def test_the_ladder_has_every_rung_at_the_model_s_shapes(gpu_plan: list[ladder.L
             assert {"dense", "cuda", "triton"} <= set(names)
             assert ("official" in names) == (dtype == "float32")
             assert ({"cuda-gather", "cuda-tiles"} <= set(names)) == (dtype == "float16" and c < 1024)
-            rungs = {"cuda-ffma", "cuda-split"} if dtype == "float32" and c == 1024 else set()
-            assert {"cuda-ffma", "cuda-split"} & set(names) == rungs
+            rungs = (
+                {"cuda-split", "cuda-ffma" if c == 1024 else "cuda-gather"} if dtype == "float32" else set()
+            )
+            assert {"cuda-ffma", "cuda-split"} & set(names) == rungs - {"cuda-gather"}
+            assert rungs <= set(names)
         for kept in (256, 128, 64, 32, 16):
             for op in ("sddmm", "spmm", "spmm_transpose"):
                 names = groups[f"{dtype} {op} K={kept}"]

@@ -74,8 +74,9 @@ struct AttentionOutputs {
 // How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
-// How a dense float32 layer multiplies, forward and backward: by FFMA, or by tensor cores, each number as the
-// sum of three of bfloat16. kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
+// How a float32 layer multiplies, a dense one forward and backward, a sparse one forward: by FFMA (the sparse
+// one gathers then), or by tensor cores, each number as the sum of three of bfloat16. kAuto: the latter where
+// it pays and fits. kSplit: kUnsupported where it does not.
 enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
 
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
@@ -83,11 +84,15 @@ Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs
 // What a dense layer that keeps everything runs: kUnsupported where not even one warp's rows fit.
 Status attention_forward_online(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
                                 void* stream);
+// float32 takes tiles where `multiply` says so and kGather does not forbid it.
 Status attention_forward_sparse(const AttentionInputs& in, const AttentionOutputs& out, Candidates how,
-                                void* stream);
+                                Float32 multiply, void* stream);
 // What kTiles runs: float16 and bfloat16 only (else kBadDType); kUnsupported beyond 1024 keys or 40 channels
 // of q, or where the tiles do not fit.
 Status attention_forward_tiled(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
+// What kSplit runs: float32 only (else kBadDType); kUnsupported beyond 1024 candidates, 32767 keys or 40
+// channels of q, or where the lists of 32 rows and a tile do not fit.
+Status attention_forward_tiled_split(const AttentionInputs& in, const AttentionOutputs& out, void* stream);
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
 struct SparseGradients {

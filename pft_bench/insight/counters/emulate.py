@@ -30,7 +30,7 @@ class Work(Problem):
     """A problem of mode "infer" or "backward" as it is launched."""
 
     how: str = "auto"
-    """How a sparse layer's forward pass meets its candidates: auto, gather or tiles."""
+    """How a sparse layer's forward pass meets its candidates: auto, gather, tiles, or split (tiles of float32)."""
 
     @property
     def backward(self) -> bool:

@@ -24,10 +24,8 @@ def gated_works() -> list[Work]:
         if dtype == "float32":  # few entries: accumulators in shared memory instead of tiles
             works.append(Work("spmm_transpose", *sizes, 3, 3, dtype))
         for c, k in _STEPS:
-            sparse = c < TOKENS
-            ways = (
-                ("gather", "tiles") if sparse and dtype == "float16" else ("gather",) if sparse else ("auto",)
-            )
+            tiles = "tiles" if dtype == "float16" else "split"
+            ways = ("gather", tiles) if c < TOKENS else ("auto",)
             works += [Work("attention", *sizes, c, k, dtype, how=how) for how in ways]
         works += [Work("attention", *sizes, c, k, dtype, "backward") for c, k in _STEPS[:3:2] + _STEPS[1:2]]
     return works

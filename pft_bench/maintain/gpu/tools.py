@@ -109,6 +109,7 @@ def counter_works(small: bool) -> list[counters.Work]:
     products = [counters.Work(op, *sizes, k[0], k[0], "float32") for op in counters.PRODUCTS]
     layers = [("float16", sizes[2], k[2], "auto"), ("float16", k[1], k[1], "tiles")]
     layers += [("float32", sizes[2], sizes[2], "auto"), ("float32", k[1], k[2], "gather")]
+    layers += [("float32", k[1], k[2], "split")]
     return products + [
         counters.Work("attention", *sizes, c, n, dtype, how=how) for dtype, c, n, how in layers
     ]
