@@ -283,8 +283,7 @@ Status attention_forward_tiled_split(const AttentionInputs& in, const AttentionO
   const AttentionShape& s = in.shape;
   if (in.q.dtype != DType::kFloat32) return Status::kBadDType;
   if (s.dim_qk > kChunk || s.keys > kMostKeys || s.candidates > kMostListed) return Status::kUnsupported;
-  ListedArgs a{
-      forward_args<float>(in, out), reinterpret_cast<uintptr_t>(in.logits) % 16 == 0, 0, 0, 0, 0, 0, 0};
+  ListedArgs a{forward_args<float>(in, out), reinterpret_cast<uintptr_t>(in.logits) % 16 == 0};
   if (in.bias) a.per_line = uint32_t((int64_t(1) << 32) / s.window_size + 1);
   const int64_t bytes = plan_listed(s, in.bias != nullptr, a);
   if (!bytes) return Status::kUnsupported;

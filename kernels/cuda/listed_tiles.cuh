@@ -9,14 +9,14 @@
 namespace pft::cuda {
 
 struct ListedArgs : ForwardArgs<float> {
-  bool logits_aligned;  // they begin on 16 bytes
-  int rows;             // of a block: kTallRows, twice or four times as many
-  int keys_at_once;     // in shared memory, a multiple of kGroup
-  int tile_keys;        // whose products are: as many, or twice as many
-  int stretches;        // of tile_keys keys
-  int tiles;            // blocks of a window-head
-  int bias_rows;        // of the table that are in shared memory
-  uint32_t per_line;    // 2^32 / window_size, rounded up
+  bool logits_aligned;    // they begin on 16 bytes
+  int rows = 0;           // of a block: kTallRows, twice or four times as many
+  int keys_at_once = 0;   // in shared memory, a multiple of kGroup
+  int tile_keys = 0;      // whose products are: as many, or twice as many
+  int stretches = 0;      // of tile_keys keys
+  int tiles = 0;          // blocks of a window-head
+  int bias_rows = 0;      // of the table that are in shared memory
+  uint32_t per_line = 0;  // 2^32 / window_size, rounded up
 
   // Warps share a stretch of keys among `parts`, each for kTallRows rows.
   __host__ __device__ int row_groups() const { return rows / kTallRows; }
