@@ -15,8 +15,8 @@ from ..common.terminal import Console
 from ..common.text import counted, parse_bytes
 from ..harness.cases import Group, Settings
 from ..harness.measure.disturbance import busy_machine
-from ..harness.record import HeldFolder, Record, RunFiles, lock_folder, merge_shares, record_files
-from ..harness.sweep import Ranks, Shard, Sweep, SweepPlan, Workers, plan_sweep
+from ..harness.record import Record, lock_folder, merge_shares, record_files
+from ..harness.sweep import HeldFolder, Ranks, RunFiles, Shard, Sweep, SweepPlan, Workers, plan_sweep
 from . import options
 from .exits import INTERRUPTED
 from .progress import Display

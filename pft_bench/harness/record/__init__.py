@@ -33,7 +33,6 @@ from .folder import (
     scan_records,
 )
 from .frame import shown, to_frame
-from .held import HeldFolder, RunFiles
 from .parts import (
     Baseline,
     Case,
@@ -68,14 +67,12 @@ __all__ = [
     "Derived",
     "Flops",
     "FolderLocked",
-    "HeldFolder",
     "Level",
     "Memory",
     "Mode",
     "Record",
     "RecordError",
     "RecordWriter",
-    "RunFiles",
     "RunFolder",
     "RunWriter",
     "Scalar",

@@ -1,5 +1,6 @@
 """Sweeps that survive: every group in a process of its own, shares of a sweep for several machines, and plug-ins."""
 
+from .held import HeldFolder, RunFiles
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .plugins import load_plugins
 from .ranks import Ranks, find_ranks
@@ -8,7 +9,9 @@ from .sweep import Sweep, SweepPlan, plan_sweep
 
 __all__ = [
     "Death",
+    "HeldFolder",
     "Ranks",
+    "RunFiles",
     "Shard",
     "Sweep",
     "SweepPlan",

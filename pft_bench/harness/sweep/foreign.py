@@ -14,7 +14,8 @@ from ...common.text import counted
 from ..cases import Group
 from ..measure.environment import code_files
 from ..measure.process_state import Find, marks
-from ..record import HeldFolder, Record, RunFiles, Status
+from ..record import Record, Status
+from .held import HeldFolder, RunFiles
 from .plugins import edited
 
 SHOWN = 3

@@ -85,14 +85,18 @@ def anchors(launch: CountedLaunch) -> tuple[Counter[tuple[str, int, tuple[str, .
 
 
 def pack(blocks: list[SassBlock]) -> dict[str, Any]:
-    """A listing as the committed file holds it: places by number, units in the order of UNITS."""
+    """A listing as the committed file holds it: kinds of access with their bytes, and places, by number; units in the
+    order of UNITS.
+    """
+    kinds = sorted({key[:2] for block in blocks for key in block.accesses})
     chains = sorted({key[2] for block in blocks for key in block.accesses})
+    kind_number = {kind: n for n, kind in enumerate(kinds)}
     number = {chain: n for n, chain in enumerate(chains)}
     rows = [
         [
             [block.units[unit] for unit in UNITS],
             [
-                [kind, size, number[chain], times, int((kind, size, chain) in block.optional)]
+                [kind_number[kind, size], number[chain], times, int((kind, size, chain) in block.optional)]
                 for (kind, size, chain), times in sorted(block.accesses.items())
             ],
             dict(sorted(block.steps.items())),
@@ -100,15 +104,20 @@ def pack(blocks: list[SassBlock]) -> dict[str, Any]:
         ]
         for block in blocks
     ]
-    return {"places": [" < ".join(chain) for chain in chains], "blocks": rows}
+    return {
+        "kinds": [f"{kind} {size}" for kind, size in kinds],
+        "places": [" < ".join(chain) for chain in chains],
+        "blocks": rows,
+    }
 
 
 def unpack(packed: dict[str, Any]) -> list[SassBlock]:
     """The opposite of `pack`."""
+    kinds = [(kind, int(size)) for kind, size in (text.rsplit(" ", 1) for text in packed["kinds"])]
     chains = [tuple(place.split(" < ")) if place else () for place in packed["places"]]
     blocks = []
     for units, accesses, steps, after in packed["blocks"]:
-        keys = [((kind, size, chains[n]), times, optional) for kind, size, n, times, optional in accesses]
+        keys = [((*kinds[kind], chains[n]), times, optional) for kind, n, times, optional in accesses]
         blocks.append(
             SassBlock(
                 Counter(dict(zip(UNITS, units, strict=True))),

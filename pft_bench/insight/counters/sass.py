@@ -78,7 +78,7 @@ def main() -> None:
                 }
                 made = made | {"sources": sources_digest(), "kernels": dict(sorted(listed.items()))}
     text = json.dumps(made | {"registers": registers}, separators=(",", ":"))
-    COMPILED.write_text(re.sub(r'(\},|\{)("[^"]{1,80}":\{"places")', r"\1\n\2", text) + "\n")
+    COMPILED.write_text(re.sub(r'(\},|\{)("[^"]{1,80}":\{"kinds")', r"\1\n\2", text) + "\n")
 
 
 if __name__ == "__main__":

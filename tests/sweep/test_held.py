@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pft_bench.harness.record import (
-    HeldFolder,
-    RunFiles,
     lock_folder,
     remember_environment,
     remember_files,
@@ -20,6 +18,7 @@ from pft_bench.harness.record import (
     remember_settings,
 )
 from pft_bench.harness.record.folder import FolderLocked
+from pft_bench.harness.sweep import HeldFolder, RunFiles
 
 RECORDS = b"one\ntwo\n"
 

@@ -17,9 +17,7 @@ from typing import IO, Any
 
 from ...common.drafts import write_whole
 from ..measure.process_state import Marks, marks
-from .beside import ENVIRONMENTS, PLAN, SETTINGS, WRITTEN
-from .folder import record_file
-from .parts import seal
+from ..record import ENVIRONMENTS, PLAN, SETTINGS, WRITTEN, record_file, seal
 
 LOCK = ".lock"
 """How the names of locks begin. They are written in place: another file would not be locked."""
