@@ -220,17 +220,3 @@ def test_rungs_of_float32_decide_the_backward_pass_too(launched: Callable[..., l
             names = launched(partial(gradients, get(name), case))
             dense = [n for n in names if n.startswith("attention_backward_dense")]
             assert dense[:2] == [f"attention_backward_dense{infix}_{side}" for side in ("queries", "keys")]
-
-
-@pytest.fixture
-def launched() -> Iterator[Callable[[Callable[[], object]], list[str]]]:
-    """Names of the kernels that a call launches; nothing is computed."""
-
-    def names_of(call: Callable[[], object]) -> list[str]:
-        emu.take_dry_launches()
-        call()
-        return [name for name, *_ in emu.take_dry_launches()]
-
-    emu.configure(dry=True)
-    yield names_of
-    emu.configure()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,20 +22,6 @@ PRODUCTS = {
     "spmm_transpose": ("spmm_transpose_plain", "spmm_transpose_owner", "spmm_transpose_tiles"),
 }
 SPARSE = ("attention_forward_sparse", "attention_forward_tiled", "attention_forward_tiled_split")
-
-
-@pytest.fixture
-def launched() -> Iterator[Callable[[Callable[[], object]], list[str]]]:
-    """Names of the kernels that a call launches; nothing is computed."""
-
-    def names_of(call: Callable[[], object]) -> list[str]:
-        emu.take_dry_launches()
-        call()
-        return [name for name, *_ in emu.take_dry_launches()]
-
-    emu.configure(dry=True)
-    yield names_of
-    emu.configure()
 
 
 @pytest.mark.parametrize("op", PRODUCTS)

@@ -22,6 +22,17 @@ DTYPES = (torch.int16, torch.int32, torch.int64)
 B, N, M, D, K = 3, 150, 40, 8, 6
 
 
+def every_case(test: Any) -> Any:
+    """For each product, type of index and order of entries."""
+    for name, values, ids in (
+        ("op", PRODUCTS, None),
+        ("dtype", DTYPES, str),
+        ("order", ["ascending", "any"], None),
+    ):
+        test = pytest.mark.parametrize(name, values, ids=ids)(test)
+    return test
+
+
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
@@ -51,9 +62,7 @@ def no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pass_of_its_own")
-@pytest.mark.parametrize("order", ["ascending", "any"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", PRODUCTS)
+@every_case
 def test_a_tensor_is_checked_by_the_kernel_and_gives_what_an_index_gives(
     op: str, dtype: torch.dtype, order: str, threads: int
 ) -> None:
@@ -77,9 +86,7 @@ def test_so_it_is_in_16_bits(op: str, dtype: torch.dtype) -> None:
     assert torch.equal(call(op, places, **given), call(op, Index(places, M), **given))
 
 
-@pytest.mark.parametrize("order", ["ascending", "any"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", PRODUCTS)
+@every_case
 def test_the_first_bad_entry_is_named_whatever_a_thread_found_first(
     op: str, dtype: torch.dtype, order: str, threads: int
 ) -> None:

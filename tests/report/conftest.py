@@ -1,9 +1,13 @@
-"""Equal figures are drawn once for all tests of the report: most of them render the same few records."""
+"""Equal figures are drawn once for all tests of the report: most of them render the same few records. A module that has
+a `whole` folder changes copies of it.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,12 @@ def drawn_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "draw", draw)
         yield
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the module's folder, pictures apart."""
+    for path in whole.iterdir():
+        if path.suffix != ".png":
+            shutil.copy(path, tmp_path)
+    return tmp_path

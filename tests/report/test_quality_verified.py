@@ -34,14 +34,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    for path in whole.iterdir():
-        if path.suffix != ".png":
-            shutil.copy(path, tmp_path)
-    return tmp_path
-
-
 def wrong(found: Verification) -> set[str]:
     return {mismatch.file for mismatch in found.mismatches}
 

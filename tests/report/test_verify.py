@@ -28,14 +28,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    for path in whole.iterdir():
-        if path.suffix != ".png":
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
 def processor(folder: Path) -> dict[str, Any]:
     return next(iter(json.loads((folder / "environment.json").read_text()).values()))["cpu"]
 

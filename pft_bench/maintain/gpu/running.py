@@ -22,6 +22,7 @@ from ...common.terminal import Console
 from ...common.text import plain, told
 from ...harness.sweep import Death, Workers
 from ...harness.sweep.board import Board
+from ...harness.sweep.isolation import TICK_S
 
 RESULTS, LOG, NCU, SUMMARY = "results.jsonl", "log.txt", "ncu.csv", "summary.md"
 """What a session writes, beside the run folders of its ladder."""
@@ -154,7 +155,8 @@ class RunningStep:
 
     def run_worker(self, work: Callable[[Board], Any]) -> Any | Death:
         """What `work` returns in a process of its own, or how that died, at the step's end at the latest."""
-        self.workers.timeout_s = max(1.0, self.left_s)
+        # a tick more than the worker gives itself: it looks at the clock between two items
+        self.workers.timeout_s = max(1.0, self.left_s + TICK_S)
         try:
             return self.workers.run(work, self._watch, limited=False)
         except _Overdue:
