@@ -1,8 +1,8 @@
-// The gradient of a layer's bias table, from tiles of the gradient of its logits: summed along diagonals,
-// those d = key - query of two positions in a window. All entries of a diagonal belong to two rows of the
-// table, by whether the key stands left of the query in its line, and to no other diagonal's. So a lane that
-// follows a diagonal adds up in registers, and whoever owns one owns its rows of the table: no atomics, one
-// order.
+// The gradient of a layer's bias table, from tiles of the gradient of its logits. It is summed along
+// diagonals: d = key - query is the difference of two positions in a window. A diagonal has two rows of the
+// table, one for keys left of the query in its line and one for the others, and no two diagonals share a row.
+// So each diagonal is summed by one lane, in registers, and each row of the table is written by one thread:
+// no atomics, and the order is fixed.
 #pragma once
 #include "logit_terms.cuh"
 

@@ -85,15 +85,54 @@ __device__ __forceinline__ SplitPair split_any(float x, float y) {
                    make_float2(is_finite(hx) ? x - hx : 0.f, is_finite(hy) ? y - hy : 0.f));
 }
 
-// Four numbers in their places of each part, `part` elements apart.
-__device__ __forceinline__ void store_split(View<bf16_t> to, int part, float4 x) {
+__device__ __forceinline__ void put_parts(uint2 (&parts)[kSplitParts], const SplitPair& one,
+                                          const SplitPair& two) {
+  parts[0] = make_uint2(one.high, two.high);
+  parts[1] = make_uint2(one.middle, two.middle);
+  parts[2] = make_uint2(one.low, two.low);
+}
+// The parts of four finite numbers that do not round to infinity. Returns a number that is not finite where
+// one is another.
+__device__ __forceinline__ float split_four(uint2 (&parts)[kSplitParts], float4 x) {
   const uint32_t h0 = pack_pair(x.x, x.y, bf16_t{}), h1 = pack_pair(x.z, x.w, bf16_t{});
   const float2 r0 = SplitPair::rest_of(x.x, x.y, h0), r1 = SplitPair::rest_of(x.z, x.w, h1);
-  SplitPair first(h0, r0), second(h1, r1);
-  if (!is_finite((r0.x + r0.y) + (r1.x + r1.y))) first = split_any(x.x, x.y), second = split_any(x.z, x.w);
-  store_as(to, make_uint2(first.high, second.high));
-  store_as(to + part, make_uint2(first.middle, second.middle));
-  store_as(to + 2 * part, make_uint2(first.low, second.low));
+  put_parts(parts, SplitPair(h0, r0), SplitPair(h1, r1));
+  return (r0.x + r0.y) + (r1.x + r1.y);
+}
+__device__ __forceinline__ void split_any_four(uint2 (&parts)[kSplitParts], float4 x) {
+  put_parts(parts, split_any(x.x, x.y), split_any(x.z, x.w));
+}
+
+// Four numbers in their places of each part, `part` elements apart.
+__device__ __forceinline__ void store_split(View<bf16_t> to, int part, float4 x) {
+  uint2 parts[kSplitParts];
+  if (!is_finite(split_four(parts, x))) split_any_four(parts, x);
+#pragma unroll
+  for (int p = 0; p < kSplitParts; ++p) store_as(to + p * part, parts[p]);
+}
+
+// A thread's four columns of rows `first`, `first + apart`, ...; zeros beyond `rows` and `cols`. All are on
+// their way before the first is used. `source` moves on by as many rows. `whole`: 16 bytes can be read at
+// once.
+template <int kAtOnce>
+__device__ __forceinline__ void read_fours(float4 (&x)[kAtOnce], View<const float>& source,
+                                           int64_t stride_row, int first, int apart, int rows, int col,
+                                           int cols, bool whole) {
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    x[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+    const View<const float> y = source;
+    source = source + apart * stride_row;
+    if (first + i * apart >= rows || col >= cols) continue;
+    if (whole) {
+      x[i] = load_as<float4>(y);
+    } else {
+      x[i].x = y[0];
+      if (col + 1 < cols) x[i].y = y[1];
+      if (col + 2 < cols) x[i].z = y[2];
+      if (col + 3 < cols) x[i].w = y[3];
+    }
+  }
 }
 
 // Columns [col0, col0 + cols) of `rows` rows, zeros up to kChunk columns and `padded` rows. By plain reads: a
@@ -111,21 +150,7 @@ __device__ __forceinline__ void stage_split(View<bf16_t> to, int room, View<cons
   View<bf16_t> at = to + (row0 * kChunk + col);
   for (int first = row0; first < padded; first += kAtOnce * apart) {
     float4 x[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {  // all on their way before the first is used
-      x[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-      const View<const float> y = source;
-      source = source + apart * stride_row;
-      if (first + i * apart >= rows || col >= cols) continue;
-      if (whole) {
-        x[i] = load_as<float4>(y);
-      } else {
-        x[i].x = y[0];
-        if (col + 1 < cols) x[i].y = y[1];
-        if (col + 2 < cols) x[i].z = y[2];
-        if (col + 3 < cols) x[i].w = y[3];
-      }
-    }
+    read_fours(x, source, stride_row, first, apart, rows, col, cols, whole);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i * apart >= padded) return;

@@ -8,12 +8,6 @@ namespace pft::cuda {
 constexpr int kTallRows = 32, kTallTiles = kTallRows / 16;
 constexpr int kTallWarps = 8;  // of a block
 
-__device__ __forceinline__ void put_parts(uint2 (&parts)[3], const SplitPair& one, const SplitPair& two) {
-  parts[0] = make_uint2(one.high, two.high);
-  parts[1] = make_uint2(one.middle, two.middle);
-  parts[2] = make_uint2(one.low, two.low);
-}
-
 // What becomes of numbers that are not finite, or round to infinity as bfloat16, before they are split.
 struct KeepAll {
   __device__ __forceinline__ float4 operator()(float4 x) const { return x; }
@@ -34,36 +28,14 @@ __device__ __forceinline__ void stage_tall(View<bf16_t> to, int room, View<const
   View<bf16_t> high = to + (row0 * kChunk + col), middle = high + room * kChunk, low = middle + room * kChunk;
   for (int first = row0; first < padded; first += kAtOnce * kApart) {
     float4 x[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {  // all on their way before the first is used
-      x[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-      const View<const float> y = source;
-      source = source + kApart * stride_row;
-      if (first + i * kApart >= rows || col >= cols) continue;
-      if (whole) {
-        x[i] = load_as<float4>(y);
-      } else {
-        x[i].x = y[0];
-        if (col + 1 < cols) x[i].y = y[1];
-        if (col + 2 < cols) x[i].z = y[2];
-        if (col + 3 < cols) x[i].w = y[3];
-      }
-    }
+    read_fours(x, source, stride_row, first, kApart, rows, col, cols, whole);
     uint2 parts[kAtOnce][kSplitParts];
     float rest = 0.f;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const uint32_t h0 = pack_pair(x[i].x, x[i].y, bf16_t{}), h1 = pack_pair(x[i].z, x[i].w, bf16_t{});
-      const float2 r0 = SplitPair::rest_of(x[i].x, x[i].y, h0), r1 = SplitPair::rest_of(x[i].z, x[i].w, h1);
-      rest += (r0.x + r0.y) + (r1.x + r1.y);
-      put_parts(parts[i], SplitPair(h0, r0), SplitPair(h1, r1));
-    }
+    for (int i = 0; i < kAtOnce; ++i) rest += split_four(parts[i], x[i]);
     if (!is_finite(rest)) {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const float4 y = odd(x[i]);
-        put_parts(parts[i], split_any(y.x, y.y), split_any(y.z, y.w));
-      }
+      for (int i = 0; i < kAtOnce; ++i) split_any_four(parts[i], odd(x[i]));
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
