@@ -65,7 +65,7 @@ def test_a_plugin_that_dies_in_its_own_turn_is_alone_to_blame() -> None:
     assert outcome(workers) == {"dense": "measured", "cpu": "measured", "mine": DIED, "other": "measured"}
 
 
-def test_what_dies_whoever_runs_is_nobodys_and_ends() -> None:
+def test_a_group_that_dies_without_plugins_too_ends_with_a_reason_in_every_row() -> None:
     workers = Scripted(lambda ran: Death("crashed", DIED, None, ""))
     assert set(outcome(workers).values()) == {DIED}
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Marks(dict[str, tuple[int, ...]]):
-    """Path -> what the system says of a file, which changes with it; its times are those of the system's own clock."""
+    """Path -> inode, mode, size and times of a file. Each change of a file changes its ctime, which no call sets."""
 
 
 Find = Callable[[], Iterable[str]]
@@ -16,7 +16,7 @@ Find = Callable[[], Iterable[str]]
 
 
 def marks(paths: Iterable[str]) -> Marks:
-    """Of those that are there."""
+    """Of the files that exist."""
     return Marks((path, mark) for path in paths if (mark := _mark(path)))
 
 
@@ -42,7 +42,7 @@ def watched_files() -> Marks:
 
 @contextmanager
 def watching_files(find: Find | None) -> Iterator[None]:
-    """Within it, these files must stay what they are. None: no foreign code runs."""
+    """Within it, the files that `find` names must not change. None: no file is watched, for no foreign code runs."""
     global _find
     outer, _find = _find, find or _none
     try:

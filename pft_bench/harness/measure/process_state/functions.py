@@ -133,8 +133,8 @@ class Functions:
         return found
 
     def _take_in(self) -> list[str]:
-        """Backends of this project that were loaded since: whoever did it may have changed them, so they are made anew,
-        and held from now on. Names of those that are not what is made.
+        """Make new instances of this project's backends that were loaded since the last look, and hold those from now
+        on: a contender that loaded one may have changed the instance. Returns the names of those that were changed.
         """
         known, found = dict(self._backends), []
         for key, value in list(backends().items()):
@@ -212,7 +212,9 @@ class _Owner:
 
 
 class Members:
-    """Which members the owners have whose names begin with none of `apart`; not what these run. Made in a moment."""
+    """The members of all owners whose names do not begin with any of `apart`, as they were when this was made. Unlike
+    `Functions` it does not look at the code that they run, which takes longer.
+    """
 
     def __init__(self, apart: tuple[str, ...]) -> None:
         self._known = [

@@ -88,28 +88,24 @@ def set_streams(state: Streams) -> None:
     sys.stdout, sys.stderr = state
 
 
-_NUMBERS = sorted(signal.valid_signals())
-
-
-def every_handler() -> tuple[Any, ...]:
-    """Of all signals, below the names that `signal` gives them: in a few microseconds."""
-    return tuple(map(_getsignal, _NUMBERS))
-
-
-_getsignal: Any = importlib.import_module("_signal").getsignal
+_SIGNALS = {
+    number.name if isinstance(number, signal.Signals) else f"signal {number}": number
+    for number in sorted(signal.valid_signals())
+}
+_c_signal: Any = importlib.import_module("_signal")
+"""Below `signal`, which is slower and asks a handler for its `repr`."""
 
 
 def handlers() -> dict[str, Any]:
-    """Of signals, by name."""
-    return {number.name: signal.getsignal(number) for number in signal.Signals}
+    """Of all signals, real-time ones too, by name; in a few microseconds."""
+    return dict(zip(_SIGNALS, map(_c_signal.getsignal, _SIGNALS.values()), strict=True))
 
 
 def set_handlers(state: dict[str, Any]) -> None:
     """Those that are others now."""
     for name, handler in state.items():
-        number = signal.Signals[name]
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        if handler is not None and _c_signal.getsignal(_SIGNALS[name]) is not handler:
+            _c_signal.signal(_SIGNALS[name], handler)
 
 
 def alarms() -> tuple[bool, ...]:

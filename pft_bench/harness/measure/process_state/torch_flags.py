@@ -129,7 +129,7 @@ def drop_overrides(state: frozenset[str]) -> None:
     """Those that have come, as far as the library that registered them can be found."""
     frozen = gc.get_freeze_count()
     if frozen:
-        gc.unfreeze()  # what is frozen is not told
+        gc.unfreeze()  # `get_objects` leaves out what is frozen
     try:
         for item in [item for item in gc.get_objects() if issubclass(type(item), library.Library)]:
             if getattr(item, "_op_impls", set()) & (overridden() - state):
