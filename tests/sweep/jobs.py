@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -15,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from pft_bench.common.drafts import make_folder
 
 TOUCHED: list[int] = []
 PLUGIN = str(Path(__file__).parent / "planted.py")
@@ -121,18 +124,29 @@ def say_to_supervisor(board):
     return said
 
 
-class MakesFolder:
-    """What is unpickled by making a folder."""
+class Calls:
+    """An object that is unpickled by a call."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, call, *given):
+        self.call, self.given = call, given
 
     def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+        return self.call, self.given
 
 
 def answer_with_a_call(path, board):
-    return MakesFolder(path)
+    return Calls(os.mkdir, str(path))
+
+
+def answer_with_a_call_of_ours(path, board):
+    return Calls(make_folder, str(path))
+
+
+def answer_with_a_class_that_we_import(path, board):
+    """Under the name that it has in a module of this project."""
+    subprocess.Popen.__module__ = "pft_bench.harness.sweep.isolation"
+    subprocess.Popen.__qualname__ = "subprocess.Popen"
+    return Calls(subprocess.Popen, ["mkdir", str(path)])
 
 
 def leave_a_process(path, board):

@@ -42,8 +42,10 @@ class _Reader(pickle.Unpickler):
         """The class, if an answer may hold one."""
         if module == "builtins" and name in PLAIN:
             return super().find_class(module, name)
-        if module.startswith("pft_bench.") and isinstance(found := super().find_class(module, name), type):
-            return found
+        if module.startswith("pft_bench."):
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:  # not one that the module imports
+                return found
         raise ForgedAnswer(f"it holds {module}.{name}")
 
 
