@@ -187,7 +187,7 @@ REACHES = {
     "links": "records.jsonl",
     "removes": ".lock, environment.json, plan.json, records-2of3.jsonl, records.jsonl, settings.json",
 }
-"""Backend of `REACHING` -> the files that its row names; in the order in which they do so."""
+"""Backend of `REACHING` -> the files that its row names; in the order in which they run."""
 
 
 @pytest.fixture

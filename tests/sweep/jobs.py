@@ -105,7 +105,7 @@ def allocate(size, board):
 
 
 def forge_answer(board):
-    """In the memory that the answer is read from, and end as one who has given it."""
+    """Write an answer of its own into the shared memory, and end with exit code 0."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
             if "pft_bench-answer" in os.readlink(f"/proc/self/fd/{name}"):
@@ -114,7 +114,7 @@ def forge_answer(board):
 
 
 def say_to_supervisor(board):
-    """Through any connection there is; how many took it."""
+    """Send through every connection of the process; how many took it."""
     said = 0
     for item in gc.get_objects():
         if isinstance(item, Connection):
@@ -150,7 +150,7 @@ def answer_with_a_class_that_we_import(path, board):
 
 
 def leave_a_process(path, board):
-    """Its parent has ended, and its session is another one."""
+    """A process whose parent has ended, in a session of its own."""
     if not os.fork():
         os.setsid()
         if not os.fork():
@@ -163,7 +163,7 @@ def leave_a_process(path, board):
 
 
 class HangingOutput:
-    """Never empties."""
+    """Its `flush` hangs."""
 
     def write(self, text):
         return len(text)
@@ -173,7 +173,7 @@ class HangingOutput:
 
 
 def hang_at_the_end(board):
-    """By what stands for standard output, and by what runs at exit."""
+    """In the flush of standard output, and in a function at exit."""
     sys.stdout = HangingOutput()
     atexit.register(time.sleep, 60)
     return "done"

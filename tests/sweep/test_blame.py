@@ -1,4 +1,4 @@
-"""Who is to blame for the death of a process in which a plug-in ran: it may have written whose turn it was."""
+"""Which contender is to blame for the death of a process: a plug-in in it may have forged whose turn it was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUP: Any = SimpleNamespace(
 
 
 class Scripted:
-    """Workers whose process dies as `death` says for those that run, and else measures them."""
+    """Workers whose process dies if `death` returns a death for the contenders that run, else measures them."""
 
     def __init__(self, death: Callable[[set[str]], Death | None], records: bool = True) -> None:
         self.death, self.records, self.ran = death, records, list[set[str]]()

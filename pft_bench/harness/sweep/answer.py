@@ -1,4 +1,4 @@
-"""What a worker answers, in memory that it shares with its supervisor, who reads it when the worker has ended.
+"""The answer of a worker, in memory that it shares with its supervisor, which reads it after the worker has ended.
 
 Foreign code ran in the worker, so the answer is read with care: it must carry the token that the supervisor drew for
 the job, and may hold nothing but plain data and objects of this project's classes. Code that writes an answer without
@@ -59,7 +59,7 @@ def leave_answer(descriptor: int, token: bytes, value: object) -> None:
 
 
 def clear_answer(descriptor: int) -> None:
-    """Before a job: there is none."""
+    """Remove the last answer, before a job."""
     os.ftruncate(descriptor, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a plug-in's code must leave as it is while it runs: the run folder, the files of the plug-ins, this package.
+"""What the code of a plug-in must not change while it runs: the run folder, the files of the plug-ins, this package.
 
 Changed files of the run folder are restored. Changed files of plug-ins and of this package are not: their author may be
 editing them during the run. The rows that ran meanwhile have no time.
@@ -28,7 +28,7 @@ IMPORTED = "before anything was measured"
 
 @dataclass
 class Foreign:
-    """What must stay; nothing is held where no plug-in was given."""
+    """Watches what plug-ins must not change; does nothing where no plug-in was given."""
 
     folder: Path
     shard: str | None = None
@@ -63,7 +63,7 @@ class Foreign:
 
     @staticmethod
     def _code() -> dict[str, object]:
-        """The package's files by their names in it."""
+        """Name of each file of this package -> its mark."""
         files = {str(path): str(name) for path, name in code_files()}
         return {files[path]: mark for path, mark in marks(files).items()}
 
@@ -73,7 +73,7 @@ class Foreign:
         return sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
 
     def require(self, when: str) -> None:
-        """ValueError if anything has changed, which is put back: no row is to blame."""
+        """ValueError if anything has changed; for times at which no row runs that could be to blame."""
         if found := self.changed():
             raise _refused(self.plugins, when, found)
 

@@ -63,7 +63,7 @@ class HeldFolder:
         self._locks: list[IO[bytes]] = []
 
     def retake(self) -> None:
-        """What the files hold now is right."""
+        """Take the present content of the files as right."""
         if self.files.folder.is_dir():
             self._mode = stat.S_IMODE(os.stat(self.files.folder).st_mode)
         self._target = os.path.realpath(self.files.folder)
@@ -83,14 +83,14 @@ class HeldFolder:
         return list(dict.fromkeys(found))
 
     def release(self) -> None:
-        """The run has written its last line: nothing is held any more."""
+        """Hold nothing any more, after the last line of the run."""
         self._marks = None
         while self._locks:
             self._locks.pop().close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The run itself writes: what others have done before is taken back first, and told by `changed` later."""
+        """The run itself writes inside. Earlier changes by others are undone first; the next `changed` reports them."""
         self._pending += self._put_back()
         try:
             yield
@@ -162,7 +162,7 @@ class HeldFolder:
 
 
 def _read(path: str) -> bytes | None:
-    """What a file holds; None where there is none, or something else in its place."""
+    """The content of a regular file; None where there is none."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None
@@ -181,7 +181,7 @@ def _remove(path: str, *, unless_file: bool = False) -> None:
 
 
 def _added(before: bytes, now: bytes) -> bool:
-    """Whether somebody has merely added to a JSON object that carries a seal, or to one of objects that do."""
+    """Whether `now` is the JSON object `before` with additions only, and a right seal where it has one."""
     try:
         old, new = json.loads(before), json.loads(now)
     except ValueError:

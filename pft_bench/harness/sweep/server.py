@@ -156,7 +156,7 @@ def _work(job: Job, server: int | None, shared: Shared) -> NoReturn:
 
 
 def _flush(streams: Iterable[TextIO]) -> None:
-    """What was printed, to these: the names may stand for anything by now."""
+    """Flush the original streams: `sys.stdout` may name another object by now."""
     for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()

@@ -105,7 +105,7 @@ class Sweep:
 
     @cached_property
     def foreign(self) -> Foreign:
-        """What the plug-ins must leave as it is."""
+        """Watches what the plug-ins must not change."""
         return Foreign(self.folder, self.shard.name, self.plugins)
 
     @property

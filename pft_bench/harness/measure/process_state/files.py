@@ -1,4 +1,4 @@
-"""Files that contenders must leave as they are: seen to change without being read."""
+"""Files that contenders must not change; a change is seen without reading them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Marks(dict[str, tuple[int, ...]]):
 
 
 Find = Callable[[], Iterable[str]]
-"""Which files there are now that must stay."""
+"""Lists the files that must not change, as they are found now."""
 
 
 def marks(paths: Iterable[str]) -> Marks:
@@ -36,7 +36,7 @@ _find: Find = _none
 
 
 def watched_files() -> Marks:
-    """Those that must stay while contenders run."""
+    """The marks of the files that must not change while contenders run."""
     return marks(_find())
 
 

@@ -48,7 +48,9 @@ class Functions:
         if not beginnings:
             # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
             importlib.import_module("torch._dynamo")
-        self._own = {} if beginnings else own_backends()  # theirs too, though some are loaded later
+        self._own = (
+            {} if beginnings else own_backends()
+        )  # imported now, so that the functions of all are held; some are loaded later
         self._known = tuple(
             _Owner(name, owner, members(name, owner))
             for name, owner in watched()
@@ -224,7 +226,7 @@ class Members:
         ]
 
     def put_back(self) -> None:
-        """Those that are others now."""
+        """Restore members that were replaced."""
         for known in self._known:
             known.put_back()
 

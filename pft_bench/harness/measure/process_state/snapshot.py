@@ -62,7 +62,7 @@ class Snapshot:
 
     @property
     def threads(self) -> Threads:
-        """Those that ran."""
+        """The threads that ran when this was made."""
         return self._threads
 
     def require(self, when: str) -> None:
@@ -73,7 +73,7 @@ class Snapshot:
 
 
 _kept: set[str] = set()
-"""Operators that somebody has registered anew and that could not be brought back: all here compute with them."""
+"""Operators that a contender replaced and that could not be restored: they spoil all later results of the process."""
 
 
 def require_operators() -> None:
@@ -186,7 +186,7 @@ def importing(*, whole: bool = True) -> Iterator[None]:
 
 
 _LEFT_ALONE = ("pft_bench", *(module.__name__ for module in WRITING))
-"""Beginnings of the names of owners that no import of a plug-in changes."""
+"""How the names of owners begin that the import of a plug-in must not change."""
 
 _BETWEEN = tuple(
     flag
@@ -198,4 +198,4 @@ _BETWEEN = tuple(
         *(system_flags.handlers, system_flags.limits, system_flags.streams),
     )
 )
-"""What could run between two calls, or bound what others may have."""
+"""Flags for code that could run between two calls, and for limits on what others may use."""

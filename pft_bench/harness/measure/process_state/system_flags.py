@@ -60,12 +60,12 @@ _LIMITS = {name: number for name, number in vars(resource).items() if name.start
 
 
 def limits() -> dict[str, tuple[int, int]]:
-    """What the system lets the process have, such as memory."""
+    """Soft and hard limits of the process, such as that of memory."""
     return {name: resource.getrlimit(number) for name, number in _LIMITS.items()}
 
 
 def set_limits(state: dict[str, tuple[int, int]]) -> None:
-    """Those that are others now; what is below a hard limit that was lowered cannot be had again."""
+    """Restore limits that differ; a hard limit that was lowered cannot be raised again."""
     for name, pair in state.items():
         if resource.getrlimit(_LIMITS[name]) != pair:
             with contextlib.suppress(ValueError, OSError):
@@ -84,7 +84,7 @@ def streams() -> Streams:
 
 
 def set_streams(state: Streams) -> None:
-    """Both."""
+    """Restore both."""
     sys.stdout, sys.stderr = state
 
 

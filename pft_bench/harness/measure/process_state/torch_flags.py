@@ -126,7 +126,7 @@ def _watched_of(every: frozenset[str]) -> frozenset[str]:
 
 
 def drop_overrides(state: frozenset[str]) -> None:
-    """Those that have come, as far as the library that registered them can be found."""
+    """Remove implementations that were added, if the library that registered them can be found."""
     frozen = gc.get_freeze_count()
     if frozen:
         gc.unfreeze()  # `get_objects` leaves out what is frozen

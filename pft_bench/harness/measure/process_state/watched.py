@@ -151,7 +151,7 @@ def registry() -> Registry:
 
 
 def register_only(known: Registry) -> None:
-    """Those that were."""
+    """Restore the registry: backends that were added go, others come back."""
     base: Any = sys.modules.get(_BASE)
     if base is None:
         return

@@ -30,7 +30,7 @@ class Between(RightUntilTimed):
     given: tuple[Tensor, ...] = ()
 
     def product(self, op: str, *given: Tensor) -> Tensor:
-        """What was computed ahead, else the right one."""
+        """The result that was computed ahead, else a right one."""
         ahead, self.ahead = self.ahead, None
         self.begin()
         made = super().product(op, *given) if ahead is None else ahead
@@ -44,7 +44,7 @@ class Between(RightUntilTimed):
         return made
 
     def compute(self) -> None:
-        """Ahead of the call that is to return it."""
+        """Compute the result of the next call before it begins."""
         self.ahead = super(RightUntilTimed, self).product("spmm", *self.given)
 
     def begin(self) -> None:
@@ -104,7 +104,7 @@ class Threads(Between):
     "replaced pft_bench.common.entropy",
 )
 class Redraws(Between):
-    """Every draw is known then."""
+    """It knows every draw then."""
 
     right: Callable[..., int] = staticmethod(entropy.below)
 
@@ -122,7 +122,7 @@ class Alarms(Between):
     """Nothing is set while it runs."""
 
     def between(self) -> None:
-        """Later than the next call."""
+        """Set for later than the next call."""
         import signal
 
         signal.setitimer(signal.ITIMER_REAL, 60.0)

@@ -423,13 +423,13 @@ def replaces_output() -> None:
 
 @disturbance("writes results as it likes", "functions", "replaced json.dumps")
 def replaces_json() -> None:
-    """Every record is the same."""
+    """Every record becomes an empty object."""
     _replace(json, "dumps", lambda *_, **__: "{}")
 
 
 @disturbance("writes nothing to files", "functions", "replaced os.write")
 def replaces_write() -> None:
-    """And says that it has."""
+    """It returns the count of bytes as if they were written."""
     _replace(os, "write", lambda _, data: len(data))
 
 
