@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+
+from pft_bench.backends import get
 
 
 @pytest.fixture
@@ -20,3 +23,19 @@ def launched() -> Iterator[Callable[[Callable[[], object]], list[str]]]:
     emu.configure(dry=True)
     yield names_of
     emu.configure()
+
+
+@pytest.fixture
+def emulator_defaults() -> Iterator[None]:
+    """Whatever a test configures ends with it."""
+    emu = pytest.importorskip("pft_bench._cuda_emu")
+    emu.configure()
+    yield
+    emu.configure()
+
+
+@pytest.fixture
+def backend() -> Any:
+    found = get("cuda-emu")
+    assert found.available() is None
+    return found

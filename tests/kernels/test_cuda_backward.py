@@ -1,12 +1,12 @@
 """The backward pass of dense layers on tensor cores: shapes that meet each of its paths, hard numbers, equal bits.
 
-Layers of every kind are checked in test_cuda_ops.py; float32 comes by three bfloat16 parts unless a rung says FFMA.
+Layers of every kind are checked in test_cuda_layers.py; float32 comes by three bfloat16 parts unless a rung says FFMA.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,10 @@ from pft_bench.harness.check.operator import check_layer
 from pft_bench.harness.check.oracle import backward, forward
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
+pytestmark = pytest.mark.usefixtures("emulator_defaults")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Gradients = tuple[torch.Tensor | None, ...]
-
-
-@pytest.fixture(autouse=True)
-def _emulator_defaults() -> Iterator[None]:
-    emu.configure()
-    yield
-    emu.configure()
 
 
 def failures(backend: Any, case: Layer) -> list[str]:

@@ -6,7 +6,6 @@ The emulator cuts off what tensor cores cut off (kernels/emulator/mma.h), so the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,14 +16,8 @@ from pft_bench.harness.check.operator import check_layer
 from pft_bench.harness.check.oracle import forward
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
+pytestmark = pytest.mark.usefixtures("emulator_defaults")
 LARGEST = torch.finfo(torch.float32).max
-
-
-@pytest.fixture(autouse=True)
-def _emulator_defaults() -> Iterator[None]:
-    emu.configure()
-    yield
-    emu.configure()
 
 
 def powers(shape: torch.Size, low: int, high: int) -> torch.Tensor:

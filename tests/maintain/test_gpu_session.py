@@ -109,6 +109,16 @@ def test_an_error_that_spoils_cuda_is_followed_by_another_process(
     assert pids[0] != pids[1]
 
 
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [((8, 0), True), ((8, 9), True), ((9, 0), True), ((12, 0), True), ((7, 5), False), ((10, 0), False)],
+)
+def test_a_gpu_runs_its_major_number_and_lower_minor_ones(capability: tuple[int, int], runs: bool) -> None:
+    assert checks.runs_on("80-real,86-real,90-real,120", capability) is runs
+    assert checks.runs_on("86-real", (8, 9))
+    assert not checks.runs_on("86-real", (8, 0))
+
+
 def test_a_device_that_is_gone_ends_the_step_early(running_of: Callable[..., RunningStep]) -> None:
     found = run_items(running_of(kind=gpu_items.OnGpu), gpu_items.a_device_that_goes)
     ends = [status for status, _ in found.values()]

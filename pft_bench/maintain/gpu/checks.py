@@ -92,11 +92,16 @@ def build_items(session: Session) -> Iterator[Item]:
 def _built(family: str) -> ItemResult:
     major, minor = torch.cuda.get_device_capability()
     info = getattr(get(family), "native")().build_info()  # noqa: B009 - no part of `Backend`
-    known = [divmod(int(name), 10) for name in info["architectures"].replace("-real", "").split(",")]
-    # a GPU runs what was compiled for its major number and a minor one that is not higher than its own
-    runs = any(major == its_major and minor >= its_minor for its_major, its_minor in known)
-    wrong = () if runs else (f"built for {info['architectures']}, the GPU is {major}{minor}",)
-    return ItemResult(wrong, {"architectures": info["architectures"], "capability": f"{major}.{minor}"})
+    built = info["architectures"]
+    wrong = () if runs_on(built, (major, minor)) else (f"built for {built}, the GPU is {major}{minor}",)
+    return ItemResult(wrong, {"architectures": built, "capability": f"{major}.{minor}"})
+
+
+def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU runs what was compiled for "80-real,90-real", ...: its major number, and no higher minor one."""
+    major, minor = capability
+    known = (divmod(int(name), 10) for name in architectures.replace("-real", "").split(","))
+    return any(major == its_major and minor >= its_minor for its_major, its_minor in known)
 
 
 def _machine(session: Session) -> ItemResult:
