@@ -33,10 +33,10 @@ if at_work(__name__):
         read_folder,
         remember_files,
     )
-    from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, load_plugins
+    from ..harness.sweep import Ranks, Shard, Sweep, find_ranks, held_folder, load_plugins
     from ..report import SUMMARY, problem_lines, results_table, stage_table, write_plots, write_summary
     from .progress import Display
-    from .sweeping import Limits, going_on_later, held_folder, opened, run_folder
+    from .sweeping import Limits, going_on_later, opened, run_folder
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
     if ranks is not None:
         ranks.join()
         share = ranks.shard
-    with held_folder(folder, share, plugin if not list_cases else ()):
+    with held_folder(folder, share.name, plugin if not list_cases else ()):
         plugins = load_plugins(plugin)
         settings = Settings.make(
             schedules=sched,

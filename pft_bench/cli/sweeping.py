@@ -15,8 +15,8 @@ from ..common.terminal import Console
 from ..common.text import counted, parse_bytes
 from ..harness.cases import Group, Settings
 from ..harness.measure.disturbance import busy_machine
-from ..harness.record import Record, lock_folder, merge_shares, record_files
-from ..harness.sweep import HeldFolder, Ranks, RunFiles, Shard, Sweep, SweepPlan, Workers, plan_sweep
+from ..harness.record import Record, lock_folder, merge_shares
+from ..harness.sweep import Ranks, Sweep, SweepPlan, Workers, plan_sweep
 from . import options
 from .exits import INTERRUPTED
 from .progress import Display
@@ -60,32 +60,6 @@ def run_folder(out: Path | None, resume: bool, name: str = "{}") -> Path:
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder to continue")
     return out or Path("runs") / name.format(datetime.now().strftime("%Y%m%d-%H%M%S"))
-
-
-@contextmanager
-def held_folder(folder: Path, share: Shard, plugins: Sequence[str]) -> Iterator[None]:
-    """Plug-ins are imported, and asked what they can do, inside: what a folder that is to be continued holds is what it
-    was afterwards.
-
-    Raises:
-        ValueError: it was not; it is put back.
-    """
-    if not plugins or not record_files(folder):
-        yield
-        return
-    with lock_folder(folder, share.name):
-        held = HeldFolder(RunFiles(folder, share.name))
-        held.retake()
-        try:
-            yield
-        finally:
-            names = held.changed()
-            held.release()
-        if names:
-            raise ValueError(
-                f"--plugin {', '.join(plugins)}: before anything was measured it changed the run folder: "
-                f"{', '.join(names)} (put back)"
-            )
 
 
 @contextmanager

@@ -55,13 +55,13 @@ _foreign: list[bool] = []
 
 
 def foreign_code_ran() -> None:
-    """Say that what others have written ran in this process, and may have left functions that run at its end."""
+    """Note that foreign code ran in this process: it may have left functions that run at the end."""
     _foreign[:] = [True]
 
 
 def end_program(code: int) -> NoReturn:
-    """End the program. Where foreign code ran in it, none of what that has left for the end runs: functions at exit,
-    finalisers, threads. Only where this process is the program's own, and not one that calls it.
+    """End the program. Where foreign code ran in it, functions at exit, finalisers and threads that it left do not run;
+    a process that merely calls the program, such as a test, ends as usual.
     """
     main = sys.modules.get("__main__")
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""

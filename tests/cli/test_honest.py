@@ -187,7 +187,7 @@ REACHES = {
     "links": "records.jsonl",
     "removes": ".lock, environment.json, plan.json, records-2of3.jsonl, records.jsonl, settings.json",
 }
-"""Backend of `REACHING` -> the files that its row names; in the order in which they do so."""
+"""Backend of `REACHING` -> the files that its row names; in the order in which they run."""
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def edits():
     assert f"changed the file of a plug-in: {plugin}" in reason
     assert "changed this package's own files: new.py" in reason
     assert rows["spmm", "dense"].timing is not None
-    assert plugin.read_text().endswith("# edited"), "it may be its author who works on it"
+    assert plugin.read_text().endswith("# edited"), "its author may be editing it"
     assert pft_bench_command("verify", folder, "--no-recount").code == 0
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import gc
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pft_bench.harness.measure import process_state, timer
 from pft_bench.harness.selftest.cheating import HONEST, rejections
 from pft_bench.harness.selftest.cheats import CHEATS, Cheat, tried
 from pft_bench.harness.selftest.mutant import BASE
+from pft_bench.harness.selftest.mutation import run_cheat
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +53,16 @@ def test_a_cheat_gets_no_time_and_without_its_guards_it_does(cheat: Cheat, mode:
     assert state.restore() == []
 
 
+def test_what_needs_two_processors_is_skipped_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pins,) = (cheat for cheat in CHEATS if cheat.name == "pins the process to one processor")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert not pins.lacks
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    outcome = run_cheat(pins, "infer")
+    assert outcome.skipped == "needs 2 processors, this process may use 1"
+    assert {cheat.name for cheat in CHEATS if cheat.lacks} == {pins.name}
+
+
 def test_every_cheat_has_a_name_of_its_own() -> None:
     assert len({cheat.name for cheat in CHEATS}) == len(CHEATS) >= 18 + 8 + 20
 
@@ -69,6 +82,42 @@ def test_the_process_is_restored_and_what_changed_is_named() -> None:
     for name in variables:
         assert f"{name} None -> '1'" in str(caught.value)
         assert name not in os.environ
+
+
+class _Unshown:
+    """A function whose `repr` raises."""
+
+    def __call__(self, *_: object) -> None:
+        """Nothing."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("plant", "now", "name"),
+    [
+        (sys.setprofile, sys.getprofile, "trace or profile function"),
+        (
+            lambda handler: signal.signal(signal.SIGRTMIN + 1, handler),
+            lambda: signal.getsignal(signal.SIGRTMIN + 1),
+            "signal handlers",
+        ),
+    ],
+    ids=["a profile function", "a handler of a real-time signal"],
+)
+def test_an_object_whose_repr_raises_is_named_and_taken_away(
+    plant: Callable[[object], object], now: Callable[[], object], name: str
+) -> None:
+    right = now()
+
+    def change() -> None:
+        with process_state.unchanged("during a test"):
+            plant(_Unshown())
+
+    with pytest.raises(process_state.ProcessChanged, match=f"changed {name}: .*cannot be shown"):
+        change()
+    assert now() is right
 
 
 def test_copies_that_were_written_to_are_named() -> None:
@@ -105,7 +154,9 @@ def planted_library() -> Iterator[torch.library.Library]:
     torch.library.Library._destroy(made)
 
 
-def test_an_operator_is_what_it_was_whoever_registered_it(planted_library: torch.library.Library) -> None:
+def test_an_operator_that_a_hidden_library_registered_is_restored(
+    planted_library: torch.library.Library,
+) -> None:
     right = torch.special.entr(torch.full((2,), 3.0))
     before = process_state.Snapshot()
     planted_library.impl("special_entr", lambda given: given, "CPU", with_keyset=False)
@@ -114,7 +165,9 @@ def test_an_operator_is_what_it_was_whoever_registered_it(planted_library: torch
     assert torch.equal(torch.special.entr(torch.full((2,), 3.0)), right)
 
 
-def test_nothing_counts_where_torch_keeps_an_operator(planted_library: torch.library.Library) -> None:
+def test_no_result_counts_while_torch_keeps_a_replaced_operator(
+    planted_library: torch.library.Library,
+) -> None:
     before = process_state.Snapshot()
     planted_library.impl("special_entr", lambda given: given, "CPU")
     known, planted_library._op_impls = planted_library._op_impls, set()

@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -15,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from pft_bench.common.drafts import make_folder
 
 TOUCHED: list[int] = []
 PLUGIN = str(Path(__file__).parent / "planted.py")
@@ -102,7 +105,7 @@ def allocate(size, board):
 
 
 def forge_answer(board):
-    """In the memory that the answer is read from, and end as one who has given it."""
+    """Write an answer of its own into the shared memory, and end with exit code 0."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
             if "pft_bench-answer" in os.readlink(f"/proc/self/fd/{name}"):
@@ -111,7 +114,7 @@ def forge_answer(board):
 
 
 def say_to_supervisor(board):
-    """Through any connection there is; how many took it."""
+    """Send through every connection of the process; how many took it."""
     said = 0
     for item in gc.get_objects():
         if isinstance(item, Connection):
@@ -121,22 +124,33 @@ def say_to_supervisor(board):
     return said
 
 
-class MakesFolder:
-    """What is unpickled by making a folder."""
+class Calls:
+    """An object that is unpickled by a call."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, call, *given):
+        self.call, self.given = call, given
 
     def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+        return self.call, self.given
 
 
 def answer_with_a_call(path, board):
-    return MakesFolder(path)
+    return Calls(os.mkdir, str(path))
+
+
+def answer_with_a_call_of_ours(path, board):
+    return Calls(make_folder, str(path))
+
+
+def answer_with_a_class_that_we_import(path, board):
+    """Under the name that it has in a module of this project."""
+    subprocess.Popen.__module__ = "pft_bench.harness.sweep.isolation"
+    subprocess.Popen.__qualname__ = "subprocess.Popen"
+    return Calls(subprocess.Popen, ["mkdir", str(path)])
 
 
 def leave_a_process(path, board):
-    """Its parent has ended, and its session is another one."""
+    """A process whose parent has ended, in a session of its own."""
     if not os.fork():
         os.setsid()
         if not os.fork():
@@ -149,7 +163,7 @@ def leave_a_process(path, board):
 
 
 class HangingOutput:
-    """Never empties."""
+    """Its `flush` hangs."""
 
     def write(self, text):
         return len(text)
@@ -159,7 +173,7 @@ class HangingOutput:
 
 
 def hang_at_the_end(board):
-    """By what stands for standard output, and by what runs at exit."""
+    """In the flush of standard output, and in a function at exit."""
     sys.stdout = HangingOutput()
     atexit.register(time.sleep, 60)
     return "done"

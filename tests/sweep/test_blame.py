@@ -1,4 +1,4 @@
-"""Who is to blame for the death of a process in which a plug-in ran: it may have written whose turn it was."""
+"""Which contender is to blame for the death of a process: a plug-in in it may have forged whose turn it was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUP: Any = SimpleNamespace(
 
 
 class Scripted:
-    """Workers whose process dies as `death` says for those that run, and else measures them."""
+    """Workers whose process dies if `death` returns a death for the contenders that run, else measures them."""
 
     def __init__(self, death: Callable[[set[str]], Death | None], records: bool = True) -> None:
         self.death, self.records, self.ran = death, records, list[set[str]]()
@@ -65,7 +65,7 @@ def test_a_plugin_that_dies_in_its_own_turn_is_alone_to_blame() -> None:
     assert outcome(workers) == {"dense": "measured", "cpu": "measured", "mine": DIED, "other": "measured"}
 
 
-def test_what_dies_whoever_runs_is_nobodys_and_ends() -> None:
+def test_a_group_that_dies_without_plugins_too_ends_with_a_reason_in_every_row() -> None:
     workers = Scripted(lambda ran: Death("crashed", DIED, None, ""))
     assert set(outcome(workers).values()) == {DIED}
 

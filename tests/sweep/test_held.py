@@ -1,4 +1,4 @@
-"""A run folder that is held: whatever somebody else does to its files is told and taken back."""
+"""A run folder that is held: a change of its files by others is reported and undone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def replace_by_folder(path: Path) -> None:
 
 
 def same_times(path: Path) -> None:
-    """As long as before, and changed at the same time as far as the file tells."""
+    """Other content of the same length, with the old modification time."""
     found = path.stat()
     path.write_bytes(b"x" * found.st_size)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -70,7 +70,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
-def test_what_somebody_does_to_a_file_is_told_once_and_taken_back(
+def test_a_change_of_a_file_is_reported_once_and_undone(
     folder: Path, name: str, damage: Callable[[Path], object]
 ) -> None:
     held = HeldFolder(RunFiles(folder))
@@ -98,7 +98,42 @@ def test_a_folder_that_is_gone_or_closed_comes_back(folder: Path) -> None:
     assert folder.stat().st_mode == mode
 
 
-def test_what_the_run_itself_writes_is_right_and_what_others_wrote_before_is_not(folder: Path) -> None:
+def moved(folder: Path) -> Path:
+    return folder.rename(folder.parent / "elsewhere")
+
+
+def link_to_nowhere(folder: Path) -> None:
+    moved(folder)
+    folder.symlink_to("nowhere")
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "removed": lambda folder: shutil.rmtree(folder.resolve()),
+    "moved": moved,
+    "a file": lambda folder: moved(folder) and folder.write_text(""),
+    "a link to nowhere": link_to_nowhere,
+}
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["folder", "link"])
+@pytest.mark.parametrize("damage", GONE.values(), ids=GONE)
+def test_a_folder_that_is_replaced_comes_back_and_a_link_stays_one(
+    folder: Path, damage: Callable[[Path], object], linked: bool
+) -> None:
+    if linked:
+        target = folder.rename(folder.parent / "target")
+        folder.symlink_to(target)
+    held = HeldFolder(RunFiles(folder))
+    held.retake()
+    before = {name: content for name, content in contents(folder).items() if ".lock-" not in name}
+    damage(folder)
+    held.changed()
+    assert folder.is_symlink() == linked
+    assert contents(folder).items() >= before.items()
+    assert held.changed() == []
+
+
+def test_lines_of_the_run_itself_stay_and_earlier_lines_of_others_go(folder: Path) -> None:
     held = HeldFolder(RunFiles(folder))
     held.retake()
     (folder / "records.jsonl").open("a").write("forged\n")

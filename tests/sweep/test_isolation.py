@@ -129,10 +129,15 @@ def test_an_answer_that_the_harness_did_not_write_is_none(workers: Workers, tmp_
     assert isinstance(ended, Death)
     assert ended.status == "failed"
     assert "gave an answer that the harness did not write (it does not carry the token" in ended.reason
-    ended = workers.run(partial(jobs.answer_with_a_call, tmp_path / "made"))
-    assert isinstance(ended, Death)
-    assert "(it holds posix.mkdir)" in ended.reason
-    assert not (tmp_path / "made").exists()
+    for answer, held in (
+        (jobs.answer_with_a_call, "posix.mkdir"),
+        (jobs.answer_with_a_call_of_ours, "pft_bench.common.drafts.make_folder"),
+        (jobs.answer_with_a_class_that_we_import, "pft_bench.harness.sweep.isolation.subprocess.Popen"),
+    ):
+        ended = workers.run(partial(answer, tmp_path / "made"))
+        assert isinstance(ended, Death)
+        assert f"(it holds {held})" in ended.reason
+        assert not (tmp_path / "made").exists()
     assert workers.run(jobs.touch)[1] == 1, "the next job runs"
 
 

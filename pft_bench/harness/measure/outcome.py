@@ -24,7 +24,7 @@ def tensors_of(output: object) -> Iterator[object]:
 
 
 def _tells_its_own(kind: type) -> bool:
-    """Whether a tuple or list of this kind could hand out something else each time, or do something when it goes."""
+    """Whether a subclass of tuple or list could yield other items each time, or run code when it is freed."""
     plain = tuple if issubclass(kind, tuple) else list
     names = ("__iter__", "__getitem__", "__len__", "__del__")
     return any(getattr(kind, name, None) is not getattr(plain, name, None) for name in names)

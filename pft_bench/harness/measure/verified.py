@@ -84,12 +84,12 @@ def same(some: Sequence[object], others: Sequence[object]) -> bool:
 
 
 def typed(items: tuple[object, ...]) -> tuple[object, ...]:
-    """With their types, which may change while the objects stay the same."""
+    """The items, then the type of each: a contender may change the type of an object in place."""
     return *items, *map(type, items)
 
 
 def retype(own: tuple[object, ...]) -> None:
-    """Make what `typed` gave of the types that it was of."""
+    """Restore the type of each item of what `typed` returned."""
     half = len(own) // 2
     for item, kind in zip(own[:half], own[half:], strict=True):
         if type(item) is not kind:
@@ -204,8 +204,8 @@ class Verified:
             self._drawn = self._work.renew((self._turn, "last" if last else self._draws))
 
     def _require_quiet(self) -> None:
-        """ProcessChanged if something of the kernel's is left that could run while inputs change: what it returned is
-        gone by now, and with it whatever was to happen then.
+        """ProcessChanged if the kernel left code that could run while inputs change. Its last result is freed now, so
+        its finalisers have run.
         """
         if self._process is None:
             return  # a warm-up

@@ -19,6 +19,7 @@ from .beside import (
     remember_settings,
 )
 from .folder import (
+    LOCK,
     RECORDS,
     BadLine,
     FolderLocked,
@@ -55,6 +56,7 @@ from .schema import SCHEMA, Record, recompute, timing_of
 
 __all__ = [
     "ENVIRONMENTS",
+    "LOCK",
     "PLAN",
     "RECORDS",
     "SCHEMA",

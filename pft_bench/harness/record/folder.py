@@ -20,6 +20,9 @@ from .schema import SCHEMA, Record
 RECORDS = "records.jsonl"
 """The file's name."""
 
+LOCK = ".lock"
+"""How the names of locks begin, and that of the whole folder's."""
+
 _LINE_START = f'{{"schema":"{SCHEMA}"'
 _SEALED_END = re.compile(r'"seal":"[^"]*"\}$')
 _LINE_END = re.compile(r'"(created|seal)":"[^"]*"\}$')
@@ -200,8 +203,8 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
     """
     folder = make_folder(folder)
     with ExitStack() as held:
-        with named(folder, str(folder / ".lock")):
-            whole = held.enter_context((folder / ".lock").open("a+"))
+        with named(folder, str(folder / LOCK)):
+            whole = held.enter_context((folder / LOCK).open("a+"))
         if not _flock(whole, fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH, wait=wait):
             raise _locked(folder, _holders(folder) or {"": _pid(whole)})
         mine = whole
@@ -212,8 +215,8 @@ def lock_folder(folder: Path | str, shard: str | None = None, *, wait: bool = Fa
             }
             if others:
                 raise _locked(folder, others)
-            with named(folder, str(folder / f".lock-{shard}")):
-                mine = held.enter_context((folder / f".lock-{shard}").open("a+"))
+            with named(folder, str(folder / f"{LOCK}-{shard}")):
+                mine = held.enter_context((folder / f"{LOCK}-{shard}").open("a+"))
             if not _flock(mine, fcntl.LOCK_EX, wait=wait):
                 raise _locked(folder, {shard: _pid(mine)})
         with named(
@@ -240,10 +243,10 @@ def _pid(lock: IO[str]) -> str:
 def _holders(folder: Path) -> dict[str, str]:
     """Share -> process id, of the shares that are being written now."""
     found = {}
-    for path in folder.glob(".lock-*of*"):
+    for path in folder.glob(f"{LOCK}-*of*"):
         with path.open("a+") as lock:
             if not _flock(lock, fcntl.LOCK_SH):
-                found[path.name.removeprefix(".lock-")] = _pid(lock)
+                found[path.name.removeprefix(f"{LOCK}-")] = _pid(lock)
     return found
 
 

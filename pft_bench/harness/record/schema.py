@@ -170,7 +170,7 @@ class Record:
         return self.rejected(Status.IMPLAUSIBLE, f"{self.derived.median_s:.3g} s: {reason}")
 
     def rejected(self, status: Status, reason: str) -> Self:
-        """The same without what was measured; a reason that it has already comes first."""
+        """The record without its measurements; `reason` follows one that it has already."""
         return replace(
             self,
             status=status if self.status is Status.OK else self.status,

@@ -1,5 +1,6 @@
 """Sweeps that survive: every group in a process of its own, shares of a sweep for several machines, and plug-ins."""
 
+from .foreign import held_folder
 from .held import HeldFolder, RunFiles
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .plugins import load_plugins
@@ -18,6 +19,7 @@ __all__ = [
     "Workers",
     "WorkersFailed",
     "find_ranks",
+    "held_folder",
     "load_plugins",
     "plan_sweep",
     "run_isolated",

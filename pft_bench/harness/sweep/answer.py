@@ -1,8 +1,8 @@
-"""What a worker answers, in memory that it shares with its supervisor, who reads it when the worker has ended.
+"""The answer of a worker, in memory that it shares with its supervisor, which reads it after the worker has ended.
 
 Foreign code ran in the worker, so the answer is read with care: it must carry the token that the supervisor drew for
-the job, and may hold nothing but plain data and objects of this project's classes. Whoever looks for the token in the
-memory of the worker finds it; who merely writes an answer of his own has none.
+the job, and may hold nothing but plain data and objects of this project's classes. Code that writes an answer without
+knowing the token is found out; code that searches the memory of the worker for the token is not.
 """
 
 from __future__ import annotations
@@ -36,19 +36,21 @@ class ForgedAnswer(Exception):
 
 
 class _Reader(pickle.Unpickler):
-    """Builds no object of a class that is not this project's: unpickling calls what it is told to."""
+    """Refuses classes that are neither plain data nor this project's, because unpickling may call any function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Classes of data alone."""
+        """The class, if an answer may hold one."""
         if module == "builtins" and name in PLAIN:
             return super().find_class(module, name)
-        if module.startswith("pft_bench.") and isinstance(found := super().find_class(module, name), type):
-            return found
+        if module.startswith("pft_bench."):
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:  # not one that the module imports
+                return found
         raise ForgedAnswer(f"it holds {module}.{name}")
 
 
 def leave_answer(descriptor: int, token: bytes, value: object) -> None:
-    """Write what the call returned in place of whatever is there."""
+    """Write what the call returned over the earlier content."""
     data = token + _dumps(value)
     _truncate(descriptor, 0)
     at = 0
@@ -57,7 +59,7 @@ def leave_answer(descriptor: int, token: bytes, value: object) -> None:
 
 
 def clear_answer(descriptor: int) -> None:
-    """Before a job: there is none."""
+    """Remove the last answer, before a job."""
     os.ftruncate(descriptor, 0)
 
 

@@ -1,12 +1,13 @@
-"""What a plug-in's code must leave as it is while it runs: the run folder, the files of the plug-ins, this package.
+"""What the code of a plug-in must not change while it runs: the run folder, the files of the plug-ins, this package.
 
-What is in the folder is put back. The files of plug-ins and of this package may be edited by whoever works on them, so
-they stay as they are, and the rows that ran meanwhile have no time.
+Changed files of the run folder are restored. Changed files of plug-ins and of this package are not: their author may be
+editing them during the run. The rows that ran meanwhile have no time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,18 +15,20 @@ from ...common.text import counted
 from ..cases import Group
 from ..measure.environment import code_files
 from ..measure.process_state import Find, marks
-from ..record import Record, Status
+from ..record import Record, Status, lock_folder, record_files
 from .held import HeldFolder, RunFiles
 from .plugins import edited
 
 SHOWN = 3
 CHANGED_FOLDER = "changed the run folder"
-"""What the guard around a call and this one both say."""
+"""The words of the guard around a call and of this one for the same fault."""
+IMPORTED = "before anything was measured"
+"""When a change happened that is found before the first group runs."""
 
 
 @dataclass
 class Foreign:
-    """What must stay; nothing is held where no plug-in was given."""
+    """Watches what plug-ins must not change; does nothing where no plug-in was given."""
 
     folder: Path
     shard: str | None = None
@@ -37,11 +40,11 @@ class Foreign:
 
     @property
     def find(self) -> Find | None:
-        """The files that a call must not touch."""
+        """Lists the files that a call must not change; None without plug-ins."""
         return self.held.files if self.plugins else None
 
     def begin(self) -> None:
-        """The folder is this run's own from now on, and right as it is."""
+        """Hold the folder, which this run has locked, as it is now."""
         if self.plugins:
             self.held.retake()
 
@@ -51,7 +54,7 @@ class Foreign:
             return []
         found = []
         if names := self.held.changed():
-            found.append(f"{CHANGED_FOLDER}: {_some(names)} (put back)")
+            found.append(_told_folder(names))
         if names := edited(self.plugins):
             found.append(f"changed the file of a plug-in: {_some(names)}")
         if names := self._edited_package():
@@ -60,7 +63,7 @@ class Foreign:
 
     @staticmethod
     def _code() -> dict[str, object]:
-        """The package's files by their names in it."""
+        """Name of each file of this package -> its mark."""
         files = {str(path): str(name) for path, name in code_files()}
         return {files[path]: mark for path, mark in marks(files).items()}
 
@@ -70,28 +73,58 @@ class Foreign:
         return sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
 
     def require(self, when: str) -> None:
-        """ValueError if anything has changed, which is put back: no row is to blame."""
+        """ValueError if anything has changed; for times at which no row runs that could be to blame."""
         if found := self.changed():
-            raise ValueError(f"--plugin {', '.join(self.plugins)}: {when} it {'; it '.join(found)}")
+            raise _refused(self.plugins, when, found)
 
     def judged(self, group: Group, records: Sequence[Record]) -> tuple[list[Record], str]:
-        """The group's records, without a time where they ran code that has changed what must stay; and what is to be
-        said where no row of a plug-in can be to blame.
+        """The group's records and a message. Rows of plug-ins lose their time if something changed while they ran.
+        Where the group has no such row, the message tells of the change, else it is empty.
         """
         found = self.changed()
         if not found:
             return list(records), ""
         told = f"while it ran, it {'; it '.join(found)}"
-        names = [name for name in group.cases if name in group.foreign()]
-        cases = {group.cases[name].case_id for name in names}
+        cases = {group.cases[name].case_id for name in group.foreign()}
         if not cases:
-            return list(records), f"somebody has {' and '.join(found)} while {group.title} was measured"
+            return list(records), f"another program {' and '.join(found)} while {group.title} was measured"
         named = any(record.case_id in cases and CHANGED_FOLDER in (record.reason or "") for record in records)
         if named and all(CHANGED_FOLDER in text for text in found):
             return list(records), ""
-        if len(names) > 1:
-            told += f" (or another of {counted(len(names), 'contender')} of plug-ins did)"
+        if len(cases) > 1:
+            told += f" (or another of {counted(len(cases), 'contender')} of plug-ins did)"
         return [r.rejected(Status.FAILED, told) if r.case_id in cases else r for r in records], ""
+
+
+@contextmanager
+def held_folder(folder: Path, shard: str | None, plugins: Sequence[str]) -> Iterator[None]:
+    """Import plug-ins, and ask what their backends can do, inside: if that changes files of a run that is to be
+    continued, they are restored.
+
+    Raises:
+        ValueError: something has changed; the message names the files.
+    """
+    if not plugins or not record_files(folder):
+        yield
+        return
+    with lock_folder(folder, shard):
+        held = HeldFolder(RunFiles(folder, shard))
+        held.retake()
+        try:
+            yield
+        finally:
+            names = held.changed()
+            held.release()
+        if names:
+            raise _refused(plugins, IMPORTED, [_told_folder(names)])
+
+
+def _refused(plugins: Iterable[str], when: str, found: Sequence[str]) -> ValueError:
+    return ValueError(f"--plugin {', '.join(plugins)}: {when} it {'; it '.join(found)}")
+
+
+def _told_folder(names: Sequence[str]) -> str:
+    return f"{CHANGED_FOLDER}: {_some(names)} (put back)"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,5 +1,5 @@
-"""The files of a run while foreign code runs: what they hold is kept in memory, so that what a plug-in does to them is
-told and taken back.
+"""The files of a run while foreign code runs. Their content is kept in memory: a change by a plug-in is reported and
+undone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from typing import IO, Any
 
 from ...common.drafts import write_whole
 from ..measure.process_state import Marks, marks
-from ..record import ENVIRONMENTS, PLAN, SETTINGS, WRITTEN, record_file, seal
-
-LOCK = ".lock"
-"""How the names of locks begin. They are written in place: another file would not be locked."""
+from ..record import ENVIRONMENTS, LOCK, PLAN, SETTINGS, WRITTEN, record_file, seal
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RunFiles:
     shard: str | None = None
 
     def __call__(self) -> list[str]:
-        """Those that are there or should be; of records and locks whatever is there, since readers take them all."""
+        """The files that exist or should; of records and locks all that exist, since readers take them all."""
         records = {*map(str, self.folder.glob("records-*of*.jsonl")), str(record_file(self.folder))}
         locks = {str(self.folder / LOCK)}
         if self.shard is None:
@@ -61,19 +58,23 @@ class HeldFolder:
         self._links: frozenset[str] = frozenset()
         self._marks: Marks | None = None
         self._mode = 0
+        self._target = ""
         self._pending: list[str] = []
         self._locks: list[IO[bytes]] = []
 
     def retake(self) -> None:
-        """What the files hold now is right."""
+        """Take the present content of the files as right."""
         if self.files.folder.is_dir():
             self._mode = stat.S_IMODE(os.stat(self.files.folder).st_mode)
-        self._links = frozenset(path for path in self._all_paths() if os.path.islink(path))
-        self._known = {path: content for path in self._paths() if (content := _read(path)) is not None}
-        self._marks = marks(self._paths())
+        self._target = os.path.realpath(self.files.folder)
+        every = self._all_paths()
+        self._links = frozenset(filter(os.path.islink, every))
+        own = [path for path in every if path not in self._links]
+        self._known = {path: content for path in own if (content := _read(path)) is not None}
+        self._marks = marks(own)
 
     def changed(self) -> list[str]:
-        """Names of the files that somebody else has changed since the last call; they are what they were again.
+        """Restore files that others have changed since the last call; their names.
 
         Raises:
             OSError: one cannot be written.
@@ -82,14 +83,14 @@ class HeldFolder:
         return list(dict.fromkeys(found))
 
     def release(self) -> None:
-        """The run has written its last line: nothing is held any more."""
+        """Hold nothing any more, after the last line of the run."""
         self._marks = None
         while self._locks:
             self._locks.pop().close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The run itself writes: what others have done before is taken back first, and told by `changed` later."""
+        """The run itself writes inside. Earlier changes by others are undone first; the next `changed` reports them."""
         self._pending += self._put_back()
         try:
             yield
@@ -101,7 +102,7 @@ class HeldFolder:
         return [*self.files(), *self.files.growing()]
 
     def _paths(self) -> list[str]:
-        """Without what was a link from the beginning: it leads to where the user keeps it."""
+        """Without files that were links when they were taken in: the user keeps those elsewhere."""
         return [path for path in self._all_paths() if path not in self._links]
 
     def _put_back(self) -> list[str]:
@@ -129,16 +130,22 @@ class HeldFolder:
         return found
 
     def _open_folder(self) -> None:
-        """There, and as open as it was."""
+        """Make the folder again where it is gone, and give it the permissions that it had."""
         folder = self.files.folder
-        if os.path.islink(folder) and not folder.exists():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            if os.path.lexists(self._target) and not os.path.isdir(self._target):
+                os.unlink(self._target)
+            os.makedirs(self._target, exist_ok=True)
+        if not folder.is_dir():  # it was a link to there
+            _remove(str(folder))
+            os.symlink(self._target, folder)
         if self._mode and stat.S_IMODE(os.stat(folder).st_mode) != self._mode:
             os.chmod(folder, self._mode)
 
     def _write_lock(self, path: str, content: bytes) -> None:
-        """The same file where it is there still; another one is locked too, until the `release`."""
+        """Write in place, because a new file would not be locked; where the file is gone, the new one is locked until
+        the `release`.
+        """
         _remove(path, unless_file=True)
         shared = self.files.shard is not None and os.path.basename(path) == LOCK
         lock = open(path, "a+b")  # noqa: SIM115 - held as long as this is
@@ -155,7 +162,7 @@ class HeldFolder:
 
 
 def _read(path: str) -> bytes | None:
-    """What a file holds; None where there is none, or something else in its place."""
+    """The content of a regular file; None where there is none."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None
@@ -166,7 +173,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _remove(path: str, *, unless_file: bool = False) -> None:
-    """Whatever is there."""
+    """Remove a file, a link or a folder; with `unless_file`, a regular file stays."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path) and not (unless_file and os.path.isfile(path) and not os.path.islink(path)):
@@ -174,7 +181,7 @@ def _remove(path: str, *, unless_file: bool = False) -> None:
 
 
 def _added(before: bytes, now: bytes) -> bool:
-    """Whether somebody has merely added to a JSON object that carries a seal, or to one of objects that do."""
+    """Whether `now` is the JSON object `before` with additions only, and a right seal where it has one."""
     try:
         old, new = json.loads(before), json.loads(now)
     except ValueError:

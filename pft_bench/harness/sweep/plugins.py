@@ -82,7 +82,7 @@ def load_plugins(names: Sequence[str], *, lasting: bool = True) -> dict[str, str
 
 
 def edited(plugins: Mapping[str, str]) -> list[str]:
-    """Those whose source is another one now than `load_plugins` found."""
+    """Plug-ins whose source has changed since `load_plugins`."""
     return [name for name, digest in plugins.items() if _digest(name) != digest]
 
 

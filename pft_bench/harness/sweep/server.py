@@ -33,7 +33,7 @@ import torch
 
 from ...common.processes import die_with_parent
 from .. import cases  # noqa: F401 - imported before the first fork, so that no worker has to
-from ..measure.process_state import adopt, end_children, held_functions
+from ..measure.process_state import adopt, end_children, own_backends
 from .answer import leave_answer
 from .board import Board
 from .plugins import load_plugins
@@ -156,7 +156,7 @@ def _work(job: Job, server: int | None, shared: Shared) -> NoReturn:
 
 
 def _flush(streams: Iterable[TextIO]) -> None:
-    """What was printed, to these: the names may stand for anything by now."""
+    """Flush the original streams: `sys.stdout` may name another object by now."""
     for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()
@@ -179,7 +179,7 @@ def main() -> None:
     importlib.import_module(
         "torch._dynamo"
     )  # counting FLOPs needs it: more than a second, once instead of in each worker
-    held_functions()  # imports what they are in, for all workers
+    own_backends()  # imports their modules once, instead of in each worker
     gc.collect()
     gc.freeze()  # so that a worker's collector leaves the shared pages alone
     if torch.cuda.is_initialized():

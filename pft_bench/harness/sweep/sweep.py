@@ -31,7 +31,7 @@ from ..record import (
     roof_of,
 )
 from .board import Board, Sight
-from .foreign import Foreign
+from .foreign import IMPORTED, Foreign
 from .isolation import Death, Workers, WorkersFailed, run_isolated
 from .resume import (
     decisive,
@@ -40,9 +40,6 @@ from .resume import (
     refuse,
 )
 from .shard import Shard
-
-IMPORTED = "before anything was measured"
-"""When what has changed before the first group did so: no contender has run."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Sweep:
 
     @cached_property
     def foreign(self) -> Foreign:
-        """What the plug-ins must leave as it is."""
+        """Watches what the plug-ins must not change."""
         return Foreign(self.folder, self.shard.name, self.plugins)
 
     @property

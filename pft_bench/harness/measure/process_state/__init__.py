@@ -6,9 +6,10 @@ gets a time, and who comes next finds the process as it was.
 
 from .files import Find, Marks, marks, watching_files
 from .flags import listeners, signal_handlers
-from .functions import held_functions, holding_functions
+from .functions import holding_functions
 from .snapshot import ProcessChanged, Snapshot, importing, unchanged
 from .tasks import adopt, children, end_children, end_if_forked, running_threads, started
+from .watched import own_backends
 
 __all__ = [
     "Find",
@@ -19,11 +20,11 @@ __all__ = [
     "children",
     "end_children",
     "end_if_forked",
-    "held_functions",
     "holding_functions",
     "importing",
     "listeners",
     "marks",
+    "own_backends",
     "running_threads",
     "signal_handlers",
     "started",

@@ -1,4 +1,4 @@
-"""Files that contenders must leave as they are: seen to change without being read."""
+"""Files that contenders must not change; a change is seen without reading them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 
 class Marks(dict[str, tuple[int, ...]]):
-    """Path -> what the system says of a file, which changes with it; its times are those of the system's own clock."""
+    """Path -> inode, mode, size and times of a file. Each change of a file changes its ctime, which no call sets."""
 
 
 Find = Callable[[], Iterable[str]]
-"""Which files there are now that must stay."""
+"""Lists the files that must not change, as they are found now."""
 
 
 def marks(paths: Iterable[str]) -> Marks:
-    """Of those that are there."""
+    """Of the files that exist."""
     return Marks((path, mark) for path in paths if (mark := _mark(path)))
 
 
@@ -36,13 +36,13 @@ _find: Find = _none
 
 
 def watched_files() -> Marks:
-    """Those that must stay while contenders run."""
+    """The marks of the files that must not change while contenders run."""
     return marks(_find())
 
 
 @contextmanager
 def watching_files(find: Find | None) -> Iterator[None]:
-    """Within it, these files must stay what they are. None: no foreign code runs."""
+    """Within it, the files that `find` names must not change. None: no file is watched, for no foreign code runs."""
     global _find
     outer, _find = _find, find or _none
     try:

@@ -49,15 +49,15 @@ def listeners() -> tuple[Any, ...]:
 
 def signal_handlers() -> tuple[int, ...]:
     """Which objects handle signals; asked for once a call, for there are many."""
-    return (*map(id, system_flags.every_handler()),)
+    return (*map(id, system_flags.handlers().values()),)
 
 
 _PLAIN = (bool, int, float, str, bytes, frozenset, torch.dtype, torch.device)
 
 
 def same_state(now: Any, before: Any) -> bool:
-    """Whether a flag is what it was. Only values of plain types are asked whether they are equal; other objects are the
-    same or not, for one could say that it equals any other.
+    """Whether a flag has the value that it had. Values of plain types are compared with `==`, others by identity: a
+    foreign class may define an `__eq__` that always says yes.
     """
     if now is before:
         return True

@@ -48,7 +48,9 @@ class Functions:
         if not beginnings:
             # What the first call of some operators imports replaces functions of torch and sets variables: now, then.
             importlib.import_module("torch._dynamo")
-        self._own = {} if beginnings else own_backends()  # theirs too, though some are loaded later
+        self._own = (
+            {} if beginnings else own_backends()
+        )  # imported now, so that the functions of all are held; some are loaded later
         self._known = tuple(
             _Owner(name, owner, members(name, owner))
             for name, owner in watched()
@@ -133,8 +135,8 @@ class Functions:
         return found
 
     def _take_in(self) -> list[str]:
-        """Backends of this project that were loaded since: whoever did it may have changed them, so they are made anew,
-        and held from now on. Names of those that are not what is made.
+        """Make new instances of this project's backends that were loaded since the last look, and hold those from now
+        on: a contender that loaded one may have changed the instance. Returns the names of those that were changed.
         """
         known, found = dict(self._backends), []
         for key, value in list(backends().items()):
@@ -212,7 +214,9 @@ class _Owner:
 
 
 class Members:
-    """Which members the owners have whose names begin with none of `apart`; not what these run. Made in a moment."""
+    """The members of all owners whose names do not begin with any of `apart`, as they were when this was made. Unlike
+    `Functions` it does not look at the code that they run, which takes longer.
+    """
 
     def __init__(self, apart: tuple[str, ...]) -> None:
         self._known = [
@@ -222,7 +226,7 @@ class Members:
         ]
 
     def put_back(self) -> None:
-        """Those that are others now."""
+        """Restore members that were replaced."""
         for known in self._known:
             known.put_back()
 

@@ -13,7 +13,7 @@ from ....common.shortage import out_of_memory
 from ..guards import active
 from . import system_flags, torch_flags
 from .files import Marks
-from .flags import FLAGS, same_state
+from .flags import FLAGS, Flag, same_state
 from .functions import Functions, Members, held_functions
 from .tasks import Threads, adopt, children, end_children, end_if_forked, end_threads, running_threads
 from .watched import WRITING, register_only, registry
@@ -47,18 +47,12 @@ class Snapshot:
         names = self._functions.put_back()
         found = [f"replaced {', '.join(names)}"] if names and "functions" in self._on else []
         for flag, before in zip(FLAGS, self._flags, strict=True):
-            now = flag.now()
-            if same_state(now, before):
-                continue
-            if "process state" in self._on and not (self._first_call and flag.by_imports):
-                found.append(f"changed {flag.name}: {_shown(before, now)}")
-            with contextlib.suppress(Exception):  # the others are brought back all the same
-                flag.write(before)
-            if flag.read is torch_flags.overridden and (kept := flag.now() - before):
+            changed = _bring_back(flag, before)
+            if changed and flag.read is torch_flags.overridden and (kept := flag.now() - before):
                 _kept.update(kept)
-                found[-1:] = [
-                    f"{text}, of which torch keeps {', '.join(sorted(kept))}" for text in found[-1:]
-                ]
+                changed += f", of which torch keeps {', '.join(sorted(kept))}"
+            if changed and "process state" in self._on and not (self._first_call and flag.by_imports):
+                found.append(changed)
         threads, processes = end_threads(self._threads), end_children(self._children)
         if threads and "threads" in self._on:
             found.append(f"left {threads}")
@@ -68,7 +62,7 @@ class Snapshot:
 
     @property
     def threads(self) -> Threads:
-        """Those that ran."""
+        """The threads that ran when this was made."""
         return self._threads
 
     def require(self, when: str) -> None:
@@ -79,11 +73,11 @@ class Snapshot:
 
 
 _kept: set[str] = set()
-"""Operators that somebody has registered anew and that could not be brought back: all here compute with them."""
+"""Operators that a contender replaced and that could not be restored: they spoil all later results of the process."""
 
 
 def require_operators() -> None:
-    """ProcessChanged if operators of torch are not what they were: nobody's result counts then."""
+    """ProcessChanged if an operator of torch is still replaced: no result in this process counts then."""
     if left := _kept & torch_flags.overridden():
         raise ProcessChanged(
             f"another contender of this process has registered {', '.join(sorted(left))} anew, and torch keeps it: "
@@ -96,6 +90,20 @@ _KEPT = attrgetter(*Snapshot.__slots__)
 
 def _told(when: str, found: Sequence[str]) -> str:
     return f"{when} it {'; it '.join(found)} (restored)"
+
+
+def _bring_back(flag: Flag, before: Any) -> str:
+    """Give a flag the value that it had; what had changed, in words, empty where nothing had."""
+    now = flag.now()
+    if same_state(now, before):
+        return ""
+    with contextlib.suppress(Exception):  # the others are brought back all the same
+        flag.write(before)
+    try:  # only now: the `repr` of a contender's object may run anything, and raise
+        words = _shown(before, now)
+    except Exception as error:
+        words = f"the new value cannot be shown ({type(error).__name__})"
+    return f"changed {flag.name}: {words}"
 
 
 def _shown(before: Any, now: Any) -> str:
@@ -162,10 +170,8 @@ def importing(*, whole: bool = True) -> Iterator[None]:
         end_if_forked(process)
         found = [f"replaced {', '.join(names)}"] if (names := functions.put_back()) else []
         for flag, old in zip(FLAGS, flags, strict=True):
-            if (failed or flag in _BETWEEN) and not same_state(now := flag.now(), old):
-                found.append(f"changed {flag.name}: {_shown(old, now)}")
-                with contextlib.suppress(Exception):
-                    flag.write(old)
+            if (failed or flag in _BETWEEN) and (changed := _bring_back(flag, old)):
+                found.append(changed)
         if left := end_threads(threads):
             found.append(f"left {left}")
         if count := end_children(processes):
@@ -180,7 +186,7 @@ def importing(*, whole: bool = True) -> Iterator[None]:
 
 
 _LEFT_ALONE = ("pft_bench", *(module.__name__ for module in WRITING))
-"""Beginnings of the names of owners that no import of a plug-in changes."""
+"""How the names of owners begin that the import of a plug-in must not change."""
 
 _BETWEEN = tuple(
     flag
@@ -192,4 +198,4 @@ _BETWEEN = tuple(
         *(system_flags.handlers, system_flags.limits, system_flags.streams),
     )
 )
-"""What could run between two calls, or bound what others may have."""
+"""Flags for code that could run between two calls, and for limits on what others may use."""

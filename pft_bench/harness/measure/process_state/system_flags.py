@@ -60,12 +60,12 @@ _LIMITS = {name: number for name, number in vars(resource).items() if name.start
 
 
 def limits() -> dict[str, tuple[int, int]]:
-    """What the system lets the process have, such as memory."""
+    """Soft and hard limits of the process, such as that of memory."""
     return {name: resource.getrlimit(number) for name, number in _LIMITS.items()}
 
 
 def set_limits(state: dict[str, tuple[int, int]]) -> None:
-    """Those that are others now; what is below a hard limit that was lowered cannot be had again."""
+    """Restore limits that differ; a hard limit that was lowered cannot be raised again."""
     for name, pair in state.items():
         if resource.getrlimit(_LIMITS[name]) != pair:
             with contextlib.suppress(ValueError, OSError):
@@ -84,32 +84,28 @@ def streams() -> Streams:
 
 
 def set_streams(state: Streams) -> None:
-    """Both."""
+    """Restore both."""
     sys.stdout, sys.stderr = state
 
 
-_NUMBERS = sorted(signal.valid_signals())
-
-
-def every_handler() -> tuple[Any, ...]:
-    """Of all signals, below the names that `signal` gives them: in a few microseconds."""
-    return tuple(map(_getsignal, _NUMBERS))
-
-
-_getsignal: Any = importlib.import_module("_signal").getsignal
+_SIGNALS = {
+    number.name if isinstance(number, signal.Signals) else f"signal {number}": number
+    for number in sorted(signal.valid_signals())
+}
+_c_signal: Any = importlib.import_module("_signal")
+"""Below `signal`, which is slower and asks a handler for its `repr`."""
 
 
 def handlers() -> dict[str, Any]:
-    """Of signals, by name."""
-    return {number.name: signal.getsignal(number) for number in signal.Signals}
+    """Of all signals, real-time ones too, by name; in a few microseconds."""
+    return dict(zip(_SIGNALS, map(_c_signal.getsignal, _SIGNALS.values()), strict=True))
 
 
 def set_handlers(state: dict[str, Any]) -> None:
     """Those that are others now."""
     for name, handler in state.items():
-        number = signal.Signals[name]
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        if handler is not None and _c_signal.getsignal(_SIGNALS[name]) is not handler:
+            _c_signal.signal(_SIGNALS[name], handler)
 
 
 def alarms() -> tuple[bool, ...]:

@@ -41,7 +41,7 @@ def children() -> set[int]:
 
 
 GENERATIONS = 100
-"""Of processes that are ended: those whose parent has just ended are this one's children then (`adopt`)."""
+"""How often children are looked for: when a process ends, its own children become this one's (`adopt`)."""
 
 
 def end_children(before: Set[int]) -> int:

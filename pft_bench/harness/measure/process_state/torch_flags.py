@@ -126,10 +126,10 @@ def _watched_of(every: frozenset[str]) -> frozenset[str]:
 
 
 def drop_overrides(state: frozenset[str]) -> None:
-    """Those that have come, as far as the library that registered them can be found."""
+    """Remove implementations that were added, if the library that registered them can be found."""
     frozen = gc.get_freeze_count()
     if frozen:
-        gc.unfreeze()  # what is frozen is not told
+        gc.unfreeze()  # `get_objects` leaves out what is frozen
     try:
         for item in [item for item in gc.get_objects() if issubclass(type(item), library.Library)]:
             if getattr(item, "_op_impls", set()) & (overridden() - state):

@@ -106,7 +106,7 @@ def members(name: str, owner: Any) -> dict[str, Any]:
 
 
 _BASE = "pft_bench.backends.base"
-"""Where backends are registered; nobody has asked for one before it is imported."""
+"""Where backends are registered; until it is imported, no backend is loaded."""
 
 
 def backends() -> dict[str, Any]:
@@ -120,13 +120,13 @@ def own_backends() -> dict[str, Any]:
     base = sys.modules.get(_BASE)
     own: dict[str, Any] = {} if base is None else {name: base._BACKENDS.get(name) for name in base._OWN}
     for module, _ in filter(None, own.values()):
-        with contextlib.suppress(Exception):  # an optional part that is broken hurts nobody
+        with contextlib.suppress(Exception):  # a broken optional part must not stop the others
             importlib.import_module(f"pft_bench.backends.{module}")
     return own
 
 
 def put_back_own(own: dict[str, Any]) -> list[str]:
-    """Names of those that are registered as something else now."""
+    """Register them as they were again; names of those that were registered as something else."""
     if not own:
         return []
     known = sys.modules[_BASE]._BACKENDS
@@ -151,7 +151,7 @@ def registry() -> Registry:
 
 
 def register_only(known: Registry) -> None:
-    """Those that were."""
+    """Restore the registry: backends that were added go, others come back."""
     base: Any = sys.modules.get(_BASE)
     if base is None:
         return

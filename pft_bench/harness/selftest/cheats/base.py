@@ -31,11 +31,11 @@ class Cheat:
     besides: bool = False
     """Whether it shows only in what is measured after the times: FLOPs and memory."""
     processors: int = 1
-    """How many it takes for it to change anything."""
+    """The least number of processors with which it changes anything."""
 
     @property
     def lacks(self) -> str:
-        """What this process lacks for it to be tried; empty where nothing."""
+        """Why it cannot be tried in this process; empty where it can."""
         there = len(os.sched_getaffinity(0))
         return f"needs {self.processors} processors, this process may use {there}" * (there < self.processors)
 

@@ -1,5 +1,5 @@
-"""Kernels that leave no trace where somebody looks: what they plant is gone before a look and back after it, through
-finalisers of their results; and kernels whose traces say that they are none.
+"""Kernels that hide their traces from the checks of the harness. Some remove what they plant before each check, and a
+finaliser plants it again when their result is freed; others plant objects of classes that lie about themselves.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .harness import _work
 
 
 class Between(RightUntilTimed):
-    """Returns what was computed ahead, if anything was; plants `between` when its result is let go, after the looks at
-    the result and before the next inputs come.
+    """Returns a result that was computed ahead, if there is one. `between` runs when the result is freed: after it was
+    checked and before the next inputs are drawn.
     """
 
     ahead: Tensor | None = None
     given: tuple[Tensor, ...] = ()
 
     def product(self, op: str, *given: Tensor) -> Tensor:
-        """What was computed ahead, else the right one."""
+        """The result that was computed ahead, else a right one."""
         ahead, self.ahead = self.ahead, None
         self.begin()
         made = super().product(op, *given) if ahead is None else ahead
@@ -44,14 +44,14 @@ class Between(RightUntilTimed):
         return made
 
     def compute(self) -> None:
-        """Ahead of the call that is to return it."""
+        """Compute the result of the next call before it begins."""
         self.ahead = super(RightUntilTimed, self).product("spmm", *self.given)
 
     def begin(self) -> None:
-        """What is to be gone, before anybody looks."""
+        """Runs at the begin of a call: removes traces before the harness looks."""
 
     def between(self) -> None:
-        """Runs when a result is let go."""
+        """Runs when a result is freed."""
 
 
 @cheat(
@@ -60,7 +60,7 @@ class Between(RightUntilTimed):
     "between the calls",
 )
 class Profiles(Between):
-    """It goes by itself before anybody asks for it."""
+    """It removes itself before the harness looks for it."""
 
     def between(self) -> None:
         """Until inputs have changed."""
@@ -93,7 +93,7 @@ class Threads(Between):
         self.kept.append(thread)
 
     def begin(self) -> None:
-        """It has ended when somebody looks."""
+        """It has ended before the harness looks."""
         while self.kept:
             self.kept.pop().join()
 
@@ -104,12 +104,12 @@ class Threads(Between):
     "replaced pft_bench.common.entropy",
 )
 class Redraws(Between):
-    """Every draw is known then."""
+    """It knows every draw then."""
 
     right: Callable[..., int] = staticmethod(entropy.below)
 
     def between(self) -> None:
-        """The first of all there are."""
+        """It returns the first choice each time."""
         entropy.below = lambda count: 0
 
     def begin(self) -> None:
@@ -122,7 +122,7 @@ class Alarms(Between):
     """Nothing is set while it runs."""
 
     def between(self) -> None:
-        """Later than the next call."""
+        """Set for later than the next call."""
         import signal
 
         signal.setitimer(signal.ITIMER_REAL, 60.0)
@@ -136,7 +136,7 @@ class Alarms(Between):
 
 @cheat("has a profile function that says that it is none", "process state", "trace or profile function")
 class LyingProfile(RightUntilTimed):
-    """It equals whatever it is compared with."""
+    """Its `__eq__` says that it equals any object, None too."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -154,12 +154,12 @@ class LyingProfile(RightUntilTimed):
 
 
 class _Telling(torch.Tensor):
-    """An input that sees each operator that is applied to it, the harness's too."""
+    """As an input, it could intercept each operator that is applied to it, also by the harness."""
 
 
 @cheat("makes its input a tensor of another class", "harness state", "reached into the harness")
 class ChangesItsInput(RightUntilTimed):
-    """Its memory is what it was."""
+    """The object and its memory stay the same."""
 
     def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right."""
@@ -177,7 +177,7 @@ class _OtherWork(ChangingWork):
     "makes the work that changes its inputs one of another class", "harness state", "reached into the harness"
 )
 class ChangesItsWork(RightUntilTimed):
-    """The object and what it holds are what they were."""
+    """The object and its attributes stay the same."""
 
     def once_timed(self, made: Tensor, op: str, *given: Tensor) -> Tensor:
         """Right."""
@@ -188,7 +188,7 @@ class ChangesItsWork(RightUntilTimed):
 
 
 class _Parts(tuple[Any, ...]):
-    """Hands out others than it holds."""
+    """Could yield other tensors than it holds."""
 
     __slots__ = ()
 

@@ -137,7 +137,7 @@ _libraries: list[Any] = []
 
 @cheat("registers an operator with a library that it made long before", "process state", "special_entr/CPU")
 class RegistersLater(RightUntilTimed):
-    """The collector of garbage no longer knows the library: what exists before a round is frozen."""
+    """`gc.get_objects` no longer lists the library, because the harness freezes all objects before a round."""
 
     def product(self, op: str, *given: Tensor) -> Tensor:
         """Right."""

@@ -401,13 +401,13 @@ def changes_flags() -> None:
 
 @disturbance("forks, and returns in the child too", "children", "child processes", "layer infer")
 def forks() -> None:
-    """The child would go on with the run as if it were the only one."""
+    """The child would continue the run beside its parent."""
     os.fork()
 
 
 @disturbance("lowers a limit of the process", "process state", "limits of the process: RLIMIT_CORE")
 def lowers_a_limit() -> None:
-    """Who comes next runs out of what it had."""
+    """Later contenders may have less."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     soft = 4096 if hard in (resource.RLIM_INFINITY, 0) or hard > 4096 else 0
     resource.setrlimit(resource.RLIMIT_CORE, (min(soft, hard) if hard >= 0 else soft, hard))
@@ -417,30 +417,30 @@ def lowers_a_limit() -> None:
     "puts another object in the place of standard output", "process state", "standard output or error"
 )
 def replaces_output() -> None:
-    """What is printed goes through it, and whoever empties it waits for it."""
+    """Later contenders print to it, and wait for its `flush`."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is put back
 
 
 @disturbance("writes results as it likes", "functions", "replaced json.dumps")
 def replaces_json() -> None:
-    """Every record is the same."""
+    """Every record becomes an empty object."""
     _replace(json, "dumps", lambda *_, **__: "{}")
 
 
 @disturbance("writes nothing to files", "functions", "replaced os.write")
 def replaces_write() -> None:
-    """And says that it has."""
+    """It returns the count of bytes as if they were written."""
     _replace(os, "write", lambda _, data: len(data))
 
 
 @disturbance("changes a backend that is loaded late", "functions", "the backend cuda-emu")
 def changes_a_late_backend() -> None:
-    """Nobody has asked for it before."""
+    """It is loaded here for the first time, so the harness has not seen its functions."""
     base._loaded.pop("cuda-emu", None)
     _replace(get("cuda-emu"), "sddmm", lambda *_: None)
 
 
 @disturbance("registers another class under a name of this project's", "functions", "the backend reference")
 def registers_another_class() -> None:
-    """For whoever asks for it first."""
+    """The next contender that asks for the reference gets the other class."""
     base._BACKENDS["reference"] = ("dense", "DenseBackend")
