@@ -3,9 +3,10 @@
 //
 // No sum is left to atomics, and there is no race. v1: a warp owns four channels of all keys, and goes
 // through the query rows in order. The entries of one row name distinct keys, so its 32 lanes add to 32
-// different accumulators; a __syncwarp parts the rows. v2 (spmm_transpose_tiles.cu): 16 rows at a time become
-// a dense tile, and a warp adds up the products of its keys in registers. Either way an accumulator sees its
-// terms in one order, whatever the hardware does: the same bits in every run.
+// different accumulators; a __syncwarp parts the rows. v2 (spmm_transpose_tiles.cu, spmm_transpose_split.cu):
+// 16 rows at a time become a dense tile, and a warp adds up the products of its keys in registers. Either way
+// an accumulator sees its terms in one order, whatever the hardware does: the same bits in every run.
+#include "split_tile.cuh"
 #include "transpose_args.cuh"
 
 namespace pft::cuda {
@@ -133,10 +134,18 @@ bool tiles_pay(const SparseShape& s, DType dtype) {
   return s.kept * (dtype == DType::kFloat32 ? 16 : 64) >= s.keys;
 }
 
+// Tiles of split float32 take as long as half as many accumulators again: those of a 28th of the keys.
+bool split_tiles_pay(const SparseShape& s) { return s.kept * 28 >= s.keys; }
+
 }  // namespace
 
 Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
-                      const float* initial, Output out, float scale, Version version, void* stream) {
+                      const float* initial, Output out, float scale, Version version, Float32 how,
+                      void* stream) {
+  if (version == Version::kAuto && splits(x.dtype, how) && (how == Float32::kSplit || split_tiles_pay(s))) {
+    const Status status = spmm_transpose_split(s, heads, a, x, index, initial, out, scale, stream);
+    if (status != Status::kUnsupported || how == Float32::kSplit) return status;
+  }
   if (version == Version::kTiles || (version == Version::kAuto && tiles_pay(s, x.dtype))) {
     const Status status = spmm_transpose_tiles(s, heads, a, x, index, initial, out, scale, stream);
     if (status != Status::kUnsupported) return status;

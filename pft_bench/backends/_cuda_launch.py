@@ -28,13 +28,14 @@ from .base import (
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
-# candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer multiplies: by FFMA, or by tensor
-# cores, each number as the sum of three of bfloat16.
+# candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer or spmm_transpose multiplies: by
+# FFMA, or by tensor cores, each number as the sum of three of bfloat16.
 VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
 CANDIDATES = {"gather": 0, "tiles": 1}
 FLOAT32 = {"ffma": 0, "split": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
 _FORWARD = frozenset({"attention_forward"})
+_TRANSPOSED = frozenset({"spmm_transpose"})
 RUNGS = {
     "plain": Rung("a thread per output of each sparse product, as published", _PRODUCTS),
     "resident": Rung("sparse products out of shared memory", _PRODUCTS),
@@ -45,8 +46,15 @@ RUNGS = {
         "sparse",
     ),
     # of sparse layers it is what gather is
-    "ffma": Rung("float32 layers without tensor cores; sparse ones gather", _FORWARD, "dense"),
-    "split": Rung("float32 layers on tensor cores, each number as the sum of three of bfloat16", _FORWARD),
+    "ffma": Rung(
+        "float32 layers and spmm_transpose without tensor cores; sparse layers gather",
+        _FORWARD | _TRANSPOSED,
+        "dense",
+    ),
+    "split": Rung(
+        "float32 layers and spmm_transpose on tensor cores, each number as the sum of three of bfloat16",
+        _FORWARD | _TRANSPOSED,
+    ),
 }
 _NOWHERE = (0, 0, (0, 0, 0))
 _NO_INDEX = (0, 0)
@@ -127,7 +135,7 @@ class CudaLaunches(Backend):
 
     @property
     def float32(self) -> int:
-        """The launchers' number of how a float32 layer multiplies."""
+        """The launchers' number of how a float32 layer or spmm_transpose multiplies."""
         return self._float32
 
     def on_rung(self, rung: str) -> CudaLaunches:
@@ -317,7 +325,8 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, keys, x.shape[-1])
             args = (sizes, _tensor(a), _tensor(x), _index(index), _address(base), _tensor(out), scale)
-            getattr(self.native(), op)(*args, self.version, self.place(x.device))
+            how = (self.version, self.float32) if op == "spmm_transpose" else (self.version,)
+            getattr(self.native(), op)(*args, *how, self.place(x.device))
 
 
 def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:

@@ -296,6 +296,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "spmm_tiles": ("LDSM", "HMMA"),
     "spmm_transpose_owner": ("LDS.128", "STS.128"),
     "spmm_transpose_tiles": ("LDSM", "HMMA"),
+    "spmm_transpose_split": _SPLIT,
     "attention_forward_sparse": _GATHER,
     "attention_backward_sparse": _GATHER,
     "attention_forward_tiled": _TENSOR,

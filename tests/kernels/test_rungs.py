@@ -72,6 +72,20 @@ def test_dense_float32_layers_take_tensor_cores_and_a_rung_does_not(
     assert get("cuda-emu-ffma").dtypes == {torch.float32}
 
 
+def test_a_rung_of_float32_decides_transposed_products(launched: Callable[..., list[str]]) -> None:
+    """Of a layer's backward pass too."""
+    given = product("spmm_transpose", 2, 36, 36, 8, 1)
+    few = {name: get(name).spmm_transpose for name in ("cuda-emu", "cuda-emu-split", "cuda-emu-ffma")}
+    taken = [launched(lambda call=call: call(*given.values(), 36)) for call in few.values()]
+    assert taken == [[f"spmm_transpose_{name}"] for name in ("owner", "split", "owner")]
+    case = layer(dim=8, candidates=5, topk=3)
+    kept = torch.zeros(*case.index.shape[:-1], 3, dtype=torch.int16)
+    rows = torch.zeros(case.index.shape[:-1])
+    for name, kernel in (("cuda-emu", "split"), ("cuda-emu-split", "split"), ("cuda-emu-ffma", "tiles")):
+        names = launched(lambda: get(name).attention_backward(case, case.v, None, kept, case.v, rows))  # noqa: B023
+        assert names.count(f"spmm_transpose_{kernel}") == 2
+
+
 def test_the_public_ops_take_rungs(launched: Callable[..., list[str]]) -> None:
     given = product("sddmm", 2, 9, 9, 8, 3, index_dtype=torch.int16)
     for rung, kernel in (("plain", "sddmm_plain"), ("resident", "sddmm_resident")):

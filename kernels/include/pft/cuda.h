@@ -14,6 +14,11 @@ enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 // product that has no tiles for its shape or dtype runs resident instead.
 enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2 };
 
+// How a float32 layer multiplies, a dense one forward and backward, a sparse one forward, and spmm_transpose:
+// by FFMA (a sparse layer gathers then), or by tensor cores, each number as the sum of three of bfloat16.
+// kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
+enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
+
 // Contiguous [batch, queries, kept]; int32 if `wide`, else int16.
 struct Index {
   const void* data = nullptr;
@@ -43,11 +48,16 @@ Status spmm(const SparseShape& shape, int64_t heads, Input a, Input v, Index ind
 
 // out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i], in ascending i.
 // The indices of a row must be distinct. `initial` as above, [batch, keys, head_dim].
+// `how` decides where `version` is kAuto.
 Status spmm_transpose(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
-                      const float* initial, Output out, float scale, Version version, void* stream);
+                      const float* initial, Output out, float scale, Version version, Float32 how,
+                      void* stream);
 
 // What kTiles runs; kUnsupported where not even one warp's keys fit.
 Status spmm_transpose_tiles(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                            const float* initial, Output out, float scale, void* stream);
+// What kSplit runs: float32 alone (else kBadDType); kUnsupported as above.
+Status spmm_transpose_split(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
                             const float* initial, Output out, float scale, void* stream);
 
 // One progressive-attention layer. Dense while index.data is null, then candidates = keys. Null pointers: not
@@ -73,11 +83,6 @@ struct AttentionOutputs {
 
 // How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
-
-// How a float32 layer multiplies, a dense one forward and backward, a sparse one forward: by FFMA (the sparse
-// one gathers then), or by tensor cores, each number as the sum of three of bfloat16. kAuto: the latter where
-// it pays and fits. kSplit: kUnsupported where it does not.
-enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
 
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
                                void* stream);
