@@ -213,32 +213,38 @@ class CudaLaunches(Backend):
 
         kept_index = new_index if layer.selects else index
         assert kept_index is not None
-        grad_a = empty(kept_index.shape, torch.float32, q.device)
-        self._sddmm(grad_out, v, kept_index, grad_a)
+        # of a dense layer the kept ones as a sparse layer of them; the entries of the whole row through a dense pass
+        listed = layer if index is not None else layer.with_tensors(index=kept_index)
+        candidates = kept_index if index is None else index
+        how = (self.candidates, self.float32)
+        grad_a: Tensor | None = None
+        if not self.native().attention_backward_splits(
+            listed.sizes, DTYPES[q.dtype], bias is not None, *how
+        ):
+            grad_a = empty(kept_index.shape, torch.float32, q.device)
+            self._sddmm(grad_out, v, kept_index, grad_a)
         a_kept = empty(kept_index.shape, torch.float32, q.device)
         base_q: Tensor | None = None
         base_k: Tensor | None = None
-        listed, candidates = layer, index
-        if candidates is None:
-            # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
+        if index is None:
             base_q = empty(q.shape, torch.float32, q.device)
             base_k = empty(k.shape, torch.float32, q.device)
             self._dense(layer, None, lse, delta, base_q, base_k, None, grad_bias)
-            listed, candidates = layer.with_tensors(index=kept_index), kept_index
         g = empty(candidates.shape, torch.float32, q.device)
         self.native().attention_backward_sparse(
             listed.sizes,
             (layer.scale, layer.region_penalty),
             _inputs(listed),
+            _tensor(grad_out),
             _address(grad_logits),
-            grad_a.data_ptr(),
+            _address(grad_a),
             lse.data_ptr(),
             0 if index is None else delta.data_ptr(),
             _index(new_index) if layer.selects and index is not None else _NO_INDEX,
             kept_index.shape[-1],
             g.data_ptr(),
             a_kept.data_ptr(),
-            self.candidates,
+            *how,
             place,
         )
         self._multiply("spmm", g, k, candidates, layer.keys, base_q, grad_q, layer.scale)

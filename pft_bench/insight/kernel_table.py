@@ -306,6 +306,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_forward_dense_split": _SPLIT,
     "attention_forward_online_split": _SPLIT,
     "attention_forward_tiled_split": _SPLIT,
+    "attention_backward_tiled_split": _SPLIT,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
     "attention_backward_dense_split_keys": _SPLIT,

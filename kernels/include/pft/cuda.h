@@ -101,6 +101,7 @@ Status attention_forward_tiled_split(const AttentionInputs& in, const AttentionO
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
 struct SparseGradients {
+  Input grad_out;                      // read where backward_splits() says so, else grad_a
   const float* grad_logits = nullptr;  // [.., kept] or null
   const float* grad_a = nullptr;       // [.., kept]: grad_out . v on the kept entries
   const float* lse = nullptr;          // [..]
@@ -116,9 +117,16 @@ struct SparseGradients {
 Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta,
                            void* stream);
 // Sparse layers: G over the candidates, and the weights of the kept entries.
-// kTiles: where they fit, else gathered.
+// kTiles: where they fit, else gathered. float32 as in attention_forward_sparse.
 Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, Candidates how,
-                                 void* stream);
+                                 Float32 multiply, void* stream);
+// Whether the above takes tiles of split float32: it then multiplies grad_out and v itself. `bias`: whether
+// there is any. shape.topk: the entries kept.
+bool backward_splits(const AttentionShape& shape, DType dtype, bool bias, Candidates how, Float32 multiply);
+// What it runs then: float32 only (else kBadDType); kUnsupported as attention_forward_tiled_split, and beyond
+// 40 channels of v.
+Status attention_backward_tiled_split(const AttentionInputs& in, const SparseGradients& gradients,
+                                      void* stream);
 // A dense layer that selected is the sum of two parts: -A*delta over all keys (attention_backward_dense
 // without grad_out) and A*dA + grad_logits on the kept entries: the function above, with the kept entries as
 // candidates and delta null.
