@@ -137,11 +137,10 @@ __global__ void __launch_bounds__(32 * kTallWarps, 1)
 }  // namespace
 
 bool backward_splits(const AttentionShape& s, DType dtype, bool bias, Candidates how, Float32 multiply) {
-  if (!splits(dtype, multiply) || how == Candidates::kGather) return false;
-  if (multiply == Float32::kSplit) return true;
+  if (!splits(dtype, multiply) || how == Candidates::kGather || s.dim_v > kChunk) return false;
   ListedArgs a{};
   a.layer.candidates = int(s.candidates);
-  return split_tiles_pay(s) && s.dim_v <= kChunk && plan_listed(s, bias, a) != 0;
+  return (multiply == Float32::kSplit || split_tiles_pay(s)) && plan_listed(s, bias, a) != 0;
 }
 
 Status attention_backward_tiled_split(const AttentionInputs& in, const SparseGradients& grads, void* stream) {

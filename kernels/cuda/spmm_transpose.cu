@@ -150,6 +150,10 @@ Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Ind
     const Status status = spmm_transpose_tiles(s, heads, a, x, index, initial, out, scale, stream);
     if (status != Status::kUnsupported) return status;
   }
+  if (version == Version::kSorted || version == Version::kAuto) {
+    const Status status = spmm_transpose_sorted(s, heads, a, x, index, initial, out, scale, stream);
+    if (status != Status::kUnsupported) return status;
+  }
   return with_transpose_args(s, heads, a, x, index, initial, out, scale,
                              [&](const auto& args) { return run(args, version, stream); });
 }

@@ -30,7 +30,7 @@ CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
 # candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer or spmm_transpose multiplies: by
 # FFMA, or by tensor cores, each number as the sum of three of bfloat16.
-VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
+VERSIONS = {"plain": 0, "resident": 1, "tiles": 2, "sorted": 3}
 CANDIDATES = {"gather": 0, "tiles": 1}
 FLOAT32 = {"ffma": 0, "split": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
@@ -39,6 +39,7 @@ _TRANSPOSED = frozenset({"spmm_transpose"})
 RUNGS = {
     "plain": Rung("a thread per output of each sparse product, as published", _PRODUCTS),
     "resident": Rung("sparse products out of shared memory", _PRODUCTS),
+    "sorted": Rung("spmm_transpose of entries that are sorted by key", _TRANSPOSED),
     "gather": Rung("sparse layers gather their candidates one by one", _FORWARD, "sparse"),
     "tiles": Rung(
         "sparse products and layers by tensor-core tiles, float16 and bfloat16",
@@ -218,9 +219,7 @@ class CudaLaunches(Backend):
         candidates = kept_index if index is None else index
         how = (self.candidates, self.float32)
         grad_a: Tensor | None = None
-        if not self.native().attention_backward_splits(
-            listed.sizes, DTYPES[q.dtype], bias is not None, *how
-        ):
+        if not self.native().attention_backward_splits(listed.sizes, DTYPES[q.dtype], bias is not None, *how):
             grad_a = empty(kept_index.shape, torch.float32, q.device)
             self._sddmm(grad_out, v, kept_index, grad_a)
         a_kept = empty(kept_index.shape, torch.float32, q.device)
@@ -314,7 +313,7 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, k.shape[-2], k.shape[-1])
             args = (sizes, _tensor(q), _tensor(k), _index(index), _tensor(out), 1.0)
-            self.native().sddmm(*args, self.version, self.place(q.device))
+            self.native().sddmm(*args, self._version_of("sddmm"), self.place(q.device))
 
     def _multiply(
         self,
@@ -331,8 +330,13 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, keys, x.shape[-1])
             args = (sizes, _tensor(a), _tensor(x), _index(index), _address(base), _tensor(out), scale)
-            how = (self.version, self.float32) if op == "spmm_transpose" else (self.version,)
-            getattr(self.native(), op)(*args, *how, self.place(x.device))
+            how = (self.float32,) if op == "spmm_transpose" else ()
+            getattr(self.native(), op)(*args, self._version_of(op), *how, self.place(x.device))
+
+    def _version_of(self, op: str) -> int:
+        """`version` where it decides this product."""
+        other = self.version == VERSIONS["sorted"] and op != "spmm_transpose"
+        return CHOOSE if other else self.version
 
 
 def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ namespace pft::cuda {
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs"). A
-// product that has no tiles for its shape or dtype runs resident instead.
-enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2 };
+// product that has no tiles for its shape or dtype runs resident instead. kSorted: spmm_transpose alone.
+enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2, kSorted = 3 };
 
 // How a float32 layer multiplies, a dense one forward and backward, a sparse one forward, and spmm_transpose:
 // by FFMA (a sparse layer gathers then), or by tensor cores, each number as the sum of three of bfloat16.
@@ -56,6 +56,9 @@ Status spmm_transpose(const SparseShape& shape, int64_t heads, Input a, Input x,
 // What kTiles runs; kUnsupported where not even one warp's keys fit.
 Status spmm_transpose_tiles(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
                             const float* initial, Output out, float scale, void* stream);
+// What kSorted runs; kUnsupported where a row for every warp does not fit.
+Status spmm_transpose_sorted(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                             const float* initial, Output out, float scale, void* stream);
 // What kSplit runs: float32 alone (else kBadDType); kUnsupported as above.
 Status spmm_transpose_split(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
                             const float* initial, Output out, float scale, void* stream);
@@ -117,7 +120,8 @@ struct SparseGradients {
 Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta,
                            void* stream);
 // Sparse layers: G over the candidates, and the weights of the kept entries.
-// kTiles: where they fit, else gathered. float32 as in attention_forward_sparse.
+// kTiles: where they fit, else gathered. float32 as in attention_forward_sparse, but gathered where it does
+// not fit, whatever is asked for.
 Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, Candidates how,
                                  Float32 multiply, void* stream);
 // Whether the above takes tiles of split float32: it then multiplies grad_out and v itself. `bias`: whether

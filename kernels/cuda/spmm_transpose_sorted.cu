@@ -1,0 +1,291 @@
+// Transposed SpMM for short lists: the entries of a stretch of rows are sorted by key in shared memory, and a
+// group of eight lanes adds up what a key's entries name, in registers, from the first row to the last.
+//
+// Sorted by counting, without atomics: a warp has rows of its own, one after another, whose entries name
+// distinct keys, and counters of its own. Where the entries of a warp and a key begin follows from the counts
+// of all warps, so a key's entries lie in the order of their rows: the same bits in every run, and those of
+// spmm_transpose_owner.
+#include "transpose_args.cuh"
+
+namespace pft::cuda {
+namespace {
+
+constexpr int kMostWarps = 16;
+constexpr int kGroup = 8;                  // lanes that share a key
+constexpr int kGroups = 32 / kGroup;       // of a warp
+constexpr int kOwn = 16;                   // keys of a group
+constexpr int kWarpKeys = kGroups * kOwn;  // two for each lane
+constexpr int kColumns = 40, kFirst = 32;  // of x in a block; four of the first for each lane, then one more
+constexpr int kMostRows = 256, kMostEntries = 0xffff;  // of a stretch: their places are 16-bit numbers
+
+// Where the block's weights, x and entries begin, in elements, and its first key and columns: in shared
+// memory, as registers hold the sums.
+enum Begin { kWeights, kX, kIndex, kBegins };
+enum Number { kFirstKey, kCols, kNumbers };
+
+struct SortedMemory {
+  View<int64_t> begin;    // [kBegins]
+  View<int> number;       // [kNumbers]
+  View<float> x;          // [rows, kColumns]
+  View<float2> entries;   // [rows * kept]: weight, and where its row of x lies; sorted by key, then by row
+  View<uint16_t> places;  // [warps, keys]: counts, then where a warp's next entry of a key goes
+  View<uint32_t> ranges;  // [keys]: first entry, and beyond the last
+  View<uint32_t> totals;  // [warps]
+  int keys;
+
+  __device__ SortedMemory(SharedMemory& shared, int rows, int kept, int warps) : keys(warps * kWarpKeys) {
+    begin = shared.take<int64_t>(kBegins);
+    number = shared.take<int>(kNumbers);
+    x = shared.take<float>(rows * kColumns);
+    entries = shared.take<float2>(int64_t(rows) * kept);
+    places = shared.take<uint16_t>(warps * keys);
+    ranges = shared.take<uint32_t>(keys);
+    totals = shared.take<uint32_t>(warps);
+  }
+  static int64_t bytes(int64_t rows, int64_t kept, int64_t warps) {
+    return round_up(kBegins * 8, 16) + round_up(kNumbers * 4, 16) + rows * kColumns * 4 +
+           round_up(rows * kept * 8, 16) + warps * warps * kWarpKeys * 2 + warps * kWarpKeys * 4 +
+           round_up(warps * 4, 16);
+  }
+};
+
+// Of a stretch of rows, one warp's: neighbours.
+struct WarpRows {
+  int first, last;
+
+  __device__ __forceinline__ WarpRows(int i0, int rows, int queries) {
+    const int warps = int(blockDim.x) / 32, each = rows / warps;
+    first = i0 + int(threadIdx.x) / 32 * each;
+    last = first + each < queries ? first + each : queries;
+  }
+};
+
+// f(row, entry, key) for a warp's entries of keys that are the block's: of one row at a time.
+template <class TA, class T, class F>
+__device__ __forceinline__ void for_each_entry(const TransposeArgs<TA, T>& a, const SortedMemory& m,
+                                               const WarpRows& rows, F f) {
+  const int key0 = m.number[kFirstKey];
+  const int64_t begin = m.begin[kIndex];
+  for (int i = rows.first; i < rows.last; ++i) {
+    const int64_t first = begin + int64_t(i) * a.kept;
+    for (int t = int(threadIdx.x) % 32; t < a.kept; t += 32) {
+      const int key = a.index[first + t] - key0;
+      if (unsigned(key) < unsigned(m.keys)) f(i, t, key);
+    }
+    __syncwarp();
+  }
+}
+
+template <class T>
+__device__ __forceinline__ float4 four_of(View<const T> x) {
+  if constexpr (sizeof(T) == 4) {
+    return load_as<float4>(x);
+  } else {
+    const uint2 raw = load_as<uint2>(x);
+    const float2 one = unpack_pair(raw.x, T{}), two = unpack_pair(raw.y, T{});
+    return make_float4(one.x, one.y, two.x, two.y);
+  }
+}
+
+// `rows` rows of x from row i0 on.
+template <class TA, class T>
+__device__ __forceinline__ void stage_x(const TransposeArgs<TA, T>& a, const SortedMemory& m, int i0,
+                                        int rows) {
+  constexpr int kUnits = kColumns / 4;
+  const View<const T> x = a.x.data + int64_t(m.begin[kX]);
+  const int cols = m.number[kCols];
+  const bool whole = a.x.aligned && cols % 4 == 0;
+  const int here = a.queries - i0 < rows ? a.queries - i0 : rows;
+#pragma unroll 2
+  for (int e = int(threadIdx.x); e < here * kUnits; e += int(blockDim.x)) {
+    const int row = e / kUnits, col = e % kUnits * 4;
+    const View<const T> from = x + ((i0 + row) * a.x.stride_row + col);
+    float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
+    if (whole && col < cols) {
+      v = four_of<T>(from);
+    } else {
+      if (col < cols) v.x = to_float(from[0]);
+      if (col + 1 < cols) v.y = to_float(from[1]);
+      if (col + 2 < cols) v.z = to_float(from[2]);
+      if (col + 3 < cols) v.w = to_float(from[3]);
+    }
+    store_as(m.x + e * 4, v);
+  }
+}
+
+// Counts become places, by threads that have two keys each.
+__device__ __forceinline__ void find_places(const SortedMemory& m) {
+  const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32, warps = int(blockDim.x) / 32;
+  const View<uint16_t> mine = m.places + 2 * thread;
+  uint32_t sum = 0;  // of two keys, 16 bits each
+#pragma unroll 4
+  for (int w = 0; w < warps; ++w) sum += load_as<uint32_t>(mine + w * m.keys);
+  const int both = int((sum & 0xffffu) + (sum >> 16));
+  int upto = both;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_sync(kFullWarp, upto, lane - step < 0 ? lane : lane - step);
+    upto += lane >= step ? other : 0;
+  }
+  if (lane == 31) m.totals[warp] = uint32_t(upto);
+  __syncthreads();
+  uint32_t first = uint32_t(upto - both);
+  for (int w = 0; w < warp; ++w) first += m.totals[w];
+  const uint32_t second = first + (sum & 0xffffu), last = second + (sum >> 16);
+  store_as(m.ranges + 2 * thread, make_uint2(first | second << 16, second | last << 16));
+  uint32_t place = first | second << 16;
+#pragma unroll 4
+  for (int w = 0; w < warps; ++w) {
+    const View<uint16_t> at = mine + w * m.keys;
+    const uint32_t count = load_as<uint32_t>(at);  // again: registers hold the sums
+    store_as(at, place);
+    place += count;
+  }
+}
+
+// The sums of a group's keys; a lane has five columns.
+struct GroupSums {
+  float first[kOwn][4] = {}, more[kOwn] = {};
+
+  __device__ __forceinline__ void add(const SortedMemory& m, bool wide) {
+    const int thread = computed_anew(int(threadIdx.x)), lane = thread % kGroup;
+    const View<const float> x = m.x + lane * 4, rest = m.x + kFirst + lane;
+    View<const uint32_t> ranges = m.ranges + thread / kGroup;
+#pragma unroll
+    for (int n = 0; n < kOwn; ++n) {
+      const uint32_t range = ranges[0];
+      ranges = ranges + int(blockDim.x) / kGroup;
+#pragma unroll 2
+      for (int e = int(range & 0xffffu); e < int(range >> 16); ++e) {
+        const float2 entry = load_as<float2>(m.entries + e);
+        const int row = int(__float_as_uint(entry.y));
+        const float4 v = load_as<float4>(x + row);
+        first[n][0] = fmaf(entry.x, v.x, first[n][0]);
+        first[n][1] = fmaf(entry.x, v.y, first[n][1]);
+        first[n][2] = fmaf(entry.x, v.z, first[n][2]);
+        first[n][3] = fmaf(entry.x, v.w, first[n][3]);
+        if (wide) more[n] = fmaf(entry.x, rest[row], more[n]);
+      }
+    }
+  }
+};
+
+// What a block works on.
+struct SortedPart {
+  int64_t b;
+  int key0, col0, cols;
+
+  template <class Args>
+  __device__ __forceinline__ SortedPart(const Args& a, int block) {
+    const unsigned parts = unsigned(a.column_blocks * a.key_blocks), part = unsigned(block) % parts;
+    b = unsigned(block) / parts;
+    col0 = int(part % unsigned(a.column_blocks)) * a.columns;
+    key0 = int(part / unsigned(a.column_blocks)) * a.keys_at_once;
+    cols = a.dim - col0 < a.columns ? a.dim - col0 : a.columns;
+  }
+};
+
+// Four columns of a key from `col` on, of `cols` that there are.
+template <class TA, class T>
+__device__ __forceinline__ void store_four(const TransposeArgs<TA, T>& a, const SortedPart& part, int key,
+                                           int col, float (&sum)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    sum[e] *= a.scale;
+    if (a.initial && col + e < part.cols)
+      sum[e] += a.initial[(part.b * a.keys + part.key0 + key) * a.dim + part.col0 + col + e];
+  }
+  const View<T> to = a.out.head(part.b) + ((part.key0 + key) * a.out.stride_row + part.col0 + col);
+  if (a.out.aligned && col + 3 < part.cols) {
+    if constexpr (sizeof(T) == 4) {
+      store_as(to, make_float4(sum[0], sum[1], sum[2], sum[3]));
+    } else {
+      store_as(to, make_uint2(pack_pair(sum[0], sum[1], T{}), pack_pair(sum[2], sum[3], T{})));
+    }
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    if (col + e < part.cols) to[e] = from_float<T>(sum[e]);
+  }
+}
+
+template <class TA, class T>
+__global__ void __launch_bounds__(32 * kMostWarps, 1)
+    spmm_transpose_sorted(TransposeArgs<TA, T> a, int rows) {
+  SharedMemory shared;
+  const SortedMemory m(shared, rows, a.kept, int(blockDim.x) / 32);
+  if (threadIdx.x == 0) {
+    const SortedPart part(a, int(blockIdx.x));
+    m.begin[kWeights] = a.weights_at(part.b);
+    m.begin[kX] = a.x_at(part.b) + part.col0;
+    m.begin[kIndex] = part.b * a.queries * a.kept;
+    m.number[kFirstKey] = part.key0;
+    m.number[kCols] = part.cols;
+  }
+  __syncthreads();
+  GroupSums sums;
+#pragma unroll 1
+  for (int i0 = 0; i0 < a.queries; i0 += rows) {
+    const int thread = computed_anew(int(threadIdx.x));
+    const View<uint16_t> mine = m.places + thread / 32 * m.keys;
+    const WarpRows own(i0, rows, a.queries);
+    for (int c = thread % 32 * 8; c < m.keys; c += 32 * 8) store_as(mine + c, make_uint4(0, 0, 0, 0));
+    __syncwarp();
+    for_each_entry(a, m, own, [&](int, int, int key) { mine[key] = uint16_t(mine[key] + 1); });
+    stage_x(a, m, i0, rows);
+    __syncthreads();
+    find_places(m);
+    __syncthreads();
+    const View<const TA> weights = a.a + int64_t(m.begin[kWeights]);
+    for_each_entry(a, m, own, [&](int i, int t, int key) {
+      const int place = mine[key];
+      mine[key] = uint16_t(place + 1);
+      const float weight = to_float(weights[i * a.a_stride_row + t]);
+      store_as(m.entries + place, make_float2(weight, __uint_as_float(uint32_t((i - i0) * kColumns))));
+    });
+    __syncthreads();
+    sums.add(m, m.number[kCols] > kFirst);
+    __syncthreads();  // entries and x have been used
+  }
+  const SortedPart part(a, computed_anew(int(blockIdx.x)));
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    const int key = n * (int(blockDim.x) / kGroup) + int(threadIdx.x) / kGroup,
+              col = int(threadIdx.x) % kGroup;
+    if (part.key0 + key >= a.keys) continue;
+    store_four(a, part, key, col * 4, sums.first[n]);
+    if (kFirst + col >= part.cols) continue;
+    float sum = a.scale * sums.more[n];
+    const int64_t row = part.key0 + key;
+    if (a.initial) sum += a.initial[(part.b * a.keys + row) * a.dim + part.col0 + kFirst + col];
+    (a.out.head(part.b) + row * a.out.stride_row)[part.col0 + kFirst + col] = from_float<T>(sum);
+  }
+}
+
+template <class TA, class T>
+Status run(TransposeArgs<TA, T> a, void* stream) {
+  const int64_t limit = shared_memory_limit(), all = ceil_div(a.keys, kWarpKeys);
+  a.key_blocks = int(ceil_div(all, kMostWarps));
+  const int warps = int(ceil_div(all, a.key_blocks));
+  a.keys_at_once = warps * kWarpKeys;
+  int64_t rows = round_up(a.queries < kMostRows ? a.queries : kMostRows, warps);
+  while (rows && (SortedMemory::bytes(rows, a.kept, warps) > limit || rows * a.kept > kMostEntries))
+    rows -= warps;
+  if (!rows && a.queries) return Status::kUnsupported;
+  a.column_blocks = int(ceil_div(a.dim, kColumns));
+  a.columns = int(round_up(ceil_div(a.dim, a.column_blocks), 8));
+  return launch("spmm_transpose_sorted", spmm_transpose_sorted<TA, T>,
+                a.batch * a.column_blocks * a.key_blocks, 32 * warps,
+                SortedMemory::bytes(rows, a.kept, warps), stream, a, int(rows));
+}
+
+}  // namespace
+
+Status spmm_transpose_sorted(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
+                             const float* initial, Output out, float scale, void* stream) {
+  return with_transpose_args(s, heads, a, x, index, initial, out, scale,
+                             [&](const auto& args) { return run(args, stream); });
+}
+
+}  // namespace pft::cuda
