@@ -5,6 +5,8 @@
 // distinct keys, and counters of its own. Where the entries of a warp and a key begin follows from the counts
 // of all warps, so a key's entries lie in the order of their rows: the same bits in every run, and those of
 // spmm_transpose_owner.
+#include <type_traits>
+
 #include "transpose_args.cuh"
 
 namespace pft::cuda {
@@ -15,19 +17,21 @@ constexpr int kGroup = 8;                  // lanes that share a key
 constexpr int kGroups = 32 / kGroup;       // of a warp
 constexpr int kOwn = 16;                   // keys of a group
 constexpr int kWarpKeys = kGroups * kOwn;  // two for each lane
-constexpr int kColumns = 40, kFirst = 32;  // of x in a block; four of the first for each lane, then one more
-constexpr int kMostRows = 256, kMostEntries = 0xffff;  // of a stretch: their places are 16-bit numbers
+constexpr int kFirst = 32, kLast = 8,
+              kColumns = kFirst + kLast;  // of x in a block; four of the first for each lane, then one more
+constexpr int kMostRows = 512, kMostEntries = 0xffff;  // of a stretch: their places are 16-bit numbers
 
 // Where the block's weights, x and entries begin, in elements, and its first key and columns: in shared
 // memory, as registers hold the sums.
 enum Begin { kWeights, kX, kIndex, kBegins };
 enum Number { kFirstKey, kCols, kNumbers };
 
+template <class T>
 struct SortedMemory {
   View<int64_t> begin;    // [kBegins]
   View<int> number;       // [kNumbers]
-  View<float> x;          // [rows, kColumns]
-  View<float2> entries;   // [rows * kept]: weight, and where its row of x lies; sorted by key, then by row
+  View<T> first, last;    // of x, [rows, kFirst] and [rows, kLast]
+  View<float2> entries;   // [rows * kept]: weight, and kLast times the row; sorted by key, then by row
   View<uint16_t> places;  // [warps, keys]: counts, then where a warp's next entry of a key goes
   View<uint32_t> ranges;  // [keys]: first entry, and beyond the last
   View<uint32_t> totals;  // [warps]
@@ -36,14 +40,15 @@ struct SortedMemory {
   __device__ SortedMemory(SharedMemory& shared, int rows, int kept, int warps) : keys(warps * kWarpKeys) {
     begin = shared.take<int64_t>(kBegins);
     number = shared.take<int>(kNumbers);
-    x = shared.take<float>(rows * kColumns);
+    first = shared.take<T>(rows * kFirst);
+    last = shared.take<T>(rows * kLast);
     entries = shared.take<float2>(int64_t(rows) * kept);
     places = shared.take<uint16_t>(warps * keys);
     ranges = shared.take<uint32_t>(keys);
     totals = shared.take<uint32_t>(warps);
   }
   static int64_t bytes(int64_t rows, int64_t kept, int64_t warps) {
-    return round_up(kBegins * 8, 16) + round_up(kNumbers * 4, 16) + rows * kColumns * 4 +
+    return round_up(kBegins * 8, 16) + round_up(kNumbers * 4, 16) + rows * kColumns * int64_t(sizeof(T)) +
            round_up(rows * kept * 8, 16) + warps * warps * kWarpKeys * 2 + warps * kWarpKeys * 4 +
            round_up(warps * 4, 16);
   }
@@ -62,7 +67,7 @@ struct WarpRows {
 
 // f(row, entry, key) for a warp's entries of keys that are the block's: of one row at a time.
 template <class TA, class T, class F>
-__device__ __forceinline__ void for_each_entry(const TransposeArgs<TA, T>& a, const SortedMemory& m,
+__device__ __forceinline__ void for_each_entry(const TransposeArgs<TA, T>& a, const SortedMemory<T>& m,
                                                const WarpRows& rows, F f) {
   const int key0 = m.number[kFirstKey];
   const int64_t begin = m.begin[kIndex];
@@ -76,20 +81,32 @@ __device__ __forceinline__ void for_each_entry(const TransposeArgs<TA, T>& a, co
   }
 }
 
+// Four numbers in shared memory.
+template <class T>
+using Four = std::conditional_t<sizeof(T) == 4, float4, uint2>;
+
 template <class T>
 __device__ __forceinline__ float4 four_of(View<const T> x) {
+  const Four<T> raw = load_as<Four<T>>(x);
   if constexpr (sizeof(T) == 4) {
-    return load_as<float4>(x);
+    return raw;
   } else {
-    const uint2 raw = load_as<uint2>(x);
     const float2 one = unpack_pair(raw.x, T{}), two = unpack_pair(raw.y, T{});
     return make_float4(one.x, one.y, two.x, two.y);
+  }
+}
+template <class T>
+__device__ __forceinline__ Four<T> packed(const float (&x)[4]) {
+  if constexpr (sizeof(T) == 4) {
+    return make_float4(x[0], x[1], x[2], x[3]);
+  } else {
+    return make_uint2(pack_pair(x[0], x[1], T{}), pack_pair(x[2], x[3], T{}));
   }
 }
 
 // `rows` rows of x from row i0 on.
 template <class TA, class T>
-__device__ __forceinline__ void stage_x(const TransposeArgs<TA, T>& a, const SortedMemory& m, int i0,
+__device__ __forceinline__ void stage_x(const TransposeArgs<TA, T>& a, const SortedMemory<T>& m, int i0,
                                         int rows) {
   constexpr int kUnits = kColumns / 4;
   const View<const T> x = a.x.data + int64_t(m.begin[kX]);
@@ -100,21 +117,22 @@ __device__ __forceinline__ void stage_x(const TransposeArgs<TA, T>& a, const Sor
   for (int e = int(threadIdx.x); e < here * kUnits; e += int(blockDim.x)) {
     const int row = e / kUnits, col = e % kUnits * 4;
     const View<const T> from = x + ((i0 + row) * a.x.stride_row + col);
-    float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
-    if (whole && col < cols) {
-      v = four_of<T>(from);
+    const View<T> to = col < kFirst ? m.first + (row * kFirst + col) : m.last + (row * kLast + col - kFirst);
+    if (col >= cols) continue;  // nobody's
+    if (whole) {
+      store_as(to, load_as<Four<T>>(from));
     } else {
-      if (col < cols) v.x = to_float(from[0]);
-      if (col + 1 < cols) v.y = to_float(from[1]);
-      if (col + 2 < cols) v.z = to_float(from[2]);
-      if (col + 3 < cols) v.w = to_float(from[3]);
+      float v[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[i] = col + i < cols ? to_float(from[i]) : 0.f;
+      store_as(to, packed<T>(v));  // exact: it came from T
     }
-    store_as(m.x + e * 4, v);
   }
 }
 
 // Counts become places, by threads that have two keys each.
-__device__ __forceinline__ void find_places(const SortedMemory& m) {
+template <class T>
+__device__ __forceinline__ void find_places(const SortedMemory<T>& m) {
   const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32, warps = int(blockDim.x) / 32;
   const View<uint16_t> mine = m.places + 2 * thread;
   uint32_t sum = 0;  // of two keys, 16 bits each
@@ -147,9 +165,10 @@ __device__ __forceinline__ void find_places(const SortedMemory& m) {
 struct GroupSums {
   float first[kOwn][4] = {}, more[kOwn] = {};
 
-  __device__ __forceinline__ void add(const SortedMemory& m, bool wide) {
+  template <class T>
+  __device__ __forceinline__ void add(const SortedMemory<T>& m, bool wide) {
     const int thread = computed_anew(int(threadIdx.x)), lane = thread % kGroup;
-    const View<const float> x = m.x + lane * 4, rest = m.x + kFirst + lane;
+    const View<const T> four = m.first + lane * 4, one = m.last + lane;
     View<const uint32_t> ranges = m.ranges + thread / kGroup;
 #pragma unroll
     for (int n = 0; n < kOwn; ++n) {
@@ -159,12 +178,12 @@ struct GroupSums {
       for (int e = int(range & 0xffffu); e < int(range >> 16); ++e) {
         const float2 entry = load_as<float2>(m.entries + e);
         const int row = int(__float_as_uint(entry.y));
-        const float4 v = load_as<float4>(x + row);
+        const float4 v = four_of<T>(four + row * (kFirst / kLast));
         first[n][0] = fmaf(entry.x, v.x, first[n][0]);
         first[n][1] = fmaf(entry.x, v.y, first[n][1]);
         first[n][2] = fmaf(entry.x, v.z, first[n][2]);
         first[n][3] = fmaf(entry.x, v.w, first[n][3]);
-        if (wide) more[n] = fmaf(entry.x, rest[row], more[n]);
+        if (wide) more[n] = fmaf(entry.x, to_float(one[row]), more[n]);
       }
     }
   }
@@ -197,11 +216,7 @@ __device__ __forceinline__ void store_four(const TransposeArgs<TA, T>& a, const 
   }
   const View<T> to = a.out.head(part.b) + ((part.key0 + key) * a.out.stride_row + part.col0 + col);
   if (a.out.aligned && col + 3 < part.cols) {
-    if constexpr (sizeof(T) == 4) {
-      store_as(to, make_float4(sum[0], sum[1], sum[2], sum[3]));
-    } else {
-      store_as(to, make_uint2(pack_pair(sum[0], sum[1], T{}), pack_pair(sum[2], sum[3], T{})));
-    }
+    store_as(to, packed<T>(sum));
     return;
   }
 #pragma unroll
@@ -214,7 +229,7 @@ template <class TA, class T>
 __global__ void __launch_bounds__(32 * kMostWarps, 1)
     spmm_transpose_sorted(TransposeArgs<TA, T> a, int rows) {
   SharedMemory shared;
-  const SortedMemory m(shared, rows, a.kept, int(blockDim.x) / 32);
+  const SortedMemory<T> m(shared, rows, a.kept, int(blockDim.x) / 32);
   if (threadIdx.x == 0) {
     const SortedPart part(a, int(blockIdx.x));
     m.begin[kWeights] = a.weights_at(part.b);
@@ -242,7 +257,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
       const int place = mine[key];
       mine[key] = uint16_t(place + 1);
       const float weight = to_float(weights[i * a.a_stride_row + t]);
-      store_as(m.entries + place, make_float2(weight, __uint_as_float(uint32_t((i - i0) * kColumns))));
+      store_as(m.entries + place, make_float2(weight, __uint_as_float(uint32_t((i - i0) * kLast))));
     });
     __syncthreads();
     sums.add(m, m.number[kCols] > kFirst);
@@ -269,15 +284,18 @@ Status run(TransposeArgs<TA, T> a, void* stream) {
   a.key_blocks = int(ceil_div(all, kMostWarps));
   const int warps = int(ceil_div(all, a.key_blocks));
   a.keys_at_once = warps * kWarpKeys;
+  const auto fits = [&](int64_t rows) {
+    return SortedMemory<T>::bytes(rows, a.kept, warps) <= limit && rows * a.kept <= kMostEntries;
+  };
   int64_t rows = round_up(a.queries < kMostRows ? a.queries : kMostRows, warps);
-  while (rows && (SortedMemory::bytes(rows, a.kept, warps) > limit || rows * a.kept > kMostEntries))
-    rows -= warps;
-  if (!rows && a.queries) return Status::kUnsupported;
+  while (rows > warps && !fits(rows)) rows -= warps;
+  if (!fits(rows)) return Status::kUnsupported;
+  if (rows) rows = round_up(ceil_div(a.queries, ceil_div(a.queries, rows)), warps);  // stretches alike
   a.column_blocks = int(ceil_div(a.dim, kColumns));
   a.columns = int(round_up(ceil_div(a.dim, a.column_blocks), 8));
   return launch("spmm_transpose_sorted", spmm_transpose_sorted<TA, T>,
                 a.batch * a.column_blocks * a.key_blocks, 32 * warps,
-                SortedMemory::bytes(rows, a.kept, warps), stream, a, int(rows));
+                SortedMemory<T>::bytes(rows, a.kept, warps), stream, a, int(rows));
 }
 
 }  // namespace

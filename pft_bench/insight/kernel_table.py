@@ -295,6 +295,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "spmm_resident": _GATHER,
     "spmm_tiles": ("LDSM", "HMMA"),
     "spmm_transpose_owner": ("LDS.128", "STS.128"),
+    "spmm_transpose_sorted": ("STS.64",),
     "spmm_transpose_tiles": ("LDSM", "HMMA"),
     "spmm_transpose_split": _SPLIT,
     "attention_forward_sparse": _GATHER,

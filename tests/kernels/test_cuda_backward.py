@@ -163,9 +163,10 @@ def test_gradients_of_sparse_float32_layers_are_as_exact_as_by_ffma(name: str) -
         backend = get(f"cuda-emu-{rung}")
         out, index, logits, lse = get("cuda-emu-ffma").attention_forward(case)
         handed = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
-        exact = backward(case, forward(case, index), grad_out, handed)
+        place = torch.zeros(1, 1, 36, 36, dtype=torch.float64).scatter(-1, index.long(), handed.double())
+        exact = backward(case, forward(case, index), grad_out, place)
         got = backend.attention_backward(case, grad_out, handed, index, out, lse)
-        wanted = (exact.q, exact.k, exact.v, exact.bias, exact.previous)
+        wanted = (exact.q, exact.k, exact.v, exact.bias, exact.logits)
         errors[rung] = [
             ((x.double() - y.value).abs() / y.bound).flatten()
             for x, y in zip(got, wanted, strict=True)
@@ -174,7 +175,7 @@ def test_gradients_of_sparse_float32_layers_are_as_exact_as_by_ffma(name: str) -
     for split, ffma in zip(errors["split"], errors["ffma"], strict=True):
         assert split.max() <= 1
         assert split.mean() <= 1.5 * ffma.mean() + 1e-4
-        assert split.max() <= 2 * ffma.max() + 1e-3
+        assert split.max() <= 2 * ffma.max() + 5e-3  # of the bound
 
 
 def test_what_is_not_finite_reaches_the_gradients_of_a_sparse_layer_as_by_ffma() -> None:
@@ -197,6 +198,7 @@ def test_what_is_not_finite_reaches_the_gradients_of_a_sparse_layer_as_by_ffma()
                 assert x is not None
                 assert y is not None
                 assert torch.equal(x.isfinite(), y.isfinite())
+            for x, y in zip(one[3:], other[3:], strict=True):  # what the logits' gradient itself makes
                 assert torch.equal(x.isnan(), y.isnan())
 
 

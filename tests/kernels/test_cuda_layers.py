@@ -16,7 +16,7 @@ from emulated import DTYPES, LAYERS, SEEDS, assert_passed, layer, tiles_of
 
 import pft_bench
 from pft_bench import reference
-from pft_bench.backends import Layer
+from pft_bench.backends import Layer, get
 from pft_bench.harness.check.bounds import gamma, output_rounding
 from pft_bench.harness.check.operator import check_layer
 

@@ -169,6 +169,38 @@ def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, rung: st
         assert_passed([within(f"spmm_transpose tiles {b, n, m, d, kept}", out, exact, bound)])
 
 
+@pytest.mark.parametrize("weights", ["own", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_transposed_products_of_sorted_entries(backend: Any, dtype: torch.dtype, weights: str) -> None:
+    """The bits of accumulators in shared memory, whatever fits: terms come in the same order."""
+    one, other = backend.on_rung("sorted"), backend.on_rung("resident")
+    for number, (b, n, m, d, kept) in enumerate(
+        (*TRANSPOSE_SHAPES, (1, 300, 70, 33, 8), (1, 20, 1030, 8, 5))
+    ):
+        inputs = product("spmm", b, n, m, d, kept, dtype, number, torch.int32 if number % 2 else torch.int16)
+        g = torch.Generator().manual_seed(number)
+        a, x = inputs["a"], torch.randn((b, n, d), generator=g).to(dtype)
+        if weights != "own":
+            a = torch.randn((b, n, kept), generator=g)
+        before = torch.randn((b, m, d), generator=g) if number % 2 else None
+        outs = []
+        for way, limit_kib in ((other, 99), (one, 99), (one, 12)):
+            if limit_kib == 12 and m > 150:
+                continue
+            emu.configure(seed=number, shared_limit=limit_kib << 10)
+            out = torch.full((b, m, d), math.nan, dtype=dtype)
+            way._multiply("spmm_transpose", a, x, inputs["index"], m, before, out, 0.75)
+            outs.append(out)
+        assert all(torch.equal(outs[0], out) for out in outs[1:])
+        emu.configure(dry=True)
+        emu.take_dry_launches()
+        one.spmm_transpose(a, x, inputs["index"], m)
+        one.spmm(a, inputs["v"], inputs["index"])
+        first, second = (name for name, *_ in emu.take_dry_launches())
+        assert (first, second.split("_")[0]) == ("spmm_transpose_sorted", "spmm")
+        emu.configure()
+
+
 @pytest.mark.parametrize("weights", ["float32", "small"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_float32_weights_of_products_by_tiles(backend: Any, dtype: torch.dtype, weights: str) -> None:
@@ -278,16 +310,14 @@ def test_a_row_that_is_not_finite_spoils_the_keys_that_list_it_alone(
 
 
 def test_many_entries_a_row_take_tiles() -> None:
-    """16-bit rows from a 64th of the keys on, float32 from a 28th, by FFMA from a 16th; fewer have accumulators in
-    shared memory.
-    """
+    """16-bit rows from a 22nd of the keys on, float32 from a tenth, by FFMA from a fifth; fewer are sorted."""
     taken = {}
     for way, dtype in (
         ("cuda-emu", torch.float32),
         ("cuda-emu-ffma", torch.float32),
         ("cuda-emu", torch.float16),
     ):
-        for kept in (1, 2, 4, 5, 7, 8):
+        for kept in (5, 6, 12, 13, 25, 26):
             emu.configure(dry=True)
             emu.take_dry_launches()
             inputs = product("spmm", 1, 4, 128, 8, kept, dtype, 0, torch.int16)
@@ -295,9 +325,9 @@ def test_many_entries_a_row_take_tiles() -> None:
             ((name, *_),) = emu.take_dry_launches()
             taken.setdefault((way, str(dtype)[6:]), []).append(name.removeprefix("spmm_transpose_"))
     assert taken == {
-        ("cuda-emu", "float32"): [*["owner"] * 3, *["split"] * 3],
-        ("cuda-emu-ffma", "float32"): [*["owner"] * 5, "tiles"],
-        ("cuda-emu", "float16"): ["owner", *["tiles"] * 5],
+        ("cuda-emu", "float32"): [*["sorted"] * 3, *["split"] * 3],
+        ("cuda-emu-ffma", "float32"): [*["sorted"] * 5, "tiles"],
+        ("cuda-emu", "float16"): ["sorted", *["tiles"] * 5],
     }
 
 
@@ -342,7 +372,7 @@ def test_transpose_is_the_same_in_every_order_of_execution(backend: Any) -> None
     """One owner per sum: seeds change the order of blocks, warps and lanes, never a bit of the result."""
     inputs = product("spmm", 2, 64, 48, 40, 32, torch.float32, 3, torch.int16)
     x = torch.randn(2, 64, 40)
-    for way in (backend.on_rung("resident"), backend.on_rung("tiles"), backend.on_rung("split")):
+    for way in map(backend.on_rung, ("resident", "tiles", "split", "sorted")):
         results = []
         for seed in range(3):
             emu.configure(seed=seed)
@@ -353,7 +383,7 @@ def test_transpose_is_the_same_in_every_order_of_execution(backend: Any) -> None
 def test_duplicate_index_is_found_by_the_race_detector(backend: Any) -> None:
     """spmm_transpose owes its determinism to distinct indices within a row; two equal ones are a race."""
     index = torch.zeros((1, 8, 8), dtype=torch.int16)
-    for rung in ("resident", "tiles", "split"):
+    for rung in ("resident", "tiles", "split", "sorted"):
         with pytest.raises(RuntimeError, match=r"race: .*conflicts with thread"):
             backend.on_rung(rung).spmm_transpose(torch.ones(1, 8, 8), torch.ones(1, 8, 4), index, 8)
 

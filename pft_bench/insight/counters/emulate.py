@@ -30,7 +30,7 @@ class Work(Problem):
     """A problem of mode "infer" or "backward" as it is launched."""
 
     how: str = "auto"
-    """How a sparse layer's forward pass meets its candidates: auto, gather, tiles, or split (tiles of float32)."""
+    """The rung: how a sparse layer meets its candidates, or what a product runs; auto: as the launchers choose."""
 
     @property
     def backward(self) -> bool:
@@ -40,11 +40,11 @@ class Work(Problem):
     @property
     def title(self) -> str:
         """One line for a table."""
+        how = f" {self.how}" if self.how != "auto" else ""
         if self.op in PRODUCTS:
-            return f"{self.op} {self.kept}"
+            return f"{self.op} {self.kept}{how}"
         name = "backward" if self.backward else "layer"
-        step = f"{self.candidates} -> {self.kept}" + (f" {self.how}" if self.how != "auto" else "")
-        return f"{name} {step}"
+        return f"{name} {self.candidates} -> {self.kept}{how}"
 
 
 class CountingBackend(CudaEmulatorBackend):

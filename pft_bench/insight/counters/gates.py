@@ -21,8 +21,9 @@ def gated_works() -> list[Work]:
     works = []
     for dtype in ("float32", "float16"):
         works += [Work(op, *sizes, 24, 24, dtype) for op in ("sddmm", "spmm", "spmm_transpose")]
-        if dtype == "float32":  # few entries: accumulators in shared memory instead of tiles
-            works.append(Work("spmm_transpose", *sizes, 2, 2, dtype))
+        works.append(Work("spmm_transpose", *sizes, 2, 2, dtype))  # few entries: sorted
+        if dtype == "float32":
+            works.append(Work("spmm_transpose", *sizes, 2, 2, dtype, how="resident"))
         for c, k in _STEPS:
             tiles = "tiles" if dtype == "float16" else "split"
             ways = ("gather", tiles) if c < TOKENS else ("auto",)
