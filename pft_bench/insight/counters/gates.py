@@ -29,6 +29,7 @@ def gated_works() -> list[Work]:
             ways = ("gather", tiles) if c < TOKENS else ("auto",)
             works += [Work("attention", *sizes, c, k, dtype, how=how) for how in ways]
         works += [Work("attention", *sizes, c, k, dtype, "backward") for c, k in _STEPS[:3:2] + _STEPS[1:2]]
+    works.append(Work("attention", *sizes, 32, 32, "float32", "backward", how="gather"))
     return works
 
 
