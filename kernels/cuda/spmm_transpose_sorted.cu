@@ -21,15 +21,9 @@ constexpr int kFirst = 32, kLast = 8,
               kColumns = kFirst + kLast;  // of x in a block; four of the first for each lane, then one more
 constexpr int kMostRows = 512, kMostEntries = 0xffff;  // of a stretch: their places are 16-bit numbers
 
-// Where the block's weights, x and entries begin, in elements, and its first key and columns: in shared
-// memory, as registers hold the sums.
-enum Begin { kWeights, kX, kIndex, kBegins };
-enum Number { kFirstKey, kCols, kNumbers };
-
 template <class T>
 struct SortedMemory {
-  View<int64_t> begin;    // [kBegins]
-  View<int> number;       // [kNumbers]
+  TransposeBegin begin;
   View<T> first, last;    // of x, [rows, kFirst] and [rows, kLast]
   View<float2> entries;   // [rows * kept]: weight, and kLast times the row; sorted by key, then by row
   View<uint16_t> places;  // [warps, keys]: counts, then where a warp's next entry of a key goes
@@ -37,9 +31,8 @@ struct SortedMemory {
   View<uint32_t> totals;  // [warps]
   int keys;
 
-  __device__ SortedMemory(SharedMemory& shared, int rows, int kept, int warps) : keys(warps * kWarpKeys) {
-    begin = shared.take<int64_t>(kBegins);
-    number = shared.take<int>(kNumbers);
+  __device__ SortedMemory(SharedMemory& shared, int rows, int kept, int warps)
+      : begin(shared), keys(warps * kWarpKeys) {
     first = shared.take<T>(rows * kFirst);
     last = shared.take<T>(rows * kLast);
     entries = shared.take<float2>(int64_t(rows) * kept);
@@ -48,9 +41,8 @@ struct SortedMemory {
     totals = shared.take<uint32_t>(warps);
   }
   static int64_t bytes(int64_t rows, int64_t kept, int64_t warps) {
-    return round_up(kBegins * 8, 16) + round_up(kNumbers * 4, 16) + rows * kColumns * int64_t(sizeof(T)) +
-           round_up(rows * kept * 8, 16) + warps * warps * kWarpKeys * 2 + warps * kWarpKeys * 4 +
-           round_up(warps * 4, 16);
+    return TransposeBegin::kBytes + rows * kColumns * int64_t(sizeof(T)) + round_up(rows * kept * 8, 16) +
+           warps * warps * kWarpKeys * 2 + warps * kWarpKeys * 4 + round_up(warps * 4, 16);
   }
 };
 
@@ -69,8 +61,8 @@ struct WarpRows {
 template <class TA, class T, class F>
 __device__ __forceinline__ void for_each_entry(const TransposeArgs<TA, T>& a, const SortedMemory<T>& m,
                                                const WarpRows& rows, F f) {
-  const int key0 = m.number[kFirstKey];
-  const int64_t begin = m.begin[kIndex];
+  const int key0 = m.begin.key0();
+  const int64_t begin = m.begin.entries();
   for (int i = rows.first; i < rows.last; ++i) {
     const int64_t first = begin + int64_t(i) * a.kept;
     for (int t = int(threadIdx.x) % 32; t < a.kept; t += 32) {
@@ -109,8 +101,8 @@ template <class TA, class T>
 __device__ __forceinline__ void stage_x(const TransposeArgs<TA, T>& a, const SortedMemory<T>& m, int i0,
                                         int rows) {
   constexpr int kUnits = kColumns / 4;
-  const View<const T> x = a.x.data + int64_t(m.begin[kX]);
-  const int cols = m.number[kCols];
+  const View<const T> x = a.x.data + m.begin.x();
+  const int cols = m.begin.cols();
   const bool whole = a.x.aligned && cols % 4 == 0;
   const int here = a.queries - i0 < rows ? a.queries - i0 : rows;
 #pragma unroll 2
@@ -189,24 +181,9 @@ struct GroupSums {
   }
 };
 
-// What a block works on.
-struct SortedPart {
-  int64_t b;
-  int key0, col0, cols;
-
-  template <class Args>
-  __device__ __forceinline__ SortedPart(const Args& a, int block) {
-    const unsigned parts = unsigned(a.column_blocks * a.key_blocks), part = unsigned(block) % parts;
-    b = unsigned(block) / parts;
-    col0 = int(part % unsigned(a.column_blocks)) * a.columns;
-    key0 = int(part / unsigned(a.column_blocks)) * a.keys_at_once;
-    cols = a.dim - col0 < a.columns ? a.dim - col0 : a.columns;
-  }
-};
-
 // Four columns of a key from `col` on, of `cols` that there are.
 template <class TA, class T>
-__device__ __forceinline__ void store_four(const TransposeArgs<TA, T>& a, const SortedPart& part, int key,
+__device__ __forceinline__ void store_four(const TransposeArgs<TA, T>& a, const TransposePart& part, int key,
                                            int col, float (&sum)[4]) {
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
@@ -230,14 +207,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     spmm_transpose_sorted(TransposeArgs<TA, T> a, int rows) {
   SharedMemory shared;
   const SortedMemory<T> m(shared, rows, a.kept, int(blockDim.x) / 32);
-  if (threadIdx.x == 0) {
-    const SortedPart part(a, int(blockIdx.x));
-    m.begin[kWeights] = a.weights_at(part.b);
-    m.begin[kX] = a.x_at(part.b) + part.col0;
-    m.begin[kIndex] = part.b * a.queries * a.kept;
-    m.number[kFirstKey] = part.key0;
-    m.number[kCols] = part.cols;
-  }
+  if (threadIdx.x == 0) m.begin.set(a);
   __syncthreads();
   GroupSums sums;
 #pragma unroll 1
@@ -252,7 +222,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     __syncthreads();
     find_places(m);
     __syncthreads();
-    const View<const TA> weights = a.a + int64_t(m.begin[kWeights]);
+    const View<const TA> weights = a.a + m.begin.weights();
     for_each_entry(a, m, own, [&](int i, int t, int key) {
       const int place = mine[key];
       mine[key] = uint16_t(place + 1);
@@ -260,10 +230,10 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
       store_as(m.entries + place, make_float2(weight, __uint_as_float(uint32_t((i - i0) * kLast))));
     });
     __syncthreads();
-    sums.add(m, m.number[kCols] > kFirst);
+    sums.add(m, m.begin.cols() > kFirst);
     __syncthreads();  // entries and x have been used
   }
-  const SortedPart part(a, computed_anew(int(blockIdx.x)));
+  const TransposePart part(a, computed_anew(int(blockIdx.x)));
 #pragma unroll
   for (int n = 0; n < kOwn; ++n) {
     const int key = n * (int(blockDim.x) / kGroup) + int(threadIdx.x) / kGroup,

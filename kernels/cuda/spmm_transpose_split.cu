@@ -24,44 +24,22 @@ constexpr int kXTile = kSplitParts * kXPart;  // of all of them
 
 using Args = TransposeArgs<float, float>;
 
-// What a block works on.
-struct Place {
-  int64_t b;
-  int key0, keys, col0, cols;
-
-  __device__ __forceinline__ Place(const Args& a, int block) {
-    const unsigned parts = unsigned(a.column_blocks * a.key_blocks), part = unsigned(block) % parts;
-    b = unsigned(block) / parts;
-    col0 = int(part % unsigned(a.column_blocks)) * a.columns;
-    key0 = int(part / unsigned(a.column_blocks)) * a.keys_at_once;
-    keys = a.keys - key0 < a.keys_at_once ? a.keys - key0 : a.keys_at_once;
-    cols = a.dim - col0 < a.columns ? a.dim - col0 : a.columns;
-  }
-};
-
-// Of what a block reads, where it begins, in elements; and the first key and the columns. In shared memory,
-// as registers hold the sums.
-enum Begin { kWeights, kX, kIndex, kBegins };
-enum Number { kFirstKey, kColumns, kNumbers };
-
 struct SplitTranspose {
-  View<int64_t> begin;  // [kBegins]
-  View<int> number;     // [kNumbers]
-  View<bf16_t> x;       // [2, parts, 16, kChunk]
-  View<uint32_t> bad;   // a bit for every query row that is left out, as a whole or some of its entries
-  View<float> tiles;    // [2, keys, 16]
+  TransposeBegin begin;
+  View<bf16_t> x;      // [2, parts, 16, kChunk]
+  View<uint32_t> bad;  // a bit for every query row that is left out, as a whole or some of its entries
+  View<float> tiles;   // [2, keys, 16]
   int tile_cells;
 
-  __device__ SplitTranspose(SharedMemory& shared, const Args& a) : tile_cells(a.keys_at_once * kRows) {
-    begin = shared.take<int64_t>(kBegins);
-    number = shared.take<int>(kNumbers);
+  __device__ SplitTranspose(SharedMemory& shared, const Args& a)
+      : begin(shared), tile_cells(a.keys_at_once * kRows) {
     x = shared.take<bf16_t>(2 * kXTile);
     tiles = shared.take<float>(2 * tile_cells);  // begins where the compiler knows: that takes no registers
     bad = shared.take<uint32_t>(ceil_div(a.queries, 32));
   }
   static int64_t bytes(int warps, int queries) {
-    return round_up(8 * kBegins, 16) + round_up(4 * kNumbers, 16) + 2 * (2 * kXTile) +
-           round_up(ceil_div(queries, 32) * 4, 16) + 2 * 4 * int64_t(warps) * kWarpKeys * kRows;
+    return TransposeBegin::kBytes + 2 * (2 * kXTile) + round_up(ceil_div(queries, 32) * 4, 16) +
+           2 * 4 * int64_t(warps) * kWarpKeys * kRows;
   }
 };
 
@@ -82,8 +60,8 @@ __device__ __forceinline__ void leave_out(const SplitTranspose& t, int i) {
 // Rows [i0, i0 + 16) of x in parts; zeros beyond the matrix.
 __device__ __forceinline__ void stage_x(const Args& a, const SplitTranspose& t, View<bf16_t> to, int i0) {
   constexpr int kUnits = kChunk / 4;
-  const View<const float> x = a.x.data + int64_t(t.begin[kX]);
-  const int cols = t.number[kColumns];
+  const View<const float> x = a.x.data + t.begin.x();
+  const int cols = t.begin.cols();
   const bool whole = a.x.aligned && cols % 4 == 0;
 #pragma unroll 1
   for (int e = computed_anew(int(threadIdx.x)); e < kRows * kUnits; e += int(blockDim.x)) {
@@ -134,8 +112,8 @@ __device__ __forceinline__ void spread_entries(const Args& a, const SplitTranspo
   constexpr int kAtOnce = 4;
   const int thread = computed_anew(int(threadIdx.x)), warp = thread / 32, lane = thread % 32;
   const int warps = int(blockDim.x) / 32;
-  const View<const float> weights = a.a + int64_t(t.begin[kWeights]);
-  const int key0 = t.number[kFirstKey];
+  const View<const float> weights = a.a + t.begin.weights();
+  const int key0 = t.begin.key0();
   // four entries of a row can be read at once, wherever they begin
   const bool whole = a.weights_aligned && a.kept % 4 == 0 && a.index.narrow && a.index.aligned;
 #pragma unroll 1
@@ -143,7 +121,7 @@ __device__ __forceinline__ void spread_entries(const Args& a, const SplitTranspo
     const int row = four * 4 + lane / 8, i = i0 + row, kept = i < a.queries ? a.kept : 0;
     const int sharers = (warps - four + 3) / 4, apart = 32 * (sharers < 1 ? 1 : sharers);
     const View<const float> from = weights + i * a.a_stride_row;
-    const int64_t first = int64_t(t.begin[kIndex]) + int64_t(i) * a.kept;
+    const int64_t first = t.begin.entries() + int64_t(i) * a.kept;
     bool left_out = false;
 #pragma unroll 1
     for (int t0 = warp / 4 * 32 + lane % 8 * 4; t0 < a.kept; t0 += kAtOnce * apart) {
@@ -256,14 +234,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_split_kerne
   for (int w = int(threadIdx.x); w < int(ceil_div(a.queries, 32)); w += int(blockDim.x)) t.bad[w] = 0;
   for (int c = int(threadIdx.x) * 4; c < 2 * t.tile_cells; c += int(blockDim.x) * 4)
     store_as(t.tiles + c, make_float4(0.f, 0.f, 0.f, 0.f));
-  if (threadIdx.x == 0) {
-    const Place place(a, int(blockIdx.x));
-    t.begin[kWeights] = a.weights_at(place.b);
-    t.begin[kX] = a.x_at(place.b) + place.col0;
-    t.begin[kIndex] = place.b * a.queries * a.kept;
-    t.number[kFirstKey] = place.key0;
-    t.number[kColumns] = place.cols;
-  }
+  if (threadIdx.x == 0) t.begin.set(a);
   __syncthreads();
   KeySums sums;
 #pragma unroll 1
@@ -277,7 +248,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_split_kerne
         spread_entries(a, t, t.tiles + next * t.tile_cells, i0 + kRows);
       } else if (i0 >= 0) {
         const View<float> tile = t.tiles + now * t.tile_cells;
-        const int keys = a.keys - t.number[kFirstKey] - warp * kWarpKeys;
+        const int keys = a.keys - t.begin.key0() - warp * kWarpKeys;
         if (a.columns <= 16) {
           sums.add<2>(tile, t.x + now * kXTile, keys);
         } else {
@@ -287,7 +258,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_split_kerne
     }
     __syncthreads();  // this tile is zero, the next one is filled
   }
-  const Place place(a, computed_anew(int(blockIdx.x)));
+  const TransposePart place(a, computed_anew(int(blockIdx.x)));
   const View<float> out = a.out.head(place.b) + place.key0 * a.out.stride_row + place.col0;
   const View<const float> initial = a.initial + ((place.b * a.keys + place.key0) * a.dim + place.col0);
   sums.each([&](int key, int col, float one, float two) {
@@ -306,8 +277,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_split_kerne
       if (both) at[1] = two;
     }
   });
-  add_left_out(a, View<const uint32_t>(t.bad), place.b, place.key0, place.keys, place.col0, place.cols,
-               [](float weight, float value) { return !has_parts(weight) || !has_parts(value); });
+  add_left_out<true>(a, View<const uint32_t>(t.bad), place.b, place.key0, place.keys, place.col0, place.cols,
+                     [](float weight, float value) { return !has_parts(weight) || !has_parts(value); });
 }
 
 }  // namespace

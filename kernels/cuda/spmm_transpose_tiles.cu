@@ -332,8 +332,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_tiles_kerne
     if (a.initial) sum += a.initial[(window * a.keys + key0 + key) * a.dim + col0 + col];
     (a.out.head(window) + (key0 + key) * a.out.stride_row)[col0 + col] = from_float<T>(sum);
   });
-  add_left_out(a, View<const uint32_t>(tile.bad), window, key0, here, col0, cols,
-               [](float, float value) { return !is_finite(value); });
+  add_left_out<false>(a, View<const uint32_t>(tile.bad), window, key0, here, col0, cols,
+                      [](float, float value) { return !is_finite(value); });
 }
 
 template <class TA, class T>
