@@ -27,6 +27,8 @@ Part = tuple[set[Key], set[Key]]
 """Accesses of the SASS, and the counted places that they belong to."""
 
 _DISAGREE, _DISAGREE_IN_ALL, _INSTRUCTION = 10.0, 40.0, 1e-3
+_AGREES = 0.98
+"""Share of the counts at which no more places are taken together."""
 
 
 @dataclass
@@ -52,16 +54,23 @@ def executions(
 ) -> tuple[list[float], float]:
     """Execution count of each block by warps, and the share of the counts that it explains.
 
-    Places of one line of the kernel that ptxas has confused with each other are taken together where they disagree.
+    ptxas confuses places: loads of neighbouring lines, of both arms of a branch. Those that disagree are taken
+    together, as few as do: those of one function, then those of its caller, and so on.
     """
     parts = _components(blocks, counted)
-    ran, explained = _solve(blocks, counted, steps, warps, parts)
-    together = _joined(blocks, counted, parts, ran)
-    if len(together) < len(parts):
-        again, better = _solve(blocks, counted, steps, warps, together)
-        if better > explained:
-            return again, better
-    return ran, explained
+    best, most = _solve(blocks, counted, steps, warps, parts)
+    deepest = max((len(place) for _, _, place in counted), default=0)
+    for dropped in range(1, deepest):
+        if most >= _AGREES:
+            break
+        together = _joined(blocks, counted, parts, best, dropped)
+        if len(together) == len(parts):
+            continue
+        parts = together
+        ran, explained = _solve(blocks, counted, steps, warps, parts)
+        if explained > most:
+            best, most = ran, explained
+    return best, most
 
 
 def _solve(
@@ -98,13 +107,13 @@ def _solve(
 
 
 def _joined(
-    blocks: Sequence[SassBlock], counted: Counted, parts: Sequence[Part], ran: Sequence[float]
+    blocks: Sequence[SassBlock], counted: Counted, parts: Sequence[Part], ran: Sequence[float], dropped: int
 ) -> list[Part]:
-    """The parts, with those of one kind and one line of the kernel made one where some of them disagree."""
-    groups: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    """The parts; those of one kind whose places agree but for the innermost `dropped` made one, where some disagree."""
+    groups: dict[tuple[str, Place], list[Part]] = defaultdict(list)
     for keys, owners in parts:
         kind, _, place = min(owners)
-        groups[kind, place[-1] if place else "?"].append((keys, owners))
+        groups[kind, place[min(dropped, len(place) - 1) :]].append((keys, owners))
     found: list[Part] = []
     for group in groups.values():
         if any(_disagrees(blocks, counted, part, ran) for part in group):
@@ -155,6 +164,9 @@ def _equations(
         found.append((dict(terms), sum(counted[o] * o[1] for o in owners) / least, _DISAGREE))
     owned = {key for keys, _ in components for key in keys}
     never = {b for b, block in enumerate(blocks) if _is_a_twin(block, owned, counted)}
+    for key in {key for block in blocks for key in block.accesses.keys() - block.optional} - owned:
+        terms = {b: float(block.accesses[key]) for b, block in enumerate(blocks) if key in block.accesses}
+        found.append((terms, 0.0, _DISAGREE))
     for name, count in steps.items():
         terms = {b: float(block.steps[name]) for b, block in enumerate(blocks) if block.steps[name]}
         if terms:
@@ -186,7 +198,8 @@ def _components(blocks: Sequence[SassBlock], counted: Counted) -> list[Part]:
     """Accesses of the SASS and the counted places that they belong to, one equation each.
 
     Where both name the same lines that is one to one. ptxas gives some accesses the lines of their neighbours: those
-    left over on one side join what is most like them on the other.
+    left over on one side join what is most like them on the other. What the SASS has on a line of its own that no
+    count is near to belongs to nothing: it did not run.
     """
     keys = {key for block in blocks for key in block.accesses}
     links = {(key, key) for key in keys if key in counted}
@@ -199,7 +212,8 @@ def _components(blocks: Sequence[SassBlock], counted: Counted) -> list[Part]:
     mine, theirs = {key for key, _ in links}, {own for _, own in links}
     for key in keys - mine:
         free = _most_like(key, [own for own in counted if own not in theirs and _joins(own, key)])
-        links |= {(key, own) for own in free or _most_like(key, [o for o in counted if _joins(o, key)])}
+        near = free or _most_like(key, [own for own in counted if _joins(own, key)])
+        links |= {(key, own) for own in near if own[2][:1] == key[2][:1] or own[2][1:] == key[2][1:]}
     for own in counted.keys() - {own for _, own in links}:
         links |= {(key, own) for key in _most_like(own, [key for key in keys if _joins(own, key)])}
     return _connected(links)

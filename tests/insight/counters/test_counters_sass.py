@@ -99,6 +99,38 @@ def test_lines_that_the_compiler_confused_are_taken_together() -> None:
     assert explained == pytest.approx(1.0)
 
 
+def test_no_more_lines_are_taken_together_than_disagree() -> None:
+    """Those of one function: what another one reads has an equation of its own, however much it costs."""
+    a, b = ("tile.cuh:5", "tile.cuh:20", "sddmm.cu:12"), ("tile.cuh:6", "tile.cuh:20", "sddmm.cu:12")
+    row = ("row.cuh:3", "sddmm.cu:12")
+    blocks = [
+        SassBlock(Counter(issue=1), after=[1]),
+        SassBlock(
+            Counter(issue=9), Counter({("load shared", 16, a): 3, ("load shared", 16, b): 1}), after=[1, 2]
+        ),
+        SassBlock(Counter(issue=50), Counter({("load shared", 16, row): 1}), after=[2, 3]),
+        SassBlock(Counter(issue=1)),
+    ]
+    counted = Counter({("load shared", 16, a): 16, ("load shared", 16, b): 16, ("load shared", 16, row): 8})
+    ran, explained = executions(blocks, counted, {}, 1)
+    assert ran[1:3] == pytest.approx([8, 8])
+    assert explained == pytest.approx(1.0)
+
+
+def test_a_line_that_nothing_was_counted_at_did_not_run() -> None:
+    """Not a cheaper way to what was counted elsewhere in the kernel."""
+    counted = Counter({("store shared", 4, ("row.cuh:3", "sddmm.cu:12", "sddmm.cu:40")): 40})
+    region = ("store shared", 4, ("terms.cuh:57", "sddmm.cu:9", "sddmm.cu:40"))
+    blocks = [
+        SassBlock(Counter(issue=1), after=[1, 2]),
+        SassBlock(Counter(issue=6), Counter({region: 4}), after=[1, 2]),
+        SassBlock(Counter(issue=9), Counter(dict.fromkeys(counted, 1)), after=[2]),
+    ]
+    ran, explained = executions(blocks, counted, {}, 1)
+    assert ran[1:] == pytest.approx([0, 40])
+    assert explained == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("opcode", "unit", "access"),
     [
