@@ -234,7 +234,13 @@ def launch_geometry(arch: int, kept: int = 256) -> dict[tuple[str, str], tuple[i
         emulator.configure(dry=True, shared_limit=ARCHITECTURES[arch].shared_limit)
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             emulator.take_dry_launches()
-            for rung in ("plain", "resident", "gather", *(("ffma",) if dtype == torch.float32 else ())):
+            for rung in (
+                "plain",
+                "resident",
+                "sorted",
+                "gather",
+                *(("ffma",) if dtype == torch.float32 else ()),
+            ):
                 _launch_everything(CudaEmulatorBackend(rung), dtype, kept)
             for name, _, threads, shared in emulator.take_dry_launches():
                 geometry[name, str(dtype).removeprefix("torch.")] = (threads, shared)
