@@ -27,7 +27,7 @@ def statuses(folder: Path) -> dict[tuple[str, str], str]:
 
 
 def test_a_run_writes_its_folder_and_prints_its_tables(
-    tiny_run: Run, pft_bench_command: Run, tmp_path: Path
+    tiny_run: Run, drawn: None, pft_bench_command: Run, tmp_path: Path
 ) -> None:
     from skimage import io
 
