@@ -65,15 +65,25 @@ void row_delta(Sizes sizes, TensorArg grad_out, TensorArg out, uintptr_t delta, 
       [&](void* stream) { return cuda::attention_row_delta(s, x, y, to, stream); });
 }
 
-void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_logits, uintptr_t grad_a,
-                     uintptr_t lse, uintptr_t delta, IndexArg new_index, int64_t kept, uintptr_t g,
-                     uintptr_t a_kept, int candidates, Place place) {
+// Whether backward_sparse reads grad_out instead of grad_a.
+bool backward_splits(Sizes sizes, int dtype, bool bias, int candidates, int float32) {
+  return cuda::backward_splits(
+      attention_shape("attention_backward_sparse", sizes), static_cast<cuda::DType>(dtype), bias,
+      static_cast<cuda::Candidates>(candidates), static_cast<cuda::Float32>(float32));
+}
+
+// The address of grad_out or grad_a may be 0: not there.
+void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, TensorArg grad_out, uintptr_t grad_logits,
+                     uintptr_t grad_a, uintptr_t lse, uintptr_t delta, IndexArg new_index, int64_t kept,
+                     uintptr_t g, uintptr_t a_kept, int candidates, int float32, Place place) {
   const char* kernel = "attention_backward_sparse";
   const AttentionShape s = attention_shape(kernel, sizes, scales[0], scales[1]);
   Arguments args(kernel);
   const cuda::AttentionInputs in = inputs_of(args, s, layer);
   const int64_t rows = rows_of(s);
   cuda::SparseGradients grads;
+  if (std::get<0>(grad_out))
+    grads.grad_out = args.input("grad_out", grad_out, {s.windows, s.heads, s.queries, s.dim_v});
   grads.grad_logits = args.array<const float>("grad_logits", grad_logits, rows * kept, 4, false);
   grads.grad_a = args.array<const float>("grad_a", grad_a, rows * kept, 4, false);
   grads.lse = args.array<const float>("lse", lse, rows, 4, false);
@@ -86,7 +96,9 @@ void backward_sparse(Sizes sizes, Scales scales, LayerArg layer, uintptr_t grad_
   grads.kept = kept;
   const auto how = static_cast<cuda::Candidates>(candidates);
   run(kernel, {s.windows, s.heads, s.queries, s.keys, s.dim_qk, s.dim_v, s.candidates, kept}, place,
-      [&](void* stream) { return cuda::attention_backward_sparse(in, grads, how, stream); });
+      [&](void* stream) {
+        return cuda::attention_backward_sparse(in, grads, how, static_cast<cuda::Float32>(float32), stream);
+      });
 }
 
 // The address of grad_out or grad_v may be 0: not there.
@@ -147,8 +159,10 @@ void register_attention(py::module_& m) {
   m.def("attention_row_delta", row_delta, arg("sizes"), arg("grad_out"), arg("out"), arg("delta"),
         arg("place"));
   m.def("attention_backward_sparse", backward_sparse, arg("sizes"), arg("scales"), arg("layer"),
-        arg("grad_logits"), arg("grad_a"), arg("lse"), arg("delta"), arg("new_index"), arg("kept"), arg("g"),
-        arg("a_kept"), arg("candidates"), arg("place"));
+        arg("grad_out"), arg("grad_logits"), arg("grad_a"), arg("lse"), arg("delta"), arg("new_index"),
+        arg("kept"), arg("g"), arg("a_kept"), arg("candidates"), arg("float32"), arg("place"));
+  m.def("attention_backward_splits", backward_splits, arg("sizes"), arg("dtype"), arg("bias"),
+        arg("candidates"), arg("float32"));
   m.def("attention_backward_dense", backward_dense, arg("sizes"), arg("scales"), arg("layer"),
         arg("grad_out"), arg("lse"), arg("delta"), arg("grad_q"), arg("grad_k"), arg("grad_v"),
         arg("bias_partial"), arg("row_blocks"), arg("float32"), arg("place"));

@@ -27,10 +27,12 @@ void bind_sddmm(Sizes n, TensorArg q, TensorArg k, IndexArg index, TensorArg out
   });
 }
 
-// spmm and spmm_transpose: `from` and `to` are the rows of the matrix read and of the result.
-void multiply(const char* kernel, decltype(cuda::spmm) launcher, const Sizes& n, TensorArg a,
+// spmm and spmm_transpose: `from` and `to` are the rows of the matrix read and of the result. `how`: what
+// else the launcher is told, after the scale.
+template <class Launcher, class... How>
+void multiply(const char* kernel, Launcher launcher, const Sizes& n, TensorArg a,
               std::pair<const char*, TensorArg> x, int64_t from, IndexArg index, uintptr_t initial,
-              TensorArg out, int64_t to, float scale, int version, Place place) {
+              TensorArg out, int64_t to, float scale, Place place, How... how) {
   const SparseShape s = shape_of(kernel, n);
   Arguments args(kernel);
   const auto a_ = args.input("a", a, {n[0], n[1], n[2], n[5]});
@@ -38,21 +40,20 @@ void multiply(const char* kernel, decltype(cuda::spmm) launcher, const Sizes& n,
   const auto index_ = args.index("index", index, s.batch * s.queries * s.kept);
   const auto* initial_ = args.array<const float>("initial", initial, s.batch * to * s.head_dim, 4, false);
   const auto out_ = args.output("out", out, {n[0], n[1], to, n[4]});
-  run(kernel, {s.batch, s.queries, s.keys, s.head_dim, s.kept}, place, [&](void* stream) {
-    return launcher(s, n[1], a_, x_, index_, initial_, out_, scale, static_cast<cuda::Version>(version),
-                    stream);
-  });
+  run(kernel, {s.batch, s.queries, s.keys, s.head_dim, s.kept}, place,
+      [&](void* stream) { return launcher(s, n[1], a_, x_, index_, initial_, out_, scale, how..., stream); });
 }
 
 void bind_spmm(Sizes n, TensorArg a, TensorArg v, IndexArg index, uintptr_t initial, TensorArg out,
                float scale, int version, Place place) {
-  multiply("spmm", cuda::spmm, n, a, {"v", v}, n[3], index, initial, out, n[2], scale, version, place);
+  multiply("spmm", cuda::spmm, n, a, {"v", v}, n[3], index, initial, out, n[2], scale, place,
+           static_cast<cuda::Version>(version));
 }
 
 void bind_spmm_transpose(Sizes n, TensorArg a, TensorArg x, IndexArg index, uintptr_t initial, TensorArg out,
-                         float scale, int version, Place place) {
+                         float scale, int version, int float32, Place place) {
   multiply("spmm_transpose", cuda::spmm_transpose, n, a, {"x", x}, n[2], index, initial, out, n[3], scale,
-           version, place);
+           place, static_cast<cuda::Version>(version), static_cast<cuda::Float32>(float32));
 }
 
 }  // namespace
@@ -64,7 +65,7 @@ void register_sparse(py::module_& m) {
   m.def("spmm", bind_spmm, arg("sizes"), arg("a"), arg("v"), arg("index"), arg("initial"), arg("out"),
         arg("scale"), arg("version"), arg("place"));
   m.def("spmm_transpose", bind_spmm_transpose, arg("sizes"), arg("a"), arg("x"), arg("index"), arg("initial"),
-        arg("out"), arg("scale"), arg("version"), arg("place"));
+        arg("out"), arg("scale"), arg("version"), arg("float32"), arg("place"));
 }
 
 }  // namespace pft::bindings

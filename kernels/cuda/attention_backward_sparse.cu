@@ -126,10 +126,13 @@ Status attention_row_delta(const AttentionShape& s, Input grad_out, Input out, f
 }
 
 Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& grads, Candidates how,
-                                 void* stream) {
+                                 Float32 multiply, void* stream) {
   const AttentionShape& s = in.shape;
   if (!s.windows || !s.heads || !s.queries) return Status::kOk;
   if (!in.index.data || !s.candidates || !grads.kept) return Status::kBadShape;
+  if (backward_splits(s, in.q.dtype, in.bias != nullptr, how, multiply))
+    return attention_backward_tiled_split(in, grads, stream);
+  if (!grads.grad_a) return Status::kBadShape;
   return with_type(in.q.dtype, [&](auto tag) {
     using T = decltype(tag);
     BackwardArgs<T> a{layer_of<T>(in),

@@ -5,8 +5,8 @@
 // logits, selects by bisection and writes index and logits of the kept entries. Then V takes the place of the
 // keys, and the entries just written (still in the cache) weigh its rows. One matrix at a time is resident,
 // so that two blocks share an SM.
+#include "listed_tiles.cuh"
 #include "sparse_forward.cuh"
-#include "split_tile.cuh"
 
 namespace pft::cuda {
 namespace {
@@ -51,14 +51,6 @@ __global__ void __launch_bounds__(32 * kMostSparseWarps, 1)
                     a.out.aligned && col0 % kPerUnit<T> == 0);
     }
   }
-}
-
-// Whether tensor cores are to compute all of a float32 layer's products, six for one: by counts, not measured
-// (kernels/cuda/README.md), where what a gather reads one by one, candidates and kept entries, is a quarter
-// of the keys.
-bool split_tiles_pay(const AttentionShape& s) {
-  const int64_t kept = s.topk < s.candidates ? s.topk : s.candidates;
-  return (s.candidates + kept) * 4 >= s.keys;
 }
 
 }  // namespace

@@ -8,7 +8,11 @@
 
 namespace pft::cuda {
 
-struct ListedArgs : ForwardArgs<float> {
+constexpr int kMostKeys = 32767;   // a list holds int16
+constexpr int kMostListed = 1024;  // registers hold a row
+
+struct ListedArgs {
+  Layer<float> layer;
   bool logits_aligned;    // they begin on 16 bytes
   int rows = 0;           // of a block: kTallRows, twice or four times as many
   int keys_at_once = 0;   // in shared memory, a multiple of kGroup
@@ -154,6 +158,87 @@ __device__ __forceinline__ void for_each_entry(const ListedArgs& a, const Listed
   }
 }
 
+// Of `most` keys from key0 on those that are there.
+__device__ __forceinline__ int keys_here(const ListedArgs& a, int key0, int most) {
+  return a.layer.keys - key0 < most ? a.layer.keys - key0 : most;
+}
+template <class Odd = KeepAll>
+__device__ __forceinline__ void stage_stretch(const ListedArgs& a, const ListedMemory& memory, int64_t b,
+                                              const Strided<const float>& from, int key0, int col0, int cols,
+                                              const Odd& odd = Odd()) {
+  const int here = keys_here(a, key0, a.keys_at_once);
+  stage_tall(memory.stream, a.keys_at_once, from.head(b) + key0 * from.stride_row, from.stride_row, here,
+             int(round_up(here, kGroup)), col0, cols, from.aligned, odd);
+}
+
+// This warp's part of a stretch: its rows, and every so many-th group of keys.
+struct Part {
+  int row0, first, step;
+
+  __device__ __forceinline__ explicit Part(const ListedArgs& a) {
+    const unsigned warp = threadIdx.x / 32, groups = unsigned(a.row_groups());
+    row0 = int(warp % groups) * kTallRows, first = int(warp / groups) * kGroup, step = a.parts() * kGroup;
+  }
+};
+
+// pick(r, entry, key, place of the product) for what this warp's rows list, from products of up to kChunk
+// channels of the block's rows with all keys. All that was staged before has arrived when meanwhile() is
+// called.
+template <class Meanwhile, class Pick>
+__device__ __forceinline__ void for_each_listed_product(const ListedArgs& a, const ListedMemory& memory,
+                                                        const ListedRows& rows, const Part& part,
+                                                        const Strided<const float>& left,
+                                                        const Strided<const float>& right, int dim,
+                                                        Meanwhile meanwhile, Pick pick) {
+  const int lane = int(threadIdx.x) % 32, keys = a.layer.keys;
+  const OwnRows mine(a, rows.count);
+  stage_tall(memory.queries, a.rows, left.head(rows.b) + rows.first * left.stride_row, left.stride_row,
+             rows.count, a.rows, 0, dim, left.aligned);
+  stage_stretch(a, memory, rows.b, right, 0, 0, dim);
+  finish_staging();
+  const TallRows queries(memory.queries + part.row0 * kChunk, a.rows * kChunk);
+  meanwhile();
+  __syncthreads();  // the queries have been read
+  for (int stretch = 0; stretch < a.stretches; ++stretch) {
+    const int tile0 = stretch * a.tile_keys, end = tile0 + keys_here(a, tile0, a.tile_keys);
+    for (int key0 = tile0; key0 < end; key0 += a.keys_at_once) {
+      const int here = keys_here(a, key0, a.keys_at_once);
+      for (int group = part.first; group < here; group += part.step) {
+        const View<float> to =
+            memory.tile + ((part.row0 + lane / 4) * a.pitch() + (key0 - tile0) + group + lane % 4 * 2);
+        queries.multiply(memory.stream + group * kChunk, a.keys_at_once * kChunk, dim,
+                         [&](int tile, int n, const float (&d)[4]) {
+                           const View<float> at = to + (tile * 16 * a.pitch() + n * 8);
+                           store_as(at, make_float2(d[0], d[1]));
+                           store_as(at + 8 * a.pitch(), make_float2(d[2], d[3]));
+                         });
+      }
+      __syncthreads();  // the products are there, the keys have been used
+      if (key0 + a.keys_at_once < keys)
+        stage_stretch(a, memory, rows.b, right, key0 + a.keys_at_once, 0, dim);
+      if (key0 + a.keys_at_once < end) __syncthreads();
+    }
+    for_each_entry(a, memory, mine, stretch, [&](int r, int entry, int key) {
+      pick(r, entry, key, View<const float>(memory.tile + (r * a.pitch() - tile0 + key)));
+    });
+    if (end < keys) __syncthreads();  // the products have been used, the keys are there
+  }
+}
+
+// f(row), with as few registers as up to kMostListed entries need.
+template <class F>
+__device__ __forceinline__ void with_listed_row(View<const float> z, int count, int lane, F f) {
+  if (count <= 64) {
+    f(RowInRegisters<2>(z, count, lane));
+  } else if (count <= 128) {
+    f(RowInRegisters<4>(z, count, lane));
+  } else if (count <= 256) {
+    f(RowInRegisters<8>(z, count, lane));
+  } else {
+    f(RowInRegisters<kMostListed / 32>(z, count, lane));
+  }
+}
+
 // What is added to the logits of a row: bias and region penalty.
 struct ListedTerms {
   View<const uint8_t> region;
@@ -192,5 +277,40 @@ struct ListedTerms {
     }
   }
 };
+
+inline ListedArgs listed_args(const AttentionInputs& in) {
+  ListedArgs a{layer_of<float>(in), reinterpret_cast<uintptr_t>(in.logits) % 16 == 0};
+  if (in.bias) a.per_line = uint32_t((int64_t(1) << 32) / in.shape.window_size + 1);
+  return a;
+}
+
+// Chooses rows and stretches of keys: as many rows as fit beside keys enough for all warps, since keys and
+// values are split anew for every block. The bytes it takes, or 0 where nothing fits.
+inline int64_t plan_listed(const AttentionShape& s, bool bias, ListedArgs& a) {
+  if (s.dim_qk > kChunk || s.keys > kMostKeys || s.candidates > kMostListed) return 0;
+  constexpr int kTiles[][2] = {{256, 256}, {256, 128}, {128, 128}, {128, 64}, {64, 64}, {32, 32}};
+  const int64_t limit = shared_memory_limit(), all = round_up(s.keys, kGroup), batch = s.windows * s.heads;
+  for (a.rows = 4 * kTallRows; a.rows >= kTallRows; a.rows /= 2) {
+    const bool idle = a.rows / 2 >= s.queries || batch * ceil_div(s.queries, a.rows) < multiprocessors();
+    if (idle && a.rows > kTallRows) continue;
+    a.bias_rows = bias ? int(bias_slice_rows(s.window_size, a.rows)) : 0;
+    for (const auto& [tile, stream] : kTiles) {
+      if (stream < a.parts() * kGroup && a.rows > kTallRows) continue;
+      a.tile_keys = int(tile < all ? tile : all), a.keys_at_once = int(stream < all ? stream : all);
+      a.stretches = int(ceil_div(s.keys, a.tile_keys));
+      const int64_t bytes = ListedMemory::bytes(a);
+      if (bytes <= limit) return bytes;
+    }
+  }
+  return 0;
+}
+
+// Whether tensor cores are to compute all of a float32 layer's products, six for one: by counts, not measured
+// (kernels/cuda/README.md), where what is gathered otherwise, one by one, candidates and kept entries, is a
+// quarter of the keys.
+inline bool split_tiles_pay(const AttentionShape& s) {
+  const int64_t kept = s.topk < s.candidates ? s.topk : s.candidates;
+  return (s.candidates + kept) * 4 >= s.keys;
+}
 
 }  // namespace pft::cuda

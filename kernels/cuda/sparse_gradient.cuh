@@ -20,9 +20,8 @@ struct BackwardArgs {
 // The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a
 // subsequence of the candidates, so those of 32 candidates are among the next 32 kept ones; both ascend, so a
 // lane finds its own by halving.
-template <class T>
-__device__ __forceinline__ int slot_of(const BackwardArgs<T>& a, int64_t row, int t, int key, int* next,
-                                       int lane) {
+template <class Args>
+__device__ __forceinline__ int slot_of(const Args& a, int64_t row, int t, int key, int* next, int lane) {
   if (!a.new_index) return t;
   const int coming = *next + lane < a.kept ? a.new_index[row * a.kept + *next + lane] : 0x7fffffff;
   int below = 0;  // of the next ones

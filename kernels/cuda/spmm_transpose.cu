@@ -1,11 +1,13 @@
 // Transposed SpMM: out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t]
 // x[b,i].
 //
-// No sum is left to atomics, and there is no race. v1: a warp owns four channels of all keys, and goes
-// through the query rows in order. The entries of one row name distinct keys, so its 32 lanes add to 32
-// different accumulators; a __syncwarp parts the rows. v2 (spmm_transpose_tiles.cu): 16 rows at a time become
-// a dense tile, and a warp adds up the products of its keys in registers. Either way an accumulator sees its
-// terms in one order, whatever the hardware does: the same bits in every run.
+// No sum is left to atomics, and there is no race. Here is v1: a warp owns four channels of all keys, and
+// goes through the query rows in order. The entries of one row name distinct keys, so its 32 lanes add to 32
+// different accumulators; a __syncwarp parts the rows. v2 (spmm_transpose_tiles.cu, spmm_transpose_split.cu):
+// 16 rows at a time become a dense tile, and a warp adds up the products of its keys in registers. v3
+// (spmm_transpose_sorted.cu): entries sorted by key. In each an accumulator sees its terms in one order,
+// whatever the hardware does: the same bits in every run.
+#include "split_tile.cuh"
 #include "transpose_args.cuh"
 
 namespace pft::cuda {
@@ -127,18 +129,29 @@ Status run(TransposeArgs<TA, T> a, Version version, void* stream) {
                 32 * units, a.keys_at_once * row_bytes + fixed(), stream, a, tile_rows, tile_kept);
 }
 
-// By analysis, not measured. Tiles cost the same however many entries there are: as tensor cores do all
-// products of 16-bit tiles in the time of a few entries a row, and FFMA in that of some 60 of 1024.
+// By counts, not measured (kernels/cuda/README.md). Sorted entries cost as much as there are, tiles the same
+// however many: tensor cores as much as a 22nd of the keys in 16-bit types, FFMA as a fifth, split float32 as
+// a fourteenth, but that is taken from half as fast again.
 bool tiles_pay(const SparseShape& s, DType dtype) {
-  return s.kept * (dtype == DType::kFloat32 ? 16 : 64) >= s.keys;
+  return s.kept * (dtype == DType::kFloat32 ? 5 : 22) >= s.keys;
 }
+bool split_tiles_pay(const SparseShape& s) { return s.kept * 10 >= s.keys; }
 
 }  // namespace
 
 Status spmm_transpose(const SparseShape& s, int64_t heads, Input a, Input x, Index index,
-                      const float* initial, Output out, float scale, Version version, void* stream) {
+                      const float* initial, Output out, float scale, Version version, Float32 how,
+                      void* stream) {
+  if (version == Version::kAuto && splits(x.dtype, how) && (how == Float32::kSplit || split_tiles_pay(s))) {
+    const Status status = spmm_transpose_split(s, heads, a, x, index, initial, out, scale, stream);
+    if (status != Status::kUnsupported || how == Float32::kSplit) return status;
+  }
   if (version == Version::kTiles || (version == Version::kAuto && tiles_pay(s, x.dtype))) {
     const Status status = spmm_transpose_tiles(s, heads, a, x, index, initial, out, scale, stream);
+    if (status != Status::kUnsupported) return status;
+  }
+  if (version == Version::kSorted || version == Version::kAuto) {
+    const Status status = spmm_transpose_sorted(s, heads, a, x, index, initial, out, scale, stream);
     if (status != Status::kUnsupported) return status;
   }
   return with_transpose_args(s, heads, a, x, index, initial, out, scale,

@@ -75,7 +75,7 @@ struct TransposeTile {
 };
 
 // Rows [i0, i0 + 16) of x from column col0 on, zero beyond the matrix. What is not finite would spoil every
-// key of the tile: it is zero here, and add_bad_rows() deals with it.
+// key of the tile: it is zero here, and add_left_out() deals with it.
 template <class TA, class T>
 __device__ void stage_x(const TransposeArgs<TA, T>& a, const TransposeTile<T>& tile, View<const T> x, int i0,
                         int col0) {
@@ -286,30 +286,6 @@ __device__ __forceinline__ void for_each_key_sum(const KeySums<float>& sums, Vie
   }
 }
 
-// Adds what is not finite in x to the outputs of the keys that list its row, row by row.
-template <class TA, class T>
-__device__ void add_bad_rows(const TransposeArgs<TA, T>& a, const TransposeTile<T>& tile, int64_t b, int key0,
-                             int here, int col0, int cols) {
-  const View<const TA> weights = a.weights(b);
-  const View<const T> x = a.x.head(b);
-  for (int i = 0; i < a.queries; ++i) {
-    if (!(tile.bad[i / 32] >> i % 32 & 1)) continue;
-    __syncthreads();  // the outputs, or the row before, are written
-    for (int t = int(threadIdx.x); t < a.kept; t += int(blockDim.x)) {
-      const int key = a.index[(b * a.queries + i) * a.kept + t] - key0;
-      if (key < 0 || key >= here) continue;
-      const float weight = to_float(weights[i * a.a_stride_row + t]);
-      for (int col = col0; col < col0 + cols; ++col) {
-        const float value = to_float(x[i * a.x.stride_row + col]);
-        if (is_finite(value)) continue;
-        const auto out = (a.out.head(b) + (key0 + key) * a.out.stride_row)[col];
-        (a.out.head(b) + (key0 + key) * a.out.stride_row)[col] =
-            from_float<T>(to_float(out) + a.scale * (weight * value));
-      }
-    }
-  }
-}
-
 template <class TA, class T>
 __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_tiles_kernel(TransposeArgs<TA, T> a) {
   constexpr int parts = kParts<TA, T>;
@@ -356,7 +332,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) spmm_transpose_tiles_kerne
     if (a.initial) sum += a.initial[(window * a.keys + key0 + key) * a.dim + col0 + col];
     (a.out.head(window) + (key0 + key) * a.out.stride_row)[col0 + col] = from_float<T>(sum);
   });
-  add_bad_rows(a, tile, window, key0, here, col0, cols);
+  add_left_out<false>(a, View<const uint32_t>(tile.bad), window, key0, here, col0, cols,
+                      [](float, float value) { return !is_finite(value); });
 }
 
 template <class TA, class T>

@@ -28,16 +28,18 @@ from .base import (
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 CHOOSE = -1  # the launcher takes the version that suits
 # The launchers' numbers of the sparse products' versions, and of the ways in which a sparse layer meets its
-# candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer multiplies: by FFMA, or by tensor
-# cores, each number as the sum of three of bfloat16.
-VERSIONS = {"plain": 0, "resident": 1, "tiles": 2}
+# candidates: one by one, or picked from tensor-core tiles; and of how a float32 layer or spmm_transpose multiplies: by
+# FFMA, or by tensor cores, each number as the sum of three of bfloat16.
+VERSIONS = {"plain": 0, "resident": 1, "tiles": 2, "sorted": 3}
 CANDIDATES = {"gather": 0, "tiles": 1}
 FLOAT32 = {"ffma": 0, "split": 1}
 _PRODUCTS = frozenset({"sddmm", "spmm", "spmm_transpose"})
 _FORWARD = frozenset({"attention_forward"})
+_TRANSPOSED = frozenset({"spmm_transpose"})
 RUNGS = {
     "plain": Rung("a thread per output of each sparse product, as published", _PRODUCTS),
     "resident": Rung("sparse products out of shared memory", _PRODUCTS),
+    "sorted": Rung("spmm_transpose of entries that are sorted by key", _TRANSPOSED),
     "gather": Rung("sparse layers gather their candidates one by one", _FORWARD, "sparse"),
     "tiles": Rung(
         "sparse products and layers by tensor-core tiles, float16 and bfloat16",
@@ -45,8 +47,15 @@ RUNGS = {
         "sparse",
     ),
     # of sparse layers it is what gather is
-    "ffma": Rung("float32 layers without tensor cores; sparse ones gather", _FORWARD, "dense"),
-    "split": Rung("float32 layers on tensor cores, each number as the sum of three of bfloat16", _FORWARD),
+    "ffma": Rung(
+        "float32 layers and spmm_transpose without tensor cores; sparse layers gather",
+        _FORWARD | _TRANSPOSED,
+        "dense",
+    ),
+    "split": Rung(
+        "float32 layers and spmm_transpose on tensor cores, each number as the sum of three of bfloat16",
+        _FORWARD | _TRANSPOSED,
+    ),
 }
 _NOWHERE = (0, 0, (0, 0, 0))
 _NO_INDEX = (0, 0)
@@ -127,7 +136,7 @@ class CudaLaunches(Backend):
 
     @property
     def float32(self) -> int:
-        """The launchers' number of how a float32 layer multiplies."""
+        """The launchers' number of how a float32 layer or spmm_transpose multiplies."""
         return self._float32
 
     def on_rung(self, rung: str) -> CudaLaunches:
@@ -205,32 +214,36 @@ class CudaLaunches(Backend):
 
         kept_index = new_index if layer.selects else index
         assert kept_index is not None
-        grad_a = empty(kept_index.shape, torch.float32, q.device)
-        self._sddmm(grad_out, v, kept_index, grad_a)
+        # of a dense layer the kept ones as a sparse layer of them; the entries of the whole row through a dense pass
+        listed = layer if index is not None else layer.with_tensors(index=kept_index)
+        candidates = kept_index if index is None else index
+        how = (self.candidates, self.float32)
+        grad_a: Tensor | None = None
+        if not self.native().attention_backward_splits(listed.sizes, DTYPES[q.dtype], bias is not None, *how):
+            grad_a = empty(kept_index.shape, torch.float32, q.device)
+            self._sddmm(grad_out, v, kept_index, grad_a)
         a_kept = empty(kept_index.shape, torch.float32, q.device)
         base_q: Tensor | None = None
         base_k: Tensor | None = None
-        listed, candidates = layer, index
-        if candidates is None:
-            # the entries of the whole row through a dense pass, the kept ones as a sparse layer of them
+        if index is None:
             base_q = empty(q.shape, torch.float32, q.device)
             base_k = empty(k.shape, torch.float32, q.device)
             self._dense(layer, None, lse, delta, base_q, base_k, None, grad_bias)
-            listed, candidates = layer.with_tensors(index=kept_index), kept_index
         g = empty(candidates.shape, torch.float32, q.device)
         self.native().attention_backward_sparse(
             listed.sizes,
             (layer.scale, layer.region_penalty),
             _inputs(listed),
+            _tensor(grad_out),
             _address(grad_logits),
-            grad_a.data_ptr(),
+            _address(grad_a),
             lse.data_ptr(),
             0 if index is None else delta.data_ptr(),
             _index(new_index) if layer.selects and index is not None else _NO_INDEX,
             kept_index.shape[-1],
             g.data_ptr(),
             a_kept.data_ptr(),
-            self.candidates,
+            *how,
             place,
         )
         self._multiply("spmm", g, k, candidates, layer.keys, base_q, grad_q, layer.scale)
@@ -300,7 +313,7 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, k.shape[-2], k.shape[-1])
             args = (sizes, _tensor(q), _tensor(k), _index(index), _tensor(out), 1.0)
-            self.native().sddmm(*args, self.version, self.place(q.device))
+            self.native().sddmm(*args, self._version_of("sddmm"), self.place(q.device))
 
     def _multiply(
         self,
@@ -317,7 +330,13 @@ class CudaLaunches(Backend):
         if out.numel():
             sizes = _sparse_sizes(index, keys, x.shape[-1])
             args = (sizes, _tensor(a), _tensor(x), _index(index), _address(base), _tensor(out), scale)
-            getattr(self.native(), op)(*args, self.version, self.place(x.device))
+            how = (self.float32,) if op == "spmm_transpose" else ()
+            getattr(self.native(), op)(*args, self._version_of(op), *how, self.place(x.device))
+
+    def _version_of(self, op: str) -> int:
+        """`version` where it decides this product."""
+        other = self.version == VERSIONS["sorted"] and op != "spmm_transpose"
+        return CHOOSE if other else self.version
 
 
 def _sparse_sizes(index: Tensor, keys: int, head_dim: int) -> tuple[int, ...]:

@@ -7,10 +7,11 @@ a backend that cannot run says why and what to do.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -341,26 +342,35 @@ def backends() -> list[BackendInfo]:
     return rows
 
 
-_poison = False
+_fill: float | None = None
 
 
 @contextmanager
-def poisoned() -> Iterator[None]:
-    """Fill what `empty` returns with NaN (0x7f bytes for integers), so that a value nobody wrote shows."""
-    global _poison
-    previous, _poison = _poison, True
+def _filled(value: float) -> Iterator[None]:
+    global _fill
+    previous, _fill = _fill, value
     try:
         yield
     finally:
-        _poison = previous
+        _fill = previous
+
+
+def poisoned() -> AbstractContextManager[None]:
+    """Fill what `empty` returns with NaN (0x7f bytes for integers), so that a value nobody wrote shows."""
+    return _filled(math.nan)
+
+
+def cleared() -> AbstractContextManager[None]:
+    """Fill what `empty` returns with zeros, where not all of it is going to be written."""
+    return _filled(0.0)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for an output or a workspace of a raw kernel, contiguous; poisoned while `poisoned()` is active."""
+    """Memory for an output or a workspace of a raw kernel, contiguous; filled while in `poisoned()` or `cleared()`."""
     tensor = torch.empty(shape, dtype=dtype, device=device)
-    if _poison and tensor.numel():
-        if dtype.is_floating_point:
-            tensor.fill_(float("nan"))
+    if _fill is not None and tensor.numel():
+        if dtype.is_floating_point or _fill == 0:
+            tensor.fill_(_fill)
         else:
             tensor.view(torch.uint8).fill_(0xFF if dtype == torch.uint8 else 0x7F)
     return tensor

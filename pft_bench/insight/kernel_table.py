@@ -234,7 +234,13 @@ def launch_geometry(arch: int, kept: int = 256) -> dict[tuple[str, str], tuple[i
         emulator.configure(dry=True, shared_limit=ARCHITECTURES[arch].shared_limit)
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             emulator.take_dry_launches()
-            for rung in ("plain", "resident", "gather", *(("ffma",) if dtype == torch.float32 else ())):
+            for rung in (
+                "plain",
+                "resident",
+                "sorted",
+                "gather",
+                *(("ffma",) if dtype == torch.float32 else ()),
+            ):
                 _launch_everything(CudaEmulatorBackend(rung), dtype, kept)
             for name, _, threads, shared in emulator.take_dry_launches():
                 geometry[name, str(dtype).removeprefix("torch.")] = (threads, shared)
@@ -295,7 +301,9 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "spmm_resident": _GATHER,
     "spmm_tiles": ("LDSM", "HMMA"),
     "spmm_transpose_owner": ("LDS.128", "STS.128"),
+    "spmm_transpose_sorted": ("STS.64",),
     "spmm_transpose_tiles": ("LDSM", "HMMA"),
+    "spmm_transpose_split": _SPLIT,
     "attention_forward_sparse": _GATHER,
     "attention_backward_sparse": _GATHER,
     "attention_forward_tiled": _TENSOR,
@@ -305,6 +313,7 @@ _EXPECTED: dict[str, tuple[str, ...]] = {
     "attention_forward_dense_split": _SPLIT,
     "attention_forward_online_split": _SPLIT,
     "attention_forward_tiled_split": _SPLIT,
+    "attention_backward_tiled_split": _SPLIT,
     "attention_backward_dense_keys": _TENSOR,
     "attention_backward_dense_queries": _TENSOR,
     "attention_backward_dense_split_keys": _SPLIT,

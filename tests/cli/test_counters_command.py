@@ -62,7 +62,7 @@ def test_what_was_counted_before_an_interruption_is_kept(
 def test_products_on_another_chip(pft_bench_command: Command) -> None:
     ended = pft_bench_command("counters", *SMALL, "--dtype", "float32", "--products", "--chip", "rtx4090")
     assert ended.code == 0, ended.err
-    assert "spmm_transpose_tiles" in ended.out
+    assert "spmm_transpose_split" in ended.out
     assert "RTX 4090" in ended.out
     assert "Attention core of" not in ended.out
 

@@ -150,6 +150,76 @@ def test_float32_gradients_are_as_exact_as_by_ffma(name: str) -> None:
         assert split.max() <= 2 * ffma.max() + 1e-3
 
 
+def sparse_case(name: str = "as drawn") -> Layer:
+    return HARD[name](layer(windows=1, heads=1, tokens=36, dim=40, candidates=20, topk=8, seed=3))
+
+
+@pytest.mark.parametrize("name", [name for name in HARD if name != "1e38"])
+def test_gradients_of_sparse_float32_layers_are_as_exact_as_by_ffma(name: str) -> None:
+    case = sparse_case(name)
+    grad_out = torch.randn(case.v.shape, generator=torch.Generator().manual_seed(1))
+    errors = {}
+    for rung in ("ffma", "split"):
+        backend = get(f"cuda-emu-{rung}")
+        out, index, logits, lse = get("cuda-emu-ffma").attention_forward(case)
+        handed = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+        place = torch.zeros(1, 1, 36, 36, dtype=torch.float64).scatter(-1, index.long(), handed.double())
+        exact = backward(case, forward(case, index), grad_out, place)
+        got = backend.attention_backward(case, grad_out, handed, index, out, lse)
+        wanted = (exact.q, exact.k, exact.v, exact.bias, exact.logits)
+        errors[rung] = [
+            ((x.double() - y.value).abs() / y.bound).flatten()
+            for x, y in zip(got, wanted, strict=True)
+            if x is not None and y is not None
+        ]
+    for split, ffma in zip(errors["split"], errors["ffma"], strict=True):
+        assert split.max() <= 1
+        assert split.mean() <= 1.5 * ffma.mean() + 1e-2  # of the bound: weights are powers of two, not expf
+        assert split.max() <= 2 * ffma.max() + 1e-2
+
+
+def test_what_is_not_finite_reaches_the_gradients_of_a_sparse_layer_as_by_ffma() -> None:
+    case = sparse_case()
+    out, index, logits, lse = get("cuda-emu-ffma").attention_forward(case)
+    kept = index[0, 0, 4, 2].long()
+    for value in (math.nan, math.inf):
+        for field, row in (("q", 7), ("k", int(kept)), ("v", int(kept))):
+            changed = getattr(case, field).clone()
+            changed[..., row, 2] = value
+            bad = case.with_tensors(**{field: changed})
+            one, other = (
+                get(f"cuda-emu-{rung}").attention_backward(
+                    bad, case.v, torch.ones_like(logits), index, out, lse
+                )
+                for rung in ("split", "ffma")
+            )
+            assert not all(x.isfinite().all() for x in one if x is not None)
+            for x, y in zip(one, other, strict=True):
+                assert x is not None
+                assert y is not None
+                assert torch.equal(x.isfinite(), y.isfinite())
+            for x, y in zip(one[3:], other[3:], strict=True):  # what the logits' gradient itself makes
+                assert torch.equal(x.isnan(), y.isnan())
+
+
+def test_sparse_gradients_take_tiles_where_many_entries_are_listed_and_kept(
+    launched: Callable[..., list[str]],
+) -> None:
+    """A quarter of the keys together; the rung always, but with more channels of v than registers hold."""
+    taken = {}
+    for rung in ("", "-split", "-ffma", "-gather"):
+        for topk, dim_v in ((23, 8), (24, 8), (24, 41)):
+            case = layer(windows=1, heads=1, tokens=256, dim=8, dim_v=dim_v, candidates=40, topk=topk)
+            kept, rows = torch.zeros(1, 1, 256, topk, dtype=torch.int16), torch.zeros(1, 1, 256)
+            given = (torch.zeros(1, 1, 256, dim_v), None, kept, torch.zeros(1, 1, 256, dim_v), rows)
+            names = launched(lambda: get(f"cuda-emu{rung}").attention_backward(case, *given))  # noqa: B023
+            assert ("attention_backward_tiled_split" in names) == ("sddmm_resident" not in names)
+            taken.setdefault(rung, []).append("attention_backward_tiled_split" in names)
+    assert taken == {
+        "": [False, True, False], "-split": [True, True, False], "-ffma": [False] * 3, "-gather": [False] * 3
+    }  # fmt: skip
+
+
 def test_subnormal_gradients_stay_within_what_parts_may_lose() -> None:
     """Gradients of logits below 2^-110 meet keys so large that their product is a normal number."""
     case = layer(windows=1, heads=1, tokens=16, dim=8, topk=16, seed=3)

@@ -13,6 +13,7 @@ import torch
 from emulated import DTYPES, SEEDS, assert_passed, distinct_index, layer, product, tiles_of
 
 import pft_bench
+from pft_bench.backends import get
 from pft_bench.harness.check import within
 from pft_bench.harness.check.bounds import gamma, output_rounding
 from pft_bench.harness.check.operator import check_product, exact_product
@@ -105,6 +106,7 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
         ("resident", 15),
         ("tiles", 99),
         ("tiles", 15),
+        *([("split", 99), ("split", 27)] if dtype == torch.float32 else []),
     )
     for version, limit_kib in versions:
         backend = backend.on_rung(version)
@@ -125,7 +127,7 @@ def test_products_added_to_what_was_there_before(backend: Any, dtype: torch.dtyp
 
 
 # b, n, m, d, kept: more than one tile of rows, warp of keys, block of columns; rows that are not aligned
-TRANSPOSE_SHAPES = [*PRODUCT_SHAPES[:4], (1, 33, 150, 72, 33)]
+TRANSPOSE_SHAPES = [*PRODUCT_SHAPES[:4], (1, 33, 150, 72, 36)]
 
 
 def transposed(
@@ -136,15 +138,19 @@ def transposed(
     return out
 
 
+TRANSPOSE_TILES = [(torch.float32, "tiles"), (torch.float32, "split"), *((t, "tiles") for t in DTYPES[1:])]
+
+
 @pytest.mark.parametrize("weights", ["own", "float32", "small"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, weights: str) -> None:
+@pytest.mark.parametrize(("dtype", "rung"), TRANSPOSE_TILES, ids=str)
+def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, rung: str, weights: str) -> None:
     """Sums in registers. float32 weights of 16-bit rows keep both their parts, however small the weights are."""
     if weights != "own" and dtype == torch.float32:
         return
-    backend = backend.on_rung("tiles")
+    backend = backend.on_rung(rung)
+    little = 27 if rung == "split" else 12  # room for one warp's keys
     for number, (b, n, m, d, kept) in enumerate(TRANSPOSE_SHAPES):
-        emu.configure(seed=number, shared_limit=(99 if number % 2 else 12) << 10)
+        emu.configure(seed=number, shared_limit=(99 if number % 2 else little) << 10)
         inputs = product("spmm", b, n, m, d, kept, dtype, number, torch.int16)
         a, index, scale = inputs["a"], inputs["index"], 1.0
         g = torch.Generator().manual_seed(number)
@@ -161,6 +167,38 @@ def test_transposed_products_by_tiles(backend: Any, dtype: torch.dtype, weights:
         if dtype == torch.bfloat16 and weights != "own":
             bound = bound + 2.0**-17 * sums  # two parts of eight bits each
         assert_passed([within(f"spmm_transpose tiles {b, n, m, d, kept}", out, exact, bound)])
+
+
+@pytest.mark.parametrize("weights", ["own", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_transposed_products_of_sorted_entries(backend: Any, dtype: torch.dtype, weights: str) -> None:
+    """The bits of accumulators in shared memory, whatever fits: terms come in the same order."""
+    one, other = backend.on_rung("sorted"), backend.on_rung("resident")
+    for number, (b, n, m, d, kept) in enumerate(
+        (*TRANSPOSE_SHAPES, (1, 300, 70, 33, 8), (1, 20, 1030, 8, 5))
+    ):
+        inputs = product("spmm", b, n, m, d, kept, dtype, number, torch.int32 if number % 2 else torch.int16)
+        g = torch.Generator().manual_seed(number)
+        a, x = inputs["a"], torch.randn((b, n, d), generator=g).to(dtype)
+        if weights != "own":
+            a = torch.randn((b, n, kept), generator=g)
+        before = torch.randn((b, m, d), generator=g) if number % 2 else None
+        outs = []
+        for way, limit_kib in ((other, 99), (one, 99), (one, 12)):
+            if limit_kib == 12 and m > 150:
+                continue
+            emu.configure(seed=number, shared_limit=limit_kib << 10)
+            out = torch.full((b, m, d), math.nan, dtype=dtype)
+            way._multiply("spmm_transpose", a, x, inputs["index"], m, before, out, 0.75)
+            outs.append(out)
+        assert all(torch.equal(outs[0], out) for out in outs[1:])
+        emu.configure(dry=True)
+        emu.take_dry_launches()
+        one.spmm_transpose(a, x, inputs["index"], m)
+        one.spmm(a, inputs["v"], inputs["index"])
+        first, second = (name for name, *_ in emu.take_dry_launches())
+        assert (first, second.split("_")[0]) == ("spmm_transpose_sorted", "spmm")
+        emu.configure()
 
 
 @pytest.mark.parametrize("weights", ["float32", "small"])
@@ -242,12 +280,12 @@ def test_tiles_are_the_same_in_every_order_of_execution(backend: Any) -> None:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "rung"), TRANSPOSE_TILES, ids=str)
 def test_a_row_that_is_not_finite_spoils_the_keys_that_list_it_alone(
-    backend: Any, dtype: torch.dtype
+    backend: Any, dtype: torch.dtype, rung: str
 ) -> None:
     """A tile multiplies every key by every row: zero times infinity must not reach a key that does not list it."""
-    backend = backend.on_rung("tiles")
+    backend = backend.on_rung(rung)
     n, m, d, kept, row, col = 20, 70, 40, 5, 17, 11
     inputs = product("spmm", 1, n, m, d, kept, dtype, 3, torch.int16)
     a, index = inputs["a"], inputs["index"]
@@ -271,21 +309,26 @@ def test_a_row_that_is_not_finite_spoils_the_keys_that_list_it_alone(
     assert torch.equal(out[others], transposed(backend, a.float(), x, index, m, 2.0)[0][others])
 
 
-def test_many_entries_a_row_take_tiles(backend: Any) -> None:
-    """16-bit rows from a 64th of the keys on, float32 from a 16th; fewer have accumulators in shared memory."""
+def test_many_entries_a_row_take_tiles() -> None:
+    """16-bit rows from a 22nd of the keys on, float32 from a tenth, by FFMA from a fifth; fewer are sorted."""
     taken = {}
-    for dtype in (torch.float32, torch.float16):
-        for kept in (1, 2, 7, 8):
+    for way, dtype in (
+        ("cuda-emu", torch.float32),
+        ("cuda-emu-ffma", torch.float32),
+        ("cuda-emu", torch.float16),
+    ):
+        for kept in (5, 6, 12, 13, 25, 26):
             emu.configure(dry=True)
             emu.take_dry_launches()
             inputs = product("spmm", 1, 4, 128, 8, kept, dtype, 0, torch.int16)
-            backend.spmm_transpose(inputs["a"], inputs["v"][:, :4], inputs["index"], 128)
+            get(way).spmm_transpose(inputs["a"], inputs["v"][:, :4], inputs["index"], 128)
             ((name, *_),) = emu.take_dry_launches()
-            taken[str(dtype)[6:], kept] = name.removeprefix("spmm_transpose_")
+            taken.setdefault((way, str(dtype)[6:]), []).append(name.removeprefix("spmm_transpose_"))
     assert taken == {
-        ("float32", 1): "owner", ("float32", 2): "owner", ("float32", 7): "owner", ("float32", 8): "tiles",
-        ("float16", 1): "owner", ("float16", 2): "tiles", ("float16", 7): "tiles", ("float16", 8): "tiles",
-    }  # fmt: skip
+        ("cuda-emu", "float32"): [*["sorted"] * 3, *["split"] * 3],
+        ("cuda-emu-ffma", "float32"): [*["sorted"] * 5, "tiles"],
+        ("cuda-emu", "float16"): ["sorted", *["tiles"] * 5],
+    }
 
 
 def test_offsets_of_window_heads_need_64_bits() -> None:
@@ -329,18 +372,20 @@ def test_transpose_is_the_same_in_every_order_of_execution(backend: Any) -> None
     """One owner per sum: seeds change the order of blocks, warps and lanes, never a bit of the result."""
     inputs = product("spmm", 2, 64, 48, 40, 32, torch.float32, 3, torch.int16)
     x = torch.randn(2, 64, 40)
-    results = []
-    for seed in range(4):
-        emu.configure(seed=seed)
-        results.append(backend.spmm_transpose(inputs["a"], x, inputs["index"], 48))
-    assert all(torch.equal(results[0], r) for r in results[1:])
+    for way in map(backend.on_rung, ("resident", "tiles", "split", "sorted")):
+        results = []
+        for seed in range(3):
+            emu.configure(seed=seed)
+            results.append(way.spmm_transpose(inputs["a"], x, inputs["index"], 48))
+        assert all(torch.equal(results[0], r) for r in results[1:])
 
 
 def test_duplicate_index_is_found_by_the_race_detector(backend: Any) -> None:
     """spmm_transpose owes its determinism to distinct indices within a row; two equal ones are a race."""
-    index = torch.zeros((1, 8, 2), dtype=torch.int16)
-    with pytest.raises(RuntimeError, match=r"race: .*conflicts with thread"):
-        backend.spmm_transpose(torch.ones(1, 8, 2), torch.ones(1, 8, 4), index, 8)
+    index = torch.zeros((1, 8, 8), dtype=torch.int16)
+    for rung in ("resident", "tiles", "split", "sorted"):
+        with pytest.raises(RuntimeError, match=r"race: .*conflicts with thread"):
+            backend.on_rung(rung).spmm_transpose(torch.ones(1, 8, 8), torch.ones(1, 8, 4), index, 8)
 
 
 @pytest.mark.parametrize("version", ["plain", "resident"])

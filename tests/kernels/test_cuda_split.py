@@ -9,10 +9,11 @@ import math
 
 import pytest
 import torch
+from emulated import product
 from made import layer
 
 from pft_bench.backends import Layer, get
-from pft_bench.harness.check.operator import check_layer
+from pft_bench.harness.check.operator import check_layer, exact_product
 from pft_bench.harness.check.oracle import forward
 
 emu = pytest.importorskip("pft_bench._cuda_emu")
@@ -45,6 +46,66 @@ HARD = {
     "1e38": lambda c: c.with_tensors(v=(c.v / 5).clamp(-1, 1) * LARGEST),
     "tiny queries, huge keys": lambda c: c.with_tensors(q=c.q * 1e-30, k=c.k * 1e30),
 }
+
+
+# What becomes of weights a [B, N, K] and rows x [B, N, D].
+HARD_PRODUCTS = {
+    "as drawn": lambda a, x: (a, x),
+    "one sign": lambda a, x: (a.abs(), x.abs()),
+    "wide range": lambda a, x: (a * powers(a.shape, -40, 40), x * powers(x.shape, -41, 40)),
+    "cancelling": lambda a, x: (
+        a.abs(),
+        x[:, :1] * (-1.0) ** torch.arange(x.shape[1]).view(-1, 1) + 1e-5 * x,
+    ),
+    "1e38": lambda a, x: (a.clamp(-1, 1) / a.shape[1], (x / 5).clamp(-1, 1) * LARGEST),
+    "tiny weights, huge rows": lambda a, x: (a * 1e-30, x * 1e30),
+}
+
+
+def weighted_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """a [1, 64, 24], x [1, 64, 40] and the index, of 64 keys: four tiles of rows."""
+    made = product("spmm", 1, 64, 64, 40, 24, torch.float32, 5, torch.int16)
+    return made["a"], made["v"], made["index"]
+
+
+@pytest.mark.parametrize("name", HARD_PRODUCTS)
+def test_hard_transposed_products_are_as_exact_as_by_ffma(name: str) -> None:
+    a, x, index = weighted_rows()
+    a, x = HARD_PRODUCTS[name](a, x)
+    errors = []
+    for rung in ("split", "tiles"):
+        backend = get(f"cuda-emu-{rung}")
+        out = backend.spmm_transpose(a, x, index, 64)
+        exact, bound = exact_product("spmm_transpose", a, x, index, 64)
+        assert ((out.double() - exact).abs() <= bound).all()
+        spread = torch.zeros(1, 64, 64, dtype=torch.float64).scatter(-1, index.long(), a.double())
+        added = spread.abs().mT @ x.double().abs()
+        errors.append((out.double() - exact).abs() / added.clamp_min(1e-300))
+    assert errors[0].mean() <= 1.25 * errors[1].mean()
+    assert errors[0].max() <= 2 * errors[1].max()
+
+
+def test_transposed_products_of_numbers_that_parts_do_not_hold() -> None:
+    """Those that would round to infinity are added by FFMA; subnormal parts lose what the bound says, and no more."""
+    split, tiles = get("cuda-emu-split"), get("cuda-emu-tiles")
+    a, x, index = weighted_rows()
+    for factor, other in ((1e-39, 1e30), (1e30, 1e-39)):
+        exact, bound = exact_product("spmm_transpose", factor * a, other * x, index, 64)
+        out = split.spmm_transpose(factor * a, other * x, index, 64)
+        assert ((out.double() - exact).abs() <= bound).all()
+    first, second = index[0, 3, 1].long(), index[0, 7, 2].long()
+    ones = a.sign()
+    ones[0, 3, 1], x[0, 7, 5] = LARGEST, -LARGEST
+    x[0, 3] = 0.5
+    wanted, out = (one.spmm_transpose(ones, x, index, 64)[0] for one in (tiles, split))
+    assert torch.allclose(out, wanted, rtol=1e-6, atol=1e-5)
+    assert out[first].isfinite().all()
+    assert out[second, 5].abs() >= LARGEST / 2
+    ones[0, 3, 1] = math.inf
+    out = split.spmm_transpose(ones, x, index, 64)[0]
+    others = torch.arange(64) != first
+    assert (out[first].isnan() | (out[first] == math.inf)).all()
+    assert torch.allclose(out[others], wanted[others], rtol=1e-6, atol=1e-5)
 
 
 # candidates of 64 keys (None: a dense layer), and how many of them are kept

@@ -72,6 +72,21 @@ def test_dense_float32_layers_take_tensor_cores_and_a_rung_does_not(
     assert get("cuda-emu-ffma").dtypes == {torch.float32}
 
 
+def test_a_rung_of_float32_decides_transposed_products(launched: Callable[..., list[str]]) -> None:
+    """Of a layer's backward pass too."""
+    given = product("spmm_transpose", 2, 36, 36, 8, 1)
+    few = {name: get(name).spmm_transpose for name in ("cuda-emu", "cuda-emu-split", "cuda-emu-ffma")}
+    taken = [launched(lambda call=call: call(*given.values(), 36)) for call in few.values()]
+    assert taken == [[f"spmm_transpose_{name}"] for name in ("sorted", "split", "sorted")]
+    case = layer(dim=8, candidates=5, topk=3)
+    kept = torch.zeros(*case.index.shape[:-1], 3, dtype=torch.int16)
+    rows = torch.zeros(case.index.shape[:-1])
+    for name, kernels in (("cuda-emu", ["split", "split"]), ("cuda-emu-ffma", ["tiles", "sorted"])):
+        names = launched(lambda: get(name).attention_backward(case, case.v, None, kept, case.v, rows))  # noqa: B023
+        taken = [one for one in names if one.startswith("spmm_transpose")]
+        assert taken == [f"spmm_transpose_{kernel}" for kernel in kernels]
+
+
 def test_the_public_ops_take_rungs(launched: Callable[..., list[str]]) -> None:
     given = product("sddmm", 2, 9, 9, 8, 3, index_dtype=torch.int16)
     for rung, kernel in (("plain", "sddmm_plain"), ("resident", "sddmm_resident")):
@@ -91,7 +106,7 @@ def test_nobody_sets_a_rung_from_outside() -> None:
 
 def test_rungs_are_named_by_their_family_alone() -> None:
     assert rungs("cuda-emu") == tuple(
-        f"cuda-emu-{rung}" for rung in ("plain", "resident", "gather", "tiles", "ffma", "split")
+        f"cuda-emu-{rung}" for rung in ("plain", "resident", "sorted", "gather", "tiles", "ffma", "split")
     )
     assert rungs("cuda")[0] == "cuda-plain"
     assert rungs("dense") == ()

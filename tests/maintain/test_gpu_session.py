@@ -292,7 +292,7 @@ def test_a_tool_that_is_not_there_is_a_failure_and_in_a_rehearsal_said(
     assert last_line(found, ["full"])[1] == 1
 
 
-KERNELS = ["sddmm_resident", "spmm_resident", "spmm_transpose_tiles", "attention_forward_dense",
+KERNELS = ["sddmm_resident", "spmm_resident", "spmm_transpose_split", "attention_forward_dense",
            "attention_forward_tiled", "attention_forward_online_split", "attention_forward_sparse",
            "attention_forward_tiled_split"]  # fmt: skip
 

@@ -11,8 +11,13 @@ namespace pft::cuda {
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // Which rung of the ladder to run. kAuto picks as kernels/cuda/README.md says ("Which kernel runs"). A
-// product that has no tiles for its shape or dtype runs resident instead.
-enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2 };
+// product that has no tiles for its shape or dtype runs resident instead. kSorted: spmm_transpose alone.
+enum class Version : int { kAuto = -1, kPlain = 0, kResident = 1, kTiles = 2, kSorted = 3 };
+
+// How a float32 layer multiplies, a dense one forward and backward, a sparse one forward, and spmm_transpose:
+// by FFMA (a sparse layer gathers then), or by tensor cores, each number as the sum of three of bfloat16.
+// kAuto: the latter where it pays and fits. kSplit: kUnsupported where it does not.
+enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
 
 // Contiguous [batch, queries, kept]; int32 if `wide`, else int16.
 struct Index {
@@ -43,11 +48,19 @@ Status spmm(const SparseShape& shape, int64_t heads, Input a, Input v, Index ind
 
 // out[b,j] = initial[b,j] + scale * sum over (i,t) with index[b,i,t] == j of a[b,i,t] x[b,i], in ascending i.
 // The indices of a row must be distinct. `initial` as above, [batch, keys, head_dim].
+// `how` decides where `version` is kAuto.
 Status spmm_transpose(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
-                      const float* initial, Output out, float scale, Version version, void* stream);
+                      const float* initial, Output out, float scale, Version version, Float32 how,
+                      void* stream);
 
 // What kTiles runs; kUnsupported where not even one warp's keys fit.
 Status spmm_transpose_tiles(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                            const float* initial, Output out, float scale, void* stream);
+// What kSorted runs; kUnsupported where a row for every warp does not fit.
+Status spmm_transpose_sorted(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
+                             const float* initial, Output out, float scale, void* stream);
+// What kSplit runs: float32 alone (else kBadDType); kUnsupported as above.
+Status spmm_transpose_split(const SparseShape& shape, int64_t heads, Input a, Input x, Index index,
                             const float* initial, Output out, float scale, void* stream);
 
 // One progressive-attention layer. Dense while index.data is null, then candidates = keys. Null pointers: not
@@ -74,11 +87,6 @@ struct AttentionOutputs {
 // How a sparse layer meets its candidates. kAuto picks as kernels/cuda/README.md says.
 enum class Candidates : int { kAuto = -1, kGather = 0, kTiles = 1 };
 
-// How a float32 layer multiplies, a dense one forward and backward, a sparse one forward: by FFMA (the sparse
-// one gathers then), or by tensor cores, each number as the sum of three of bfloat16. kAuto: the latter where
-// it pays and fits. kSplit: kUnsupported where it does not.
-enum class Float32 : int { kAuto = -1, kFfma = 0, kSplit = 1 };
-
 Status attention_forward_dense(const AttentionInputs& in, const AttentionOutputs& out, Float32 how,
                                void* stream);
 // What a dense layer that keeps everything runs: kUnsupported where not even one warp's rows fit.
@@ -96,6 +104,7 @@ Status attention_forward_tiled_split(const AttentionInputs& in, const AttentionO
 
 // Pieces of the backward pass, put together by the backend (contract of each in attention_backward_*.cu).
 struct SparseGradients {
+  Input grad_out;                      // read where backward_splits() says so, else grad_a
   const float* grad_logits = nullptr;  // [.., kept] or null
   const float* grad_a = nullptr;       // [.., kept]: grad_out . v on the kept entries
   const float* lse = nullptr;          // [..]
@@ -111,9 +120,17 @@ struct SparseGradients {
 Status attention_row_delta(const AttentionShape& shape, Input grad_out, Input out, float* delta,
                            void* stream);
 // Sparse layers: G over the candidates, and the weights of the kept entries.
-// kTiles: where they fit, else gathered.
+// kTiles: where they fit, else gathered. float32 as in attention_forward_sparse, but gathered where it does
+// not fit, whatever is asked for.
 Status attention_backward_sparse(const AttentionInputs& in, const SparseGradients& gradients, Candidates how,
-                                 void* stream);
+                                 Float32 multiply, void* stream);
+// Whether the above takes tiles of split float32: it then multiplies grad_out and v itself. `bias`: whether
+// there is any. shape.topk: the entries kept.
+bool backward_splits(const AttentionShape& shape, DType dtype, bool bias, Candidates how, Float32 multiply);
+// What it runs then: float32 only (else kBadDType); kUnsupported as attention_forward_tiled_split, and beyond
+// 40 channels of v.
+Status attention_backward_tiled_split(const AttentionInputs& in, const SparseGradients& gradients,
+                                      void* stream);
 // A dense layer that selected is the sum of two parts: -A*delta over all keys (attention_backward_dense
 // without grad_out) and A*dA + grad_logits on the kept entries: the function above, with the kept entries as
 // candidates and delta null.

@@ -13,7 +13,7 @@ from ...backends import Backend, get, poisoned
 from ...backends.dense import dense_logits
 from ...reference import Layer, accumulation_dtype, index_dtype
 from . import oracle
-from .bounds import arithmetic_roundoff, gamma, output_rounding, unit_roundoff
+from .bounds import arithmetic_roundoff, gamma, output_rounding, split_loss, unit_roundoff
 from .result import CheckResult, no_worse_than, nothing, within
 from .selection import Compared, compare, structure, summary
 
@@ -130,7 +130,8 @@ def exact_product(
 ) -> tuple[Tensor, Tensor]:
     """A product in float64 by the dense map, and the largest error of a correct kernel, elementwise.
 
-    The bound is ``gamma_n * sum |a||b|`` for sums of n terms, and the rounding of the output.
+    The bound is ``gamma_n * sum |a||b|`` for sums of n terms, and the rounding of the output. spmm_transpose may
+    multiply float32 in parts (`split_loss`).
     """
     value, sums = _exact_sums(op, left, right, index, num_keys)
     return value, sums + output_rounding(value, left.dtype)
@@ -147,7 +148,10 @@ def _exact_sums(
     keys = b.shape[1] if num_keys is None else num_keys
     scattered = a.new_zeros((*a.shape[:2], keys)).scatter(-1, places, a)
     if op == "spmm_transpose":
-        return scattered.mT @ b, gamma(max(1, b.shape[1]), u) * (scattered.abs().mT @ b.abs())
+        bound = gamma(max(1, b.shape[1]), u) * (scattered.abs().mT @ b.abs())
+        return scattered.mT @ b, bound + (
+            split_loss(scattered.mT, b.mT) if left.dtype == torch.float32 else 0.0
+        )
     return scattered @ b, gamma(index.shape[-1], u) * (scattered.abs() @ b.abs())
 
 

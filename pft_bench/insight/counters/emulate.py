@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...backends.base import cleared
 from ...backends.cuda_emu import CudaEmulatorBackend
 from ...harness.cases.layer import output_gradient
 from ...harness.problem import Problem
@@ -30,7 +31,7 @@ class Work(Problem):
     """A problem of mode "infer" or "backward" as it is launched."""
 
     how: str = "auto"
-    """How a sparse layer's forward pass meets its candidates: auto, gather, tiles, or split (tiles of float32)."""
+    """The rung: how a sparse layer meets its candidates, or what a product runs; auto: as the launchers choose."""
 
     @property
     def backward(self) -> bool:
@@ -40,11 +41,11 @@ class Work(Problem):
     @property
     def title(self) -> str:
         """One line for a table."""
+        how = f" {self.how}" if self.how != "auto" else ""
         if self.op in PRODUCTS:
-            return f"{self.op} {self.kept}"
+            return f"{self.op} {self.kept}{how}"
         name = "backward" if self.backward else "layer"
-        step = f"{self.candidates} -> {self.kept}" + (f" {self.how}" if self.how != "auto" else "")
-        return f"{name} {step}"
+        return f"{name} {self.candidates} -> {self.kept}{how}"
 
 
 class CountingBackend(CudaEmulatorBackend):
@@ -110,7 +111,8 @@ def count_launches(
     )
     native.take_counts()
     try:
-        call()
+        with cleared():  # by blocks that do not run
+            call()
         found = native.take_counts()
     finally:
         native.configure()

@@ -21,13 +21,15 @@ def gated_works() -> list[Work]:
     works = []
     for dtype in ("float32", "float16"):
         works += [Work(op, *sizes, 24, 24, dtype) for op in ("sddmm", "spmm", "spmm_transpose")]
-        if dtype == "float32":  # few entries: accumulators in shared memory instead of tiles
-            works.append(Work("spmm_transpose", *sizes, 3, 3, dtype))
+        works.append(Work("spmm_transpose", *sizes, 2, 2, dtype))  # few entries: sorted
+        if dtype == "float32":
+            works.append(Work("spmm_transpose", *sizes, 2, 2, dtype, how="resident"))
         for c, k in _STEPS:
             tiles = "tiles" if dtype == "float16" else "split"
             ways = ("gather", tiles) if c < TOKENS else ("auto",)
             works += [Work("attention", *sizes, c, k, dtype, how=how) for how in ways]
         works += [Work("attention", *sizes, c, k, dtype, "backward") for c, k in _STEPS[:3:2] + _STEPS[1:2]]
+    works.append(Work("attention", *sizes, 32, 32, "float32", "backward", how="gather"))
     return works
 
 

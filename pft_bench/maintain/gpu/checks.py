@@ -71,6 +71,11 @@ def own(session: Session, op: str, layers: str = "any", *, rungs_too: bool = Tru
     return [session.family, *(deciding_rungs(session.family, op, layers) if rungs_too else ())]
 
 
+def own_products(session: Session) -> list[str]:
+    """The family and its rungs that decide any sparse product."""
+    return list(dict.fromkeys([*own(session, "sddmm"), *own(session, "spmm_transpose")]))
+
+
 def family_item(session: Session) -> Iterator[Item]:
     """Whether the kernels at stake can run; without them a step looks at the others alone."""
     reason = unavailable(session.family)
@@ -158,7 +163,7 @@ def correctness_items(sizes: Sizes, session: Session) -> Iterator[Item]:
             for dim in sizes.product_dims:
                 for kept in sizes.product_kept:
                     label = f"products {str(dtype)[6:]} D {dim} K {kept}"
-                    for name in able(own(session, "sddmm") if ours else others, dtype):
+                    for name in able(own_products(session) if ours else others, dtype):
                         check = partial(_check_products, name, session.device, sizes, dtype, dim, kept)
                         yield Item(f"{name} {label}", check)
 
@@ -189,7 +194,7 @@ def sanitized_items(session: Session) -> Iterator[Item]:
         for name in able(own(session, "attention_forward", case.kind), case.dtype):
             yield Item(f"{name} layer {case.label}", partial(_finite_layer, name, case.make))
     for dtype in sizes.dtypes:
-        for name in able(own(session, "sddmm"), dtype):
+        for name in able(own_products(session), dtype):
             make = partial(_draw_products, session.device, sizes, dtype)
             yield Item(f"{name} products {str(dtype)[6:]}", partial(_finite_products, name, make))
 
