@@ -7,6 +7,8 @@ is here so that the published tables can be reproduced; `pft_bench.harness.probl
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from .config import PFTConfig
@@ -67,6 +69,7 @@ def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
     )
 
 
+@functools.cache  # a search for the largest input asks for one configuration again and again
 def parameter_count(config: PFTConfig) -> int:
     """Learned parameters of a configuration; nothing is allocated."""
     with torch.device("meta"):
