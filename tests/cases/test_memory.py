@@ -62,7 +62,9 @@ def test_prediction_within_a_tenth(
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-3])
-def test_a_model_that_computes_something_else_has_no_peak(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_computes_something_else_has_no_peak(
+    error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(PRESETS, "tiny_x2", tiny_config(16, 5))
     right = get("cpu").attention_forward
     monkeypatch.setattr(get("cpu"), "attention_forward", lambda x: (right(x)[0] + error, *right(x)[1:]))

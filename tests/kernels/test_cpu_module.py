@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from pft_bench import _cpu
-from pft_bench.backends import get
 
 HERE = Path(__file__).parent
 
@@ -31,7 +30,9 @@ def test_every_other_instruction_set_passes_the_same_tests(isa):
     names = ("test_cpu_sparse.py", "test_cpu_attention.py", "test_cpu_depthwise.py", "test_cpu_elements.py")
     tests = [str(HERE / name) for name in names]
     # PyTorch's ops around the kernels are the same whatever those are compiled for
-    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not test_the_op", *tests, isa=isa)
+    done = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not test_the_op", *tests, isa=isa
+    )
     assert done.returncode == 0, done.stdout[-4000:]
 
 

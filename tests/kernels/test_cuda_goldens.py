@@ -16,7 +16,9 @@ emu = pytest.importorskip("pft_bench._cuda_emu")
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 
 
-@pytest.mark.parametrize(("name", "corner"), [("classical_small_x2", (12, 20)), ("light_small_x4_odd", (11, 13))])
+@pytest.mark.parametrize(
+    ("name", "corner"), [("classical_small_x2", (12, 20)), ("light_small_x4_odd", (11, 13))]
+)
 def test_output_of_a_golden_model_in_float32(name: str, corner: tuple[int, int]) -> None:
     """On several windows of its input, which are padded, beside plain PyTorch in float64.
 
