@@ -77,7 +77,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "dense, one head": {"heads": 1},
     "dense, no windows": {"windows": 0},
     "dense, no windows, regions": {"windows": 0, "patterns": 2},
-    "dense, tokens of a real window row": {"windows": 1, "heads": 2, "tokens": 144, "dim": 20, "topk": 65},
+    "dense, tokens of a real window row": {"windows": 1, "heads": 1, "tokens": 144, "dim": 20, "topk": 65},
     "sparse, keeps all": {"candidates": 9, "topk": 9},
     "sparse, topk beyond the candidates": {"candidates": 9, "topk": 100},
     "sparse, selects": {"candidates": 9, "topk": 4},
