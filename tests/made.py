@@ -13,6 +13,7 @@ import torch
 import pft_bench
 from pft_bench.backends import base, get
 from pft_bench.harness.inputs import generator, index, layer, normal, product
+from pft_bench.harness.measure import timer
 from pft_bench.model import PFTConfig
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "generator",
     "index",
     "layer",
+    "measure_quickly",
     "normal",
     "product",
     "register_broken",
@@ -128,6 +130,17 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def measure_quickly(patched: pytest.MonkeyPatch) -> None:
+    """For tests of all but the times: a tenth of the warm-up and of a block, and no collections of garbage.
+
+    A measurement begins with a full collection, and so does each of its parts; in a process full of tests each takes a
+    second.
+    """
+    patched.setattr("gc.collect", lambda *_: 0)
+    patched.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
+    patched.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
 
 
 def tiny_config(*kept: int) -> PFTConfig:
