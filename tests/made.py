@@ -29,6 +29,7 @@ __all__ = [
     "index",
     "layer",
     "measure_quickly",
+    "native_in_turn",
     "normal",
     "product",
     "register_broken",
@@ -103,6 +104,19 @@ LAYERS: dict[str, dict[str, Any]] = {
 def device_of(backend: str) -> str:
     """Where tensors for this backend have to be."""
     return "cpu" if "cpu" in get(backend).devices else "cuda"
+
+
+def native_in_turn(cases: dict[str, Any], first: int = 0) -> list[Any]:
+    """Parameters (backend, case): each case once, on the native backends in turn.
+
+    For what PyTorch's side of an op does, which is the same for all of them and slow in the emulator.
+    """
+    return [
+        pytest.param(
+            NATIVE[(first + i) % len(NATIVE)], case, id=f"{name}-{NATIVE[(first + i) % len(NATIVE)]}"
+        )
+        for i, (name, case) in enumerate(cases.items())
+    ]
 
 
 def register_broken(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:

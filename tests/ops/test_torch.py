@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import BACKENDS, COMPOSITE, NATIVE, device_of, index, layer, normal, product
+from made import BACKENDS, COMPOSITE, NATIVE, device_of, index, layer, native_in_turn, normal, product
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,18 +57,7 @@ def test_opcheck_of_the_products(backend: str, op: str) -> None:
     )
 
 
-def in_turn(first: int) -> list[Any]:
-    """Parameters (backend, step): each step once, on the native backends in turn.
-
-    A layer's two ops are registered once for all backends, and go through a second of compiling for each case.
-    """
-    return [
-        pytest.param(NATIVE[(first + i) % len(NATIVE)], step, id=name)
-        for i, (name, step) in enumerate(STEPS.items())
-    ]
-
-
-@pytest.mark.parametrize(("backend", "step"), in_turn(0))
+@pytest.mark.parametrize(("backend", "step"), native_in_turn(STEPS))
 @pytest.mark.usefixtures("one_thread", "fresh_compiler")
 def test_opcheck_of_a_layer(backend: str, step: dict[str, Any]) -> None:
     made = layer(**step, device=device_of(backend))
@@ -77,7 +66,7 @@ def test_opcheck_of_a_layer(backend: str, step: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.parametrize(("backend", "step"), in_turn(1))
+@pytest.mark.parametrize(("backend", "step"), native_in_turn(STEPS, 1))
 @pytest.mark.usefixtures("one_thread", "fresh_compiler")
 def test_opcheck_of_a_layers_backward(backend: str, step: dict[str, Any]) -> None:
     made = layer(**step, device=device_of(backend))
