@@ -58,9 +58,23 @@ def pytest_configure() -> None:
         )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m alone`, files that have none of them are not even imported: that takes longer than most tests."""
+    if config.option.markexpr != "alone" or not collection_path.name.startswith("test_"):
+        return None
+    return (
+        collection_path.relative_to(TESTS).as_posix() not in {name.partition("::")[0] for name in ALONE}
+        or None
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them; and in a worker begin with what takes long, so that no worker ends with it."""
     for item in items:
+        if "alone" in item.keywords:
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked alone: name it in ALONE, by which its file is found"
+            )
         path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else item.path
         if path.as_posix() in ALONE or f"{path.as_posix()}::{getattr(item, 'originalname', '')}" in ALONE:
             item.add_marker("alone")

@@ -21,7 +21,7 @@ from pft_bench.harness.compare import design
 from pft_bench.harness.measure import roof, timer
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
-from pft_bench.report import canvas
+from pft_bench.report import canvas, write
 
 TINY = tiny_config(16, 5)
 BARE = """
@@ -135,8 +135,19 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tiny_run(pft_bench_command: Callable[..., Ended]) -> Callable[..., Ended]:
-    """`pft-bench run` in this process on the tiny model, 8x8 pixels, the fewest rounds; more options may follow."""
+def drawn() -> None:
+    """For a test that looks at plots beside what `tiny_run` measures: they take a fifth of its time."""
+
+
+@pytest.fixture
+def tiny_run(
+    pft_bench_command: Callable[..., Ended], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ended]:
+    """`pft-bench run` in this process on the tiny model, 8x8 pixels, the fewest rounds, without plots; more options
+    may follow.
+    """
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(write, "pictures", lambda folder: [])
 
     def call(*arguments: object) -> Ended:
         return pft_bench_command(

@@ -24,6 +24,14 @@ class Mine(CpuBackend):
 OP = ("--level", "op", "--sched", "dense")
 
 
+@pytest.fixture
+def run_on_cpu(tiny_run: Run, copy_of_kept: Callable[..., Path]) -> Run:
+    """Goes on with this test's copy of a run of one group, at `tmp_path / "out"`."""
+    arguments = (*OP, "--backend", "cpu", "--out")
+    folder = copy_of_kept(lambda out: tiny_run(*arguments, out))
+    return lambda: tiny_run(*arguments, folder, "--resume")
+
+
 def test_other_settings_and_an_edited_plug_in_are_refused_by_name_and_nothing_is_lost(
     tiny_run: Run, tmp_path: Path
 ) -> None:
@@ -51,66 +59,60 @@ def test_other_settings_and_an_edited_plug_in_are_refused_by_name_and_nothing_is
     assert len(read_records(folder / "records.jsonl").records) > before["records.jsonl"].count(b"\n")
 
 
-def test_other_code_is_refused_another_commit_alone_is_not(tiny_run: Run, tmp_path: Path) -> None:
-    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    path = tmp_path / "environment.json"
+def test_other_code_is_refused_another_commit_alone_is_not(run_on_cpu: Run, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "environment.json"
     (known,) = json.loads(path.read_text()).values()
     for part, value, code in (("git", {"commit": "0" * 40, "dirty": False}, 0), ("code", "0" * 12, 2)):
         path.write_text(json.dumps({known["fingerprint"]: {**known, part: value}}))
-        ended = tiny_run(*arguments, "--resume")
+        ended = run_on_cpu()
         assert ended.code == code, (part, ended)
     assert f"code: stored {'0' * 12}, now {known['code']}" in ended.err
 
 
 def test_a_run_that_was_killed_is_called_unfinished_until_it_went_on(
-    tiny_run: Run, pft_bench_command: Run, tmp_path: Path
+    run_on_cpu: Run, pft_bench_command: Run, tmp_path: Path
 ) -> None:
-    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    assert RunFolder.read(tmp_path).unfinished is None
-    path = tmp_path / "records.jsonl"
+    folder = tmp_path / "out"
+    assert RunFolder.read(folder).unfinished is None
+    path = folder / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    cases = json.loads((tmp_path / "plan.json").read_text())["cases"]
+    cases = json.loads((folder / "plan.json").read_text())["cases"]
     assert len(cases) == len(lines)
     group, count = cases[json.loads(lines[-1])["case_id"]], len(set(cases.values()))
     path.write_text("".join(lines[:-1]))
 
     told = f"unfinished: 1 of {count} groups missing ({group})"
     for command in ("report", "verify"):
-        assert pft_bench_command(command, tmp_path).out.startswith(told)
+        assert pft_bench_command(command, folder).out.startswith(told)
     for name in ("report.html", "report.md"):
-        assert "unfinished: 1 of" in (tmp_path / name).read_text()
-    (tmp_path / "plan.json").rename(tmp_path / "kept.json")
-    assert RunFolder.read(tmp_path).unfinished is None, "older versions wrote no plan"
-    (tmp_path / "kept.json").rename(tmp_path / "plan.json")
-    assert tiny_run(*arguments, "--resume").code == 0
-    assert RunFolder.read(tmp_path).unfinished is None
+        assert "unfinished: 1 of" in (folder / name).read_text()
+    (folder / "plan.json").rename(folder / "kept.json")
+    assert RunFolder.read(folder).unfinished is None, "older versions wrote no plan"
+    (folder / "kept.json").rename(folder / "plan.json")
+    assert run_on_cpu().code == 0
+    assert RunFolder.read(folder).unfinished is None
 
 
-def test_rows_of_an_older_version_go_on_with_a_warning(tiny_run: Run, tmp_path: Path) -> None:
-    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    (tmp_path / "settings.json").unlink()
-    ended = tiny_run(*arguments, "--resume")
+def test_rows_of_an_older_version_go_on_with_a_warning(run_on_cpu: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "settings.json").unlink()
+    ended = run_on_cpu()
     assert ended.code == 0
     assert "do not say with which --rounds" in ended.out
-    path = tmp_path / "environment.json"
+    path = folder / "environment.json"
     (known,) = json.loads(path.read_text()).values()
     path.write_text(json.dumps({known["fingerprint"]: {**known, "code": "0" * 12}}))
-    ended = tiny_run(*arguments, "--resume")
+    ended = run_on_cpu()
     assert ended.code == 2, "code and machine are known without the settings"
     assert "code: stored" in ended.err
 
 
-def test_emptied_and_changed_settings_are_refused_by_name(tiny_run: Run, tmp_path: Path) -> None:
-    arguments = (*OP, "--backend", "cpu", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    path = tmp_path / "settings.json"
+def test_emptied_and_changed_settings_are_refused_by_name(run_on_cpu: Run, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "settings.json"
     whole = path.read_text()
     for text, told in (("", "must be the settings of a run"), (whole.replace('"6"', '"7"'), "was changed")):
         path.write_text(text)
-        ended = tiny_run(*arguments, "--resume")
+        ended = run_on_cpu()
         assert ended.code == 2
         assert f"{path} {told}" in " ".join(ended.err.split()), ended.err
         assert path.read_text() == text

@@ -27,7 +27,7 @@ def statuses(folder: Path) -> dict[tuple[str, str], str]:
 
 
 def test_a_run_writes_its_folder_and_prints_its_tables(
-    tiny_run: Run, pft_bench_command: Run, tmp_path: Path
+    tiny_run: Run, drawn: None, pft_bench_command: Run, tmp_path: Path
 ) -> None:
     from skimage import io
 
@@ -181,7 +181,7 @@ def test_training_is_checked_and_measured_with_its_gradients(tiny_run: Run, tmp_
 
 
 def test_resume_runs_only_what_is_missing(tiny_run: Run, tmp_path: Path) -> None:
-    arguments = ("--level", "op", "--sched", "16,5", "--out", tmp_path)
+    arguments = ("--level", "op", "--sched", "5", "--backend", "cpu", "--out", tmp_path)
     assert tiny_run(*arguments).code == 0
     path = tmp_path / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -199,14 +199,18 @@ def test_resume_runs_only_what_is_missing(tiny_run: Run, tmp_path: Path) -> None
     assert again.code == 0
 
 
-def test_a_folder_with_records_is_not_written_into_without_resume(tiny_run: Run, tmp_path: Path) -> None:
-    arguments = ("--level", "op", "--sched", "dense", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    before = (tmp_path / "records.jsonl").read_bytes()
-    ended = tiny_run(*arguments)
+OP = ("--level", "op", "--sched", "dense", "--out")
+
+
+def test_a_folder_with_records_is_not_written_into_without_resume(
+    tiny_run: Run, copy_of_kept: Callable[..., Path]
+) -> None:
+    folder = copy_of_kept(lambda out: tiny_run(*OP, out))
+    before = (folder / "records.jsonl").read_bytes()
+    ended = tiny_run(*OP, folder)
     assert ended.code == 2
     assert "--out must be a new folder (or add --resume)" in ended.err
-    assert (tmp_path / "records.jsonl").read_bytes() == before
+    assert (folder / "records.jsonl").read_bytes() == before
 
 
 def test_a_folder_that_another_run_writes_is_refused(tiny_run: Run, tmp_path: Path) -> None:
@@ -364,17 +368,16 @@ def test_list_runs_nothing_and_names_every_case(tiny_run: Run, tmp_path: Path) -
 
 
 def test_a_truncated_line_is_told_by_number_and_a_foreign_one_stops_the_run(
-    tiny_run: Run, tmp_path: Path
+    tiny_run: Run, copy_of_kept: Callable[..., Path]
 ) -> None:
-    arguments = ("--level", "op", "--sched", "dense", "--out", tmp_path)
-    assert tiny_run(*arguments).code == 0
-    path = tmp_path / "records.jsonl"
+    folder = copy_of_kept(lambda out: tiny_run(*OP, out))
+    path = folder / "records.jsonl"
     whole = path.read_text()
     path.write_text(whole + whole.splitlines()[-1][:100])
-    ended = tiny_run(*arguments, "--resume")
+    ended = tiny_run(*OP, folder, "--resume")
     assert f"{path}:9: truncated line" in ended.out.replace("\n", "")
     path.write_text(whole + "latency 3 ms\n" + whole)
-    ended = tiny_run(*arguments, "--resume")
+    ended = tiny_run(*OP, folder, "--resume")
     assert ended.code == 2
     assert f"{path}:9: not JSON" in ended.err.replace("\n", "")
     assert path.read_text() == whole + "latency 3 ms\n" + whole

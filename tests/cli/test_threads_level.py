@@ -16,7 +16,7 @@ ARGUMENTS = ("--level", "threads", "--threads", 2, "--backend", "cpu", "--sched"
 
 
 def test_from_the_run_to_its_report_and_on(
-    tiny_run: Run, pft_bench_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Run, drawn: None, pft_bench_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "usable_cores", lambda: 2)
     folder = tmp_path / "run"

@@ -8,6 +8,7 @@ A comparison of versions wants dozens of interpreters, and importing PyTorch tak
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ def serve(path: str) -> None:
     from pft_bench.harness.measure import timer
 
     timer.WARMUP_S /= 10  # each of dozens warms up
+    gc.collect = lambda *_: 0  # a tenth of a second in a process with PyTorch, several times a case
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks what became of a fork
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

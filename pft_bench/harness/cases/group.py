@@ -19,7 +19,7 @@ from ..measure.guards import active
 from ..measure.memory import peak_allocated, peak_process, resident_bytes
 from ..measure.process_state import holding_functions, unchanged
 from ..measure.results import Rejection, RoundsResult, failures
-from ..measure.rounds import OnTurn, Progress, measure, nobody
+from ..measure.rounds import OnTurn, Progress, frozen_heap, measure, nobody
 from ..measure.timer import timer_for
 from ..measure.verified import WrongResult
 from ..record import Case, Flops, Memory, Record, Status
@@ -114,12 +114,12 @@ class Group(ABC):
                 )
                 sealed = pickle.dumps(result)  # what kernels still to be called find cannot be written to
                 del result
-                return GroupResult(
-                    [
+                with frozen_heap():  # each look at memory begins with a collection
+                    records = [
                         self._record(contender, environment, sealed, listener.on_turn)
                         for contender in contenders
                     ]
-                )
+                return GroupResult(records)
 
     def besides(
         self, contender: Contender, samples_s: Sequence[float]

@@ -33,7 +33,7 @@ TINY = PFTConfig(
     upscale=2,
     upsampler="pixelshuffledirect",
 )
-PLAN = Plan(rounds=6, max_rounds=6)
+PLAN = Plan(rounds=3, max_rounds=3, min_rounds=3)
 BLOCK_S = 2e-4
 HONEST = "dense"
 
