@@ -13,6 +13,7 @@ import torch
 import pft_bench
 from pft_bench.backends import base, get
 from pft_bench.harness.inputs import generator, index, layer, normal, product
+from pft_bench.harness.measure import timer
 from pft_bench.model import PFTConfig
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "generator",
     "index",
     "layer",
+    "measure_quickly",
+    "native_in_turn",
     "normal",
     "product",
     "register_broken",
@@ -77,7 +80,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "dense, one head": {"heads": 1},
     "dense, no windows": {"windows": 0},
     "dense, no windows, regions": {"windows": 0, "patterns": 2},
-    "dense, tokens of a real window row": {"windows": 1, "heads": 2, "tokens": 144, "dim": 20, "topk": 65},
+    "dense, tokens of a real window row": {"windows": 1, "heads": 1, "tokens": 144, "dim": 20, "topk": 65},
     "sparse, keeps all": {"candidates": 9, "topk": 9},
     "sparse, topk beyond the candidates": {"candidates": 9, "topk": 100},
     "sparse, selects": {"candidates": 9, "topk": 4},
@@ -101,6 +104,19 @@ LAYERS: dict[str, dict[str, Any]] = {
 def device_of(backend: str) -> str:
     """Where tensors for this backend have to be."""
     return "cpu" if "cpu" in get(backend).devices else "cuda"
+
+
+def native_in_turn(cases: dict[str, Any], first: int = 0) -> list[Any]:
+    """Parameters (backend, case): each case once, on the native backends in turn.
+
+    For what PyTorch's side of an op does, which is the same for all of them and slow in the emulator.
+    """
+    return [
+        pytest.param(
+            NATIVE[(first + i) % len(NATIVE)], case, id=f"{name}-{NATIVE[(first + i) % len(NATIVE)]}"
+        )
+        for i, (name, case) in enumerate(cases.items())
+    ]
 
 
 def register_broken(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
@@ -128,6 +144,17 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def measure_quickly(patched: pytest.MonkeyPatch) -> None:
+    """For tests of all but the times: a tenth of the warm-up and of a block, and no collections of garbage.
+
+    A measurement begins with a full collection, and so does each of its parts; in a process full of tests each takes a
+    second.
+    """
+    patched.setattr("gc.collect", lambda *_: 0)
+    patched.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
+    patched.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
 
 
 def tiny_config(*kept: int) -> PFTConfig:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from parsed import nodes, parsed
 
 ROOT = Path(__file__).parent.parent
 DRAWN = ROOT / "docs" / "architecture.md"
@@ -60,7 +62,7 @@ def test_a_public_class_name_means_one_thing() -> None:
     where: dict[str, list[str]] = defaultdict(list)
     for folder in ("pft_bench", "reference", "kernels/triton"):
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.parse(path.read_text()).body:
+            for node in parsed(path).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not {name: places for name, places in where.items() if len(places) > 1}
@@ -82,28 +84,30 @@ def _decides(node: ast.AST) -> bool:
     )
 
 
-def deciders(source: str) -> list[int]:
-    return [node.lineno for node in ast.walk(ast.parse(source)) if _decides(node)]  # type: ignore[attr-defined]
+def deciders(tree: Iterable[ast.AST]) -> list[int]:
+    return [node.lineno for node in tree if _decides(node)]  # type: ignore[attr-defined]
+
+
+def nodes_of(text: str) -> Iterable[ast.AST]:
+    return ast.walk(ast.parse(text))
 
 
 def test_one_module_decides_verdicts() -> None:
     folder = ROOT / "pft_bench"
-    found = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if deciders(path.read_text())
-    }
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if deciders(nodes(path))}
     # What the known answer of a planted comparison is, a trial looks up; it decides nothing.
     assert found - {"harness/selftest/known_answers.py"} == {"harness/measure/verdicts.py"}
-    assert deciders("def f(x):\n    return Verdict.FASTER")
-    assert deciders("word = Verdict.SAME if x < 1 else None")
-    assert not deciders("found = word is Verdict.SAME")
+    assert deciders(nodes_of("def f(x):\n    return Verdict.FASTER"))
+    assert deciders(nodes_of("word = Verdict.SAME if x < 1 else None"))
+    assert not deciders(nodes_of("found = word is Verdict.SAME"))
 
 
-def names_of_record_files(source: str) -> list[int]:
+def names_of_record_files(tree: Iterable[ast.AST]) -> list[int]:
     """Lines with a string that is the name of a run folder's file, or a path to one."""
     names = ("records.jsonl", "environment.json", "settings.json", "plan.json")
     return [
         node.lineno
-        for node in ast.walk(ast.parse(source))
+        for node in tree
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.rpartition("/")[2] in names
@@ -116,8 +120,8 @@ def test_one_package_opens_the_files_of_a_run_folder() -> None:
     found = {
         path.relative_to(folder).parent.as_posix()
         for path in folder.rglob("*.py")
-        if names_of_record_files(path.read_text())
+        if names_of_record_files(nodes(path))
     }
     assert found == {"harness/record"}
-    assert names_of_record_files('open(folder / "records.jsonl")')
-    assert not names_of_record_files('"""Writes records.jsonl."""')
+    assert names_of_record_files(nodes_of('open(folder / "records.jsonl")'))
+    assert not names_of_record_files(nodes_of('"""Writes records.jsonl."""'))

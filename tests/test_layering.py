@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parsed import nodes, parsed
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pft_bench"
@@ -75,6 +77,7 @@ ALONE = {
 SHARED_BY_BACKENDS = {"base", "_cuda_launch"}
 
 
+@functools.cache
 def sources() -> dict[str, Path]:
     """Dotted module name -> file, for everything that is imported as pft_bench."""
     found = {}
@@ -90,7 +93,7 @@ def sources() -> dict[str, Path]:
 def imported(module: str, path: Path, text: str | None = None) -> Iterator[tuple[str, int]]:
     """Every pft_bench module that `path` imports, at its top or inside a function, with its line."""
     is_package = path.name == "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+    for node in nodes(path) if text is None else ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -114,30 +117,31 @@ def part_of(module: str) -> str | None:
     return pieces[0] if pieces else None
 
 
+@functools.cache
+def parts() -> set[str | None]:
+    return {part_of(other) for other in sources()} - {None}
+
+
 def violations(module: str, path: Path, text: str | None = None) -> list[str]:
     own = part_of(module)
     if own is None or own == "__main__":
         return []  # the package itself offers everybody's names
-    parts = {part_of(other) for other in sources()} - {None}
     found = []
     for name, line in imported(module, path, text):
         other = part_of(name)
-        if other not in parts or other == own:
+        if other not in parts() or other == own:
             continue
         if own in ALONE or other in FORBIDDEN[own]:
             found.append(f"{path.name}:{line}: {own} must not import {other} ({name})")
     return found
 
 
-@pytest.mark.parametrize("module", sources())
-def test_imports_go_one_way(module: str) -> None:
-    path = sources()[module]
-    assert not violations(module, path)
+def test_imports_go_one_way() -> None:
+    assert [wrong for module, path in sources().items() for wrong in violations(module, path)] == []
 
 
 def test_every_part_has_its_rule() -> None:
-    parts = {part_of(module) for module in sources()} - {None, "__main__"}
-    assert parts - ALONE <= set(FORBIDDEN), "a new part needs a line in FORBIDDEN"
+    assert parts() - {"__main__"} - ALONE <= set(FORBIDDEN), "a new part needs a line in FORBIDDEN"
 
 
 def adapters() -> dict[str, Path]:
@@ -169,7 +173,7 @@ def test_registry_names_backends_without_importing_them() -> None:
 @pytest.mark.parametrize("module", [module for module in sources() if "reference" in module.split(".")[1:2]])
 def test_reference_knows_only_torch_and_the_standard_library(module: str) -> None:
     allowed = {"torch", "math", "operator", "__future__", "collections", "dataclasses", "typing"}
-    for node in ast.walk(ast.parse(sources()[module].read_text())):
+    for node in nodes(sources()[module]):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -179,7 +183,7 @@ def test_reference_knows_only_torch_and_the_standard_library(module: str) -> Non
 def test_main_command_does_not_import_matplotlib_before_it_plots() -> None:
     """`pft-bench flops` and `import pft_bench` should not pay for what only a report needs."""
     for module, path in sources().items():
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names.append(node.module or "")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from parsed import parsed
+
 PACKAGE = Path(__file__).parent.parent / "pft_bench"
 RUN_AS_FILES = {"pft_bench.common.processes", "pft_bench.harness.compare.worker"}
 # One process loads what is slow to load; in forks of it Python looks for each program, as it does before it runs one.
@@ -28,7 +30,7 @@ def programs() -> set[str]:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        if any(_asks_whether_it_is_run(node) for node in ast.parse(path.read_text()).body):
+        if any(_asks_whether_it_is_run(node) for node in parsed(path).body):
             found.add(".".join(part for part in parts if part != "__main__"))
     return found
 

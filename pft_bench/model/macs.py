@@ -69,7 +69,7 @@ def layer_products(config: PFTConfig) -> tuple[tuple[int, int], ...]:
     )
 
 
-@functools.lru_cache(16)
+@functools.lru_cache(16)  # a search for the largest input asks for one configuration again and again
 def parameter_count(config: PFTConfig) -> int:
     """Learned parameters of a configuration; nothing is allocated."""
     with torch.device("meta"):

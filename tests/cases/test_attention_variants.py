@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from made import tiny_config
+from made import measure_quickly, tiny_config
 
 from pft_bench.harness.cases import Settings, plan_groups
 from pft_bench.harness.cases import model as level
@@ -17,7 +17,8 @@ NAMES = ("dense", "topk", "progressive", "pfa", "compute-then-select", "hashed",
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None):
+def settings(monkeypatch: pytest.MonkeyPatch):
+    measure_quickly(monkeypatch)
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
 
     def make(**others):
@@ -28,7 +29,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None):
             "threads": 1,
             "lr_hw": (8, 8),
             "attentions": NAMES,
-            "plan": Plan(rounds=6, max_rounds=6, budget_s=1.0),
+            "plan": Plan(rounds=6, max_rounds=6, budget_s=0.2),
         }
         return Settings.make(**(given | others))
 
@@ -41,7 +42,6 @@ def test_variants_train(settings) -> None:
     assert [(r.status, r.reason) for r in group.run("here").records] == [(Status.OK, None)] * 2
 
 
-@pytest.mark.slow(25)
 def test_every_variant_is_checked_and_timed_against_standard_attention(settings) -> None:
     groups = plan_groups(settings(backends=["cpu"]))
     assert [group.baseline for group in groups] == ["dense"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from made import tiny_config
+from made import measure_quickly, tiny_config
 
 from pft_bench.harness.cases import Settings
 from pft_bench.harness.cases import mechanisms as module
@@ -40,6 +40,7 @@ def settings() -> Iterator[Settings]:
 @pytest.fixture(scope="module")
 def records(settings: Settings) -> list[Record]:
     with pytest.MonkeyPatch.context() as patched:  # memory is measured elsewhere
+        measure_quickly(patched)
         patched.setattr("pft_bench.harness.cases.group._memory", lambda *_: Memory())
         return MechanismsGroup(settings, (2, 4, 8, 16)).run("here").records
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import product, tiny_config
+from made import measure_quickly, product, tiny_config
 
 from pft_bench.backends import get
 from pft_bench.harness.cases import Settings, plan_groups
@@ -32,7 +31,8 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch, no_collections: None) -> Iterator[Make]:
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    measure_quickly(monkeypatch)
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(settings_module, "usable_cores", lambda: 64)
     before = torch.get_num_threads()
@@ -146,7 +146,6 @@ def test_layer_and_model_are_checked_and_timed_on_their_threads(
     monkeypatch.setattr(CpuTimer, "sample_s", watched_sample_s)
     monkeypatch.setattr(group_module, "counted_flops", watched_flops)
     before = torch.get_num_threads()
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a tenth of a second in a full process, every round
     for group in layer_and_model(settings()):
         one, two = group.run("here").records
         assert [(r.status, r.reason) for r in (one, two)] == [(Status.OK, None)] * 2

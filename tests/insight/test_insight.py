@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import tiny_config
+from made import measure_quickly, tiny_config
 
 from pft_bench.backends import Layer
 from pft_bench.backends.reference import ReferenceBackend
@@ -91,7 +91,7 @@ def test_no_crossover_is_said_to_be_none() -> None:
 
 
 def tiny_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("gc.collect", lambda *_: 0)  # as `no_collections` does
+    measure_quickly(monkeypatch)
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     plan = Plan(rounds=6, max_rounds=6, budget_s=1.0)
     return Settings.make(

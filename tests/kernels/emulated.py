@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import torch
 
 from pft_bench.backends import Layer
@@ -12,6 +14,19 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 SEEDS = (0, 1, 2)
+"""Orders of execution, and numbers."""
+
+
+def in_turn(names: Iterable[str], seeds: int = len(SEEDS)) -> list[Any]:
+    """Parameters (name, dtype, seed): every name in every dtype, the seeds in turn.
+
+    What depends on the seed alone, bits that change with the order of execution, has tests with all of them.
+    """
+    return [
+        pytest.param(name, dtype, (i + j) % seeds, id=f"{name}-{str(dtype)[6:]}")
+        for i, name in enumerate(names)
+        for j, dtype in enumerate(DTYPES)
+    ]
 
 
 def distinct_index(

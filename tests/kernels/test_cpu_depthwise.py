@@ -195,7 +195,7 @@ def test_the_op_has_no_gradient_and_says_so():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda-emu"])
-def test_some_rows_of_a_batch_come_contiguous(backend):
+def test_the_op_makes_some_rows_of_a_batch_contiguous(backend):
     """cuda-emu has no kernel for it, so it takes what every backend without one takes."""
     x, weight, bias, residual = operands(3, 9, 7, 8, 3)
     if get(backend).available() is not None:

@@ -42,15 +42,11 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[table.Kernel]:
     folder = tmp_path_factory.mktemp("objects")
     found = []
     for name in ("spmm", "attention_forward_online"):
-        compiled = folder / f"{name}.o"
-        flags = [
-            "-std=c++17",
-            "-O3",
-            "-gencode=arch=compute_90,code=sm_90",
-            f"-I{ROOT / 'kernels' / 'include'}",
-        ]
+        compiled = folder / f"{name}.fatbin"  # without the host's part, which takes a third of the time
+        flags = ["-std=c++17", "-O3", "-gencode=arch=compute_90,code=sm_90", "-fatbin"]
+        flags.append(f"-I{ROOT / 'kernels' / 'include'}")
         source = str(ROOT / "kernels" / "cuda" / f"{name}.cu")
-        subprocess.run(["nvcc", *flags, "-c", source, "-o", str(compiled)], check=True, timeout=300)
+        subprocess.run(["nvcc", *flags, source, "-o", str(compiled)], check=True, timeout=300)
         found += table.kernel_table(compiled)
     return found
 

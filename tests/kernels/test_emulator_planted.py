@@ -125,7 +125,7 @@ def compile_planted(folder: Path, *flags: str) -> Path:
     program = folder / "planted"
     sources = [str(SOURCES / f) for f in ("emulator.cpp", "fiber.cpp", "shadow.cpp", "planted.cu")]
     includes = [f"-I{SOURCES}", f"-I{SOURCES.parent / 'include'}"]
-    command = [compiler, "-std=c++17", "-O1", "-g", *flags, *includes, "-x", "c++", *sources, str(main)]
+    command = [compiler, "-std=c++17", "-O0", *flags, *includes, "-x", "c++", *sources, str(main)]
     subprocess.run([*command, "-o", str(program)], check=True, timeout=200)
     return program
 

@@ -5,7 +5,6 @@ import torch
 from bad_rows import check_bad_rows
 from triton_cases import (
     DEVICE,
-    DTYPES,
     INTERPRETED,
     assert_passed,
     normal,
@@ -67,13 +66,15 @@ def test_layer(case, dtype):
     assert_passed(check_layer(get("triton"), random_layer(dtype, **case), train=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_selection_from_rows_wider_than_1024(dtype, monkeypatch):
+WIDE = {"rows of 1100": {"heads": 1, "queries": 3, "keys": 1100, "dim": 20, "topk": 7, "bias": False}}
+
+
+@pytest.mark.parametrize(("case", "dtype"), with_dtypes(WIDE))
+def test_selection_from_rows_wider_than_1024(case, dtype, monkeypatch):
     """On a GPU rows that wide are rank-one updates (dim 0) instead of matrix products; here too, with few queries."""
     if INTERPRETED:
         monkeypatch.setenv("PFT_TRITON_CONFIG", '{"attention_select": {"dim": 0}}')
-    case = random_layer(dtype, heads=1, queries=3, keys=1100, dim=20, topk=7, bias=False)
-    assert_passed(check_layer(get("triton"), case, train=True))
+    assert_passed(check_layer(get("triton"), random_layer(dtype, **case), train=True))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what is tested here

@@ -124,7 +124,7 @@ def tied(candidates: int | None, topk: int, *, tokens: int = 36, seed: int = 0) 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "dense"])
 def test_equal_logits_keep_the_smaller_key(backend: str, candidates: int | None, topk: int) -> None:
     """torch.topk, which `dense` uses, leaves the order of ties open; everybody else follows the specification."""
-    for seed in range(3):
+    for seed in range(1 if backend == "cuda-emu" else 3):  # `check_ties` goes through its selection again
         made = tied(candidates, topk, seed=seed)
         device = device_of(backend)
         kept = get(backend).attention_forward(made.map(partial(Tensor.to, device=device)))[1].cpu()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import NATIVE, device_of, layer, normal, product
+from made import NATIVE, device_of, layer, native_in_turn, normal, product
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -78,8 +78,7 @@ def test_dual_numbers_keep_their_tangents(backend: str, op: str) -> None:
     torch.testing.assert_close(found, call(dx, y))
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize(("backend", "step"), native_in_turn(STEPS))
 def test_a_layers_tangent_is_that_of_the_specification(backend: str, step: dict[str, Any]) -> None:
     call, tensors = layer_of(step, backend)
     specified, _ = layer_of(step, "reference")
@@ -177,8 +176,7 @@ def test_torch_func_grad_is_autograds(backend: str, op: str) -> None:
     torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize(("backend", "step"), native_in_turn(STEPS, 1))
 def test_per_sample_gradients_are_those_of_each_sample(backend: str, step: dict[str, Any]) -> None:
     """vmap of grad, with arguments that the samples share (the bias table above all) and arguments of their own."""
     call, tensors = layer_of(step, backend)
