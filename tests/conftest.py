@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,12 +99,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(previous)
-
-
-@pytest.fixture
-def no_collections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measurement begins with a full garbage collection, and so does each of its parts.
-
-    In a process full of tests each takes a second: longer than all that is measured here.
-    """
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from made import tiny_config
+from made import measure_quickly, tiny_config
 
 from pft_bench.backends import base
 from pft_bench.cli import compare as compare_command
 from pft_bench.cli import main, sweeping
 from pft_bench.harness.compare import design
-from pft_bench.harness.measure import roof, timer
+from pft_bench.harness.measure import roof
 from pft_bench.harness.sweep import sweep
 from pft_bench.model import PFT, PRESETS, generated_weights
 from pft_bench.report import canvas, write
@@ -50,15 +50,13 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def pft_bench_command(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], no_collections: None
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Ended]]:
     monkeypatch.setitem(PRESETS, "tiny_x2", TINY)
     monkeypatch.setattr(roof, "MATRIX_SIDE", 64)
     monkeypatch.setattr(roof, "COPY_BYTES", 1 << 20)
     monkeypatch.setattr(roof, "GAIN_SHAPE", (32, 32, 32))
-    # a tiny call takes microseconds, and new inputs for it ten times as long
-    monkeypatch.setattr(timer.CpuTimer.__init__, "__defaults__", (timer.MIN_BLOCK_S / 10,))
-    monkeypatch.setattr(timer, "WARMUP_S", timer.WARMUP_S / 10)
+    measure_quickly(monkeypatch)
     monkeypatch.setattr(design, "MAX_BLOCKS", 2)
     monkeypatch.setattr(canvas, "PNG_DPI", 100)  # small pictures are compressed in less time
     for command in (
