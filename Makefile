@@ -124,7 +124,7 @@ has-gpu:
 
 REPORT_RUN ?= $(lastword $(sort $(wildcard reports/data/*_light_x4_64x64)))
 CHROMIUM ?= chromium
-report-screenshot: $(VENV)/.bench ## the picture of the HTML report in the README, from REPORT_RUN (needs Chromium)
+report-screenshot: $(VENV)/.bench ## the picture of the HTML report in docs/measuring.md, from REPORT_RUN (needs Chromium)
 	rm -rf build/report && mkdir -p build/report
 	cp "$(REPORT_RUN)/records.jsonl" "$(REPORT_RUN)/environment.json" build/report/
 	$(PFT_BENCH) report build/report
