@@ -49,7 +49,7 @@ def run(
         list[str],
         typer.Option(
             help="op, layer, model, or threads (a dense layer, a sparse one and the model on 1 to --threads threads). "
-            "Repeatable. Default: layer and model."
+            "Repeatable."
         ),
     ] = ["layer", "model"],  # noqa: B006
     attention: Annotated[
