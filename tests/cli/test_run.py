@@ -228,7 +228,10 @@ WRONG = {
     "size": (("--lr", "8"), "--lr must be HxW"),
     "empty size": (("--lr", "0x8"), "--lr must be HxW"),
     "preset": (("--preset", "huge"), "preset must be one of classical, light, small, or one with its scale"),
-    "preset of one scale": (("--preset", "small", "--scale", "4"), "scale must be 2 with preset small, got 4"),
+    "preset of one scale": (
+        ("--preset", "small", "--scale", "4"),
+        "scale must be 2 with preset small, got 4",
+    ),
     "scale": (("--preset", "light", "--scale", "5"), "scale must be 2, 3 or 4, got 5"),
     "scale against preset": (
         ("--preset", "light_x2", "--scale", "3"),
