@@ -227,7 +227,10 @@ WRONG = {
     "one of several wrong": (("--sched", "dense", "--sched", "17"), "got 17"),
     "size": (("--lr", "8"), "--lr must be HxW"),
     "empty size": (("--lr", "0x8"), "--lr must be HxW"),
-    "preset": (("--preset", "huge"), "preset must be one of classical, light, tiny, small, or one with its scale"),
+    "preset": (
+        ("--preset", "huge"),
+        "preset must be one of classical, light, tiny, small, or one with its scale",
+    ),
     "preset of one scale": (
         ("--preset", "small", "--scale", "4"),
         "scale must be 2 with preset small, got 4",
