@@ -28,7 +28,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 .PHONY: docs docs-links counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 bench: $(VENV)/.bench ## set up, then check and measure the default schedule inside PFT
 	$(PFT_BENCH) run $(BENCH_ARGS)

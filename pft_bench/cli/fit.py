@@ -26,7 +26,7 @@ LARGEST_SIDE = 1 << 15
 
 
 @dataclass(frozen=True)
-class Shapes(options.Shapes):
+class LargestShapes(options.Shapes):
     """Which model; without a size of the input, the largest is looked for."""
 
     lr: Annotated[str | None, options.size("the largest input that fits")] = None
@@ -39,7 +39,7 @@ def fit(
         str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
-    shapes: Shapes,
+    shapes: LargestShapes,
     aspect: Annotated[str, typer.Option(metavar="W:H", help="Shape of the largest input.")] = "16:9",
     backend: Annotated[str, typer.Option(help="cpu or dense.")] = "cpu",
     dtype: options.Dtype = "float32",
