@@ -28,7 +28,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 .PHONY: docs docs-links counters counters-gates counters-sass report-screenshot figures quality small-model bench test lint sanitize microbench machine-peaks wheel kernel-report gpu-test clean help
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 bench: $(VENV)/.bench ## set up, then check and measure the default schedule inside PFT
 	$(PFT_BENCH) run $(BENCH_ARGS)
@@ -124,7 +124,7 @@ has-gpu:
 
 REPORT_RUN ?= $(lastword $(sort $(wildcard reports/data/*_light_x4_64x64)))
 CHROMIUM ?= chromium
-report-screenshot: $(VENV)/.bench ## the picture of the HTML report in the README, from REPORT_RUN (needs Chromium)
+report-screenshot: $(VENV)/.bench ## the picture of the HTML report in docs/measuring.md, from REPORT_RUN (needs Chromium)
 	rm -rf build/report && mkdir -p build/report
 	cp "$(REPORT_RUN)/records.jsonl" "$(REPORT_RUN)/environment.json" build/report/
 	$(PFT_BENCH) report build/report

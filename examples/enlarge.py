@@ -32,4 +32,6 @@ def main(source: str, target: str, weights: str = "small_x2") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
     main(*sys.argv[1:])

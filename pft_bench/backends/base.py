@@ -73,7 +73,7 @@ class Backend:
 
     def available(self) -> str | None:
         """None when the backend can run here, else the reason and what to do."""
-        raise NotImplementedError
+        raise NotImplementedError(f"backend {self.name!r} must return None here, or why it cannot run")
 
     def sddmm(self, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
         """[B, N, K] from q [B, N, D], k [B, M, D], index [B, N, K]."""
@@ -274,7 +274,8 @@ def unavailable(backend: Backend) -> str | None:
 def _unknown(name: object) -> ValueError:
     return ValueError(
         f"backend must be 'auto' or one of {', '.join(map(repr, _BACKENDS))} "
-        f"(`pft-bench doctor` names their rungs too), got {name!r}"
+        f"(`pft-bench doctor` names their rungs too; --plugin FILE.py adds what it decorates with `register`), "
+        f"got {name!r}"
     )
 
 

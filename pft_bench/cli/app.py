@@ -165,7 +165,8 @@ def _say_usage(console: Console, error: Any) -> None:
         context = getattr(error, "ctx", None)
         console.error(message + _split_schedule(message, context))
         if context is not None:
-            console.print(f"{context.command_path} -h lists its options", style="dim")
+            listed = "options" if context.parent else "commands"
+            console.print(f"{context.command_path} -h lists its {listed}", style="dim")
 
 
 def _split_schedule(message: str, context: Any) -> str:

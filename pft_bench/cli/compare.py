@@ -100,7 +100,8 @@ def compare(
             "compare takes levels op, layer and model, got threads: `run --level threads` compares them"
         )
     recorded = a is not None or b is not None
-    if recorded and (a is None or b is None or backends is not None or baseline is not None):
+    live = backends is not None or dtypes is not None or baseline is not None
+    if live == recorded or (recorded and b is None):
         raise ValueError(
             "compare takes two run folders, or --backends A,B, or --dtypes A,B, or --baseline REV"
         )

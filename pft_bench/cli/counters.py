@@ -40,7 +40,7 @@ def counters(
     sched: Annotated[str, typer.Option(help="Kept entries per block; paper, light, dense, ...")] = "paper",
     preset: Annotated[str, typer.Option(help="classical or light.")] = "classical",
     scale: Annotated[int, typer.Option(help="Enlargement of the preset: 2, 3 or 4.")] = 2,
-    lr: options.Size = None,
+    lr: Annotated[str | None, options.size("360x640")] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="float32, float16, bfloat16. Repeatable. Default: the first two.")
     ] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,13 @@ if at_work(__name__):
 LARGEST_SIDE = 1 << 15
 
 
+@dataclass(frozen=True)
+class LargestShapes(options.Shapes):
+    """Which model; without a size of the input, the largest is looked for."""
+
+    lr: Annotated[str | None, options.size("the largest input that fits")] = None
+
+
 def fit(
     context: typer.Context,
     *,
@@ -32,7 +39,7 @@ def fit(
         str | None, typer.Option(help=f"Limit: {options.SIZES}. Default: what this machine has available.")
     ] = None,
     sched: options.Schedules = ["paper"],  # noqa: B006 - typer reads it, nobody writes it
-    shapes: options.Shapes,
+    shapes: LargestShapes,
     aspect: Annotated[str, typer.Option(metavar="W:H", help="Shape of the largest input.")] = "16:9",
     backend: Annotated[str, typer.Option(help="cpu or dense.")] = "cpu",
     dtype: options.Dtype = "float32",

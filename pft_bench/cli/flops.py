@@ -35,7 +35,7 @@ def flops(
     limits: Annotated[bool, typer.Option("--limits", help="Where the published kernels overflow.")] = False,
     preset: Annotated[str, typer.Option(help="Preset of --audit.")] = "light_x4",
     sched: Annotated[str, typer.Option(help="Schedule of --audit.")] = "paper",
-    lr: options.Size = None,
+    lr: Annotated[str | None, options.size("64x64")] = None,
 ) -> None:
     """Print parameters and published GMACs of the six presets at the published resolutions."""
     console = Console.wide(120)

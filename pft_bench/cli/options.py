@@ -155,23 +155,29 @@ def one_schedule(default: str) -> Any:
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="classical or light, or with its scale: light_x4. Default: that of --weights; else light on a CPU, "
+        help="classical, light or small, or with its scale: light_x4. Default: that of --weights; else light on a CPU, "
         "classical on a GPU."
     ),
 ]
 Scale = Annotated[
     int | None,
-    typer.Option(callback=_at_once(_check_scale), help="Enlargement of the preset: 2, 3 or 4. Default: 4."),
-]
-Size = Annotated[
-    str | None,
     typer.Option(
+        callback=_at_once(_check_scale), help="Enlargement of the preset: 2, 3 or 4. Default: 4 (small: 2)."
+    ),
+]
+
+
+def size(default: str) -> Any:
+    """--lr; `default` says what holds without it."""
+    return typer.Option(
         "--lr",
         metavar="HxW",
         callback=_at_once(lambda text: parse_size(text)),
-        help="Height x width of the low-resolution input: 360x640 is a wide picture.",
-    ),
-]
+        help=f"Height x width of the low-resolution input: 360x640 is a wide picture. Default: {default}.",
+    )
+
+
+Size = Annotated[str | None, size("64x64 on a CPU, 360x640 on a GPU")]
 Image = Annotated[
     Path | None, read(help="Picture to use as input, resized to --lr. Default: a bundled photo.")
 ]
@@ -190,7 +196,10 @@ Weights = Annotated[
 ]
 Backends = Annotated[
     list[str],
-    typer.Option("--backend", help="Backend to measure beside the dense baseline. Repeatable. Default: all."),
+    typer.Option(
+        "--backend",
+        help="Backend to measure beside the dense baseline. Repeatable. Default: all that run here.",
+    ),
 ]
 Device = Annotated[str, typer.Option(callback=_at_once(_check_device), help="cpu, cuda, or auto.")]
 Dtype = Annotated[str, typer.Option(callback=_at_once(_check_dtype), help="float32, float16 or bfloat16.")]

@@ -49,7 +49,7 @@ def run(
         list[str],
         typer.Option(
             help="op, layer, model, or threads (a dense layer, a sparse one and the model on 1 to --threads threads). "
-            "Repeatable. Default: layer and model."
+            "Repeatable."
         ),
     ] = ["layer", "model"],  # noqa: B006
     attention: Annotated[
@@ -128,11 +128,12 @@ def run(
     with limits.workers(settings.device, tuple(plugins)) as workers, going_on_later(folder, console):
         sweep = Sweep(settings, folder, share, workers, plugins)
         mine, order = execute(sweep, groups, console, resume=supervision.resume, ranks=ranks)
-    records = collect(sweep, mine, order, console, ranks)
-    if ranks is None or ranks.leads:
-        report(records, settings, folder, console)
-        if any(record.status is not Status.OK for record in records):
-            raise typer.Exit(FAILURE)
+    with going_on_later(folder, console):
+        records = collect(sweep, mine, order, console, ranks)
+        if ranks is None or ranks.leads:
+            report(records, settings, folder, console)
+            if any(record.status is not Status.OK for record in records):
+                raise typer.Exit(FAILURE)
 
 
 def print_plan(groups: Sequence[Group], share: Shard, folder: Path | None, console: Console) -> None:

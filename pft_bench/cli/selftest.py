@@ -49,8 +49,9 @@ def selftest(
         float, typer.Option(help="Seconds after which no further comparison is begun.")
     ] = float("inf"),
 ) -> None:
-    """Plant wrong kernels and wrong timers: each must be caught. With --verdicts or --builds, measure the rate of false
-    verdicts.
+    """Plant wrong kernels and wrong timers: each must be caught.
+
+    With --verdicts or --builds, measure the rate of false verdicts, too.
 
     Exit code 1 if anything survives, if more than 2% of the comparisons of identical code find a difference, if fewer
     than 75% of the planted slowdowns are found, or if one is called faster or the same.

@@ -68,8 +68,8 @@ def going_on_later(folder: Path, console: Console, what: str = "") -> Iterator[N
     try:
         yield
     except KeyboardInterrupt:
-        there = what or f"what was measured is in {folder}"
-        console.print(f"interrupted; continue with --resume; {there}", style="yellow")
+        there = what or "what was measured is there"
+        console.print(f"interrupted; continue with --out {folder} --resume; {there}", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
 
 

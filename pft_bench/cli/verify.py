@@ -42,7 +42,8 @@ def verify(
     the raw samples give.
     """
     if not folder.is_dir():
-        raise ValueError(f"DIR must be a run folder, got {folder}")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"DIR must be a run folder, got {folder}, which {what}")
     console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)

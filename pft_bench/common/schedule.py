@@ -106,9 +106,10 @@ def _integers(text: str, listed: str) -> list[int]:
                 raise ValueError
             values.append(int(item))
         except ValueError:
+            which = "" if item == text else f" {text!r}"
             raise ScheduleError(
-                f"schedule {text!r} must be integers separated by commas (or {', '.join(PRESETS)}, dense, "
-                f"alpha:RATIO[:FLOOR], layers:K,K,...), got {item.strip()!r}"
+                f"schedule{which} must be integers separated by commas, e.g. 1024,256,128 "
+                f"(or {', '.join(PRESETS)}, dense, alpha:RATIO[:FLOOR], layers:K,K,...), got {item.strip()!r}"
             ) from None
     return values
 

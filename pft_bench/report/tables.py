@@ -14,7 +14,7 @@ from ..common.terminal import Table, Text
 from ..common.text import plain
 from ..harness.measure.verdicts import Verdict
 from ..harness.record import Record, Status, threads_text, to_frame
-from ..harness.record.yardsticks import COMPOSED
+from ..harness.record.yardsticks import COMPOSED, FACTORIZED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,12 +135,15 @@ def results_table(records: Sequence[Record], level: str, width: int = 100) -> Ta
         "model": "Whole model",
         "threads": "Threads (candidates -> kept of a layer, or the model)",
     }
-    left_out = len(chosen) < len(of_level)
-    caption = (
-        "composed-*: put together from PyTorch's operators, the fastest way of each step; all: summary.csv"
-    )
+    captions = []
+    if len(chosen) < len(of_level):
+        captions.append(
+            "composed-*: put together from PyTorch's operators, the fastest way of each step; all: summary.csv"
+        )
+    if level == "layer" and any(record.case.backend == FACTORIZED for record in chosen):
+        captions.append("rank-factorized: another system's attention (SST), to all tokens")
     table = Table(
-        title=titles[level], caption=caption if left_out else None, box=box.SIMPLE_HEAD, pad_edge=False
+        title=titles[level], caption=". ".join(captions) or None, box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column(
         {"op": "op", "layer": "step", "model": "schedule", "threads": "work"}[level],

@@ -61,7 +61,8 @@ def test_forced_comparisons_say_so(call, tmp_path: Path) -> None:  # type: ignor
     ("arguments", "told"),
     [
         (("one",), "two run folders"),
-        (("one", "two"), "expected a run folder with records.jsonl"),
+        ((), "two run folders"),
+        (("one", "two"), "expected a run folder, got one, which does not exist"),
         (("--backends", "cpu"), "two names"),
         (("--backends", "cpu,cpu"), "two names"),
         (("--backends", "cpu,dense", "--margin", "0"), "--margin must be"),

@@ -231,7 +231,14 @@ WRONG = {
     "one of several wrong": (("--sched", "dense", "--sched", "17"), "got 17"),
     "size": (("--lr", "8"), "--lr must be HxW"),
     "empty size": (("--lr", "0x8"), "--lr must be HxW"),
-    "preset": (("--preset", "huge"), "preset must be one of"),
+    "preset": (
+        ("--preset", "huge"),
+        "preset must be one of classical, light, tiny, small, or one with its scale",
+    ),
+    "preset of one scale": (
+        ("--preset", "small", "--scale", "4"),
+        "scale must be 2 with preset small, got 4",
+    ),
     "scale": (("--preset", "light", "--scale", "5"), "scale must be 2, 3 or 4, got 5"),
     "scale against preset": (
         ("--preset", "light_x2", "--scale", "3"),
@@ -396,8 +403,20 @@ def test_an_interrupted_run_keeps_its_records_and_says_how_to_go_on(
     monkeypatch.setattr(get("cpu"), "spmm", interrupted)
     ended = tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path)
     assert ended.code == 130
-    assert "continue with --resume" in ended.out
+    assert f"continuewith--out{tmp_path}--resume" in "".join(ended.out.split())  # lines break anywhere
     assert len(read_records(tmp_path / "records.jsonl").records) == 4
+
+
+def test_an_interruption_while_results_are_written_says_how_to_go_on_too(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pft_bench.cli.run.write_plots", interrupted)
+    ended = tiny_run("--level", "op", "--sched", "dense", "--out", tmp_path)
+    assert ended.code == 130
+    assert f"continuewith--out{tmp_path}--resume" in "".join(ended.out.split())
 
 
 def test_what_fails_after_the_timing_costs_that_row_alone(

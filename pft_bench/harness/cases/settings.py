@@ -13,7 +13,7 @@ from ...backends import get, registered, require, unavailable
 from ...common.container import check_threads, usable_cores
 from ...common.schedule import FocusSchedule, ScheduleError, parse_schedule, schedule_of
 from ...model import PFTConfig, noted_settings, preset, preset_of, weights_config, weights_file
-from ...model.config import ATTENTIONS
+from ...model.config import ATTENTIONS, OWN_PRESETS, PRESETS
 from ..measure.rounds import Plan
 from ..problem import MODES, Problem, parse_dtype
 from ..record import Case, Level, Mode
@@ -186,11 +186,26 @@ class Settings:
 
 
 def _preset_model(preset_name: str | None, scale: int | None, device: str) -> tuple[str, PFTConfig]:
-    family = preset_name or ("classical" if device == "cuda" else "light")
-    name = family if "_x" in family else f"{family}_x{scale or 4}"
+    name = _preset_at(preset_name or ("classical" if device == "cuda" else "light"), scale)
     if scale is not None and not name.endswith(f"_x{scale}"):
         raise ValueError(f"scale must agree with preset {name!r}, got {scale}")
     return name, preset(name)
+
+
+def _preset_at(name: str, scale: int | None) -> str:
+    """`light_x4` for `light`: at this scale, else at 4, else at the only one there is. What has a scale stays."""
+    if "_x" in name:
+        return name
+    known = PRESETS | OWN_PRESETS
+    scales = [config.upscale for preset_name, config in known.items() if preset_name.startswith(f"{name}_x")]
+    if not scales:
+        families = dict.fromkeys(preset_name.partition("_x")[0] for preset_name in known)
+        raise ValueError(
+            f"preset must be one of {', '.join(families)}, or one with its scale ({', '.join(known)}), got {name!r}"
+        )
+    if scale is not None and scale not in scales:
+        raise ValueError(f"scale must be {', '.join(map(str, scales))} with preset {name}, got {scale}")
+    return f"{name}_x{scale or (4 if 4 in scales else scales[0])}"
 
 
 def _weights_model(
@@ -201,7 +216,7 @@ def _weights_model(
     config = weights_config(weights, **{name: value for name, value in given.items() if value is not None})
     known = preset_of(config)
     if preset_name is not None:
-        name = preset_name if "_x" in preset_name else f"{preset_name}_x{scale or config.upscale}"
+        name = _preset_at(preset_name, scale or config.upscale)
         preset(name)
         if name != known:
             told = f"is a {known}" if known else "has the shape of no preset"

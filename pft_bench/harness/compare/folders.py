@@ -151,7 +151,7 @@ def compare_folders(a: Path, b: Path, *, margin: float = MARGIN, force: bool = F
     if len(torches) > 1:
         warnings.append(f"the baseline ran on different versions of PyTorch: {', '.join(sorted(torches))}")
     labels = [f"{run.path} ({run.commit})" for run in (first, second)]
-    how = "recorded runs, relative to their baselines"
+    how = "recorded runs: B / A compares times relative to the baseline of their own run, not the times beside it"
     return VerdictTable(
         labels[0], labels[1], how, with_verdicts(rows), tuple(warnings), tuple(forced), margin
     )

@@ -58,6 +58,8 @@ class RunFolder:
         """
         path = Path(path)
         if not record_files(path):
+            if not path.exists():
+                raise RecordError(f"expected a run folder, got {path}, which does not exist")
             raise RecordError(f"expected a run folder with {record_file(path).name}, got {path}")
         scan = read_folder(path)
         if not scan.records:
