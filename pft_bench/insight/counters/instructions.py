@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def instructions_of(launch: CountedLaunch) -> Instructions | None:
         return None
     found = []
     for label in labels:
-        blocks = unpack(kernels[label])
+        blocks = unpack(kernels[label], compiled()["lines"])
         ran, explained = executions(blocks, counted, steps, launch.warps)
         sums = {
             unit: sum(b.units[unit] * times for b, times in zip(blocks, ran, strict=True)) for unit in UNITS
@@ -84,10 +85,18 @@ def anchors(launch: CountedLaunch) -> tuple[Counter[tuple[str, int, tuple[str, .
     return requests, steps
 
 
-def pack(blocks: list[SassBlock]) -> dict[str, Any]:
-    """A listing as the committed file holds it: kinds of access with their bytes, and places, by number; units in the
-    order of UNITS.
+def lines_of(listed: Iterable[list[SassBlock]]) -> list[str]:
+    """All lines of the source that places of these kernels name: the committed file has each once."""
+    return sorted(
+        {line for blocks in listed for block in blocks for key in block.accesses for line in key[2]}
+    )
+
+
+def pack(blocks: list[SassBlock], lines: Sequence[str]) -> dict[str, Any]:
+    """A listing as the committed file holds it: kinds of access with their bytes, and places, by number, a place as the
+    numbers of its `lines`; units in the order of UNITS.
     """
+    line_number = {line: n for n, line in enumerate(lines)}
     kinds = sorted({key[:2] for block in blocks for key in block.accesses})
     chains = sorted({key[2] for block in blocks for key in block.accesses})
     kind_number = {kind: n for n, kind in enumerate(kinds)}
@@ -106,15 +115,15 @@ def pack(blocks: list[SassBlock]) -> dict[str, Any]:
     ]
     return {
         "kinds": [f"{kind} {size}" for kind, size in kinds],
-        "places": [" < ".join(chain) for chain in chains],
+        "places": [[line_number[line] for line in chain] for chain in chains],
         "blocks": rows,
     }
 
 
-def unpack(packed: dict[str, Any]) -> list[SassBlock]:
+def unpack(packed: dict[str, Any], lines: Sequence[str]) -> list[SassBlock]:
     """The opposite of `pack`."""
     kinds = [(kind, int(size)) for kind, size in (text.rsplit(" ", 1) for text in packed["kinds"])]
-    chains = [tuple(place.split(" < ")) if place else () for place in packed["places"]]
+    chains = [tuple(lines[n] for n in place) for place in packed["places"]]
     blocks = []
     for units, accesses, steps, after in packed["blocks"]:
         keys = [((*kinds[kind], chains[n]), times, optional) for kind, n, times, optional in accesses]

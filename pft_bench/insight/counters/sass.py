@@ -18,7 +18,7 @@ from ...common.processes import output_of
 from ..kernel_table import find_tool, read_resources
 from .chips import CHIPS
 from .compiled import COMPILED, compiled
-from .instructions import SOURCES, pack, sources_digest
+from .instructions import SOURCES, lines_of, pack, sources_digest
 from .listing import read_listing
 
 LISTED = 90
@@ -71,12 +71,10 @@ def main() -> None:
             resources = sorted((k.label, k.registers) for path in objects for k in read_resources(path))
             registers[str(arch)] = dict(resources)
             if arch == LISTED:
-                listed = {
-                    label: pack(b)
-                    for path in objects
-                    for label, b in read_listing(_run_nvdisasm(path)).items()
-                }
-                made = made | {"sources": sources_digest(), "kernels": dict(sorted(listed.items()))}
+                listed = {k: b for path in objects for k, b in read_listing(_run_nvdisasm(path)).items()}
+                lines = lines_of(listed.values())
+                kernels = {label: pack(blocks, lines) for label, blocks in sorted(listed.items())}
+                made = made | {"sources": sources_digest(), "lines": lines, "kernels": kernels}
     text = json.dumps(made | {"registers": registers}, separators=(",", ":"))
     COMPILED.write_text(re.sub(r'(\},|\{)("[^"]{1,80}":\{"kinds")', r"\1\n\2", text) + "\n")
 
