@@ -110,8 +110,8 @@ def test_check_passes_right_kernels(pft_bench_command: Command) -> None:
 def test_doctor_names_rungs_in_a_line_a_family_and_check_takes_one(pft_bench_command: Command) -> None:
     said = pft_bench_command("doctor").out
     assert (
-        "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-sorted, cuda-gather, cuda-tiles, cuda-ffma, cuda-split\n"
-        in said
+        "Rungs of cuda, for --backend: cuda-plain, cuda-resident, cuda-sorted, cuda-gather, cuda-tiles, "
+        "cuda-ffma, cuda-split\n" in said
     )
     assert said.count("cuda-tiles") == 1
     if get("cuda-emu").available() is None:
