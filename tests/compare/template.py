@@ -33,7 +33,7 @@ def serve(path: str) -> None:
     import pft_bench.harness.cases  # noqa: F401
     from pft_bench.harness.measure import timer
 
-    timer.WARMUP_S /= 100  # each of dozens warms up
+    timer.WARMUP_S /= 10  # each of dozens warms up
     gc.collect = lambda *_: 0  # a tenth of a second in a process with PyTorch, several times a case
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks what became of a fork
     with socket.socket(socket.AF_UNIX) as listener:
