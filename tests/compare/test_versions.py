@@ -14,7 +14,7 @@ import psutil
 import pytest
 from checkout import needs_git
 
-from pft_bench.harness.compare import revision
+from pft_bench.harness.compare import design, revision
 from pft_bench.harness.compare.live import Terms, compare_versions
 from pft_bench.harness.compare.remote import Version, Worker, WorkerError
 from pft_bench.harness.compare.table import VerdictTable
@@ -119,8 +119,11 @@ def work(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_planted_slowdown_is_found_a_crash_is_a_row_and_the_rest_is_not_blamed(
-    tmp_path: Path, work: Path, template: Path
+    tmp_path: Path, work: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        design, "MAX_BLOCKS", 2
+    )  # new inputs for each call take longer than calls that are so short
     # one that looks and never crashes, for the look itself costs some percent of so short a call
     before = version(tmp_path, "before", CPU_BACKEND + CRASHES.replace("== 16", "== -1"), template)
     after = version(tmp_path, "after", SLOWER + CRASHES, template)
