@@ -135,16 +135,7 @@ Status attention_backward_sparse(const AttentionInputs& in, const SparseGradient
   if (!grads.grad_a) return Status::kBadShape;
   return with_type(in.q.dtype, [&](auto tag) {
     using T = decltype(tag);
-    BackwardArgs<T> a{layer_of<T>(in),
-                      {},
-                      View<const float>(grads.grad_logits),
-                      View<const float>(grads.grad_a),
-                      View<const float>(grads.lse),
-                      View<const float>(grads.delta),
-                      index_view({grads.new_index, grads.new_index_wide}),
-                      View<float>(grads.g),
-                      View<float>(grads.a_kept),
-                      int(grads.kept)};
+    BackwardArgs<T> a{logit_gradients(grads), layer_of<T>(in), {}, View<const float>(grads.grad_a)};
     if constexpr (sizeof(T) == 2) {
       const auto nothing = [](int) { return int64_t(0); };
       const bool tiles = how == Candidates::kTiles || (how == Candidates::kAuto && tiles_pay(s, in.q.dtype));

@@ -8,12 +8,8 @@
 namespace pft::cuda {
 namespace {
 
-struct ListedBackward : ListedArgs {
+struct ListedBackward : ListedArgs, LogitGradients {
   Strided<const float> grad_out;
-  View<const float> grad_logits, lse, delta;
-  IndexView new_index;
-  View<float> g, a_kept;
-  int kept;
 };
 
 constexpr int16_t kDropped = int16_t(0x8000);  // marks what is not kept in a list, beside its key
@@ -109,13 +105,7 @@ __global__ void __launch_bounds__(32 * kTallWarps, 1)
   const ListedMemory memory(shared, a);
   const Part part(a);
   const OwnRows mine(a, rows.count);
-  stage_lists(a, memory, rows);
-  const ListedTerms terms(a, memory, rows);
-  for_each_listed_product(
-      a, memory, rows, part, l.q, l.k, l.dim_qk, [&] { find_ranges(a, memory, rows.count, l.candidates); },
-      [&](int, int entry, int, View<const float> product) {
-        memory.z[entry] = fmaf(l.scale, product[0], memory.z[entry]);
-      });
+  const ListedTerms terms = stage_listed_logits(a, memory, rows, part);
   __syncwarp();
   for (int r = mine.first; r < mine.last; ++r) {
     with_listed_row(memory.z + r * a.z_pitch(), l.candidates, lane, [&](auto row) {
@@ -147,15 +137,8 @@ Status attention_backward_tiled_split(const AttentionInputs& in, const SparseGra
   const AttentionShape& s = in.shape;
   if (in.q.dtype != DType::kFloat32) return Status::kBadDType;
   if (!grads.grad_out.m.data) return Status::kBadShape;
-  ListedBackward a{listed_args(in),
-                   strided<const float>(grads.grad_out.m, s.heads, s.dim_v),
-                   View<const float>(grads.grad_logits),
-                   View<const float>(grads.lse),
-                   View<const float>(grads.delta),
-                   index_view({grads.new_index, grads.new_index_wide}),
-                   View<float>(grads.g),
-                   View<float>(grads.a_kept),
-                   int(grads.kept)};
+  ListedBackward a{listed_args(in), logit_gradients(grads),
+                   strided<const float>(grads.grad_out.m, s.heads, s.dim_v)};
   const int64_t bytes = plan_listed(s, in.bias != nullptr, a);
   if (!bytes || s.dim_v > kChunk) return Status::kUnsupported;
   a.tiles = int(ceil_div(s.queries, a.rows));

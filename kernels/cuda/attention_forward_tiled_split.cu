@@ -79,13 +79,7 @@ __device__ __forceinline__ void listed_logits(const ListedForward& a, const List
   const auto& l = a.layer;
   const int lane = int(threadIdx.x) % 32;
   const OwnRows mine(a, rows.count);
-  stage_lists(a, memory, rows);
-  const ListedTerms terms(a, memory, rows);
-  for_each_listed_product(
-      a, memory, rows, part, l.q, l.k, l.dim_qk, [&] { find_ranges(a, memory, rows.count, l.candidates); },
-      [&](int, int entry, int, View<const float> product) {
-        memory.z[entry] = fmaf(l.scale, product[0], memory.z[entry]);
-      });
+  const ListedTerms terms = stage_listed_logits(a, memory, rows, part);
   const NormalRank rank(l.candidates, l.topk);
   __syncwarp();
   for (int r = mine.first; r < mine.last; ++r) {

@@ -313,4 +313,19 @@ inline bool split_tiles_pay(const AttentionShape& s) {
   return (s.candidates + kept) * 4 >= s.keys;
 }
 
+// The logits of all that this warp's rows list, in z, by all threads of the block. Returns what is to be
+// added to them.
+__device__ __forceinline__ ListedTerms stage_listed_logits(const ListedArgs& a, const ListedMemory& memory,
+                                                           const ListedRows& rows, const Part& part) {
+  const auto& l = a.layer;
+  stage_lists(a, memory, rows);
+  const ListedTerms terms(a, memory, rows);
+  for_each_listed_product(
+      a, memory, rows, part, l.q, l.k, l.dim_qk, [&] { find_ranges(a, memory, rows.count, l.candidates); },
+      [&](int, int entry, int, View<const float> product) {
+        memory.z[entry] = fmaf(l.scale, product[0], memory.z[entry]);
+      });
+  return terms;
+}
+
 }  // namespace pft::cuda

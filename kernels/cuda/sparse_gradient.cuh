@@ -7,14 +7,28 @@
 
 namespace pft::cuda {
 
-template <class T>
-struct BackwardArgs {
-  Layer<T> layer;
-  SparsePlan plan;
-  View<const float> grad_logits, grad_a, lse, delta;
+// What G is made of beside the logits and A's gradient, and where it goes.
+struct LogitGradients {
+  View<const float> grad_logits, lse, delta;
   IndexView new_index;
   View<float> g, a_kept;
   int kept;
+};
+inline LogitGradients logit_gradients(const SparseGradients& grads) {
+  return {View<const float>(grads.grad_logits),
+          View<const float>(grads.lse),
+          View<const float>(grads.delta),
+          index_view({grads.new_index, grads.new_index_wide}),
+          View<float>(grads.g),
+          View<float>(grads.a_kept),
+          int(grads.kept)};
+}
+
+template <class T>
+struct BackwardArgs : LogitGradients {
+  Layer<T> layer;
+  SparsePlan plan;
+  View<const float> grad_a;
 };
 
 // The slot of candidate key `key` (of lane t0 + lane) among the kept entries, or -1. The kept entries are a
