@@ -176,7 +176,7 @@ CHANGES: dict[str, Callable[[PFT], None]] = {
     "a block's forward of its own": _own_block,
     "pruning": lambda m: prune.random_unstructured(_depthwise(m), "weight", 0.5),
     "weight norm, the older": lambda m: _older_weight_norm(_depthwise(m)),
-    "weight norm": lambda m: parametrizations.weight_norm(_depthwise(m)),
+    "weight norm": lambda m: _weight_norm(_depthwise(m)),
     "a parametrization": lambda m: torch.nn.utils.parametrize.register_parametrization(
         _depthwise(m), "weight", Zeroed()
     ),
@@ -187,6 +187,11 @@ def _older_weight_norm(conv: nn.Conv2d) -> None:
     with pytest.warns(FutureWarning):
         weight_norm(conv)
     conv.weight_g.data *= 2
+
+
+def _weight_norm(conv: nn.Conv2d) -> None:
+    parametrizations.weight_norm(conv)
+    conv.parametrizations.weight.original0.data *= 2
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from recorded import copy, raw_records
 
-from pft_bench.harness.record import RecordWriter, remember_settings, seal
+from pft_bench.harness.record import RecordWriter, derive, remember_settings, seal
 from pft_bench.insight.counts import formula_counts, recount
 from pft_bench.report import read_folder, write_report
 from pft_bench.report import verify as verify_module
@@ -62,6 +62,16 @@ def rewrite(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def derive_here(folder: Path) -> None:
+    """Derive all records anew: another processor's logarithms may end in another digit."""
+    records = read_folder(folder).records
+    (folder / "records.jsonl").unlink()
+    with RecordWriter(folder / "records.jsonl") as writer:
+        for record in records:
+            assert record.timing is not None
+            writer.append(replace(record, derived=derive(record.timing)))
+
+
 def test_a_true_run_passes(folder: Path) -> None:
     found = verify(folder)
     assert not found.mismatches
@@ -95,6 +105,7 @@ def test_one_digit_of_a_derived_value_is_found(folder: Path, name: str, place: s
 
     for file in ("report.html", "report.md", "summary.csv"):  # the records alone must tell
         (folder / file).unlink()
+    derive_here(folder)
     rewrite(folder, edit)
     found = verify_folder(folder, processor=processor(folder))
     assert [m.where.split()[0] for m in found.mismatches if m.file == "records.jsonl"] == [name]

@@ -30,7 +30,7 @@ FLOOR = 1e-6
 PSNR_SHIFT_DB = 0.01
 
 
-class _Following(DenseBackend):
+class Following(DenseBackend):
     """Masked dense attention that keeps what it is told, layer by layer."""
 
     def __init__(self, kept: Iterable[Tensor]) -> None:
@@ -57,7 +57,7 @@ class ModelOracle:
 
     def following(self, kept: Iterable[Tensor]) -> Tensor:
         """The float64 output where every layer that drops entries keeps `kept` [W, H, N, K], one tensor a layer."""
-        with torch.no_grad(), compute_layers(_Following(kept).attention_forward):
+        with torch.no_grad(), compute_layers(Following(kept).attention_forward):
             output: Tensor = self._model(self._x.double())
         return output
 

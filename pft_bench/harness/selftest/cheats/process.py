@@ -152,11 +152,11 @@ def traces() -> None:
 @disturbance("spins a thread after the call", "threads", "threads running", "layer train")
 def spins() -> None:
     """It takes a processor from who comes next."""
-    end = time.monotonic() + 0.02
+    end = time.monotonic() + 0.05
 
     def spin() -> None:
         while time.monotonic() < end:
-            pass
+            time.sleep(0)  # a step of training waits for no lock, and ends before the thread does
 
     threading.Thread(target=spin, daemon=True).start()
 
