@@ -22,6 +22,7 @@ TESTS = [
     "tests/kernels/test_cpu_attention.py",
     "tests/kernels/test_cpu_depthwise.py",
     "tests/kernels/test_cpu_module.py",
+    "tests/measure/test_identity.py",
     "-k",
     "not instruction_set and not widest and not openmp",
 ]

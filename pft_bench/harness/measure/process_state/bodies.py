@@ -9,7 +9,12 @@ from operator import attrgetter, is_
 from types import FunctionType, MethodType
 from typing import Any
 
+from ....common.native import load_native
 from .watched import CACHED
+
+_identity: Any = load_native("_identity")
+_same_code, _same_contents = _identity.same_code, _identity.same_contents
+"""This module's own: nobody holds those of the compiled module."""
 
 
 class Bodies:
@@ -28,12 +33,7 @@ class Bodies:
         self._names = tuple(name for name, _ in functions)
         self._functions = tuple(function for _, function in functions)
         self._bodies = tuple(_body(function, every_cell=every_cell) for function in self._functions)
-        takes = [function for function in self._functions if function.__code__.co_argcount]
-        by_name = [function for function in self._functions if function.__code__.co_kwonlyargcount]
-        self._run = tuple(
-            (read, tuple(looked), tuple(map(read, looked)))
-            for read, looked in zip(_BODY, (self._functions, takes, by_name), strict=True)
-        )
+        self._run = self._functions, *zip(*(body.parts for body in self._bodies), strict=True)
         cells = [cell for body in self._bodies for cell in body.cells]
         self._cells = tuple(cell for cell, _ in cells), tuple(value for _, value in cells)
         self._inside = tuple(
@@ -43,16 +43,10 @@ class Bodies:
     def _same(self) -> bool:
         """Whether each function runs what it did, with the same parameters where they are not given."""
         return (
-            all(all(map(is_, map(read, looked), known)) for read, looked, known in self._run)
+            (not self._functions or _same_code(*self._run))
             and all(_same(now, before) for now, before in self._inside)
-            and self._same_cells()
+            and bool(_same_contents(*self._cells))
         )
-
-    def _same_cells(self) -> bool:
-        try:
-            return all(map(is_, map(_CONTENT, self._cells[0]), self._cells[1]))
-        except ValueError:  # an empty one
-            return all(map(is_, map(_content, self._cells[0]), self._cells[1]))
 
     def put_back(self) -> list[str]:
         """Those that run something else now; they are put back."""
@@ -76,7 +70,6 @@ def _same(now: Collection[Any], before: Collection[Any]) -> bool:
 
 
 _BODY = (attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__"))
-_CONTENT = attrgetter("cell_contents")
 _CALLED = attrgetter("func", "args", "keywords")
 
 

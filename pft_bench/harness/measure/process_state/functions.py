@@ -14,9 +14,14 @@ from typing import Any
 
 import torch
 
+from ....common.native import load_native
 from .bodies import Bodies, functions_in, reached
 from .tasks import adopt
 from .watched import COMPUTING, backends, made_anew, members, own_backends, put_back_own, watched
+
+_identity: Any = load_native("_identity")
+_same_members, _same_types, _same_bases = _identity.same_members, _identity.same_types, _identity.same_bases
+"""This module's own: nobody holds those of the compiled module."""
 
 
 class Functions:
@@ -24,8 +29,8 @@ class Functions:
     are, under which names, and what code they run. Of the harness itself, its constants too.
 
     It looks at identities alone: an object that says it equals another one is another one. Where all are what they
-    were, as around almost every sample, that is found out at the speed of C. It keeps tuples, which nobody writes to,
-    and `parts` tells whether it holds others now.
+    were, as around almost every sample, that is found out in C. It keeps tuples, which nobody writes to, and `parts`
+    tells whether it holds others now.
     """
 
     __slots__ = (
@@ -38,9 +43,8 @@ class Functions:
         "_lent",
         "_modules",
         "_own",
-        "_scopes",
+        "_owners",
         "_seen",
-        "_views",
     )
 
     def __init__(self, beginnings: str | tuple[str, ...] = "") -> None:
@@ -61,15 +65,13 @@ class Functions:
             for name, item in backends().items()
             if type(item).__module__.startswith(COMPUTING)
         )
-        owners = [known.owner for known in self._known]
-        everybody = [*owners, *(known.owner for known in self._instances)]
-        self._scopes = tuple(map(vars, owners))
-        self._views = tuple(scope.values() for scope in self._scopes)
-        self._seen: tuple[tuple[Any, ...], ...] = ((), (), ())
+        self._owners = tuple(known.owner for known in self._known)
+        everybody = [*self._owners, *(known.owner for known in self._instances)]
+        self._seen: _Seen = ((0,) * len(self._owners), (), ())
         self._kinds = tuple(everybody), tuple(map(type, everybody))
-        classes = tuple(owner for owner in owners if isinstance(owner, type))
+        classes = tuple(owner for owner in self._owners if isinstance(owner, type))
         self._bases = classes, tuple(map(_BASES, classes))
-        modules = [owner for owner in owners if isinstance(owner, ModuleType)]
+        modules = [owner for owner in self._owners if isinstance(owner, ModuleType)]
         self._modules = tuple(module.__name__ for module in modules), tuple(modules)
         self._bodies = Bodies(
             (f"{known.name}.{key}", function)
@@ -99,19 +101,13 @@ class Functions:
         """Whether all owners have the members that they had at the last look, under the same names; not of backends,
         for what those keep must not be kept alive here.
         """
-        sizes, names, members = self._seen
-        return (
-            (*map(len, self._views),) == sizes
-            and (*chain.from_iterable(self._scopes),)
-            == names  # a name that lies would still need the same member
-            and all(map(is_, chain.from_iterable(self._views), members))
-        )
+        return bool(_same_members(self._owners, *self._seen))
 
     def _same_kinds(self) -> bool:
         """Whether what an owner inherits is what it was, and whether it is found where it was."""
         return (
-            all(map(is_, map(type, self._kinds[0]), self._kinds[1]))
-            and all(map(is_, map(_BASES, self._bases[0]), self._bases[1]))
+            _same_types(*self._kinds)
+            and _same_bases(*self._bases)
             and all(map(is_, map(sys.modules.get, self._modules[0]), self._modules[1]))
         )
 
@@ -121,8 +117,7 @@ class Functions:
         found += [f"{item.name}.{key}" for item in self._instances for key in item.put_back()]
         if not self._same_members():
             found += [f"{known.name}.{key}" for known in self._known for key in known.put_back()]
-            names, members = chain.from_iterable(self._scopes), chain.from_iterable(self._views)
-            self._seen = (*map(len, self._views),), tuple(names), tuple(members)
+            self._seen = _seen(self._owners)
         for bodies in (self._bodies, *self._lent):
             found += bodies.put_back()
         for key, value in self._backends:
@@ -170,6 +165,16 @@ class Functions:
                 found.append(f"what {owner.__module__}.{owner.__qualname__} inherits")
                 owner.__bases__ = bases
         return found
+
+
+_Seen = tuple[tuple[int, ...], tuple[str, ...], tuple[Any, ...]]
+"""How many members each owner has, and the names and values of all of them."""
+
+
+def _seen(owners: tuple[Any, ...]) -> _Seen:
+    scopes = tuple(map(vars, owners))
+    values = chain.from_iterable(scope.values() for scope in scopes)
+    return tuple(map(len, scopes)), tuple(chain.from_iterable(scopes)), tuple(values)
 
 
 _BASES = attrgetter("__bases__")
