@@ -129,14 +129,20 @@ def drop_overrides(state: frozenset[str]) -> None:
     """Remove implementations that were added, if the library that registered them can be found."""
     frozen = gc.get_freeze_count()
     if frozen:
-        gc.unfreeze()  # `get_objects` leaves out what is frozen
+        gc.unfreeze()  # the collector leaves out what is frozen
     try:
-        for item in [item for item in gc.get_objects() if issubclass(type(item), library.Library)]:
+        kinds = _with_derived(library.Library)
+        for item in [item for item in gc.get_referrers(*kinds) if type(item) in kinds]:
             if getattr(item, "_op_impls", set()) & (overridden() - state):
                 library.Library._destroy(item)
     finally:
         if frozen:
             gc.freeze()
+
+
+def _with_derived(kind: type) -> set[type]:
+    """A class and all that inherit it."""
+    return {kind}.union(*map(_with_derived, type.__subclasses__(kind)))
 
 
 def saving_hooks() -> int:
