@@ -13,7 +13,7 @@ import pytest
 from pft_bench.cli.history import history as history_command
 from pft_bench.cli.history import step
 from pft_bench.harness.compare.folders import compare_folders
-from pft_bench.harness.compare.history import history, run_folders
+from pft_bench.harness.compare.history import history, problem_of, run_folders
 from pft_bench.harness.measure.verdicts import Verdict
 from pft_bench.harness.record import (
     Baseline,
@@ -154,7 +154,7 @@ def test_history_marks_the_run_where_a_case_changed(tmp_path: Path) -> None:
         folder(path, ratio, seed=number, created=f"2026-01-0{number + 1}T00:00:00+00:00", git=git)
     folder(tmp_path / "2026-01-05", seed=9, created="2026-01-05T00:00:00+00:00", machine="m2")
     series = history(run_folders(tmp_path))
-    assert [item.title for item in series] == ["sddmm K=16, cpu", "sddmm K=64, cpu"]
+    assert [item.title for item in series] == ["sddmm K=16, cpu: 1024 tokens", "sddmm K=64, cpu: 1024 tokens"]
     for item in series:
         assert [point.commit for point in item.changes] == ["2" * 10]
         assert [point.change for point in item.points] == [
@@ -183,7 +183,7 @@ def test_yardsticks_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.Capt
         with RecordWriter(path / "records.jsonl") as writer:
             for record in records:
                 writer.append(record)
-    found = {item.title.split(", ")[1]: item for item in history(run_folders(tmp_path))}
+    found = {item.title.split(", ")[1].partition(":")[0]: item for item in history(run_folders(tmp_path))}
     assert set(found) == {*names.values(), "cpu"}
     for name in names.values():
         assert found[name].yardstick
@@ -197,6 +197,15 @@ def test_yardsticks_are_shown_and_not_judged(tmp_path: Path, capsys: pytest.Capt
     assert "3 cases are yardsticks" in told
 
 
+def test_cases_that_differ_in_their_input_alone_have_titles_of_their_own(tmp_path: Path) -> None:
+    folder(tmp_path / "run")
+    record = read_records(tmp_path / "run" / "records.jsonl").records[0]
+    model = replace(record.case, op="model", preset="light_x2", shapes={"height": 32, "width": 48})
+    half = replace(model, shapes={"windows": 1, "heads": 6}, preset=None, dtype="bfloat16", mode="train")
+    assert problem_of(replace(record, case=model)) == "light_x2, 32x48 input"
+    assert problem_of(replace(record, case=half)) == "1 window, 6 heads, train, bfloat16"
+
+
 def test_a_run_held_to_an_instruction_set_is_no_step_of_the_others(tmp_path: Path) -> None:
     for number, ratio in enumerate((0.5, 0.9, 0.5, 0.9)):
         variables = {"PFT_CPU_ISA": "scalar"} if number % 2 else {}
@@ -204,5 +213,8 @@ def test_a_run_held_to_an_instruction_set_is_no_step_of_the_others(tmp_path: Pat
         created = f"{day}T00:00:00+00:00"
         folder(tmp_path / day, ratio, seed=number, kept=(16,), created=created, variables=variables)
     found = history(run_folders(tmp_path))
-    assert [item.title for item in found] == ["sddmm K=16, cpu", "sddmm K=16, cpu (scalar)"]
+    assert [item.title for item in found] == [
+        "sddmm K=16, cpu: 1024 tokens",
+        "sddmm K=16, cpu: 1024 tokens (scalar)",
+    ]
     assert [[point.change for point in item.points] for item in found] == [[None, Verdict.SAME]] * 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from ...common.text import counted
 from ..measure.statistics import log_ratios, median
 from ..measure.verdicts import MARGIN, Evidence, Verdict, judge
 from ..record import Record, RunFolder, record_files
@@ -90,9 +91,21 @@ def history(folders: Sequence[Path], margin: float = MARGIN) -> list[HistorySeri
             change = verdicts[step].verdict if step in verdicts else None
             made.append(_point(run, record, steps.get(step), change, blocked.get(step, ())))
         run, last = points[-1]
-        title = describe(last) + _forced(run, last)
+        title = f"{describe(last)}: {problem_of(last)}{_forced(run, last)}"
         series.append(HistorySeries(last.case_id, title, tuple(made), last.case.backend in YARDSTICKS))
     return sorted(series, key=lambda item: item.title)
+
+
+def problem_of(record: Record) -> str:
+    """What a case computes on: the model and its input (height x width), or windows; how, where that is unusual."""
+    case, shapes = record.case, record.case.shapes
+    if "height" in shapes:
+        words = [f"{shapes['height']}x{shapes['width']} input"]
+    else:
+        parts = {"windows": "window", "tokens": "token", "heads": "head"}
+        words = [counted(shapes[name], one) for name, one in parts.items() if name in shapes]
+    unusual = [word for word in (case.mode, case.dtype) if word not in ("infer", "float32")]
+    return ", ".join([*filter(None, [case.preset]), *words, *unusual])
 
 
 def _forced(run: RunFolder, record: Record) -> str:
