@@ -69,7 +69,7 @@ if(PFT_CUDA MATCHES "^(auto|pypi)$")
   list(TRANSFORM PFT_CUDA_ARCHITECTURES APPEND -real)
 else()
   # No 8.9: it runs what is compiled for 8.6, and compiled for itself it would be the same instructions.
-  set(PFT_CUDA_ARCHITECTURES 80-real 86-real 90-real 100-real 120)
+  set(PFT_CUDA_ARCHITECTURES 80-real 86-real 90-real 100 120-real)
 endif()
 
 include(CheckLanguage)
