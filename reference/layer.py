@@ -89,7 +89,9 @@ class Layer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Name -> tensor, of those that are there."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        # not `vars(self)`, which the compiler of PyTorch 2.10 cannot look into
+        every = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in every if isinstance(value, Tensor)}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Layer:
         """The same layer, `function` applied to each of its tensors."""

@@ -146,12 +146,21 @@ class Words(rich.progress.TextColumn):
         return line(self.text_format.format(task=task))
 
 
+class _Bar(rich.progress.Progress):
+    """As rich's; one that is not shown writes nothing, as in all but older versions of rich."""
+
+    def stop(self) -> None:
+        """Stop showing it."""
+        if not self.disable:
+            super().stop()
+
+
 def progress_bar(
     console: Console, *columns: rich.progress.ProgressColumn, spinner: bool = False, **options: Any
 ) -> rich.progress.Progress:
     """A bar of these columns, with a spinner in front where asked for."""
     first = [rich.progress.SpinnerColumn(_spinner(console))] if spinner else []
-    return rich.progress.Progress(*first, *columns, console=console, **options)
+    return _Bar(*first, *columns, console=console, **options)
 
 
 def counting_bar(console: Console, unit: str = "") -> rich.progress.Progress:

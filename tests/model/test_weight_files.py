@@ -118,7 +118,7 @@ UNREADABLE = {
     "a path": (beside(Path("x")), "run code when read: pathlib.PosixPath"),
     "an array of numpy": (
         beside(np.ones(3)),
-        "run code when read: numpy._core.multiarray._reconstruct.*torch.save"
+        r"run code when read: numpy\.(_core|core)\.multiarray\._reconstruct.*torch.save"
         r"\({name: torch.as_tensor\(value\) for name, value in torch.load\('.*'"
         r", weights_only=False\)\['params'\].items\(\)},",
     ),

@@ -93,7 +93,9 @@ def test_committed_runs_pass() -> None:
 
 @pytest.mark.parametrize("name", ["median_s", "mad_s", "ratio", "ratio_low", "ratio_high", "floor", "delta"])
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_one_digit_of_a_derived_value_is_found(folder: Path, name: str, place: str) -> None:
+def test_one_digit_of_a_derived_value_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
     def edit(record: dict[str, Any]) -> None:
         text = repr(record["derived"][name])
         significant = [i for i, c in enumerate(text) if c.isdigit() and text[:i].strip("0.") + c != "0"]
@@ -107,7 +109,8 @@ def test_one_digit_of_a_derived_value_is_found(folder: Path, name: str, place: s
         (folder / file).unlink()
     derive_here(folder)
     rewrite(folder, edit)
-    found = verify_folder(folder, processor=processor(folder))
+    monkeypatch.setattr(verify_module, "_same_arithmetic", lambda *_: True)
+    found = verify_folder(folder)
     assert [m.where.split()[0] for m in found.mismatches if m.file == "records.jsonl"] == [name]
 
 

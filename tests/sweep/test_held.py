@@ -168,6 +168,31 @@ def test_other_shares_may_add_and_a_report_may_be_made_meanwhile(folder: Path) -
     assert (folder / "records-2of2.jsonl").read_text() == "theirs\n"
 
 
+def test_settings_that_another_share_writes_first_stay_and_are_held_from_then_on(folder: Path) -> None:
+    """Two shares begin at the same time, as under torchrun."""
+    (folder / "settings.json").unlink()
+    held, whole = HeldFolder(RunFiles(folder, "1of2")), HeldFolder(RunFiles(folder))
+    held.retake()
+    whole.retake()
+    remember_settings(folder, {"preset": "tiny"}, begin=False)
+    written = (folder / "settings.json").read_bytes()
+    assert held.changed() == []
+    (folder / "settings.json").write_text("{}")
+    assert held.changed() == ["settings.json"]
+    assert (folder / "settings.json").read_bytes() == written
+    assert whole.changed() == ["settings.json"], "nobody else begins a run of one process"
+
+
+@pytest.mark.parametrize("planted", [b"", b"nothing", b"[]", b'{"preset": "tiny", "seal": "x"}'])
+def test_what_no_share_would_write_does_not_stay(folder: Path, planted: bytes) -> None:
+    (folder / "settings.json").unlink()
+    held = HeldFolder(RunFiles(folder, "1of2"))
+    held.retake()
+    (folder / "settings.json").write_bytes(planted)
+    assert held.changed() == ["settings.json"]
+    assert not (folder / "settings.json").exists()
+
+
 def test_a_file_that_the_user_keeps_elsewhere_stays_a_link(folder: Path) -> None:
     kept = folder.parent / "kept.jsonl"
     (folder / "records.jsonl").rename(kept)

@@ -43,6 +43,10 @@ class RunFiles:
             others = [SETTINGS]
         return sorted({*records, *locks, *(str(self.folder / name) for name in others)})
 
+    def appearing(self) -> list[str]:
+        """Those that another may write where they are not there yet: the first share that begins, for all of them."""
+        return [] if self.shard is None else [str(self.folder / SETTINGS)]
+
     def growing(self) -> list[str]:
         """Those to which others may add: other shares, or `pft-bench report` while the run goes on."""
         names = (WRITTEN,) if self.shard is None else (WRITTEN, ENVIRONMENTS, PLAN)
@@ -111,12 +115,14 @@ class HeldFolder:
         self._open_folder()
         if marks(self._paths()) == self._marks:
             return []
-        growing, found = set(self.files.growing()), []
+        growing, appearing, found = set(self.files.growing()), set(self.files.appearing()), []
         for path in sorted({*self._known, *self._paths()}):
             before, now = self._known.get(path), _read(path)
             if now == before and not os.path.islink(path):
                 continue
             if path in growing and (before is None or (now is not None and _added(before, now))):
+                continue
+            if path in appearing and before is None and now is not None and _added(b"{}", now):
                 continue
             found.append(os.path.basename(path))
             if before is None:
