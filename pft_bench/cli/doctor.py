@@ -63,10 +63,13 @@ def _sixteen_bits(isa: Iterable[str]) -> str:
     """What 16-bit models gain on this processor: measured, for having the instructions does not mean being faster."""
     gains = sixteen_bit_gains()
     told = ", ".join(f"{name} {gain:.2f}x" for name, gain in gains.items())
-    own = ", ".join(flag for flag in isa if flag in SIXTEEN_BIT_FLAGS) or "none of its own"
+    own = ", ".join(flag for flag in isa if flag in SIXTEEN_BIT_FLAGS) or "none for 16 bits"
     faster = [name for name, gain in gains.items() if gain >= WORTH]
     advice = f"faster: {', '.join(faster)}" if faster else "none is faster here: they save memory, not time"
-    return f"a projection in 16 bits, measured now beside float32: {told} (instructions: {own}); {advice}"
+    return (
+        f"speed of PyTorch's products in 16 bits, measured now, float32 being 1: {told} "
+        f"(instructions: {own}); {advice}"
+    )
 
 
 def _build(found: Mapping[str, Any]) -> str:

@@ -91,8 +91,8 @@ def render_markdown(folder: RunFolder, pictures: Sequence[str] = ()) -> str:
     records = folder.records
     title, setting = title_of(records)
     lines = [f"# {text(title)}", "", f"{text(setting)}.", ""]
-    if folder.unfinished:
-        lines += [f"**{text(folder.unfinished)}**", ""]
+    for told in filter(None, (folder.unfinished, folder.slower)):
+        lines += [f"**{text(told)}**", ""]
     for name in dict.fromkeys(record.environment for record in records):
         environment = folder.environments.get(name, {})
         command, commit = command_text(environment), commit_text(environment)

@@ -197,10 +197,24 @@ def test_doctor_tells_what_sixteen_bits_gain(
 ) -> None:
     monkeypatch.setattr(doctor, "sixteen_bit_gains", lambda: gains)
     assert told in doctor._sixteen_bits(["avx2", "avx512_bf16"])
-    assert "a projection in 16 bits, measured now" in pft_bench_command("doctor").out
+    assert "products in 16 bits, measured now, float32 being 1" in pft_bench_command("doctor").out
 
 
 def test_gains_are_ratios_of_this_machine() -> None:
     gains = roof.sixteen_bit_gains()
     assert set(gains) == {"bfloat16", "float16"}
     assert all(0 < gain < 100 for gain in gains.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_baseline_that_16_bits_slow_down_is_told(
+    tiny_run: Command, pft_bench_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: str
+) -> None:
+    told = "PyTorch multiplies more slowly in bfloat16 than in float32 on this processor"
+    monkeypatch.setattr(roof, "measure_roof", lambda *_: roof.Roof(1e13, 1e13, dtype="float32"))
+    ended = tiny_run("--level", "op", "--sched", "5", "--dtype", dtype, "--out", tmp_path / "out")
+    assert ended.code == 0, ended
+    assert pft_bench_command("report", tmp_path / "out").code == 0
+    written = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+    assert [told in text for text in (ended.out, *written)] == [dtype == "bfloat16"] * 3
+    assert pft_bench_command("verify", tmp_path / "out").code == 0

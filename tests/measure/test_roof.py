@@ -35,6 +35,8 @@ def test_what_would_take_long_is_measured_on_a_smaller_product(products) -> None
     assert (128, torch.bfloat16, roof.TRIALS) in products
     assert (256, torch.bfloat16, 1) not in products
     assert found.flops_per_s == pytest.approx(RATE[torch.float32]), "a kernel may compute in float32"
+    assert (found.dtype, found.slower("float32")) == ("float32", None)
+    assert "more slowly in bfloat16 than in float32 on this processor" in str(found.slower("bfloat16"))
     assert found.method.startswith("best of 5: matrix product of side 512 in float32, copy of ")
 
 
@@ -45,7 +47,12 @@ def test_sixteen_bits_that_are_faster_have_a_roof_of_their_own(
     found = roof.measure_roof("cpu", torch.bfloat16)
     assert found.flops_per_s == pytest.approx(1e11)
     assert "in bfloat16" in found.method
+    assert found.slower("bfloat16") is None
 
 
 def test_float64_is_not_held_to_float32(products) -> None:
     assert roof.measure_roof("cpu", torch.float64).flops_per_s == pytest.approx(RATE[torch.float64])
+
+
+def test_an_older_roof_says_nothing_of_16_bits() -> None:
+    assert roof.Roof(1.0, 1.0).slower("bfloat16") is None

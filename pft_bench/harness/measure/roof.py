@@ -22,6 +22,9 @@ LONGEST_S = 0.25
 """A product that takes longer is measured at half the side: a processor without instructions for 16 bits needs ten
 seconds for the largest."""
 
+FASTER = 1.2
+"""How many times the rate of 16 bits that of float32 must be to count as higher: two trials of one may differ."""
+
 TRIALS = 5
 
 ONE_THREAD_TRIALS = 3
@@ -39,9 +42,21 @@ class Roof:
     method: str = "best of 5: matrix product of side 1536, copy of 256 MiB"
     """How they were measured; older versions wrote nothing else than this."""
 
+    dtype: str | None = None
+    """In what the product was computed; None where older versions measured it."""
+
     ceiling_flops_per_s: float | None = None
     """The higher of the roof and of what one thread reached, times their number: a neighbour that takes one processor
     halves the roof of two threads, hardly ever that of one. None where older versions measured it."""
+
+    def slower(self, dtype: str) -> str | None:
+        """Why speed-ups in a dtype of 16 bits say little, in words; None where PyTorch is not slower in it."""
+        if self.dtype in (None, dtype):
+            return None
+        return (
+            f"PyTorch multiplies more slowly in {dtype} than in {self.dtype} on this processor, and so does the "
+            f"baseline: before a speed-up counts, hold its latency against that of a run in {self.dtype}"
+        )
 
     def beyond(self, flops: int | None, moved_bytes: int | None, seconds: float) -> str | None:
         """Why a time cannot be, in words; None where it can.
@@ -83,19 +98,21 @@ def measure_roof(device: torch.device | str = "cpu", dtype: torch.dtype | None =
     import torch
 
     device, dtype = torch.device(device), dtype or torch.float32
-    kinds = [dtype, torch.float32] if device.type == "cpu" and dtype.itemsize == 2 else [dtype]
-    rate, ceiling, product = max(
-        (_measure_product(device, kind) for kind in kinds), key=lambda found: found[0]
-    )
+    rate, ceiling, side = _measure_product(device, dtype)
+    if device.type == "cpu" and dtype.itemsize == 2:
+        wide = _measure_product(device, torch.float32)
+        if wide[0] > FASTER * rate:
+            (rate, ceiling, side), dtype = wide, torch.float32
+    name = str(dtype).removeprefix("torch.")
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(lambda: target.copy_(source), device)
-    method = f"best of {TRIALS}: {product}, copy of {COPY_BYTES >> 20} MiB"
-    return Roof(rate, 2 * COPY_BYTES / copy_s, method, ceiling_flops_per_s=ceiling)
+    method = f"best of {TRIALS}: matrix product of side {side} in {name}, copy of {COPY_BYTES >> 20} MiB"
+    return Roof(rate, 2 * COPY_BYTES / copy_s, method, name, ceiling)
 
 
-def _measure_product(device: torch.device, dtype: torch.dtype) -> tuple[float, float, str]:
-    """FLOP/s of a matrix product, the ceiling of that rate (`Roof`), and the product in words."""
+def _measure_product(device: torch.device, dtype: torch.dtype) -> tuple[float, float, int]:
+    """FLOP/s of a matrix product, the ceiling of that rate (`Roof`), and the side of the matrices."""
     import torch
 
     largest = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
@@ -110,7 +127,7 @@ def _measure_product(device: torch.device, dtype: torch.dtype) -> tuple[float, f
     call, flops = product(side), 2 * side**3
     rate = flops / _best_s(call, device)
     ceiling = max(rate, _one_thread(call, flops) if device.type == "cpu" else 0.0)
-    return rate, ceiling, f"matrix product of side {side} in {str(dtype).removeprefix('torch.')}"
+    return rate, ceiling, side
 
 
 GAIN_SHAPE = (1024, 240, 720)

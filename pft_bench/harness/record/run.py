@@ -91,6 +91,12 @@ class RunFolder:
         return f"unfinished: {len(missing)} of {count} groups missing ({named})" if missing else None
 
     @property
+    def slower(self) -> str | None:
+        """Why speed-ups of its dtype say little, in words (`Roof.slower`); None where they do not."""
+        roofs = ((self.roof(record), record.case.dtype) for record in self.records)
+        return next((told for roof, dtype in roofs if roof and (told := roof.slower(dtype))), None)
+
+    @property
     def backends(self) -> list[str]:
         """All that its records ran on, in their order: the look of each is by its place here."""
         return list(dict.fromkeys(record.case.backend for record in self.records))

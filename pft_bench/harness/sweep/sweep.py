@@ -193,6 +193,8 @@ class Sweep:
                 with held.writing():
                     environment = run.remember(machine)
                 roof = roof_of(known_environments(self.folder)[environment])
+                if roof is not None and (said := roof.slower(self.settings.dtype)):
+                    watcher.say(said)
             watcher.start(group)
             found, said = self.foreign.judged(group, self._run(group, environment, watcher))
             if said:
