@@ -47,10 +47,12 @@ def verify(
     console = Console()
     if (folder / TRIALS).is_file():
         found = verify_trials(folder)
-    elif not record_files(folder) and not (folder / QUALITY).is_file():
+    elif not can_verify(folder):
+        inside = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and can_verify(path)]
         raise ValueError(
             f"DIR must hold {RECORDS} (a run), {QUALITY} (an evaluation) or {TRIALS} (comparisons of "
             f"`pft-bench selftest`), got {folder}"
+            + (f" (there is one in {', '.join(inside)})" if inside else "")
         )
     else:
         from ..insight.counts import formula_counts, recount  # here: they need PyTorch, comparisons do not
@@ -94,6 +96,11 @@ def hold_crossover(result: Verification, folder: Path) -> None:
     result.files.append(CROSSOVER)
     result.values += count
     result.mismatches += [Mismatch(CROSSOVER, "an answer", text, "what the records give") for text in wrong]
+
+
+def can_verify(folder: Path) -> bool:
+    """Whether a folder holds what this command reads."""
+    return bool(record_files(folder)) or any((folder / name).is_file() for name in (QUALITY, TRIALS))
 
 
 def verify_trials(folder: Path) -> Verification:

@@ -322,6 +322,17 @@ def test_the_committed_crossover_is_judged_by_the_rule_of_its_time() -> None:
     assert answers_that_differ(folder / "crossover.json", records) == (2, [])
 
 
+def test_verify_names_the_folders_inside_that_it_can_read(pft_bench_command: Command, tmp_path: Path) -> None:
+    for name in ("first", "second", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "first" / "records.jsonl").touch()
+    (tmp_path / "second" / "trials.jsonl").touch()
+    ended = pft_bench_command("verify", tmp_path)
+    assert ended.code == 2
+    assert ended.err.rstrip().endswith(f"got {tmp_path} (there is one in first, second)")
+    assert pft_bench_command("verify", tmp_path / "other").err.rstrip().endswith(f"got {tmp_path / 'other'}")
+
+
 def test_verify_judges_comparisons_of_selftest_again(pft_bench_command: Command, tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "reports" / "data" / "2026-11-23_verdicts"
     ended = pft_bench_command("verify", source)
